@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a machine with Python 3.11, a C++ compiler and a package index is enough.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUTPUT ?= outputs/demo
+
+.PHONY: setup demo test test-asan lint bench clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+# The kernel's own tests with AddressSanitizer compiled in; takes minutes.
+test-asan: setup
+	VIDEOMAMBAPRO_SANITIZE=address ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	$(BIN)/python -m pytest tests/test_cpu_kernel.py tests/test_cpu_kernel_conv.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	$(BIN)/python -m benchmarks.scan
+
+clean:
+	rm -rf $(VENV) build outputs

@@ -1,0 +1,60 @@
+"""Timing side by side: rounds of A B A B in one process, medians; peak memory in a process of each one's own."""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+SLOW_SECONDS = 0.1  # a call longer than this is timed once a round, a shorter one repeatedly
+SLICE_SECONDS = 0.3  # time given to a fast candidate in each round
+MAX_SLOW_ROUNDS = 3  # a slow candidate rests after these; its call is long enough to average the machine's noise
+
+
+def interleaved_medians(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of one call of every candidate.
+
+    The candidates take turns, so that whatever else the machine does in the meantime falls on all of them alike.
+
+    Args:
+        candidates: name -> the call to time, already warm.
+        rounds: turns each candidate gets.
+
+    Returns:
+        name -> median seconds a call.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds):
+        for name, call in candidates.items():
+            slow = bool(seconds[name]) and seconds[name][0] > SLOW_SECONDS
+            if slow and turn >= MAX_SLOW_ROUNDS:
+                continue
+            until = time.perf_counter() + SLICE_SECONDS
+            while True:
+                began = time.perf_counter()
+                call()
+                ended = time.perf_counter()
+                seconds[name].append(ended - began)
+                if ended >= until or ended - began > SLOW_SECONDS:
+                    break
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    try:
+        with open("/proc/self/status") as handle:  # getrusage's peak would include the parent's, on Linux
+            return next(1024 * int(line.split()[1]) for line in handle if line.startswith("VmHWM:"))
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_of(module: str, *arguments: str) -> int:
+    """Runs `python -m module arguments` in a fresh process and returns the number of bytes it prints.
+
+    Raises:
+        subprocess.CalledProcessError: the process failed; its messages are on stderr.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1])

@@ -1,0 +1,133 @@
+"""What the data sets share: from a record to the clips of one sample.
+
+A sample is everything that is read of one video: in training `num_sample` augmentations of one clip, in validation one
+clip, in testing all views (segments x crops). Its video is opened once and each frame decoded once.
+
+A video that cannot be read never stops a run unseen: training takes another one in its place, evaluation leaves it
+out, and either way the sample tells which file and why.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datasets.annotations import Record
+from datasets.readers import UnreadableVideoError
+from datasets.sampling import Mode
+
+MAX_REPLACEMENTS = 20
+
+
+class FrameReader(Protocol):
+    """What `datasets.readers` gives: the number of frames, and the frames themselves."""
+
+    def __len__(self) -> int:
+        """Give the number of frames."""
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Decode frames (T,) -> uint8 (T, H, W, 3)."""
+
+
+class SampleKey(NamedTuple):
+    """Which record, and the epoch that its random numbers belong to."""
+
+    index: int
+    epoch: int
+
+
+@dataclass
+class Sample:
+    """What a data set gives for one record."""
+
+    clips: torch.Tensor | None
+    """float32 (views, C, T, H, W), normalised; None where an evaluation video could not be read."""
+    label: int
+    index: int
+    """of the record that was read, in `records`."""
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+    """records that could not be read on the way: index and message."""
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """How a record becomes clips; the same for every kind of data set."""
+
+    mode: Mode
+    sample: Callable[..., np.ndarray]
+    """frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
+    transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor]
+    """frames uint8 (T, H, W, 3) -> views (V, C, T, H, W)."""
+    clip_shape: tuple[int, int, int, int]
+    """(C, T, H, W) of what `transform` gives."""
+    segments: int = 1
+    """clips over time, in testing."""
+    crops: int = 1
+    """views that `transform` makes of one clip."""
+    repeats: int = 1
+    """augmentations of the same frames, in training."""
+    seed: int = 0
+
+
+class ClipDataset(Dataset, ABC):
+    """A list of records read as clips; subclasses say how a record is opened.
+
+    Random numbers depend on seed, epoch and record alone, not on the number of workers or the order of reading, so a
+    sample can be reproduced by `dataset[SampleKey(index, epoch)]`.
+    """
+
+    def __init__(self, records: Sequence[Record], plan: ClipPlan, *, num_classes: int, list_file: str):
+        """Keep the records of `list_file` and how to read them."""
+        if not records:
+            raise ValueError(f"{list_file} has no records")
+        self.records = list(records)
+        self.plan = plan
+        self.num_classes = num_classes
+        self.list_file = str(list_file)
+
+    @abstractmethod
+    def open_record(self, record: Record) -> FrameReader:
+        """Open the file or folder of a record; raises `UnreadableVideoError`."""
+
+    def __len__(self) -> int:
+        """Give the number of records."""
+        return len(self.records)
+
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        """Read one record; a plain index stands for epoch 0.
+
+        Raises:
+            UnreadableVideoError: in training, when not even `MAX_REPLACEMENTS` other videos could be read.
+        """
+        index, epoch = key if isinstance(key, SampleKey) else (key, 0)
+        rng = np.random.default_rng((self.plan.seed, epoch, index))
+        unreadable = []
+        for _ in range(1 + MAX_REPLACEMENTS):
+            record = self.records[index]
+            try:
+                return Sample(self._read_clips(record, rng), record.label, index, unreadable)
+            except UnreadableVideoError as error:
+                unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
+            if self.plan.mode != "train":
+                return Sample(None, record.label, index, unreadable)
+            index = int(rng.integers(len(self.records)))
+        raise UnreadableVideoError(
+            self.list_file, f"{len(unreadable)} of its videos in a row cannot be read; the last: {unreadable[-1][1]}"
+        )
+
+    def _read_clips(self, record: Record, rng: np.random.Generator) -> torch.Tensor:
+        """Decode and transform every view: segment by segment, within a segment crop by crop."""
+        plan = self.plan
+        reader = self.open_record(record)
+        wanted = np.stack([
+            plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
+            for k in range(plan.segments)
+        ])  # fmt: skip
+        frames = reader.read(wanted.reshape(-1))
+        clips = frames.reshape(*wanted.shape, *frames.shape[1:])
+        views = [plan.transform(clip, rng) for clip in clips for _ in range(plan.repeats)]
+        return views[0] if len(views) == 1 else torch.cat(views)

@@ -1,0 +1,39 @@
+"""Samples -> a batch, as a dict the training and evaluation loops read.
+
+- clips: float32 (videos * R, C, T, H, W); in testing (videos, views, C, T, H, W);
+- labels: int64, the first dimension of clips;
+- indices: int64, likewise: which record of the data set;
+- unreadable: list of (index, message), the videos of this batch that could not be read.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from datasets.clip_dataset import Sample
+
+
+class Collate:
+    """Put samples together; samples without clips are left out, and a batch may so have no videos at all."""
+
+    def __init__(self, clip_shape: Sequence[int], *, views: int = 0):
+        """Remember a clip's shape (C, T, H, W); views > 0 keeps them in a dimension of their own."""
+        self.clip_shape, self.views = tuple(clip_shape), views
+
+    def __call__(self, samples: Sequence[Sample]) -> dict:
+        """Collate samples into a batch."""
+        unreadable = [problem for sample in samples for problem in sample.unreadable]
+        read = [sample for sample in samples if sample.clips is not None]
+        repeats = torch.tensor([1 if self.views else len(sample.clips) for sample in read], dtype=torch.int64)
+        if read:
+            clips = [sample.clips for sample in read]
+            clips = torch.stack(clips) if self.views else torch.cat(clips)
+        else:
+            views = (self.views,) if self.views else ()
+            clips = torch.empty((0, *views, *self.clip_shape), dtype=torch.float32)
+        return {
+            "clips": clips,
+            "labels": torch.tensor([s.label for s in read], dtype=torch.int64).repeat_interleave(repeats),
+            "indices": torch.tensor([s.index for s in read], dtype=torch.int64).repeat_interleave(repeats),
+            "unreadable": unreadable,
+        }

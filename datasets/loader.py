@@ -1,0 +1,83 @@
+"""Which records a process reads, in which order, and the loader that tells of unreadable ones."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from datasets.clip_dataset import ClipDataset, SampleKey
+from datasets.readers import UnreadableVideoError
+
+logger = logging.getLogger(__name__)
+
+
+class TrainSampler(Sampler):
+    """A new random order each epoch, dealt out to the ranks; the remainder that does not go round is left out.
+
+    Yields `SampleKey`s: the epoch travels with the index, because persistent workers keep copies of the data set that
+    would not hear of a new epoch.
+    """
+
+    def __init__(self, length: int, *, rank: int, world_size: int, seed: int):
+        """Deal `length` records to `world_size` ranks."""
+        self.length, self.rank, self.world_size, self.seed = length, rank, world_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order, and the random numbers of the samples, of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        """Yield this rank's records."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        mine = order[self.rank : len(self) * self.world_size : self.world_size]
+        return iter([SampleKey(int(index), self.epoch) for index in mine])
+
+    def __len__(self) -> int:
+        """Give the number of records of this rank, the same for all."""
+        return self.length // self.world_size
+
+
+class EvalSampler(Sampler):
+    """Every record once over all ranks, none twice: rank r reads r, r + world_size, ..."""
+
+    def __init__(self, length: int, *, rank: int, world_size: int):
+        """Deal `length` records to `world_size` ranks; some may have one more than others."""
+        self.indices = range(rank, length, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this rank's records in the order of the list."""
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        """Give the number of records of this rank."""
+        return len(self.indices)
+
+
+class ClipLoader(DataLoader):
+    """A DataLoader that names each unreadable video once, in the log, as its batch goes by.
+
+    `unreadable` holds all that were met so far: index -> message. With `strict`, the first one is an error instead.
+    """
+
+    def __init__(self, dataset: ClipDataset, *, replaced: bool, strict: bool, **settings):
+        """Wrap a data set; `replaced` says what became of unreadable videos, `settings` are DataLoader's."""
+        super().__init__(dataset, **settings)
+        self._replaced, self._strict = replaced, strict
+        self.unreadable: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[dict]:
+        """Yield batches; raises `UnreadableVideoError` where `strict` is set and a video cannot be read."""
+        for batch in super().__iter__():
+            for index, message in batch["unreadable"]:
+                self._tell(index, message)
+            yield batch
+
+    def _tell(self, index: int, message: str) -> None:
+        if self._strict:
+            raise UnreadableVideoError(self.dataset.records[index].path, f"{message} (--strict_data is set)")
+        if index not in self.unreadable:
+            self.unreadable[index] = message
+            fate = "replaced by another one" if self._replaced else "left out of the evaluation"
+            logger.warning("unreadable video %s: %s", fate, message)

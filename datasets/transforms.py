@@ -1,0 +1,314 @@
+"""From decoded frames to the clip a model reads: crops, flips, augmentation, normalisation.
+
+A pipeline is called with frames, uint8 numpy (T, H, W, 3), and a numpy Generator, and returns a float32 tensor
+(views, C, T, H, W). Within it, steps pass on uint8 clips (T, C, H, W); `Normalize` turns them into float (C, T, H, W).
+All frames of a clip share every random number. Order, ranges and roundings are those of the published video pipelines
+(VideoMAE, VideoMamba) and, for images, of timm.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from datasets.randaugment import INTERPOLATIONS, RandAugment, Warper, parse_randaugment
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_AREA = (0.08, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+IMAGE_FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+Step = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+
+
+class Compose:
+    """Run steps one after another on frames (T, H, W, 3) uint8; returns (views, C, T, H, W) float32."""
+
+    def __init__(self, steps: Sequence[Step]):
+        """Keep the steps that are there; None stands for a step that is switched off."""
+        self.steps = [step for step in steps if step is not None]
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Transform the frames of one clip."""
+        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        for step in self.steps:
+            clip = step(clip, rng)
+        return clip if clip.dim() == 5 else clip[None]
+
+
+class RandomResizedCrop:
+    """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square."""
+
+    def __init__(
+        self,
+        size: int,
+        area: tuple[float, float] = CROP_AREA,
+        aspect: tuple[float, float] = CROP_ASPECT,
+        interpolation: str = "bilinear",
+        antialias: bool = False,
+    ):
+        """Remember the ranges; antialias as PIL does for images, not as interpolation of video tensors does."""
+        self.size, self.area, self.aspect = size, area, aspect
+        self.interpolation, self.antialias = interpolation, antialias
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
+        top, left, height, width = self.draw_box(clip.shape[-2], clip.shape[-1], rng)
+        box = clip[..., top : top + height, left : left + width]
+        return _resize(box, self.size, self.size, _drawn(self.interpolation, rng), self.antialias)
+
+    def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draw (top, left, height, width): ten tries, then the largest centred box of an allowed aspect ratio."""
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+        aspect = min(max(width / height, self.aspect[0]), self.aspect[1])
+        w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+class RandomHorizontalFlip:
+    """Mirror left and right with a probability."""
+
+    def __init__(self, probability: float):
+        """Remember the probability."""
+        self.probability = probability
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Mirror a clip (..., H, W) or leave it."""
+        return clip.flip(-1) if rng.random() < self.probability else clip
+
+
+class ColorJitter:
+    """Change brightness, contrast and saturation, in random order, by factors from [1 - strength, 1 + strength]."""
+
+    def __init__(self, strength: float):
+        """Remember the strength."""
+        self.strength = strength
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Jitter a clip (T, C, H, W) uint8."""
+        adjustments = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation)
+        for i in rng.permutation(3):
+            clip = adjustments[i](clip, rng.uniform(max(0.0, 1 - self.strength), 1 + self.strength))
+        return clip
+
+
+class Normalize:
+    """uint8 (..., T, C, H, W) -> float32 (..., C, T, H, W), with ImageNet's mean and standard deviation."""
+
+    def __init__(self):
+        """Fold the division by 255 into one scale and one shift per channel."""
+        std = torch.tensor(IMAGENET_STD)
+        self.scale = (1 / (255 * std))[:, None, None, None]
+        self.shift = (-torch.tensor(IMAGENET_MEAN) / std)[:, None, None, None]
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Normalise a clip; the result is contiguous and may be changed in place."""
+        out = clip.transpose(-4, -3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return out.contiguous().mul_(self.scale).add_(self.shift)
+
+
+class RandomErasing:
+    """Erase random boxes of a normalised clip (C, T, H, W), the same boxes in every frame (Zhong et al. 2017).
+
+    Each box has an area of 0.02 to 1/3 of the picture divided by the number of boxes, and an aspect ratio of 0.3 to
+    1/0.3. Mode "pixel" fills it with normal noise, "rand" with one normal colour, "const" with 0.
+    """
+
+    MODES = ("pixel", "rand", "const")
+
+    def __init__(self, probability: float, mode: str = "pixel", max_count: int = 1):
+        """Remember the settings; `max_count` boxes at most, each number from 1 on as likely."""
+        if mode not in self.MODES:
+            raise ValueError(f'--remode is one of {", ".join(self.MODES)}, not "{mode}"')
+        self.probability, self.mode, self.max_count = probability, mode, max_count
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Erase in place."""
+        if rng.random() >= self.probability:
+            return clip
+        count = int(rng.integers(1, self.max_count + 1))
+        for _ in range(count):
+            box = self._draw_box(clip.shape[-2], clip.shape[-1], count, rng)
+            if box is not None:
+                top, left, height, width = box
+                target = clip[..., top : top + height, left : left + width]
+                target.copy_(self._noise(target.shape, rng))
+        return clip
+
+    def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator):
+        for _ in range(10):
+            area = rng.uniform(0.02, 1 / 3) * height * width / count
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+        return None
+
+    def _noise(self, shape: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
+        if self.mode == "const":
+            return torch.zeros(())
+        if self.mode == "rand":
+            shape = (shape[0], 1, 1, 1)
+        return torch.from_numpy(rng.standard_normal(size=tuple(shape), dtype=np.float32))
+
+
+class ResizeShortSide:
+    """Resize so that the shorter side is `size` pixels and the longer int(size * long / short)."""
+
+    def __init__(self, size: int, interpolation: str = "bilinear", antialias: bool = False):
+        """Remember the size and how to resample."""
+        self.size, self.interpolation, self.antialias = size, interpolation, antialias
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Resize a clip (T, C, H, W)."""
+        height, width = clip.shape[-2:]
+        if min(height, width) == self.size:
+            return clip
+        if height < width:
+            new_height, new_width = self.size, int(self.size * width / height)
+        else:
+            new_height, new_width = int(self.size * height / width), self.size
+        return _resize(clip, new_height, new_width, self.interpolation, self.antialias)
+
+
+class CenterCrop:
+    """Cut the square of `size` pixels in the middle."""
+
+    def __init__(self, size: int):
+        """Remember the size."""
+        self.size = size
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crop a clip (T, C, H, W) -> (T, C, size, size)."""
+        top, left = (round((side - self.size) / 2) for side in clip.shape[-2:])
+        return clip[..., top : top + self.size, left : left + self.size]
+
+
+class SlidingCrops:
+    """Cut `count` squares of `size` pixels along the longer side, from its start to its end.
+
+    A single one is in the middle. The shorter side must be `size` already.
+    """
+
+    def __init__(self, size: int, count: int):
+        """Remember size and count."""
+        self.size, self.count = size, count
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crop a clip (T, C, H, W) -> (count, T, C, size, size)."""
+        height, width = clip.shape[-2:]
+        axis, spare = (-2, height - self.size) if height >= width else (-1, width - self.size)
+        if self.count == 1:
+            starts = [spare // 2]
+        else:
+            starts = [int(j * (spare / (self.count - 1))) for j in range(self.count)]
+        return torch.stack([clip.narrow(axis, start, self.size) for start in starts])
+
+
+def video_train_transform(
+    input_size: int,
+    *,
+    aa: str,
+    interpolation: str,
+    hflip: float,
+    reprob: float,
+    remode: str,
+    recount: int,
+    scale: tuple[float, float] = CROP_AREA,
+    ratio: tuple[float, float] = CROP_ASPECT,
+) -> Compose:
+    """Build the training pipeline of videos: augmentation, random crop, flip, normalisation, erasing.
+
+    `interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
+    """
+    _check_interpolation(interpolation)
+    settings = parse_randaugment(aa)
+    return Compose([
+        RandAugment(settings, Warper(interpolation)) if settings else None,
+        RandomResizedCrop(input_size, scale, ratio),
+        RandomHorizontalFlip(hflip) if hflip > 0 else None,
+        Normalize(),
+        RandomErasing(reprob, remode, recount) if reprob > 0 else None,
+    ])  # fmt: skip
+
+
+def image_train_transform(
+    input_size: int,
+    *,
+    aa: str,
+    color_jitter: float,
+    interpolation: str,
+    hflip: float,
+    reprob: float,
+    remode: str,
+    recount: int,
+    scale: tuple[float, float] = CROP_AREA,
+    ratio: tuple[float, float] = CROP_ASPECT,
+) -> Compose:
+    """Build the training pipeline of images: crop and flip first, then augmentation, or colour jitter without one."""
+    _check_interpolation(interpolation)
+    settings = parse_randaugment(aa)
+    if settings:
+        augment = RandAugment(settings, Warper(interpolation, IMAGE_FILL))
+    else:
+        augment = ColorJitter(color_jitter) if color_jitter > 0 else None
+    return Compose([
+        RandomResizedCrop(input_size, scale, ratio, interpolation, antialias=True),
+        RandomHorizontalFlip(hflip) if hflip > 0 else None,
+        augment,
+        Normalize(),
+        RandomErasing(reprob, remode, recount) if reprob > 0 else None,
+    ])  # fmt: skip
+
+
+def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
+    """Build the pipeline of validation clips: short side to `short_side_size`, then the square in the middle."""
+    if short_side_size < input_size:
+        raise ValueError(
+            f"--short_side_size {short_side_size} is smaller than --input_size {input_size}: "
+            "the picture would be smaller than the crop"
+        )
+    return Compose([ResizeShortSide(short_side_size), CenterCrop(input_size), Normalize()])
+
+
+def video_test_transform(input_size: int, short_side_size: int, num_crops: int) -> Compose:
+    """Build the pipeline of test clips: short side to `short_side_size`, then `num_crops` squares along the longer."""
+    if short_side_size != input_size:
+        raise ValueError(
+            f"--short_side_size {short_side_size} and --input_size {input_size} must be equal for testing: "
+            "the test crops are as large as the short side"
+        )
+    return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops), Normalize()])
+
+
+def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
+    """Build the evaluation pipeline of images: short side to input_size / crop_pct, then the square in the middle."""
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"--crop_pct is a share of the picture, above 0 and up to 1, not {crop_pct}")
+    resize = ResizeShortSide(int(input_size / crop_pct), interpolation="bicubic", antialias=True)
+    return Compose([resize, CenterCrop(input_size), Normalize()])
+
+
+def _check_interpolation(interpolation: str) -> None:
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
+
+
+def _drawn(interpolation: str, rng: np.random.Generator) -> str:
+    """Decide for one of two where the setting is "random"."""
+    if interpolation == "random":
+        return "bilinear" if rng.random() < 0.5 else "bicubic"
+    return interpolation
+
+
+def _resize(clip: torch.Tensor, height: int, width: int, interpolation: str, antialias: bool) -> torch.Tensor:
+    return tvf.resize(clip, [height, width], InterpolationMode(interpolation), antialias=antialias)

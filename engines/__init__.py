@@ -1,0 +1,1 @@
+"""What trains, tests and records a model: one loop for images and videos alike."""

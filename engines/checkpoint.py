@@ -1,0 +1,157 @@
+"""Checkpoint files: which are written, how one is found again, and what happens when the newest is broken."""
+
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engines.distributed import Context, broadcast_object
+from engines.files import atomic_write
+from engines.state import TrainingState
+
+_logger = logging.getLogger(__name__)
+
+LATEST = "checkpoint-latest.pth"
+BEST = "checkpoint-best.pth"
+# What reading an archive raises when it is cut short, damaged inside or holds pickled code.
+_BROKEN_FILE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    OSError,
+    ValueError,
+    TypeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
+
+def save_checkpoint(state: TrainingState, output_dir: str, context: Context, *, best: bool, keep: bool) -> None:
+    """Write `state` to checkpoint-latest.pth in `output_dir`. Every rank must call it; rank 0 writes.
+
+    Args:
+        state: what to save.
+        output_dir: folder; nothing is written when empty.
+        context: this process.
+        best: write checkpoint-best.pth as well. It is written first: the latest file remembers the best score, so a
+            crash between the two must not leave a score whose weights were never written.
+        keep: write checkpoint-{epoch}.pth as well, numbered by the epoch just finished, from 0.
+    """
+    if not output_dir:
+        return
+    saved = state.state_dict()
+    if not context.is_main:
+        return
+    names = ([BEST] if best else []) + ([f"checkpoint-{state.epoch - 1}.pth"] if keep else []) + [LATEST]
+    for name in names:
+        with atomic_write(Path(output_dir) / name) as file:
+            torch.save(saved, file)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU. Only tensors and plain values are accepted, never pickled code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is broken or is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load does not compare checksums: a flipped bit would pass as a weight.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of its entry {damaged} is wrong")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except _BROKEN_FILE as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(saved, dict) or "model" not in saved:
+        raise ValueError(f"{path} is no checkpoint of this repository: it has no entry 'model'")
+    return saved
+
+
+def find_checkpoints(output_dir: str) -> list[Path]:
+    """Return the checkpoints in `output_dir`: checkpoint-latest.pth first, then the others, the youngest first."""
+    if not output_dir or not Path(output_dir).is_dir():
+        return []
+    found = sorted(Path(output_dir).glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda path: path.name != LATEST)
+
+
+def read_newest(output_dir: str) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest checkpoint of `output_dir` that is whole; None where there is none at all.
+
+    Raises:
+        ValueError: there are checkpoints and all are broken; going on from nothing would hide that.
+    """
+    paths = find_checkpoints(output_dir)
+    for path in paths:
+        try:
+            return path, read_checkpoint(path)
+        except ValueError as error:
+            _logger.warning("%s; trying the next older checkpoint", error)
+    if paths:
+        raise ValueError(
+            f"none of the checkpoints in {output_dir} can be read ({', '.join(p.name for p in paths)}); "
+            "move them away or pass --no_auto_resume to start afresh"
+        )
+    return None
+
+
+def resume_training(state: TrainingState, args, context: Context) -> None:
+    """Continue from --resume, else (--auto_resume) from the newest whole checkpoint in --output_dir; else do nothing.
+
+    Rank 0 chooses the file, and all ranks load that one.
+
+    Raises:
+        FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
+    """
+    path = _choose(args, context)
+    if path is None:
+        return
+    saved = read_checkpoint(path)
+    try:
+        state.load_state_dict(saved)
+    except ValueError as error:
+        raise ValueError(f"cannot resume from {path}: {error}") from error
+    _logger.info(
+        "resumed from %s: %d of %d epochs done%s",
+        path,
+        state.epoch,
+        args.epochs,
+        "" if state.best_score is None else f", best top-1 {state.best_score:.2f} %",
+    )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a run's weights into the bare `model` for testing: the model's or their average, as the run noted.
+
+    Raises:
+        FileNotFoundError, ValueError: no file, a broken one, or weights of another model.
+    """
+    saved = read_checkpoint(path)
+    kind = saved.get("test_weights", "model")
+    try:
+        model.load_state_dict(saved[kind])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds weights of another model; check --model and the number of classes: {error}"
+        ) from error
+    _logger.info("testing the %sweights of %s", "averaged " if kind == "model_ema" else "", path)
+
+
+def _choose(args, context: Context) -> Path | None:
+    """Return the file to resume from, the same on all ranks."""
+    if args.resume:
+        return Path(args.resume)
+    choice = None
+    if args.auto_resume and context.is_main:
+        found = read_newest(args.output_dir)
+        choice = found[0] if found else None
+    return broadcast_object(choice)

@@ -1,0 +1,235 @@
+"""All that a training run must remember, in one object that is saved and restored whole."""
+
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engines.distributed import Context, gather_objects
+from engines.optim import create_optimizer, create_schedule, scale_learning_rates
+
+_logger = logging.getLogger(__name__)
+
+FORMAT = 1
+# Flags that may differ between a run and its continuation without a word.
+_FREE_FLAGS = {
+    "resume",
+    "auto_resume",
+    "output_dir",
+    "log_dir",
+    "log_interval",
+    "num_workers",
+    "pin_mem",
+    "device",
+    "save_ckpt_freq",
+    "eval",
+    "test_best",
+}
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training.
+
+    Attributes:
+        model: the bare module; its parameter names are the checkpoint's.
+        parallel: what training calls: `model`, or `model` wrapped for several processes.
+        optimizer: updates the model.
+        scheduler: sets the optimiser's learning rates; a function of `step`.
+        steps_per_epoch: optimiser updates in one epoch.
+        args: the run's flags as plain values.
+        ema: moving average of the weights, or None.
+        epoch: epochs finished, which is the number of the next one.
+        step: optimiser updates done.
+        best_score: best validation top-1 so far in percent, None before the first validation.
+        test_weights: "model" or "model_ema", whichever was better in the last validation; an average over more updates
+            than the run has had is worse than the model.
+        random_states: every rank's random states of a loaded checkpoint, until `restore_random_states` uses them.
+    """
+
+    model: nn.Module
+    parallel: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    steps_per_epoch: int
+    args: dict[str, Any]
+    ema: ModelEmaV3 | None = None
+    epoch: int = 0
+    step: int = 0
+    best_score: float | None = None
+    test_weights: str = "model"
+    random_states: list[dict] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state as tensors and plain values. Every rank must call it: it gathers random states."""
+        return {
+            "format": FORMAT,
+            "model": self.model.state_dict(),
+            "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_score": self.best_score,
+            "test_weights": self.test_weights,
+            "random": gather_objects(random_state()),
+            "args": self.args,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over a saved state.
+
+        Weights, moments, counters and random states come from `saved`; learning rates, decay and schedule stay what
+        this run's flags say, and every flag that differs is named in a warning.
+
+        Raises:
+            ValueError: `saved` has no training state, or is of another model.
+        """
+        missing = [key for key in ("model", "optimizer", "epoch", "random") if key not in saved]
+        if missing:
+            raise ValueError(
+                f"the file holds no training state ({', '.join(missing)} not in it): it can be a "
+                "starting point (--finetune) but not be resumed"
+            )
+        self._warn_of_changed_flags(saved.get("args", {}))
+        try:
+            self.model.load_state_dict(saved["model"])
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"the checkpoint is of another model or optimiser: {error}") from error
+        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved.get("model_ema") or saved["model"])
+        self.epoch = saved["epoch"]
+        self.step = self.epoch * self.steps_per_epoch
+        self.best_score = saved.get("best_score")
+        self.test_weights = saved.get("test_weights", "model") if self.ema is not None else "model"
+        self.random_states = saved["random"]
+        self.scheduler.step_update(self.step)
+
+    def restore_random_states(self, context: Context) -> None:
+        """Set this process's random generators to the loaded checkpoint's, once.
+
+        Called right before the first epoch, so that nothing drawn while the run was built matters. With another number
+        of processes the generators are left as they are, with a warning.
+        """
+        states, self.random_states = self.random_states, []
+        if not states:
+            return
+        if len(states) != context.world_size:
+            _logger.warning(
+                "the checkpoint is of %d process(es) and this run has %d: random states are not restored",
+                len(states),
+                context.world_size,
+            )
+            return
+        set_random_state(states[context.rank])
+
+    def test_model(self) -> nn.Module:
+        """Return the module to test, as `test_weights` says."""
+        return self.ema.module if self.test_weights == "model_ema" else self.model
+
+    def note_scores(self, model_score: float, ema_score: float | None) -> bool:
+        """Remember an epoch's validation top-1 of the model and its average; True when it is the best so far."""
+        averaged = ema_score is not None and ema_score >= model_score
+        self.test_weights = "model_ema" if averaged else "model"
+        score = ema_score if averaged else model_score
+        if self.best_score is not None and score <= self.best_score:
+            return False
+        self.best_score = score
+        return True
+
+    def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:
+        changed = [
+            f"--{name} {saved_args[name]} -> {self.args[name]}"
+            for name in sorted(self.args)
+            if name in saved_args and name not in _FREE_FLAGS and saved_args[name] != self.args[name]
+        ]
+        if changed:
+            _logger.warning("flags changed since the checkpoint was written: %s", ", ".join(changed))
+
+
+def create_training_state(model: nn.Module, args, context: Context, *, steps_per_epoch: int) -> TrainingState:
+    """Put `model` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
+
+    Args:
+        model: the bare module; parameters frozen by requires_grad = False stay out of the optimiser.
+        args: flags of engines/arguments.py, batch_size and num_sample.
+        context: this process.
+        steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
+    """
+    model.to(context.device)
+    rates = scale_learning_rates(args, context.world_size)
+    optimizer = create_optimizer(model, args, rates.peak)
+    scheduler = create_schedule(optimizer, args, rates, steps_per_epoch)
+    parallel = model
+    if context.world_size > 1:
+        device_ids = [context.device.index] if context.device.type == "cuda" else None
+        parallel = DistributedDataParallel(model, device_ids=device_ids)
+    # After the wrapper, which gives every rank rank 0's weights: an average begun earlier would differ between ranks.
+    ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
+    state = TrainingState(
+        model,
+        parallel,
+        optimizer,
+        scheduler,
+        steps_per_epoch,
+        plain_args(args),
+        ema,
+        epoch=args.start_epoch,
+        step=args.start_epoch * steps_per_epoch,
+        test_weights="model" if ema is None else "model_ema",
+    )
+    scheduler.step_update(state.step)
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of this process's random generators (python, numpy, torch, cuda) as tensors and numbers."""
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set this process's random generators to what `random_state` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python's, numpy's and torch's generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def plain_args(args) -> dict[str, Any]:
+    """Return the flags as a dict of plain values, which a checkpoint can hold without pickled code."""
+    return {name: _plain(value) for name, value in vars(args).items()}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value)

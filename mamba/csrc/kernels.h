@@ -1,0 +1,124 @@
+// What the operators hand to the kernels: plain parameter structs and one table of functions per instruction set.
+//
+// The kernel files (scan_forward.cpp, scan_backward.cpp, conv.cpp, norm.cpp) are compiled once per instruction set, each time in
+// a namespace of its own, and operators.cpp picks one table at run time. They include this header and vector.h alone,
+// never a PyTorch or standard library header: an inline function of such a header compiled with AVX-512 could be the
+// copy the linker keeps for everybody, and would then be an illegal instruction on a processor without it.
+//
+// Symbols: u, delta, A, B, C, D, z as in the paper; h the state, a = exp(d A) its decay, d = softplus(delta + bias).
+#pragma once
+
+#include <stdint.h>
+
+namespace vmp {
+
+// Channels a kernel call works on. Scratch rows have this width whatever the vector length.
+constexpr int64_t kBlock = 32;
+// Tokens between two states kept for the backward pass.
+constexpr int64_t kChunk = 32;
+// States are processed in groups of this size; B and C arrive padded with zeros to a multiple of it.
+constexpr int64_t kStateGroup = 4;
+
+// Inlined always, for the reason above: no copy compiled for one processor may serve another.
+#define VMP_INLINE inline __attribute__((always_inline))
+
+VMP_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A (batch, length, dim) tensor whose channels are contiguous; strides in elements. data is null where it is absent.
+struct Rows {
+  void* data;
+  int64_t batch_stride;
+  int64_t length_stride;
+};
+
+// Index 0 of every pair is the forward scan, index 1 the flipped one.
+struct ScanParams {
+  int64_t batch, length, dim, groups;
+  int64_t state;         // as given
+  int64_t padded_state;  // rounded up to kStateGroup
+  bool bfloat16;         // element type of every Rows: bfloat16 or float
+  bool softplus;
+  bool residual;
+  bool masked[2];
+  Rows u, delta, z;
+  const float* A[2];  // (dim, state) contiguous, null where that direction is not asked for
+  const float* B;     // (batch, groups, length, padded_state) contiguous
+  const float* C;
+  const float* D;     // (dim) or null
+  const float* bias;  // (dim) or null
+  // (batch, directions given, chunks, padded_state, dim): the state that enters each chunk, in that scan's own order.
+  float* states;
+  // Forward only.
+  Rows out;
+  // Backward only. The partial sums are reduced by the caller in an order that no thread count changes.
+  Rows grad_out, grad_u, grad_delta, grad_z;
+  float* grad_A[2];  // (batch, dim, state)
+  float* grad_D;     // (batch, dim)
+  float* grad_bias;  // (batch, dim)
+  float* grad_BC;    // (units, length, padded_state / 4, [4 of B, 4 of C])
+  int64_t blocks_per_unit;
+
+  VMP_INLINE int64_t group_width() const { return dim / groups; }
+  VMP_INLINE int64_t blocks_per_group() const { return ceil_div(group_width(), kBlock); }
+  VMP_INLINE int64_t units_per_group() const { return ceil_div(blocks_per_group(), blocks_per_unit); }
+  VMP_INLINE int64_t chunks() const { return ceil_div(length, kChunk); }
+  VMP_INLINE int64_t directions() const { return (A[0] != nullptr) + (A[1] != nullptr); }
+};
+
+// Causal depthwise convolution: y_t = sum_k weight[k] x_{t-width+1+k} + bias, silu where asked for.
+struct ConvParams {
+  int64_t batch, length, dim, width;
+  bool bfloat16;
+  bool silu;
+  Rows x, out, grad_out, grad_x;
+  const float* weight;  // (width, dim) contiguous: transposed by the caller
+  const float* bias;    // (dim) or null
+  float* grad_weight;   // (units, width, dim)
+  float* grad_bias;     // (units, dim)
+  int64_t tokens_per_unit;
+
+  VMP_INLINE int64_t units_per_row() const { return ceil_div(length, tokens_per_unit); }
+};
+
+// total = hidden + residual, normed = norm(total) weight + bias, over rows of dim contiguous channels.
+struct NormParams {
+  int64_t rows, dim, rows_per_unit;
+  bool bfloat16;  // element type of hidden, normed and grad_normed; everything else is float
+  bool rms;
+  float eps;
+  const void* hidden;
+  const float* residual;  // null at the first layer
+  const float* weight;    // (dim)
+  const float* bias;      // (dim) or null
+  void* normed;
+  float* total;
+  // Backward only.
+  const void* grad_normed;
+  const float* grad_total;
+  float* grad;         // of hidden and residual alike
+  float* grad_weight;  // (units, dim)
+  float* grad_bias;    // (units, dim) or null
+};
+
+struct Kernels {
+  const char* name;
+  // Floats of scratch memory one call needs, 64-byte aligned.
+  int64_t (*scan_forward_scratch)(const ScanParams&);
+  int64_t (*scan_backward_scratch)(const ScanParams&);
+  int64_t (*conv_backward_scratch)(const ConvParams&);
+  // unit counts channel blocks: ((batch * groups) + group) * blocks_per_group + block.
+  void (*scan_forward)(const ScanParams&, int64_t unit, float* scratch);
+  // unit counts runs of blocks_per_unit channel blocks: ((batch * groups) + group) * units_per_group + run.
+  void (*scan_backward)(const ScanParams&, int64_t unit, float* scratch);
+  // unit counts runs of tokens: batch * units_per_row + run.
+  void (*conv_forward)(const ConvParams&, int64_t unit);
+  void (*conv_backward)(const ConvParams&, int64_t unit, float* scratch);
+  // unit counts runs of rows_per_unit rows.
+  void (*norm_forward)(const NormParams&, int64_t unit);
+  void (*norm_backward)(const NormParams&, int64_t unit);
+  // For benchmarks: `steps` times arithmetic_lanes() exponentials or multiply-adds.
+  float (*arithmetic)(bool exponential, int64_t steps);
+  int64_t (*arithmetic_lanes)();
+};
+
+}  // namespace vmp

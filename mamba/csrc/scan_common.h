@@ -1,0 +1,114 @@
+// What the forward and the backward scan share: which channels a unit covers, the walk over tokens, staging of rows.
+#pragma once
+
+#include "vector.h"
+
+namespace vmp {
+namespace VMP_ISA {
+
+// One block of up to kBlock channels of one batch element and group.
+struct Block {
+  int64_t batch, group, first, count;  // first channel and how many
+  int vectors;                         // vectors that hold them
+};
+
+VMP_INLINE Block block_of(const ScanParams& p, int64_t batch, int64_t group, int64_t index) {
+  const int64_t width = p.group_width();
+  const int64_t left = width - index * kBlock;
+  const int64_t count = left < kBlock ? left : kBlock;
+  return Block{batch, group, group * width + index * kBlock, count, (int)ceil_div(count, kLanes)};
+}
+
+// Address of channel `first` of row t.
+template <typename T>
+VMP_INLINE T* row(const Rows& rows, const Block& b, int64_t t) {
+  return static_cast<T*>(rows.data) + b.batch * rows.batch_stride + t * rows.length_stride + b.first;
+}
+
+VMP_INLINE const float* padded_states(const ScanParams& p, const float* BC, const Block& b) {
+  return BC + (b.batch * p.groups + b.group) * p.length * p.padded_state;
+}
+
+// Tokens [begin, end) of a chunk; the scan that goes over them takes them in its own order.
+struct Tokens {
+  int64_t begin, end;
+};
+
+VMP_INLINE Tokens tokens_of(const ScanParams& p, int direction, int64_t chunk) {
+  const int64_t begin = chunk * kChunk;
+  const int64_t end = begin + kChunk < p.length ? begin + kChunk : p.length;
+  return direction ? Tokens{p.length - end, p.length - begin} : Tokens{begin, end};
+}
+
+// Direction r runs over steps s = 0, 1, ...; step s is token s, or length - 1 - s in the flipped scan.
+VMP_INLINE int64_t token_of(const ScanParams& p, int direction, int64_t step) {
+  return direction ? p.length - 1 - step : step;
+}
+
+VMP_INLINE float* kept_states(const ScanParams& p, const Block& b, int direction, int64_t chunk) {
+  const int64_t slot = b.batch * p.directions() + (direction && p.A[0] ? 1 : 0);
+  return p.states + ((slot * p.chunks() + chunk) * p.padded_state) * p.dim + b.first;
+}
+
+// Copies a chunk of rows into (tokens, kBlock) floats, zeros behind the block's channels, plus `offset` per channel.
+template <typename T>
+static inline void stage_rows(const Rows& rows, const Block& b, Tokens tokens, const float* offset, float* out) {
+  for (int64_t t = tokens.begin; t < tokens.end; ++t, out += kBlock) {
+    const T* from = row<T>(rows, b, t);
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = v * kLanes;
+      const vf x = load_count(from + at, b.count - at);
+      store(out + at, offset ? x + load(offset + at) : x);
+    }
+  }
+}
+
+// Rows that staging or writing will want soon, asked for one by one in the steps of a scan: a block's rows lie a whole
+// token apart, too far for the processor to guess, and asked for all at once they would stall the loads in between.
+struct Ahead {
+  const char* row;
+  int64_t stride;  // bytes
+};
+
+VMP_INLINE Ahead nothing_ahead() { return Ahead{nullptr, 0}; }
+
+template <typename T>
+VMP_INLINE Ahead rows_ahead(const Rows& rows, const Block& b, Tokens tokens) {
+  if (!rows.data) return nothing_ahead();
+  return Ahead{reinterpret_cast<const char*>(row<T>(rows, b, tokens.begin)), rows.length_stride * (int64_t)sizeof(T)};
+}
+
+// A prefetch of an address that is not there is no error.
+VMP_INLINE void look_ahead(Ahead& ahead) {
+  __builtin_prefetch(ahead.row);
+  __builtin_prefetch(ahead.row + 64);
+  ahead.row += ahead.stride;
+}
+
+// decay[n][lane] = A[channel][n] log2(e), zeros where either is padding: a padded channel or state stays still.
+static inline void stage_decay(const ScanParams& p, const Block& b, int direction, float* decay) {
+  for (int64_t n = 0; n < p.padded_state; ++n) {
+    for (int64_t c = 0; c < kBlock; ++c) {
+      const bool real = n < p.state && c < b.count;
+      decay[n * kBlock + c] = real ? p.A[direction][(b.first + c) * p.state + n] * kLog2e : 0.0f;
+    }
+  }
+}
+
+// values[c] = source[first + c], zeros behind the block and where there is no source.
+static inline void stage_channels(const float* source, const Block& b, float* values) {
+  for (int64_t c = 0; c < kBlock; ++c) values[c] = source && c < b.count ? source[b.first + c] : 0.0f;
+}
+
+// h[n][lane] before the first step: the first token's u in every state with the elemental residual, else zero.
+template <typename T>
+static inline void stage_initial_state(const ScanParams& p, const Block& b, int direction, float* h) {
+  const T* first = row<T>(p.u, b, token_of(p, direction, 0));
+  for (int v = 0; v < b.vectors; ++v) {
+    const vf value = p.residual ? load_count(first + v * kLanes, b.count - v * kLanes) : vf{};
+    for (int64_t n = 0; n < p.padded_state; ++n) store(h + n * kBlock + v * kLanes, value);
+  }
+}
+
+}  // namespace VMP_ISA
+}  // namespace vmp

@@ -1,0 +1,1 @@
+"""The mixer module built from the operators."""

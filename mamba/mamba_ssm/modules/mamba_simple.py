@@ -1,0 +1,167 @@
+"""The mixer: a bidirectional Mamba block, its parameters named as published.
+
+Types (method of VideoMambaPro, arXiv 2406.19006 section 3, and of VideoMamba, arXiv 2403.06977):
+    v1  both directions share convolution, projections and D; only A differs (VideoMambaPro)
+    v2  the backward direction has its own convolution, projections and D (VideoMamba)
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.selective_scan_interface import bimamba_inner_fn, mamba_inner_fn_no_out_proj
+
+BIMAMBA_TYPES = ("v1", "v2")
+
+
+class Mamba(nn.Module):
+    """Bidirectional selective scan between an input and an output projection.
+
+    Args:
+        d_model: width of the tokens.
+        d_state: entries of the state of a channel. d_conv: taps of the causal convolution.
+        expand: channels of the scan per entry of d_model. dt_rank: rank of the step's projection, "auto" = d_model /
+        16.
+        dt_min, dt_max, dt_init_floor: the step sizes at initialisation are log-uniform in [dt_min, dt_max], at least
+        the
+            floor. dt_scale: factor on the uniform initialisation of the step's projection.
+        conv_bias, bias: biases of the convolution, and of the input and output projections.
+        bimamba_type: "v1" or "v2", see the file's head.
+        elemental_residual: each scan starts from its first input, not from 0.
+        masked_backward: the backward scan does not read a token's own input.
+        scan_input: "conv", the scans read the convolved tokens (the method); "raw", as the published code ran.
+        backend: the scan's backend, None chooses (see `available_backends`).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        bimamba_type: str = "v1",
+        elemental_residual: bool = True,
+        masked_backward: bool = True,
+        scan_input: str = "conv",
+        backend: str | None = None,
+    ):
+        super().__init__()
+        if bimamba_type not in BIMAMBA_TYPES:
+            raise ValueError(f"bimamba_type must be one of {BIMAMBA_TYPES}, got {bimamba_type!r}")
+        self.d_model = d_model
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.bimamba_type = bimamba_type
+        self.elemental_residual = elemental_residual
+        self.masked_backward = masked_backward
+        self.scan_input = scan_input
+        self.backend = backend
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.conv1d = self._convolution(d_conv, conv_bias)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
+        self.A_log = _log_state_decay(self.d_inner, d_state)
+        self.D = _undecayed(torch.ones(self.d_inner))
+        self.A_b_log = _log_state_decay(self.d_inner, d_state)
+        if bimamba_type == "v2":
+            self.conv1d_b = self._convolution(d_conv, conv_bias)
+            self.x_proj_b = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+            self.dt_proj_b = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
+            self.D_b = _undecayed(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+
+    def _convolution(self, d_conv: int, bias: bool) -> nn.Conv1d:
+        return nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=bias)
+
+    def _step_projection(self, dt_min: float, dt_max: float, dt_scale: float, dt_init_floor: float) -> nn.Linear:
+        """The projection to the step size, its bias such that softplus(bias) is log-uniform in [dt_min, dt_max]."""
+        projection = nn.Linear(self.dt_rank, self.d_inner)
+        bound = self.dt_rank**-0.5 * dt_scale
+        nn.init.uniform_(projection.weight, -bound, bound)
+        step = torch.exp(torch.empty(self.d_inner).uniform_(math.log(dt_min), math.log(dt_max))).clamp(
+            min=dt_init_floor
+        )
+        with torch.no_grad():
+            projection.bias.copy_(step + torch.log(-torch.expm1(-step)))
+        return projection
+
+    def _projections(self, suffix: str = "") -> tuple[Tensor | None, ...]:
+        """Weights between the input projection and the scan: convolution, its bias, x_proj, dt_proj."""
+        convolution = getattr(self, f"conv1d{suffix}")
+        x_proj, dt_proj = getattr(self, f"x_proj{suffix}"), getattr(self, f"dt_proj{suffix}")
+        return convolution.weight, convolution.bias, x_proj.weight, dt_proj.weight
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Mixes the tokens: (batch, length, d_model) to the same shape."""
+        xz = rearrange(self.in_proj(hidden_states), "b l d -> b d l")
+        return self._mix_shared(xz) if self.bimamba_type == "v1" else self._mix_separate(xz)
+
+    def _mix_shared(self, xz: Tensor) -> Tensor:
+        """Type v1: xz (batch, 2 * d_inner, length) to (batch, length, d_model)."""
+        return bimamba_inner_fn(
+            xz,
+            *self._projections(),
+            self.out_proj.weight,
+            self.out_proj.bias,
+            -torch.exp(self.A_log.float()),
+            -torch.exp(self.A_b_log.float()),
+            D=self.D.float(),
+            delta_bias=self.dt_proj.bias.float(),
+            elemental_residual=self.elemental_residual,
+            masked_backward=self.masked_backward,
+            scan_input=self.scan_input,
+            backend=self.backend,
+        )
+
+    def _mix_separate(self, xz: Tensor) -> Tensor:
+        """Type v2: xz (batch, 2 * d_inner, length) to (batch, length, d_model)."""
+        switches = dict(elemental_residual=self.elemental_residual, scan_input=self.scan_input, backend=self.backend)
+        y = mamba_inner_fn_no_out_proj(
+            xz,
+            *self._projections(),
+            -torch.exp(self.A_log.float()),
+            D=self.D.float(),
+            delta_bias=self.dt_proj.bias.float(),
+            **switches,
+        )
+        y_b = mamba_inner_fn_no_out_proj(
+            xz.flip(-1),
+            *self._projections("_b"),
+            -torch.exp(self.A_b_log.float()),
+            D=self.D_b.float(),
+            delta_bias=self.dt_proj_b.bias.float(),
+            masked=self.masked_backward,
+            **switches,
+        )
+        return F.linear(rearrange(y + y_b.flip(-1), "b d l -> b l d"), self.out_proj.weight, self.out_proj.bias)
+
+    def extra_repr(self) -> str:
+        """The switches, for print(model)."""
+        return (
+            f"bimamba_type={self.bimamba_type}, elemental_residual={self.elemental_residual}, "
+            f"masked_backward={self.masked_backward}, scan_input={self.scan_input}"
+        )
+
+
+def _undecayed(values: Tensor) -> nn.Parameter:
+    """A parameter that weight decay must leave alone, marked as optimisers of the Mamba family expect it."""
+    parameter = nn.Parameter(values)
+    parameter._no_weight_decay = True
+    return parameter
+
+
+def _log_state_decay(d_inner: int, d_state: int) -> nn.Parameter:
+    """log(1 .. d_state) for every channel, S4D-real: A = -exp(A_log). (d_inner, d_state)."""
+    return _undecayed(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1))

@@ -1,0 +1,1 @@
+"""Operators: the selective scan, its backends, and the causal convolution before it."""

@@ -1,0 +1,75 @@
+"""The short convolution before the scan: depthwise, causal, with SiLU, channels last.
+
+A backend of the scan that has its own convolution (`causal_conv1d_forward`, `causal_conv1d_backward`) serves it
+through the registered operator; elsewhere it is composed of PyTorch's own operations, a shifted product for each tap.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, choose_backend
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = True, backend: str | None = None
+) -> Tensor:
+    """y_t = sum_k weight[:, k] x_{t - width + 1 + k} + bias, zeros before the start, then SiLU where asked.
+
+    Args:
+        x: (batch, length, dim). weight: (dim, width), its last tap meets the current token. bias: (dim).
+        silu: whether SiLU follows. backend: a backend of the scan; None chooses.
+
+    Returns:
+        (batch, length, dim), x's type.
+    """
+    name = choose_backend(backend, x.device, x.dtype)
+    if name in BACKENDS and hasattr(BACKENDS[name], "causal_conv1d_forward"):
+        return _convolve(x, weight, bias, silu, name)
+    return _compose(x, weight, bias, silu)
+
+
+def _compose(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    width, length = weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, width - 1, 0))
+    out = sum(padded[:, k : k + length] * weight[:, k].to(x.dtype) for k in range(width))
+    if bias is not None:
+        out = out + bias.to(x.dtype)
+    return F.silu(out) if silu else out
+
+
+@torch.library.custom_op("videomambapro::causal_conv1d", mutates_args=())
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str) -> Tensor:
+    return BACKENDS[backend].causal_conv1d_forward(x, weight, bias, silu)
+
+
+@_convolve.register_fake
+def _convolve_fake(x, weight, bias, silu, backend):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("videomambapro::causal_conv1d_backward", mutates_args=())
+def _convolve_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x, grad_weight, grad_bias = BACKENDS[backend].causal_conv1d_backward(grad_out, x, weight, bias, silu)
+    return grad_x, grad_weight, weight.new_empty(0) if bias is None else grad_bias
+
+
+@_convolve_backward.register_fake
+def _convolve_backward_fake(grad_out, x, weight, bias, silu, backend):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(0 if bias is None else bias.shape)
+
+
+def _save_for_backward(ctx, inputs, output):
+    x, weight, bias, ctx.silu, ctx.backend = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _differentiate(ctx, grad_out):
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = _convolve_backward(grad_out, x, weight, bias, ctx.silu, ctx.backend)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None, None
+
+
+_convolve.register_autograd(_differentiate, setup_context=_save_for_backward)

@@ -1,0 +1,21 @@
+"""One operator, `bidirectional_scan`, and the backends that compute it: a file each.
+
+`registration` makes it a PyTorch operator, `dispatch` chooses the backend, `portable` is plain PyTorch, `cpu` the C++
+kernel. The readable definition is `selective_scan_ref` in `mamba.mamba_ssm.ops.selective_scan_interface`.
+"""
+
+from mamba.mamba_ssm.ops.selective_scan.dispatch import (
+    BACKEND_VARIABLE,
+    available_backends,
+    choose_backend,
+    set_default_backend,
+)
+from mamba.mamba_ssm.ops.selective_scan.registration import bidirectional_scan
+
+__all__ = [
+    "BACKEND_VARIABLE",
+    "available_backends",
+    "bidirectional_scan",
+    "choose_backend",
+    "set_default_backend",
+]

@@ -1,0 +1,245 @@
+"""Builds and loads the C++ kernel of the backend "cpu"; run as a module (python -m, `make setup`) it does so at once.
+
+A plain shared library that registers PyTorch operators: a C++ compiler and the headers inside the torch package are
+all it takes, no Python headers, no build system. The kernel sources are compiled once per instruction set into the one
+library, which chooses among them when it runs, so a build carried to another processor stays right. The library's name
+holds a hash of everything that went into it (sources, flags, compiler, torch, architecture): whatever changes, another
+library is built, and a home directory shared between machines serves them all.
+
+Environment: CXX, the compiler; VIDEOMAMBAPRO_BUILD_DIR, where libraries are kept (default: build/ of the repository,
+or ~/.cache/videomambapro where that cannot be written); VIDEOMAMBAPRO_SANITIZE=address, a build for AddressSanitizer,
+to be run with its run-time library preloaded (`make test-asan`).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+SOURCE_DIR = Path(__file__).resolve().parents[3] / "csrc"
+BUILD_DIR_VARIABLE = "VIDEOMAMBAPRO_BUILD_DIR"
+SANITIZE_VARIABLE = "VIDEOMAMBAPRO_SANITIZE"
+
+OPERATOR_SOURCES = ("operators.cpp", "norm_operators.cpp")  # compiled for any processor of the architecture, against PyTorch's headers
+KERNEL_SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "norm.cpp", "table.cpp")  # once per instruction set
+X86_INSTRUCTION_SETS = {
+    "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
+    "avx2": ("-mavx2", "-mfma"),
+    "baseline": (),
+}
+OTHER_INSTRUCTION_SETS = {"baseline": ()}  # NEON belongs to every aarch64
+COMMON_FLAGS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-w")
+# Contraction is wanted, reassociation is not: the kernels' range reductions rely on the order of additions.
+KERNEL_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+OPERATOR_FLAGS = ("-O2", "-fopenmp")
+COMPILE_SECONDS = 600
+
+_outcome: list[str | None] = []  # of the one attempt to load
+
+
+class ExtensionUnavailableError(RuntimeError):
+    """The C++ kernel cannot be built or loaded here; the message says why and what to do."""
+
+
+def find_compiler() -> str:
+    """The C++ compiler: $CXX, else the first of c++, g++, clang++ on the path.
+
+    Raises:
+        ExtensionUnavailableError: there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    missing = f"CXX={named} is no program on the path" if named else "no C++ compiler (c++, g++, clang++) on the path"
+    raise ExtensionUnavailableError(f"{missing}; install one, for example `apt-get install g++`, or set CXX")
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ExtensionUnavailableError(f"{command[0]} did not run: {error}") from error
+    if done.returncode != 0:
+        shown = "\n".join(done.stderr.splitlines()[:12])
+        raise ExtensionUnavailableError(
+            f"the C++ compiler failed (exit {done.returncode}): {' '.join(command)}\n{shown}\n"
+            "A GCC or Clang with C++20 is needed; set CXX to another compiler to try it"
+        )
+    return done.stdout
+
+
+def _sanitize_flags() -> tuple[str, ...]:
+    kind = os.environ.get(SANITIZE_VARIABLE, "")
+    if kind not in ("", "address"):
+        raise ExtensionUnavailableError(f"{SANITIZE_VARIABLE} must be 'address' or unset, got {kind!r}")
+    return ("-fsanitize=address", "-fno-omit-frame-pointer", "-g") if kind else ()
+
+
+def instruction_sets() -> dict[str, tuple[str, ...]]:
+    """Compiler flags of every instruction set the library holds kernels for, on this architecture."""
+    return X86_INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else OTHER_INSTRUCTION_SETS
+
+
+def build_key(compiler: str) -> str:
+    """Hash of all that decides what the library is: sources, flags, compiler, torch and its ABI, architecture."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE_DIR.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    facts = (
+        torch.__version__, torch.compiled_with_cxx11_abi(), platform.system(), platform.machine(),
+        _run([compiler, "--version"]), COMMON_FLAGS, KERNEL_FLAGS, OPERATOR_FLAGS, instruction_sets(),
+        _sanitize_flags(),
+    )  # fmt: skip
+    digest.update(repr(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+def build_dir() -> Path:
+    """The directory libraries are kept in, made if need be.
+
+    Raises:
+        ExtensionUnavailableError: none of the candidates can be written.
+    """
+    named = os.environ.get(BUILD_DIR_VARIABLE)
+    repository = SOURCE_DIR.parents[1] / "build"
+    candidates = [Path(named)] if named else [repository, Path.home() / ".cache" / "videomambapro"]
+    for path in candidates:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(path, os.W_OK):
+            return path
+    tried = ", ".join(map(str, candidates))
+    raise ExtensionUnavailableError(f"no directory to build in can be written ({tried}); set {BUILD_DIR_VARIABLE}")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds off other processes that would build the same library at the same time."""
+    with open(directory / "extension.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_commands(compiler: str, folder: Path) -> list[list[str]]:
+    """One command per object file, each writing into `folder`."""
+    sanitize = _sanitize_flags()
+    include = Path(torch.__file__).parent / "include"
+    headers = [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    commands = [
+        [compiler, *COMMON_FLAGS, *OPERATOR_FLAGS, *sanitize, abi, *headers, "-c", str(SOURCE_DIR / source),
+         "-o", str(folder / f"{source}.o")]
+        for source in OPERATOR_SOURCES
+    ]  # fmt: skip
+    for name, flags in instruction_sets().items():
+        commands += [
+            [compiler, *COMMON_FLAGS, *KERNEL_FLAGS, *flags, *sanitize, f"-DVMP_ISA={name}",
+             "-c", str(SOURCE_DIR / source), "-o", str(folder / f"{source}.{name}.o")]
+            for source in KERNEL_SOURCES
+        ]  # fmt: skip
+    return commands
+
+
+def _link_command(compiler: str, folder: Path, output: Path) -> list[str]:
+    # OpenMP's symbols are left to the copy that PyTorch has loaded: a second run-time would bring a second set of
+    # threads.
+    library_dir = Path(torch.__file__).parent / "lib"
+    objects = sorted(str(path) for path in folder.glob("*.o"))
+    libraries = [f"-L{library_dir}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{library_dir}"]
+    return [compiler, "-shared", *_sanitize_flags(), "-o", str(output), *objects, *libraries]
+
+
+def library_path() -> Path:
+    """Where the library of this source, compiler and torch lies or would lie."""
+    return build_dir() / f"vmp_cpu-{build_key(find_compiler())}.so"
+
+
+def build() -> Path:
+    """Builds the library unless it is there; returns its path.
+
+    Raises:
+        ExtensionUnavailableError: no compiler, the compiler fails, or nowhere to write.
+    """
+    path = library_path()
+    if path.exists():
+        return path
+    compiler = find_compiler()
+    with _locked(path.parent):
+        if path.exists():  # another process built it while this one waited
+            return path
+        logger.warning("building the C++ kernel for %s, once, in %s", platform.machine(), path.parent)
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=path.parent) as name:
+            folder = Path(name)
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                list(pool.map(_run, _compile_commands(compiler, folder)))
+            _run(_link_command(compiler, folder, folder / path.name))
+            os.replace(folder / path.name, path)
+        logger.warning("built the C++ kernel in %.0f s", time.perf_counter() - began)
+    return path
+
+
+def _build_and_load() -> str | None:
+    try:
+        path = build()
+        torch.ops.load_library(str(path))
+    except ExtensionUnavailableError as error:
+        return str(error)
+    except OSError as error:
+        return f"the built library {path} does not load: {error}; remove it to have it built anew"
+    return None
+
+
+def load_failure() -> str | None:
+    """Builds (on first use) and loads the library; None, or why that failed, the same for the life of the process."""
+    # A list and no functools.cache: torch.compile, tracing a call to the operator, sees through the one but would try
+    # to trace the build under the other.
+    if not _outcome:
+        _outcome.append(_build_and_load())
+    return _outcome[0]
+
+
+def load() -> None:
+    """Makes torch.ops.vmp_cpu available, building the library on first use; later calls cost nothing.
+
+    Raises:
+        ExtensionUnavailableError: it cannot be built or loaded.
+    """
+    reason = load_failure()
+    if reason is not None:
+        raise ExtensionUnavailableError(reason)
+
+
+def main() -> int:
+    """Builds and loads the library; returns 0 even where that fails, for the portable path serves there."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        load()
+    except ExtensionUnavailableError as error:
+        logger.warning("the C++ kernel is not available, plain PyTorch serves instead: %s", error)
+    else:
+        chosen = torch.ops.vmp_cpu.use_instruction_set("")
+        logger.info("the C++ kernel is ready: %s, instruction set %s", library_path(), chosen)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

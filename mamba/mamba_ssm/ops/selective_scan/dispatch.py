@@ -1,0 +1,98 @@
+"""The one place that chooses which backend computes the scan.
+
+In order: the `backend=` argument, `set_default_backend`, the environment variable VIDEOMAMBAPRO_BACKEND, then the
+first available of PREFERENCE for the tensor's device. An unknown or unavailable backend is an error that says why; the
+automatic choice is logged once.
+"""
+
+import functools
+import logging
+import os
+from types import ModuleType
+
+import torch
+
+from mamba.mamba_ssm.ops.selective_scan import cpu, cuda, portable, triton
+
+logger = logging.getLogger(__name__)
+
+BACKEND_VARIABLE = "VIDEOMAMBAPRO_BACKEND"
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (triton, cuda, cpu, portable)}
+PREFERENCE = {"cpu": ("cpu", "portable"), "cuda": ("triton", "cuda", "portable")}
+FALLBACK_PREFERENCE = ("portable",)
+REFERENCE = "reference"  # the readable loop of selective_scan_interface, never chosen by itself
+
+_default_backend: str | None = None
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was asked for by name that cannot run here; the message says why and what to do."""
+
+
+def set_default_backend(name: str | None) -> None:
+    """Makes `name` the backend of every call that names none; None returns to the automatic choice.
+
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    global _default_backend
+    if name is not None:
+        _check_known(name)
+    _default_backend = name
+
+
+def available_backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """Every backend with "available", or the reason why it cannot serve `device` and `dtype`."""
+    device = torch.device(device)
+    reasons = {name: module.unavailable_reason(device, dtype) for name, module in BACKENDS.items()}
+    return {name: reason or "available" for name, reason in reasons.items()} | {REFERENCE: "available"}
+
+
+def requested_backend(backend: str | None) -> str | None:
+    """The backend that the caller, the default or the environment asks for by name; None leaves the choice open.
+
+    Raises:
+        ValueError: there is no backend of that name.
+    """
+    name = backend or _default_backend or os.environ.get(BACKEND_VARIABLE) or None
+    if name is not None:
+        _check_known(name)
+    return name
+
+
+@torch.compiler.assume_constant_result  # torch.compile asks once and does not trace the search
+def choose_backend(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    """The name of the backend that will run on tensors of `device` and `dtype`.
+
+    Raises:
+        ValueError: there is no backend of that name.
+        BackendUnavailableError: the backend asked for cannot run here.
+    """
+    name = requested_backend(backend)
+    if name is None:
+        return _automatic_choice(device.type, dtype)
+    if name != REFERENCE:
+        reason = BACKENDS[name].unavailable_reason(device, dtype)
+        if reason is not None:
+            raise BackendUnavailableError(
+                f"backend {name!r} was asked for but cannot run on {device} {dtype}: {reason}"
+            )
+    return name
+
+
+@functools.cache
+def _automatic_choice(device_type: str, dtype: torch.dtype) -> str:
+    for name in PREFERENCE.get(device_type, FALLBACK_PREFERENCE):
+        reason = BACKENDS[name].unavailable_reason(torch.device(device_type), dtype)
+        if reason is None:
+            logger.info("selective scan on %s, %s: backend %s", device_type, dtype, name)
+            return name
+        if dtype != torch.float64:
+            logger.warning("selective scan: backend %r cannot serve %s: %s", name, device_type, reason)
+    raise BackendUnavailableError(f"no backend serves {device_type} {dtype}")
+
+
+def _check_known(name: str) -> None:
+    if name not in BACKENDS and name != REFERENCE:
+        known = ", ".join([*BACKENDS, REFERENCE])
+        raise ValueError(f"unknown scan backend {name!r} (argument, or {BACKEND_VARIABLE}); known are: {known}")

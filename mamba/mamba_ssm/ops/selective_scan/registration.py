@@ -1,0 +1,185 @@
+"""The scan as PyTorch operators with fake kernels and autograd: torch.compile, export, checkpointing and DDP work.
+
+`videomambapro::bidirectional_scan` and its backward take the backend's name, and every backend supplies the same
+functions (`forward`, `backward`, `state_shape`); the public `bidirectional_scan` checks shapes and chooses the
+backend.
+"""
+
+import torch
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, REFERENCE, choose_backend
+
+
+def bidirectional_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor | None,
+    A_b: Tensor | None,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    *,
+    delta_softplus: bool = True,
+    elemental_residual: bool = True,
+    masked: bool = False,
+    masked_backward: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Forward scan with A plus time-flipped scan with A_b, gated: the core of a VideoMambaPro block, channels last.
+
+    out_t = silu(z_t) * sum over directions of (<C_t, read_t> + D u_t), where h_t = exp(d_t A) h_{t-1} + d_t B_t u_t, d
+    = softplus(delta + delta_bias) and read_t = h_t, or exp(d_t A) h_{t-1} in a masked direction (0 at its first
+    token). The elemental residual starts each direction from its own first input, broadcast over the state, instead of
+    0.
+
+    Args:
+        u: (batch, length, dim) input; its type is the output's type. Only the last dimension need be contiguous.
+        delta: (batch, length, dim) step before bias and softplus.
+        A: (dim, state) real, of the scan forward in time; None leaves that direction out.
+        A_b: (dim, state) real, of the scan backward in time; None leaves that direction out.
+        B, C: (batch, length, groups, state); channel i uses group i // (dim / groups).
+        D: (dim) skip, added once per direction. z: (batch, length, dim) gate. delta_bias: (dim).
+        delta_softplus: whether the step is softplus(delta + bias) or delta + bias.
+        elemental_residual, masked, masked_backward: the switches of the method; `masked` is the forward direction's.
+        backend: a name of `available_backends()`; None chooses (see `dispatch`).
+
+    Returns:
+        out: (batch, length, dim), u's type. Arithmetic is float32 (float64 for float64 input).
+
+    Raises:
+        ValueError: shapes or types do not fit, or the backend is unknown. BackendUnavailableError: it cannot run here.
+    """
+    _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias)
+    name = choose_backend(backend, u.device, u.dtype)
+    if name == REFERENCE:
+        raise ValueError("the reference is not an operator backend; call selective_scan_ref or bimamba_inner_ref")
+    delta, B, C = (t.to(u.dtype) for t in (delta, B, C))
+    z = None if z is None else z.to(u.dtype)
+    A, A_b, D, delta_bias = (None if t is None else t.to(_compute_dtype(u)) for t in (A, A_b, D, delta_bias))
+    inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
+    flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    return _scan(*inputs, *flags, name, differentiated)[0]
+
+
+def _compute_dtype(u: Tensor) -> torch.dtype:
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("videomambapro::bidirectional_scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor | None,
+    A_b: Tensor | None,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    elemental_residual: bool,
+    masked: bool,
+    masked_backward: bool,
+    backend: str,
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    module = BACKENDS[backend]
+    arguments = (u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward)
+    if keep_states:
+        return module.forward(*arguments)
+    no_states = u.new_empty(0, dtype=_compute_dtype(u))
+    if hasattr(module, "forward_only"):
+        return module.forward_only(*arguments), no_states
+    return module.forward(*arguments)[0], no_states
+
+
+@_scan.register_fake
+def _scan_fake(
+    u, delta, A, A_b, B, C, D, z, delta_bias,
+    delta_softplus, elemental_residual, masked, masked_backward, backend, keep_states,
+):  # fmt: skip
+    batch, length, dim = u.shape
+    directions = [a for a in (A, A_b) if a is not None]
+    shape = BACKENDS[backend].state_shape(batch, length, dim, directions[0].shape[-1], len(directions))
+    return u.new_empty(u.shape), u.new_empty(shape if keep_states else 0, dtype=_compute_dtype(u))
+
+
+@torch.library.custom_op("videomambapro::bidirectional_scan_backward", mutates_args=())
+def _scan_backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor | None,
+    A_b: Tensor | None,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    states: Tensor,
+    delta_softplus: bool,
+    elemental_residual: bool,
+    masked: bool,
+    masked_backward: bool,
+    backend: str,
+) -> list[Tensor]:
+    flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    grads = BACKENDS[backend].backward(grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states, *flags)
+    return [u.new_empty(0) if grad is None else grad for grad in grads]
+
+
+@_scan_backward.register_fake
+def _scan_backward_fake(
+    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
+    delta_softplus, elemental_residual, masked, masked_backward, backend,
+):  # fmt: skip
+    inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
+    return [u.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
+
+
+def _save_for_backward(ctx, inputs, output):
+    *tensors, delta_softplus, elemental_residual, masked, masked_backward, backend, _keep_states = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    ctx.backend = backend
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx, grad_out, _grad_states):
+    *tensors, states = ctx.saved_tensors
+    grads = _scan_backward(grad_out, *tensors, states, *ctx.flags, ctx.backend)
+    kept = [grad if t is not None else None for t, grad in zip(tensors, grads, strict=True)]
+    return *kept, *(None for _ in ctx.flags), None, None
+
+
+_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+def _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias) -> None:
+    if u.dim() != 3 or u.shape[1] == 0:
+        raise ValueError(f"u must be (batch, length >= 1, dim), got {tuple(u.shape)}")
+    batch, length, dim = u.shape
+    directions = [a for a in (A, A_b) if a is not None]
+    if not directions:
+        raise ValueError("at least one of A (forward scan) and A_b (backward scan) must be given")
+    state = directions[0].shape[-1]
+    expected = [("delta", delta, u.shape), ("z", z, u.shape), ("D", D, (dim,)), ("delta_bias", delta_bias, (dim,))]
+    expected += [("A", A, (dim, state)), ("A_b", A_b, (dim, state))]
+    for name, tensor, shape in expected:
+        if tensor is not None and tuple(tensor.shape) != tuple(shape):
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+        if tensor is not None and tensor.is_complex():
+            raise ValueError(f"{name} must be real here; selective_scan_fn takes complex A")
+    for name, tensor in (("B", B), ("C", C)):
+        fits = tensor.dim() == 4 and tensor.shape[:2] == (batch, length) and tensor.shape[3] == state
+        if not fits or tensor.shape[2] == 0 or dim % tensor.shape[2]:
+            raise ValueError(
+                f"{name} must be ({batch}, {length}, groups, {state}) with groups dividing {dim}, "
+                f"got {tuple(tensor.shape)}"
+            )
+    if B.shape[2] != C.shape[2]:
+        raise ValueError(f"B and C must have the same number of groups, got {B.shape[2]} and {C.shape[2]}")

@@ -1,0 +1,105 @@
+"""Backend "triton": the fused kernels of `ops/triton`, for NVIDIA GPUs; under Triton's interpreter also for the CPU.
+
+Importable everywhere: Triton and the kernels are imported by the first call.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+NAME = "triton"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIN_CAPABILITY = (8, 0)  # Ampere; older cards have no bfloat16
+MAX_NORM_WIDTH = 8192  # channels of a row that add_norm's programs hold
+
+
+def interpreted() -> bool:
+    """Whether TRITON_INTERPRET is set: kernels then run on the CPU, slowly, for tests.
+
+    Triton reads the variable when a kernel is defined, so it counts from the first import of the kernels on.
+    """
+    from triton import knobs
+
+    return knobs.runtime.interpret
+
+
+def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot serve `device` and `dtype`, with what to do; None if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if dtype not in DTYPES:
+        return f"it computes in float32 and takes {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
+    if device.type == "cpu" and interpreted():
+        return None
+    if device.type != "cuda":
+        return "it needs an NVIDIA GPU"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no NVIDIA GPU"
+    if torch.version.hip is not None:
+        return "its kernels are checked for NVIDIA GPUs only"
+    if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        return f"the GPU is older than compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
+    return None
+
+
+def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
+    """Shape of what forward saves for backward: nothing, since backward recomputes from the inputs."""
+    return (0,)
+
+
+def forward(
+    u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
+) -> tuple[Tensor, Tensor]:
+    """`bidirectional_scan` without autograd; see there for shapes. Returns (out, empty)."""
+    from mamba.mamba_ssm.ops.triton.selective_scan import scan_forward
+
+    flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    out = scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
+    return out, u.new_empty(state_shape(*u.shape, B.shape[3], 2), dtype=torch.float32)
+
+
+def backward(
+    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
+    delta_softplus, elemental_residual, masked, masked_backward,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
+    from mamba.mamba_ssm.ops.triton.selective_scan import scan_backward
+
+    flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    return scan_backward(grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
+
+
+def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    """The short convolution without autograd: x (batch, length, dim), weight (dim, width)."""
+    from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve
+
+    return convolve(x, weight, bias, silu)
+
+
+def causal_conv1d_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of (x, weight, bias)."""
+    from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve_backward
+
+    return convolve_backward(grad_out, x, weight, bias, silu)
+
+
+def add_norm_forward(
+    hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
+) -> tuple[Tensor, Tensor]:
+    """`add_norm` without autograd: (normed, new residual)."""
+    from mamba.mamba_ssm.ops.triton.layer_norm import run_forward
+
+    return run_forward(hidden, residual, weight, bias, eps, is_rms)
+
+
+def add_norm_backward(
+    grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
+    is_rms: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of (hidden and residual alike, weight, bias); `total` is the forward pass's new residual."""
+    from mamba.mamba_ssm.ops.triton.layer_norm import run_backward
+
+    return run_backward(grad_normed, grad_total, total, weight, bias, eps, is_rms)

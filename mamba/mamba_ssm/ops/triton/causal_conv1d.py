@@ -1,0 +1,155 @@
+"""The short causal convolution with SiLU in one pass over memory, forward and backward; tiles as in `tiles`."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.triton.launching import Tile, launch
+from mamba.mamba_ssm.ops.triton.tiles import load_channels, place, sigmoid, store_rows
+
+TILE = Tile(16, 4)
+
+
+@triton.jit
+def _load_window(
+    pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr
+):  # fmt: skip
+    """ROWS rows from the token `start` on, which may lie before the sequence; 0 outside it."""
+    rows = ()
+    pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
+    for t in tl.static_range(ROWS):
+        row = tl.load(pointer, mask=inside & (start + t >= 0) & (start + t < length), other=0.0)
+        rows = rows + (row.to(tl.float32),)
+        pointer += stride_l
+    return rows
+
+
+@triton.jit
+def _load_taps(weight, columns, inside, WIDTH: tl.constexpr):
+    taps = ()
+    for k in tl.static_range(WIDTH):
+        taps = taps + (tl.load(weight + columns * WIDTH + k, mask=inside, other=0.0).to(tl.float32),)
+    return taps
+
+
+@triton.jit
+def _convolve(window, taps, bias, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """bias + sum over k of taps[k] * window[t + k], for ROWS rows t."""
+    outputs = ()
+    for t in tl.static_range(ROWS):
+        output = bias
+        for k in tl.static_range(WIDTH):
+            output += taps[k] * window[t + k]
+        outputs = outputs + (output,)
+    return outputs
+
+
+@triton.jit(do_not_specialize=["x_b", "x_l", "x_d", "length", "dim"])
+def convolution_kernel(
+    x, weight, bias, out, x_b, x_l, x_d, length, dim,
+    SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of channels * chunks, batch). weight: (dim, WIDTH) contiguous; out is contiguous."""
+    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    start = chunk * CHUNK
+    taps = _load_taps(weight, channels, inside, WIDTH)
+    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
+    window = _load_window(
+        x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1
+    )  # fmt: skip
+    outputs = _convolve(window, taps, offset, CHUNK, WIDTH)
+    if SILU:
+        activated = ()
+        for t in tl.static_range(CHUNK):
+            activated = activated + (outputs[t] * sigmoid(outputs[t]),)
+        outputs = activated
+    store_rows(out, outputs, batch, start, length, dim, channels, inside, CHUNK)
+
+
+@triton.jit(do_not_specialize=["x_b", "x_l", "x_d", "g_b", "g_l", "g_d", "length", "dim", "batch_size"])
+def convolution_backward_kernel(
+    grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, x_b, x_l, x_d, g_b, g_l, g_d, length, dim, batch_size,
+    SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of channels * chunks, batch). grad_x is contiguous.
+
+    grad_weight: (WIDTH, chunks, batch, dim), grad_bias: (chunks, batch, dim), a chunk's share, float32.
+    """
+    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    start = chunk * CHUNK
+    taps = _load_taps(weight, channels, inside, WIDTH)
+    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
+    # A token reaches the outputs up to WIDTH - 1 later, and those read as far back again.
+    window = _load_window(
+        x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
+    )  # fmt: skip
+    grads = _load_window(grad_out, batch, start, length, channels, inside, g_b, g_l, g_d, CHUNK + WIDTH - 1)
+    if SILU:
+        outputs = _convolve(window, taps, offset, CHUNK + WIDTH - 1, WIDTH)
+        through = ()
+        for t in tl.static_range(CHUNK + WIDTH - 1):
+            s = sigmoid(outputs[t])
+            through = through + (grads[t] * s * (1.0 + outputs[t] * (1.0 - s)),)
+        grads = through
+    chunks = tl.cdiv(length, CHUNK)
+    share = (chunk * batch_size + batch) * dim + channels
+    bias_share = tl.zeros_like(offset)
+    inputs = ()
+    for t in tl.static_range(CHUNK):
+        bias_share += grads[t]
+        grad_input = tl.zeros_like(offset)
+        for k in tl.static_range(WIDTH):
+            grad_input += taps[k] * grads[t + WIDTH - 1 - k]
+        inputs = inputs + (grad_input,)
+    store_rows(grad_x, inputs, batch, start, length, dim, channels, inside, CHUNK)
+    for k in tl.static_range(WIDTH):
+        tap_share = tl.zeros_like(offset)
+        for t in tl.static_range(CHUNK):
+            tap_share += grads[t] * window[t + k]
+        tl.store(grad_weight + k * chunks.to(tl.int64) * batch_size * dim + share, tap_share, mask=inside)
+    if HAS_BIAS:
+        tl.store(grad_bias + share, bias_share, mask=inside)
+
+
+def _sizes(x: Tensor) -> tuple[int, tuple[int, int]]:
+    batch, length, dim = x.shape
+    chunks = math.ceil(length / TILE.chunk)
+    return chunks, (chunks * math.ceil(dim / TILE.block), batch)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    """The convolution of x (batch, length, dim) with weight (dim, width), in x's type; SiLU where asked."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel():
+        launch(
+            convolution_kernel, _sizes(x)[1], TILE, x=x, weight=weight.contiguous(),
+            bias=None if bias is None else bias.contiguous(), out=out, x_b=x.stride(0), x_l=x.stride(1),
+            x_d=x.stride(2), length=x.shape[1], dim=x.shape[2], SILU=silu, HAS_BIAS=bias is not None,
+            WIDTH=weight.shape[1], CHUNK=TILE.chunk, BLOCK=TILE.block,
+        )  # fmt: skip
+    return out
+
+
+def convolve_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of (x, weight, bias)."""
+    batch, length, dim = x.shape
+    width = weight.shape[1]
+    chunks, grid = _sizes(x)
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grad_weight = torch.zeros(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
+    grad_bias = None if bias is None else torch.zeros(chunks, batch, dim, dtype=torch.float32, device=x.device)
+    if x.numel():
+        launch(
+            convolution_backward_kernel, grid, TILE, grad_out=grad_out, x=x, weight=weight.contiguous(),
+            bias=None if bias is None else bias.contiguous(), grad_x=grad_x, grad_weight=grad_weight,
+            grad_bias=grad_bias, x_b=x.stride(0), x_l=x.stride(1), x_d=x.stride(2), g_b=grad_out.stride(0),
+            g_l=grad_out.stride(1), g_d=grad_out.stride(2), length=length, dim=dim, batch_size=batch, SILU=silu,
+            HAS_BIAS=bias is not None, WIDTH=width, CHUNK=TILE.chunk, BLOCK=TILE.block,
+        )  # fmt: skip
+    grad_bias = None if bias is None else grad_bias.sum((0, 1)).to(bias.dtype)
+    return grad_x, grad_weight.sum((1, 2)).t().to(weight.dtype).contiguous(), grad_bias

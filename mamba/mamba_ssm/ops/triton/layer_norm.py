@@ -1,0 +1,126 @@
+"""Residual addition and RMSNorm or LayerNorm in one pass over memory, forward and backward.
+
+A program holds whole rows (one token's channels), so the statistics need no second pass. The residual stream is
+float32, whatever the type of the branch that is added to it. The backward pass recomputes the statistics.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.triton.launching import Tile, launch
+
+PROGRAMS = 264  # of the backward pass: two for each of the 132 multiprocessors of an H100
+
+
+@triton.jit
+def _statistics(x, inside, dim, eps, RMS: tl.constexpr):
+    """(x less its mean, 1 / standard deviation) of a row; RMSNorm takes no mean."""
+    if RMS:
+        centred = x
+    else:
+        centred = tl.where(inside, x - tl.sum(x, axis=0) / dim, 0.0)
+    return centred, 1.0 / tl.sqrt(tl.sum(centred * centred, axis=0) / dim + eps)
+
+
+@triton.jit(do_not_specialize=["rows", "dim"])
+def add_norm_kernel(
+    hidden, residual, weight, bias, normed, total, eps, rows, dim,
+    HAS_RESIDUAL: tl.constexpr, HAS_BIAS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows): total = hidden + residual in float32, normed = norm(total) in hidden's type. All contiguous."""
+    columns = tl.arange(0, BLOCK)
+    inside = columns < dim
+    at = tl.program_id(0).to(tl.int64) * dim + columns
+    x = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        x += tl.load(residual + at, mask=inside, other=0.0)
+    tl.store(total + at, x, mask=inside)
+    centred, scale = _statistics(x, inside, dim, eps, RMS)
+    y = centred * scale * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + at, y.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "dim"])
+def add_norm_backward_kernel(
+    grad_normed, grad_total, total, weight, grad_input, grad_weight, grad_bias, eps, rows, dim,
+    HAS_BIAS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (programs), each with every programs-th row: grad_input (rows, dim) float32, the gradient of total.
+
+    grad_weight, grad_bias: (programs, dim) float32, a program's share.
+    """
+    columns = tl.arange(0, BLOCK)
+    inside = columns < dim
+    scales = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    weight_share = tl.zeros([BLOCK], tl.float32)
+    bias_share = tl.zeros([BLOCK], tl.float32)
+    program = tl.program_id(0)
+    at = program.to(tl.int64) * dim + columns
+    for _ in range(program, rows, tl.num_programs(0)):
+        x = tl.load(total + at, mask=inside, other=0.0)
+        grad = tl.load(grad_normed + at, mask=inside, other=0.0).to(tl.float32)
+        centred, scale = _statistics(x, inside, dim, eps, RMS)
+        unit = centred * scale
+        weight_share += grad * unit
+        bias_share += grad
+        grad = grad * scales
+        grad_x = grad - unit * (tl.sum(grad * unit, axis=0) / dim)
+        if not RMS:
+            grad_x -= tl.sum(grad, axis=0) / dim
+        grad_x = grad_x * scale + tl.load(grad_total + at, mask=inside, other=0.0)
+        tl.store(grad_input + at, grad_x, mask=inside)
+        at += tl.num_programs(0) * dim
+    share = program * dim + columns
+    tl.store(grad_weight + share, weight_share, mask=inside)
+    if HAS_BIAS:
+        tl.store(grad_bias + share, bias_share, mask=inside)
+
+
+def _tile(dim: int) -> Tile:
+    """Rows are not tiled; warps such that a thread holds about eight channels."""
+    return Tile(1, min(8, max(1, triton.next_power_of_2(dim) // 256)))
+
+
+def run_forward(
+    hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
+) -> tuple[Tensor, Tensor]:
+    """(normed, new residual), arguments as in `add_norm`."""
+    dim = hidden.shape[-1]
+    rows = hidden.numel() // dim
+    normed = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
+    total = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
+    if rows:
+        launch(
+            add_norm_kernel, (rows,), _tile(dim), hidden=hidden.contiguous(),
+            residual=None if residual is None else residual.contiguous(), weight=weight.contiguous(),
+            bias=None if bias is None else bias.contiguous(), normed=normed, total=total, eps=eps, rows=rows, dim=dim,
+            HAS_RESIDUAL=residual is not None, HAS_BIAS=bias is not None, RMS=is_rms,
+            BLOCK=triton.next_power_of_2(dim),
+        )  # fmt: skip
+    return normed, total
+
+
+def run_backward(
+    grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
+    is_rms: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of (hidden and residual alike, weight, bias); grad_total is that of the new residual, `total`."""
+    dim = total.shape[-1]
+    rows = total.numel() // dim
+    programs = max(1, min(rows, PROGRAMS))
+    grad_input = torch.empty(total.shape, dtype=torch.float32, device=total.device)
+    grad_weight = torch.zeros(programs, dim, dtype=torch.float32, device=total.device)
+    grad_bias = None if bias is None else torch.zeros_like(grad_weight)
+    if rows:
+        launch(
+            add_norm_backward_kernel, (programs,), _tile(dim), grad_normed=grad_normed.contiguous(),
+            grad_total=grad_total.contiguous(), total=total, weight=weight.contiguous(), grad_input=grad_input,
+            grad_weight=grad_weight, grad_bias=grad_bias, eps=eps, rows=rows, dim=dim, HAS_BIAS=bias is not None,
+            RMS=is_rms, BLOCK=triton.next_power_of_2(dim),
+        )  # fmt: skip
+    grad_bias = None if bias is None else grad_bias.sum(0).to(bias.dtype)
+    return grad_input, grad_weight.sum(0).to(weight.dtype), grad_bias

@@ -1,0 +1,195 @@
+"""The bidirectional scan by Triton kernels: allocation, grids and strides; arguments as in `bidirectional_scan`.
+
+Forward: `summary_kernel` (what each chunk adds), `carry_kernel` (the state before each chunk), `forward_kernel`.
+Backward: the same with the adjoints, then `backward_kernel`. Nothing is saved between the two: the backward pass
+starts from the inputs. Temporary memory: `state / chunk` times that of `u` in float32 for every
+recurrence, of which the forward pass has one a direction and the backward pass two.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.triton.launching import (
+    BACKWARD_TILES,
+    CARRY,
+    FORWARD_TILES,
+    Tile,
+    fastest_tile,
+    launch,
+)
+from mamba.mamba_ssm.ops.triton.selective_scan_backward import backward_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_carry import carry_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_forward import forward_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_summary import summary_kernel
+
+
+class Scan(NamedTuple):
+    """The arguments of one bidirectional scan, named as in `bidirectional_scan`."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor | None
+    A_b: Tensor | None
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+    elemental_residual: bool
+    masked: bool
+    masked_backward: bool
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+        return (self.A is not None) + (self.A_b is not None)
+
+    def parameters_contiguous(self) -> "Scan":
+        """The same with A, A_b, D and delta_bias contiguous, as the kernels index them."""
+        names = ("A", "A_b", "D", "delta_bias")
+        present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return self._replace(**{name: tensor.contiguous() for name, tensor in present.items()})
+
+    def sizes(self) -> tuple:
+        """What the speed depends on; the key under which the fastest tile is remembered."""
+        flags = self[-4:]
+        return (*self.u.shape, *self.B.shape[2:], self.u.dtype, self.directions, self.z is not None, *flags)
+
+
+class Pass(NamedTuple):
+    """One pass of kernels over a scan with a tile: the numbers and the launch arguments that its kernels share."""
+
+    scan: Scan
+    tile: Tile
+    chunks: int
+    grid: tuple[int, int]
+    buffer: Tensor
+    step_sums: Tensor
+    matrices: Tensor
+
+    def common(self, grad_out: Tensor | None = None) -> dict:
+        """Arguments of every kernel that reads tiles."""
+        scan = self.scan
+        _, length, dim = scan.u.shape
+        strides = _strides("u", scan.u, "bld") | _strides("delta", scan.delta, "bld") | _strides("z", scan.z, "bld")
+        strides |= {} if grad_out is None else _strides("grad", grad_out, "bld")
+        return strides | dict(
+            u=scan.u, delta=scan.delta, A=scan.A, A_b=scan.A_b, B=self.matrices[0],
+            C=self.matrices[1], z=scan.z, delta_bias=scan.delta_bias, buffer=self.buffer, length=length,
+            padded=self.matrices.shape[-1], dim=dim, state=scan.B.shape[3],
+            groups=scan.B.shape[2], batch_size=scan.u.shape[0], chunks=self.chunks, FORWARD=scan.A is not None,
+            BACKWARD=scan.A_b is not None, SOFTPLUS=scan.delta_softplus, MASKED=scan.masked,
+            MASKED_BACKWARD=scan.masked_backward, HAS_Z=scan.z is not None, HAS_BIAS=scan.delta_bias is not None,
+            CHUNK=self.tile.chunk, BLOCK=self.tile.block,
+        )  # fmt: skip
+
+
+def _strides(name: str, tensor: Tensor | None, axes: str) -> dict[str, int]:
+    steps = (0,) * len(axes) if tensor is None else tensor.stride()
+    return {f"{name}_{axis}": step for axis, step in zip(axes, steps, strict=True)}
+
+
+def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
+    """B and C as the kernels read them, a vector of tokens an entry: (2, batch, groups, state, padded), float32."""
+    batch, length, groups, state = B.shape
+    matrices = B.new_zeros(2, batch, groups, state, padded, dtype=torch.float32)
+    for matrix, copy in zip((B, C), matrices, strict=True):
+        copy[..., :length] = matrix.permute(0, 2, 3, 1)
+    return matrices
+
+
+def _carried_states(scan: Scan, tile: Tile, grad_out: Tensor | None) -> Pass:
+    """Runs the first two kernels: the states, and with `grad_out` the adjoints, before every chunk."""
+    batch, length, dim = scan.u.shape
+    state, groups = scan.B.shape[3], scan.B.shape[2]
+    chunks = math.ceil(length / tile.chunk)
+    grid = (chunks * groups * math.ceil(dim // groups / tile.block), batch)
+    sequences = scan.directions * (1 if grad_out is None else 2)
+    rate = scan.A if scan.A is not None else scan.A_b
+    buffer = rate.new_empty(sequences, chunks + 1, batch, state, dim)
+    step_sums = rate.new_empty(chunks, batch, dim)
+    run = Pass(scan, tile, chunks, grid, buffer, step_sums, _matrices(scan.B, scan.C, chunks * tile.chunk))
+    adjoint = grad_out is not None
+    source = grad_out if adjoint else scan.u  # never read without the adjoints
+    launch(
+        summary_kernel, grid, tile, **run.common(source), grad_out=source, step_sums=step_sums,
+        ADJOINT=adjoint,
+    )  # fmt: skip
+    carry_grid = (math.ceil(state * dim / CARRY.block), batch, sequences)
+    launch(
+        carry_kernel, carry_grid, CARRY, u=scan.u, **_strides("u", scan.u, "bld"), buffer=buffer,
+        step_sums=step_sums, A=scan.A, A_b=scan.A_b, length=length, chunks=chunks, batch_size=batch, dim=dim,
+        state=state, FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, ADJOINT=adjoint,
+        RESIDUAL=scan.elemental_residual, ROWS=CARRY.chunk, BLOCK=CARRY.block,
+    )  # fmt: skip
+    return run
+
+
+def scan_forward(*arguments) -> Tensor:
+    """out (batch, length, dim) of the scan with the arguments of `Scan`, in their order."""
+    scan = Scan(*arguments).parameters_contiguous()
+    if scan.u.numel() == 0:
+        return scan.u.new_empty(scan.u.shape)
+    tile = fastest_tile("scan forward", FORWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_forward(scan, t))
+    return run_forward(scan, tile)
+
+
+def run_forward(scan: Scan, tile: Tile) -> Tensor:
+    """The three kernels of the forward scan with one tile."""
+    run = _carried_states(scan, tile, None)
+    out = scan.u.new_empty(scan.u.shape)
+    launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, HAS_D=scan.D is not None)
+    return out
+
+
+def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
+    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
+    scan = Scan(*arguments).parameters_contiguous()
+    if scan.u.numel() == 0:
+        return tuple(None if t is None else torch.zeros_like(t).contiguous() for t in scan[:9])
+    tile = fastest_tile(
+        "scan backward", BACKWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_backward(grad_out, scan, t)
+    )
+    return run_backward(grad_out, scan, tile)
+
+
+def run_backward(grad_out: Tensor, scan: Scan, tile: Tile) -> tuple[Tensor | None, ...]:
+    """The three kernels of the backward scan with one tile, and the sums over their programs."""
+    run = _carried_states(scan, tile, grad_out)
+    batch, length, dim = scan.u.shape
+    groups, state = scan.B.shape[2:]
+    blocks = math.ceil(dim // groups / tile.block)
+    buffer = run.buffer
+    grad_u, grad_delta = scan.u.new_empty(scan.u.shape), scan.u.new_empty(scan.u.shape)
+    grad_z = None if scan.z is None else scan.z.new_empty(scan.z.shape)
+    grad_B, grad_C = buffer.new_empty(2, blocks, batch, groups, state, run.matrices.shape[-1])
+    grad_D = None if scan.D is None else torch.empty_like(run.step_sums)
+    grad_bias = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
+    launch(
+        backward_kernel, run.grid, tile, **run.common(grad_out), grad_out=grad_out, D=scan.D,
+        grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z, grad_B=grad_B, grad_C=grad_C, grad_D=grad_D,
+        grad_bias=grad_bias, HAS_D=scan.D is not None,
+    )  # fmt: skip
+    if scan.elemental_residual:
+        _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
+    shares = iter(buffer[: scan.directions, :-1])
+    grad_A, grad_A_b = (
+        None if rate is None else next(shares).sum((0, 1)).t().contiguous() for rate in (scan.A, scan.A_b)
+    )
+    grad_B, grad_C = (
+        share.sum(0)[..., :length].permute(0, 3, 1, 2).to(matrix.dtype).contiguous()
+        for share, matrix in ((grad_B, scan.B), (grad_C, scan.C))
+    )
+    grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
+    return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
+
+
+def _add_initial_gradients(grad_u: Tensor, scan: Scan, initial: Tensor) -> None:
+    """The elemental residual's gradient: `initial` (directions, batch, dim) into each direction's first token."""
+    tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
+    for token, gradient in zip(tokens, initial, strict=True):
+        grad_u[:, token] += gradient

@@ -1,0 +1,195 @@
+"""The last pass of the backward scan: every gradient of a tile, states and adjoints recomputed from the chunk's ends.
+
+With k_t = exp(d_t A) h_{t-1} what the state carries on, mu_t its adjoint and nu_t that of the drive d_t B_t u_t (mu_t
+less the read gradient where the mask hides the token's own input), the exponent's gradient is mu_t k_t.
+"""
+
+import triton
+import triton.language as tl
+
+from mamba.mamba_ssm.ops.triton.tiles import (
+    add_scaled,
+    adjoint_rows,
+    buffer_row,
+    carried_rows,
+    decay_rows,
+    gate_rows,
+    hide_token,
+    load_channels,
+    load_rows,
+    load_tokens,
+    multiply_rows,
+    place,
+    read_rows,
+    scale_rows,
+    sigmoid,
+    step_rows,
+    store_rows,
+    zero_rows,
+)
+
+RUNTIME = [
+    "u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d",
+    "length", "padded", "dim", "state", "groups", "batch_size", "chunks",
+]  # fmt: skip
+
+
+@triton.jit
+def _direction(
+    steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
+    MASKED: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """(what C reads, nu, grad_steps with this entry's share, the gradient of A) of one direction and entry."""
+    decays = decay_rows(steps, rate, CHUNK)
+    carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
+    shown = hide_token(grad_reads, token, CHUNK, MASKED)
+    inflows, _beginning = adjoint_rows(decays, shown, inflow, CHUNK, REVERSE=not REVERSE)
+    grad_rate = tl.zeros_like(rate)
+    with_share = ()
+    nu = ()
+    for t in tl.static_range(CHUNK):
+        mu = shown[t] + inflows[t]
+        grad_exponent = mu * carried[t]
+        grad_rate += grad_exponent * steps[t]
+        with_share = with_share + (grad_steps[t] + grad_exponent * rate,)
+        nu = nu + (inflows[t] if MASKED else mu,)
+    return read_rows(carried, scaled, B_n, token, CHUNK, MASKED), nu, with_share, grad_rate
+
+
+@triton.jit
+def _sum_channels(rows, factors, CHUNK: tl.constexpr):
+    """The sum over the tile's channels of rows * factors: (CHUNK), a number a token."""
+    tokens = tl.arange(0, CHUNK)
+    sums = tl.zeros([CHUNK], tl.float32)
+    for t in tl.static_range(CHUNK):
+        sums = tl.where(tokens == t, tl.sum(rows[t] * factors[t], axis=0), sums)
+    return sums
+
+
+@triton.jit
+def _add_rows(left, right, CHUNK: tl.constexpr):
+    rows = ()
+    for t in tl.static_range(CHUNK):
+        rows = rows + (left[t] + right[t],)
+    return rows
+
+
+@triton.jit
+def _store_input_gradients(
+    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
+    batch, start, length, dim, channels, inside, directions: tl.constexpr, SOFTPLUS: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Gradients of u and delta from those of the drive's input (d_t u_t) and of the steps; the tile's share of D's."""
+    of_u = ()
+    of_delta = ()
+    bias_share = tl.zeros_like(bias)
+    D_share = tl.zeros_like(bias)
+    for t in tl.static_range(CHUNK):
+        of_u = of_u + (grad_input[t] * steps[t] + skip * grad_y[t],)
+        grad_raw = grad_steps[t] + grad_input[t] * inputs[t]
+        if SOFTPLUS:
+            grad_raw *= sigmoid(raws[t] + bias)
+        of_delta = of_delta + (grad_raw,)
+        bias_share += tl.where(start + t < length, grad_raw, 0.0)
+        D_share += grad_y[t] * inputs[t]
+    store_rows(grad_u, of_u, batch, start, length, dim, channels, inside, CHUNK)
+    store_rows(grad_delta, of_delta, batch, start, length, dim, channels, inside, CHUNK)
+    if HAS_BIAS:
+        tl.store(grad_bias + share, bias_share, mask=inside)
+    if HAS_D:
+        tl.store(grad_D + share, directions * D_share, mask=inside)
+
+
+@triton.jit
+def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
+    """The gradient of z: grad_out * (the sum before the gate) * silu'(z)."""
+    rows = ()
+    for t in tl.static_range(CHUNK):
+        s = sigmoid(gates[t])
+        rows = rows + (grads[t] * (y[t] + skip * inputs[t]) * s * (1.0 + gates[t] * (1.0 - s)),)
+    return rows
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def backward_kernel(
+    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
+    grad_u, grad_delta, grad_z, grad_B, grad_C, grad_D, grad_bias,
+    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+    length, padded, dim, state, groups, batch_size, chunks,
+    FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
+    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of channels * chunks, batch). Sums over programs are left to the caller, so no atomics are needed.
+
+    buffer: the states and adjoints before the chunks; the states' rows are overwritten with the chunk's share of the
+    gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). grad_B, grad_C: (blocks, batch, groups, state,
+    padded length), a block's share. grad_D, grad_bias: (chunks, batch, dim), a chunk's share.
+    """
+    batch, chunk, group, block, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
+    start = chunk * CHUNK
+    bias = load_channels(delta_bias, channels, inside, HAS_BIAS)
+    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+    steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
+    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
+    scaled = multiply_rows(steps, inputs, CHUNK)
+    grad_y = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
+    if HAS_Z:
+        gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+        grad_y = gate_rows(grad_y, gates, CHUNK)
+    at_matrix = (batch * groups + group) * state * padded + start
+    at_share = ((block * batch_size + batch) * groups + group) * state * padded + start + tl.arange(0, CHUNK)
+    slot: tl.constexpr = 1 if FORWARD else 0
+    directions: tl.constexpr = slot + (1 if BACKWARD else 0)
+    sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
+    ascending = buffer + buffer_row(0, chunk, chunks, batch_size, batch, state * dim) + channels
+    descending = buffer + buffer_row(0, chunks - 1 - chunk, chunks, batch_size, batch, state * dim) + channels
+    y = zero_rows(bias, CHUNK)
+    grad_input = zero_rows(bias, CHUNK)
+    grad_steps = zero_rows(bias, CHUNK)
+    for n in range(0, state):
+        B_n = load_tokens(B + at_matrix + n * padded, CHUNK)
+        C_n = load_tokens(C + at_matrix + n * padded, CHUNK)
+        grad_reads = scale_rows(grad_y, C_n, CHUNK)
+        if FORWARD:
+            initial = tl.load(ascending + n * dim, mask=inside, other=0.0)
+            inflow = tl.load(descending + directions * sequence_size + n * dim, mask=inside, other=0.0)
+            rate = tl.load(A + channels * state + n, mask=inside, other=0.0)
+            reads, nu, grad_steps, grad_rate = _direction(
+                steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
+            )
+            tl.store(ascending + n * dim, grad_rate, mask=inside)
+        if BACKWARD:
+            initial = tl.load(descending + slot * sequence_size + n * dim, mask=inside, other=0.0)
+            inflow = tl.load(ascending + (directions + slot) * sequence_size + n * dim, mask=inside, other=0.0)
+            rate = tl.load(A_b + channels * state + n, mask=inside, other=0.0)
+            reads_b, nu_b, grad_steps, grad_rate = _direction(
+                steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, length - 1 - start, CHUNK,
+                MASKED_BACKWARD, True,
+            )  # fmt: skip
+            tl.store(descending + slot * sequence_size + n * dim, grad_rate, mask=inside)
+            if FORWARD:
+                reads = _add_rows(reads, reads_b, CHUNK)
+                nu = _add_rows(nu, nu_b, CHUNK)
+            else:
+                reads = reads_b
+                nu = nu_b
+        grad_input = add_scaled(grad_input, nu, B_n, CHUNK)
+        if HAS_Z:
+            y = add_scaled(y, reads, C_n, CHUNK)
+        tl.store(grad_B + at_share + n * padded, _sum_channels(nu, scaled, CHUNK))
+        tl.store(grad_C + at_share + n * padded, _sum_channels(reads, grad_y, CHUNK))
+    skip = directions * load_channels(D, channels, inside, HAS_D)
+    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
+    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+    share = (chunk * batch_size + batch) * dim + channels
+    _store_input_gradients(
+        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
+        batch, start, length, dim, channels, inside, directions, SOFTPLUS, HAS_D, HAS_BIAS, CHUNK,
+    )  # fmt: skip
+    if HAS_Z:
+        grads = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
+        gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+        grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
+        store_rows(grad_z, grads, batch, start, length, dim, channels, inside, CHUNK)

@@ -1,0 +1,69 @@
+"""The kernel between the passes of the scan: from what each chunk adds to the state at the start of every chunk.
+
+Buffer (sequences, chunks + 1, batch, state, dim), float32. A sequence is one recurrence over chunks in the order in
+which it runs: row p + 1 holds what the p-th chunk adds to a zero state. In place, row p becomes the state before the
+p-th chunk and the last row the state at the end. The chunk's decay is exp(A * sum of its steps), so it needs no buffer
+of the same size.
+"""
+
+import triton
+import triton.language as tl
+
+from mamba.mamba_ssm.ops.triton.tiles import LOG2_E, buffer_row
+
+RUNTIME = ["u_b", "u_l", "u_d", "length", "chunks", "batch_size", "dim", "state"]
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def carry_kernel(
+    u, buffer, step_sums, A, A_b, u_b, u_l, u_d, length, chunks, batch_size, dim, state,
+    FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ADJOINT: tl.constexpr, RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of state * dim, batch, sequences); sequences are the directions' states, then their adjoints.
+
+    A, A_b: (dim, state) contiguous. step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the directions that are there.
+    ADJOINT: the buffer's second half holds adjoints, which run over the chunks in the opposite order. RESIDUAL: states
+    start from the direction's first input instead of 0. ROWS chunks are loaded together, to hide the latency.
+    """
+    sequence = tl.program_id(2)
+    batch = tl.program_id(1).to(tl.int64)
+    elements = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = elements < state * dim
+    channels = elements % dim
+    entries = elements // dim
+    directions: tl.constexpr = 2 if FORWARD and BACKWARD else 1
+    if FORWARD:
+        is_forward = sequence % directions == 0
+    else:
+        is_forward = sequence < 0
+    is_state = sequence < directions
+    ascending = is_forward == is_state
+    rate = tl.zeros([BLOCK], tl.float32)
+    if FORWARD:
+        rate += tl.load(A + channels * state + entries, mask=inside & is_forward, other=0.0)
+    if BACKWARD:
+        rate += tl.load(A_b + channels * state + entries, mask=inside & (is_forward == 0), other=0.0)
+    rate = rate * LOG2_E
+    carried = tl.zeros([BLOCK], tl.float32)
+    if RESIDUAL:
+        token = tl.where(is_forward, 0, length - 1).to(tl.int64)
+        first = batch * u_b + token * u_l + channels.to(tl.int64) * u_d
+        carried += tl.load(u + first, mask=inside & is_state, other=0.0).to(tl.float32)
+    tl.store(buffer + buffer_row(sequence, 0, chunks, batch_size, batch, state * dim) + elements, carried, mask=inside)
+    for start in range(1, chunks + 1, ROWS):
+        decays = ()
+        added = ()
+        for r in tl.static_range(ROWS):
+            row = start + r
+            known = inside & (row <= chunks)
+            chunk = tl.where(ascending, row - 1, chunks - row).to(tl.int64)
+            steps = tl.load(step_sums + (chunk * batch_size + batch) * dim + channels, mask=known, other=0.0)
+            at = buffer_row(sequence, row, chunks, batch_size, batch, state * dim) + elements
+            decays = decays + (tl.exp2(steps * rate),)
+            added = added + (tl.load(buffer + at, mask=known, other=0.0),)
+        for r in tl.static_range(ROWS):
+            row = start + r
+            carried = decays[r] * carried + added[r]
+            at = buffer_row(sequence, row, chunks, batch_size, batch, state * dim) + elements
+            tl.store(buffer + at, carried, mask=inside & (row <= chunks))

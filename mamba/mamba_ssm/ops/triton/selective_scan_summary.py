@@ -1,0 +1,84 @@
+"""The first pass of the scan: what every chunk of tokens adds to the state that it is handed.
+
+A chunk that begins with state h ends with exp(A * sum of its steps) h + its own end from 0; the kernel stores the sum
+of the steps and the end from 0. In the backward pass it also stores the same of the adjoints, which run the other way.
+"""
+
+import triton
+import triton.language as tl
+
+from mamba.mamba_ssm.ops.triton.tiles import (
+    adjoint_rows,
+    buffer_row,
+    carried_rows,
+    decay_rows,
+    gate_rows,
+    hide_token,
+    load_channels,
+    load_rows,
+    load_tokens,
+    multiply_rows,
+    place,
+    scale_rows,
+    step_rows,
+)
+
+RUNTIME = [
+    "u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d",
+    "length", "padded", "dim", "state", "groups", "batch_size", "chunks",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def summary_kernel(
+    u, delta, A, A_b, B, C, z, delta_bias, grad_out, buffer, step_sums,
+    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+    length, padded, dim, state, groups, batch_size, chunks,
+    FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr,
+    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of channels * chunks, batch); see `place` for the tiles and `selective_scan_carry` for `buffer`."""
+    batch, chunk, group, _, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
+    start = chunk * CHUNK
+    bias = load_channels(delta_bias, channels, inside, HAS_BIAS)
+    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+    steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
+    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
+    scaled = multiply_rows(steps, inputs, CHUNK)
+    step_sum = steps[0]
+    for t in tl.static_range(1, CHUNK):
+        step_sum += steps[t]
+    tl.store(step_sums + (chunk * batch_size + batch) * dim + channels, step_sum, mask=inside)
+    if ADJOINT:
+        grad_y = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
+        if HAS_Z:
+            gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+            grad_y = gate_rows(grad_y, gates, CHUNK)
+    at_matrix = (batch * groups + group) * state * padded + start
+    slot: tl.constexpr = 1 if FORWARD else 0
+    directions: tl.constexpr = slot + (1 if BACKWARD else 0)
+    sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
+    ascending = buffer + buffer_row(0, chunk + 1, chunks, batch_size, batch, state * dim) + channels
+    descending = buffer + buffer_row(0, chunks - chunk, chunks, batch_size, batch, state * dim) + channels
+    zero = tl.zeros_like(bias)
+    for n in range(0, state):
+        B_n = load_tokens(B + at_matrix + n * padded, CHUNK)
+        if ADJOINT:
+            grad_reads = scale_rows(grad_y, load_tokens(C + at_matrix + n * padded, CHUNK), CHUNK)
+        if FORWARD:
+            decays = decay_rows(steps, tl.load(A + channels * state + n, mask=inside, other=0.0), CHUNK)
+            _carried, added = carried_rows(decays, scaled, B_n, zero, CHUNK, REVERSE=False)
+            tl.store(ascending + n * dim, added, mask=inside)
+            if ADJOINT:
+                shown = hide_token(grad_reads, -start, CHUNK, MASKED)
+                _inflows, added = adjoint_rows(decays, shown, zero, CHUNK, REVERSE=True)
+                tl.store(descending + directions * sequence_size + n * dim, added, mask=inside)
+        if BACKWARD:
+            decays = decay_rows(steps, tl.load(A_b + channels * state + n, mask=inside, other=0.0), CHUNK)
+            _carried, added = carried_rows(decays, scaled, B_n, zero, CHUNK, REVERSE=True)
+            tl.store(descending + slot * sequence_size + n * dim, added, mask=inside)
+            if ADJOINT:
+                shown = hide_token(grad_reads, length - 1 - start, CHUNK, MASKED_BACKWARD)
+                _inflows, added = adjoint_rows(decays, shown, zero, CHUNK, REVERSE=False)
+                tl.store(ascending + (directions + slot) * sequence_size + n * dim, added, mask=inside)

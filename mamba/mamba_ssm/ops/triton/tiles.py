@@ -1,0 +1,220 @@
+"""What the scan kernels share: where a program stands, rows of channels in and out, the step size, the recurrences.
+
+A program owns CHUNK tokens x BLOCK channels and loops over the entries of the state. A row (BLOCK channels of one
+token) has one channel a thread, and a tile is a tuple of CHUNK rows, so the recurrences along time run in registers:
+no shuffles, no barriers, and every access to memory is one coalesced row. Arithmetic is float32.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+SOFTPLUS_LINEAR = tl.constexpr(20.0)  # above it softplus(x) is x, PyTorch's threshold
+
+
+@triton.jit
+def place(length, dim, groups, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """The program's (batch, chunk, group, block within the group, channels, mask of the channels).
+
+    Axis 0 of the grid counts blocks of channels within chunks, axis 1 the batch. A block never crosses a group.
+    """
+    per_group = dim // groups
+    blocks = tl.cdiv(per_group, BLOCK)
+    index = tl.program_id(0)
+    chunk = index // (blocks * groups)
+    index = index % (blocks * groups)
+    group = index // blocks
+    block = index % blocks
+    inside = block * BLOCK + tl.arange(0, BLOCK)
+    batch = tl.program_id(1).to(tl.int64)
+    return batch, chunk, group, block, group * per_group + inside, inside < per_group
+
+
+@triton.jit
+def load_rows(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, CHUNK: tl.constexpr):
+    """The tile's rows of a (batch, length, dim) tensor as float32, 0 beyond the length. Offsets have 64 bits."""
+    rows = ()
+    pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
+    for t in tl.static_range(CHUNK):
+        row = tl.load(pointer, mask=inside & (start + t < length), other=0.0)
+        rows = rows + (row.to(tl.float32),)
+        pointer += stride_l
+    return rows
+
+
+@triton.jit
+def store_rows(pointer, rows, batch, start, length, dim, columns, inside, CHUNK: tl.constexpr):
+    """Writes the tile's rows to a contiguous (batch, length, dim) tensor, in its type."""
+    pointer += (batch * length + start) * dim + columns
+    for t in tl.static_range(CHUNK):
+        tl.store(pointer, rows[t].to(pointer.dtype.element_ty), mask=inside & (start + t < length))
+        pointer += dim
+
+
+@triton.jit
+def load_channels(pointer, columns, inside, PRESENT: tl.constexpr):
+    """One float32 value a channel, 0 where the tensor is absent."""
+    if PRESENT:
+        return tl.load(pointer + columns, mask=inside, other=0.0)
+    else:
+        return tl.zeros_like(columns).to(tl.float32)
+
+
+@triton.jit
+def step_size(raw, SOFTPLUS: tl.constexpr):
+    """softplus(raw) or raw. log1p is log(w) e / (w - 1) with w = 1 + e as rounded (Kahan), exact for small e."""
+    if SOFTPLUS:
+        e = tl.exp(tl.minimum(raw, SOFTPLUS_LINEAR))
+        w = 1.0 + e
+        small = w == 1.0
+        log1p = tl.where(small, e, tl.log(w) * (e / tl.where(small, 1.0, w - 1.0)))
+        return tl.where(raw > SOFTPLUS_LINEAR, raw, log1p)
+    else:
+        return raw
+
+
+@triton.jit
+def step_rows(raws, bias, start, length, inside, SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr):
+    """The step of every row, 0 outside the tensor: there the state passes unchanged."""
+    steps = ()
+    for t in tl.static_range(CHUNK):
+        step = step_size(raws[t] + bias, SOFTPLUS)
+        steps = steps + (tl.where(inside & (start + t < length), step, 0.0),)
+    return steps
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), without overflow: a large exp gives 1 / inf = 0."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def multiply_rows(left, right, CHUNK: tl.constexpr):
+    """The product of two tiles, row by row."""
+    rows = ()
+    for t in tl.static_range(CHUNK):
+        rows = rows + (left[t] * right[t],)
+    return rows
+
+
+@triton.jit
+def gate_rows(rows, gates, CHUNK: tl.constexpr):
+    """rows * silu(gates)."""
+    gated = ()
+    for t in tl.static_range(CHUNK):
+        gated = gated + (rows[t] * gates[t] * sigmoid(gates[t]),)
+    return gated
+
+
+@triton.jit
+def zero_rows(row, CHUNK: tl.constexpr):
+    """A tile of zeros with rows like `row`."""
+    rows = ()
+    for _ in tl.static_range(CHUNK):
+        rows = rows + (tl.zeros_like(row),)
+    return rows
+
+
+@triton.jit
+def load_tokens(pointer, CHUNK: tl.constexpr):
+    """B or C of one entry of the state, a number a token: (batch, groups, state, padded length), float32."""
+    numbers = ()
+    for t in tl.static_range(CHUNK):
+        numbers = numbers + (tl.load(pointer + t),)
+    return numbers
+
+
+@triton.jit
+def decay_rows(steps, rate, CHUNK: tl.constexpr):
+    """exp(step * rate) of every row."""
+    decays = ()
+    rate = rate * LOG2_E
+    for t in tl.static_range(CHUNK):
+        decays = decays + (tl.exp2(steps[t] * rate),)
+    return decays
+
+
+@triton.jit
+def carried_rows(decays, scaled, B, state, CHUNK: tl.constexpr, REVERSE: tl.constexpr):
+    """(k_t = decay_t h_{t-1} of every row, the last state) of h_t = k_t + B_t scaled_t, from `state`.
+
+    scaled is step * input. REVERSE: from the last row to the first.
+    """
+    carried = ()
+    for i in tl.static_range(CHUNK):
+        if REVERSE:
+            k = decays[CHUNK - 1 - i] * state
+            state = k + B[CHUNK - 1 - i] * scaled[CHUNK - 1 - i]
+            carried = (k,) + carried
+        else:
+            k = decays[i] * state
+            state = k + B[i] * scaled[i]
+            carried = carried + (k,)
+    return carried, state
+
+
+@triton.jit
+def adjoint_rows(decays, grad_reads, inflow, CHUNK: tl.constexpr, REVERSE: tl.constexpr):
+    """(v_t of every row, what flows on) of mu_t = grad_read_t + v_t, v_t = decay_{t+1} mu_{t+1}, from `inflow`.
+
+    mu_t is the adjoint of the carried part k_t. REVERSE: of the direction that runs forward in time, its adjoints run
+    from the last row to the first.
+    """
+    inflows = ()
+    for i in tl.static_range(CHUNK):
+        if REVERSE:
+            inflows = (inflow,) + inflows
+            inflow = decays[CHUNK - 1 - i] * (grad_reads[CHUNK - 1 - i] + inflow)
+        else:
+            inflows = inflows + (inflow,)
+            inflow = decays[i] * (grad_reads[i] + inflow)
+    return inflows, inflow
+
+
+@triton.jit
+def hide_token(rows, token, CHUNK: tl.constexpr, MASKED: tl.constexpr):
+    """The rows with 0 at the tile's `token`: a masked direction reads nothing at its first token."""
+    if MASKED:
+        shown = ()
+        for t in tl.static_range(CHUNK):
+            shown = shown + (tl.where(token == t, 0.0, rows[t]),)
+        return shown
+    else:
+        return rows
+
+
+@triton.jit
+def read_rows(carried, scaled, B, token, CHUNK: tl.constexpr, MASKED: tl.constexpr):
+    """What C reads: the state, or where the mask hides a token's own input the carried part, nothing at `token`."""
+    if MASKED:
+        return hide_token(carried, token, CHUNK, True)
+    else:
+        states = ()
+        for t in tl.static_range(CHUNK):
+            states = states + (carried[t] + B[t] * scaled[t],)
+        return states
+
+
+@triton.jit
+def scale_rows(rows, numbers, CHUNK: tl.constexpr):
+    """Every row times its token's number."""
+    scaled = ()
+    for t in tl.static_range(CHUNK):
+        scaled = scaled + (rows[t] * numbers[t],)
+    return scaled
+
+
+@triton.jit
+def add_scaled(rows, more, numbers, CHUNK: tl.constexpr):
+    """rows + more * its token's number."""
+    total = ()
+    for t in tl.static_range(CHUNK):
+        total = total + (rows[t] + more[t] * numbers[t],)
+    return total
+
+
+@triton.jit
+def buffer_row(sequence, row, chunks, batch_size, batch, elements):
+    """Where a row of the (sequences, chunks + 1, batch, state * dim) buffer of carried states begins."""
+    return ((sequence * (chunks + 1) + row).to(tl.int64) * batch_size + batch) * elements

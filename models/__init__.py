@@ -1,0 +1,5 @@
+"""The networks, registered with timm: `timm.create_model("videomambapro_tiny")` after `import models`."""
+
+from models.videomambapro import VideoMambaPro
+
+__all__ = ["VideoMambaPro"]

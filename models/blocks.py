@@ -1,0 +1,41 @@
+"""The residual block around the mixer: add, normalise, mix."""
+
+import torch
+import torch.nn as nn
+from timm.layers import DropPath
+from torch import Tensor
+
+NORM_EPS = 1e-5
+
+
+def make_norm(embed_dim: int, rms_norm: bool) -> nn.Module:
+    """RMSNorm, or LayerNorm where `rms_norm` is False; both over the last dimension with eps 1e-5."""
+    norm = nn.RMSNorm if rms_norm else nn.LayerNorm
+    return norm(embed_dim, eps=NORM_EPS)
+
+
+class Block(nn.Module):
+    """One layer: (mixer output, residual stream) to the same pair one layer further.
+
+    Args:
+        embed_dim: width of the tokens. mixer: module (batch, length, embed_dim) to the same shape.
+        drop_path: probability of dropping the previous mixer's output from the residual stream, per sample.
+        rms_norm: RMSNorm, else LayerNorm.
+    """
+
+    def __init__(self, embed_dim: int, mixer: nn.Module, drop_path: float, rms_norm: bool):
+        super().__init__()
+        self.mixer = mixer
+        self.norm = make_norm(embed_dim, rms_norm)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both tensors are (batch, length, embed_dim); the residual stream is float32."""
+        residual = add_to_residual(self.drop_path(hidden_states), residual)
+        return self.mixer(self.norm(residual)), residual
+
+
+def add_to_residual(hidden_states: Tensor, residual: Tensor | None) -> Tensor:
+    """The residual stream after one more addition, in float32 whatever the mixer's type."""
+    hidden_states = hidden_states.to(torch.float32) if hidden_states.dtype != torch.float64 else hidden_states
+    return hidden_states if residual is None else residual + hidden_states

@@ -1,0 +1,228 @@
+"""Loading published or our own weights: adapted where a rule exists, refused where none does, never in silence.
+
+Rules (docs in README, "Checkpoints"): a 2-D patch kernel goes to the centre tap of the 3-D one; spatial positions are
+interpolated bicubically without the class token, temporal ones linearly; a head of another size is left at its
+initialisation, a 710-class head gives its first 400 rows. Every other difference is an error that names the tensor.
+"""
+
+import json
+import logging
+import pickle
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("model", "module", "state_dict")
+FLAGS_KEY = "args"  # the flags of the run that wrote a file; in .safetensors metadata as JSON
+AVERAGE = "model_ema"  # the moving average of the weights; "test_weights" names it where it validated better
+PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
+MAY_STAY_INITIAL = ("head.", "temporal_pos_embedding")
+KINETICS_710_TO_400 = (710, 400)  # the first 400 of Kinetics-710's classes are Kinetics-400's
+
+
+class CheckpointError(ValueError):
+    """A file cannot serve the model; the message names the file, the tensors and what to do."""
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor: name -> (action, note), action one of the ACTIONS."""
+
+    ACTIONS = ("loaded", "inflated", "interpolated", "sliced", "initialised", "unused")
+    rows: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def names(self, action: str) -> list[str]:
+        """The tensors to which `action` happened."""
+        return [name for name, (happened, _) in self.rows.items() if happened == action]
+
+    def table(self) -> str:
+        """A line per tensor, the layers of the stack folded into one line with their number."""
+        folded: Counter[tuple[str, str, str]] = Counter()
+        for name, (action, note) in self.rows.items():
+            head, *rest = name.split(".", 2)
+            folded[action, f"layers.*.{rest[1]}" if head == "layers" else name, note] += 1
+        order = {action: place for place, action in enumerate(self.ACTIONS)}
+        lines = [
+            f"  {action:<12} {name}{f' (x{count})' if count > 1 else ''}{f'  {note}' if note else ''}"
+            for (action, name, note), count in sorted(folded.items(), key=lambda row: order[row[0][0]])
+        ]
+        return "\n".join(lines)
+
+
+def load_checkpoint(
+    model: nn.Module, path: str | Path, *, require_head: bool = False, allow_random: bool = False
+) -> LoadReport:
+    """Loads the weights of `path` into `model` and logs a table of what became of every tensor.
+
+    Args:
+        model: a `VideoMambaPro`. path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
+        require_head: the head must come from the file, as evaluation needs it.
+        allow_random: let tensors that the file lacks keep their initial values.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no readable checkpoint, of another type or size, or tensors are missing.
+    """
+    source = read_state_dict(path)
+    _check_type(source, model, path)
+    report, adapted = LoadReport(), {}
+    target = model.state_dict()
+    for name, ours in target.items():
+        if name not in source:
+            report.rows[name] = ("initialised", "not in the file")
+            continue
+        tensor, action, note = _adapt(name, source[name], ours, path)
+        report.rows[name] = (action, note)
+        if tensor is not None:
+            adapted[name] = tensor
+    for name in source.keys() - target.keys():
+        report.rows[name] = ("unused", "")
+    _check_complete(report, path, require_head, allow_random)
+    model.load_state_dict(adapted, strict=False)
+    logger.info("weights from %s:\n%s", path, report.table())
+    return report
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their bare names, wrappers and prefixes taken off.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_checkpoint`.
+    """
+    return unwrap_tensors(read_checkpoint_file(path), path)
+
+
+def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
+    """All that a .pth (weights only) or .safetensors file holds, wrappers and all.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_checkpoint`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                flags = (file.metadata() or {}).get(FLAGS_KEY)
+            return load_file(path) | ({FLAGS_KEY: json.loads(flags)} if flags else {})
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} is no whole .safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights only: {error}. Files that run code when opened are refused; "
+            "save the state dict alone with torch.save(model.state_dict(), FILE)"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The tensors in what `read_checkpoint_file` returned; of our own runs the weights that they tested.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    state: Any = content
+    if content.get("test_weights") == AVERAGE and isinstance(content.get(AVERAGE), dict):
+        state = content[AVERAGE]
+    while True:
+        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), None)
+        if inner is None:
+            break
+        state = inner
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors under any of the wrappers {WRAPPERS}")
+    return {_bare_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _bare_name(name: str) -> str:
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            return _bare_name(name[len(prefix) :])
+    return name
+
+
+def mixer_type(state: dict[str, Tensor]) -> str | None:
+    """The type "v2" (own backward projections) or "v1" (only A differs); None without bidirectional mixers."""
+    if any(".mixer.conv1d_b." in name for name in state):
+        return "v2"
+    return "v1" if any(name.endswith(".mixer.A_b_log") for name in state) else None
+
+
+def depth_of(state: dict[str, Tensor]) -> int:
+    """Number of layers in a state dict."""
+    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+
+
+def _check_type(source: dict[str, Tensor], model: nn.Module, path: str | Path) -> None:
+    theirs, ours = mixer_type(source), mixer_type(model.state_dict())
+    if theirs is None:
+        raise CheckpointError(f"{path} holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)")
+    if theirs != ours:
+        family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[theirs]
+        raise CheckpointError(f"{path} is of type {theirs}, the model of type {ours}; ask for --model {family}")
+    depths = [depth_of(state) for state in (source, model.state_dict())]
+    if depths[0] != depths[1]:
+        raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; ask for a --model of that depth")
+
+
+def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
+    """The file's tensor in the model's shape: (tensor or None to leave ours, action, note)."""
+    if theirs.shape == ours.shape:
+        return theirs, "loaded", ""
+    change = f"{tuple(theirs.shape)} -> {tuple(ours.shape)}"
+    if name == "patch_embed.proj.weight" and _inflatable(theirs, ours):
+        return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
+    if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
+        side = int((ours.shape[1] - 1) ** 0.5)
+        grid = resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=1, antialias=False)
+        return grid, "interpolated", f"{change}, bicubic"
+    if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
+        line = F.interpolate(theirs.mT, size=ours.shape[1], mode="linear", align_corners=False).mT
+        return line, "interpolated", f"{change}, linear"
+    if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
+        if (theirs.shape[0], ours.shape[0]) == KINETICS_710_TO_400:
+            return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
+        return None, "initialised", f"{change}, another number of classes"
+    raise CheckpointError(
+        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; ask for the --model of that "
+        "size and the --tubelet_size the file was trained with"
+    )
+
+
+def _inflatable(theirs: Tensor, ours: Tensor) -> bool:
+    one_frame = theirs.dim() == 4 or (theirs.dim() == 5 and theirs.shape[2] == 1)
+    return one_frame and theirs.shape[:2] == ours.shape[:2] and theirs.shape[-2:] == ours.shape[-2:]
+
+
+def _inflate(theirs: Tensor, ours: Tensor) -> Tensor:
+    """A one-frame patch kernel as the centre tap of a tubelet kernel, the other taps 0."""
+    kernel = torch.zeros_like(ours)
+    kernel[:, :, ours.shape[2] // 2] = theirs if theirs.dim() == 4 else theirs[:, :, 0]
+    return kernel
+
+
+def _check_complete(report: LoadReport, path: str | Path, require_head: bool, allow_random: bool) -> None:
+    random = [n for n in report.names("initialised") if not n.startswith(MAY_STAY_INITIAL)]
+    if random and not allow_random:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}: they would stay random. "
+            f"Use the right file or model, or --allow_random.\n{report.table()}"
+        )
+    head = [n for n in report.names("initialised") if n.startswith("head.")]
+    if head and require_head:
+        notes = ", ".join(f"{n} ({report.rows[n][1]})" for n in head)
+        raise CheckpointError(f"{path} cannot be evaluated, its head does not fit: {notes}; see --nb_classes")

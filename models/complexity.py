@@ -1,0 +1,147 @@
+"""What a model costs: parameters, tokens, operations, activations kept for the backward pass. Nothing is computed.
+
+Symbols: L tokens, d embed_dim, E = 2 d channels of the scan, N entries of a channel's state, R rank of the step's
+projection. A multiply-add is two operations (FLOPs).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import register_flop_formula
+
+from models.videomambapro import VideoMambaPro
+
+# Operations per token, channel and entry of its state, as the Mamba family counts them: step times A, exponential,
+# step times input times B, the recurrence's multiply-add, the reading's multiply-add.
+SCAN_FLOPS = 9
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Costs of one clip of a model's size.
+
+    Attributes:
+        parameters: numbers to train. tokens: length of the sequence, the class token included.
+        flops: operations of a forward pass: every projection, convolution and scan.
+        scan_flops: those of the scans alone.
+        projection_macs: multiply-adds of patch embedding, input and output projections and head alone, which is what
+            the published tables count: their counter does not see into the fused operator between the projections.
+        activation_bytes: kept by a training step for its backward pass.
+    """
+
+    parameters: int
+    tokens: int
+    flops: int
+    scan_flops: int
+    projection_macs: int
+    activation_bytes: int
+
+
+def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity:
+    """Count the costs of `model`, whose tensors may be on the meta device.
+
+    Args:
+        bf16: activations as bfloat16 autocast keeps them, else float32.
+    """
+    mixer = model.layers[0].mixer
+    proj = model.patch_embed.proj
+    depth, channels, state = len(model.layers), mixer.d_inner, mixer.A_log.shape[1]
+    tubelets = model.num_frames // model.patch_embed.tubelet_size
+    patches = tubelets * model.patch_embed.patches_per_frame
+    tokens = 1 + patches
+    directions_of_weights = 2 if mixer.bimamba_type == "v2" else 1
+
+    outer_macs = depth * tokens * (mixer.in_proj.weight.numel() + mixer.out_proj.weight.numel())
+    outer_macs += patches * proj.weight.numel()
+    outer_macs += model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
+    inner = mixer.conv1d.weight.numel() + mixer.x_proj.weight.numel() + mixer.dt_proj.weight.numel()
+    inner_macs = depth * tokens * directions_of_weights * inner
+    scan = depth * bidirectional_scan_flops(1, tokens, channels, state, directions=2)
+    return Complexity(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokens=tokens,
+        flops=2 * (outer_macs + inner_macs) + scan,
+        scan_flops=scan,
+        projection_macs=outer_macs,
+        activation_bytes=saved_activation_bytes(model, bf16=bf16),
+    )
+
+
+def bidirectional_scan_flops(batch: int, length: int, channels: int, state: int, *, directions: int) -> int:
+    """Operations of the scan's operator: `SCAN_FLOPS` per entry of the state and 2 for the skip, per direction."""
+    return directions * batch * length * channels * (SCAN_FLOPS * state + 2)
+
+
+@register_flop_formula(torch.ops.videomambapro.bidirectional_scan)
+def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
+    """For torch.utils.flop_counter: shapes (batch, length, channels), None for a direction that is left out."""
+    directions = sum(shape is not None for shape in (A_shape, A_b_shape))
+    return bidirectional_scan_flops(*u_shape, B_shape[-1], directions=directions)
+
+
+def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
+    """Bytes that autograd keeps of a forward pass over one clip, weights apart.
+
+    The first two blocks are run with tensors that have shapes but no values; all blocks are alike, and recomputed
+    ones (--use_checkpoint) keep their two inputs.
+    """
+    block = _one_block(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = block.to_empty(device="cpu")  # autocast knows the CPU, and not the meta device
+        clip = torch.empty(1, 3, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size)
+        saved = _SavedBytes(fake)
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+            torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor),
+        ):
+            hidden, residual = fake.embed(clip), None
+            before = saved.total
+            hidden, residual = fake.layers[0](hidden, residual)
+            hidden, residual = fake.layers[0](hidden, residual)
+            # The first block has no residual stream to add to; the second is the rule.
+            per_block = (saved.total - before) / 2
+        inputs = hidden.nbytes + residual.nbytes
+    depth, recomputed = len(model.layers), min(model.checkpointed_blocks, len(model.layers))
+    return int(before + (depth - recomputed) * per_block + recomputed * inputs + (per_block if recomputed else 0))
+
+
+class _SavedBytes:
+    """Adds up the storages that autograd saves, each once, without those of the parameters."""
+
+    def __init__(self, model: nn.Module):
+        self.seen = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        self.kept: list[torch.Tensor] = []
+        self.total = 0
+
+    def note(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The packing hook: count and pass on."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.seen:
+            self.seen.add(storage._cdata)
+            self.kept.append(tensor)  # a freed storage's address may be another's
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _one_block(model: VideoMambaPro) -> VideoMambaPro:
+    """The model with a single block, on the meta device."""
+    mixer = model.layers[0].mixer
+    with torch.device("meta"):
+        return VideoMambaPro(
+            img_size=model.patch_embed.img_size,
+            patch_size=model.patch_embed.proj.weight.shape[-1],
+            depth=1,
+            embed_dim=model.embed_dim,
+            num_classes=0,
+            drop_path_rate=0.0,
+            bimamba_type=mixer.bimamba_type,
+            elemental_residual=mixer.elemental_residual,
+            masked_backward=mixer.masked_backward,
+            scan_input=mixer.scan_input,
+            tubelet_size=model.patch_embed.tubelet_size,
+            num_frames=model.num_frames,
+            d_state=mixer.A_log.shape[1],
+            backend=mixer.backend,
+        )

@@ -1,0 +1,28 @@
+"""Patch embedding: a clip to tokens, one per tubelet of tubelet_size x patch x patch pixels."""
+
+import torch.nn as nn
+from einops import rearrange
+from torch import Tensor
+
+
+class PatchEmbed(nn.Module):
+    """Splits a clip into non-overlapping tubelets and projects each to a token (VideoMamba, section 3.2).
+
+    Args:
+        img_size: height and width of the frames in pixels. patch_size: of a patch. tubelet_size: frames of a tubelet.
+        in_chans: channels of a frame. embed_dim: width of the tokens.
+    """
+
+    def __init__(self, img_size: int, patch_size: int, tubelet_size: int, in_chans: int, embed_dim: int):
+        super().__init__()
+        if img_size % patch_size:
+            raise ValueError(f"img_size {img_size} must be a multiple of patch_size {patch_size}")
+        self.img_size = img_size
+        self.tubelet_size = tubelet_size
+        self.patches_per_frame = (img_size // patch_size) ** 2
+        kernel = (tubelet_size, patch_size, patch_size)
+        self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=kernel, stride=kernel)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(batch, channels, frames, height, width) to (batch, frames / tubelet, patches, embed_dim)."""
+        return rearrange(self.proj(clips), "b d t h w -> b t (h w) d")

@@ -1,0 +1,65 @@
+"""Pretrains on images, videos of one frame: `python run_pretrain_imagenet.py --data_path LISTS --data_root IMAGES`.
+
+The lists have lines `frame_folder_path total_frames label` or `image_path label`. The same engine as
+run_class_finetuning.py with VideoMamba's ImageNet defaults; `checkpoint-best.pth` serves there as `--finetune`.
+`--teacher FILE` distils from a smaller model of the family, as VideoMamba's middle model was trained.
+"""
+
+import argparse
+
+from datasets.build import build_dataset, build_loader
+from engines.checkpoint import resume_training
+from engines.configuration import fit_batch_to_list, parse_arguments, recipe_defaults
+from engines.distributed import close_distributed
+from engines.dry_run import dry_run
+from engines.runner import fit, start_run, test
+from engines.state import create_training_state
+from engines.train import updates_per_epoch
+from models.build import build_model, load_finetune_checkpoint
+from models.distillation import add_distillation_arguments, add_teacher
+from run_class_finetuning import get_parser as get_video_parser
+
+SCRIPT = "run_pretrain_imagenet.py"
+DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """All flags of image pretraining: those of videos, with the image recipe's defaults."""
+    parser = get_video_parser()
+    parser.description = "VideoMambaPro: pretraining and evaluation on images"
+    add_distillation_arguments(parser)
+    recipe_defaults(parser, DEFAULTS)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Trains (unless --eval), then tests the centre crop of every validation image."""
+    if args.dry_run is not None:
+        raise SystemExit(dry_run(args, get_parser(), SCRIPT))
+    context = start_run(args)
+    shards = dict(rank=context.rank, world_size=context.world_size)
+
+    # All lists are read, and refused, before anything is built on them.
+    val_set = build_dataset("validation", args)
+    train_set = None if args.eval else build_dataset("train", args)
+    val_loader = build_loader(val_set, "validation", args, **shards)
+
+    model = build_model(args, val_set.num_classes)
+    load_finetune_checkpoint(model, args)
+    add_teacher(model, args)
+
+    state = None
+    if train_set is not None:
+        fit_batch_to_list(args, len(train_set), context.world_size)
+        train_loader = build_loader(train_set, "train", args, **shards)
+        steps = updates_per_epoch(train_loader, args.update_freq)
+        state = create_training_state(model, args, context, steps_per_epoch=steps)
+        resume_training(state, args, context)
+        fit(state, train_loader, val_loader, args, context, num_classes=val_set.num_classes)
+
+    test(model, val_loader, args, context, num_classes=val_set.num_classes, state=state)
+    close_distributed()
+
+
+if __name__ == "__main__":
+    main(parse_arguments(get_parser(), script=SCRIPT))

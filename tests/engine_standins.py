@@ -1,0 +1,142 @@
+"""Stand-ins for the model, the data and the flags, small enough to train in a moment."""
+
+import argparse
+import os
+import socket
+from types import SimpleNamespace
+
+import torch
+import torch.multiprocessing
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from engines.arguments import add_engine_arguments
+
+CLASSES = 3
+
+
+class TinyModel(nn.Module):
+    """Obeys the model protocol: clips (N, 3, T, H, W) -> logits (N, CLASSES). Its dropout draws random numbers."""
+
+    def __init__(self, width=8, depth=4, classes=CLASSES, dropout=0.1):
+        super().__init__()
+        self.stem = nn.Conv3d(3, width, kernel_size=(1, 4, 4), stride=(1, 4, 4))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.layers = nn.ModuleList(TinyLayer(width) for _ in range(depth))
+        self.norm_f = nn.LayerNorm(width)
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def no_weight_decay(self):
+        return {"cls_token"}
+
+    def group_matcher(self, coarse=False):
+        return {"stem": r"^cls_token|stem", "layers": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))]}
+
+    def forward(self, clips):
+        tokens = self.stem(clips).flatten(2).transpose(1, 2) + self.cls_token
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return self.head(self.drop(self.norm_f(tokens).mean(1)))
+
+
+class TinyLayer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.A_log = nn.Parameter(torch.zeros(width, 2))
+        self.A_log._no_weight_decay = True
+
+    def forward(self, tokens):
+        return tokens + torch.tanh(self.linear(tokens)) * self.A_log.sum(-1).exp()
+
+
+class MemoryVideos(Dataset):
+    """`count` random clips whose class shifts their mean; `noise` draws from the global generator at each access."""
+
+    def __init__(self, count=12, views=0, noise=0.0, broken=(), classes=CLASSES):
+        generator = torch.Generator().manual_seed(5)
+        self.records = [SimpleNamespace(path=f"videos/{i}.mp4", label=i % classes, line=i + 1) for i in range(count)]
+        shape = (count, views, 3, 2, 8, 8) if views else (count, 3, 2, 8, 8)
+        self.clips = torch.randn(shape, generator=generator)
+        self.clips += torch.tensor([r.label for r in self.records]).view(-1, *[1] * (len(shape) - 1)) * 0.5
+        self.noise = noise
+        self.broken = set(broken)
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            return index, None
+        return index, self.clips[index] + self.noise * torch.randn(self.clips.shape[1:])
+
+    def collate(self, items):
+        good = [(index, clip) for index, clip in items if clip is not None]
+        return {
+            "clips": torch.stack([clip for _, clip in good]) if good else torch.empty((0, *self.clips.shape[1:])),
+            "labels": torch.tensor([self.records[index].label for index, _ in good], dtype=torch.int64),
+            "indices": torch.tensor([index for index, _ in good], dtype=torch.int64),
+            "unreadable": [(index, "cannot decode") for index, clip in items if clip is None],
+        }
+
+
+class EpochSampler(Sampler):
+    """A shuffle that depends on (seed, epoch) alone, as the data package's does."""
+
+    def __init__(self, size, seed, rank=0, world_size=1):
+        self.size, self.seed, self.rank, self.world_size, self.epoch = size, seed, rank, world_size, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.size // self.world_size
+
+    def __iter__(self):
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 1000 + self.epoch))
+        return iter(order[self.rank :: self.world_size][: len(self)].tolist())
+
+
+def training_loader(dataset, batch_size=4, rank=0, world_size=1):
+    sampler = EpochSampler(len(dataset), 0, rank, world_size)
+    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, collate_fn=dataset.collate)
+
+
+def test_loader(dataset, batch_size=4, rank=0, world_size=1):
+    mine = list(range(rank, len(dataset), world_size))
+    return DataLoader(dataset, batch_size, sampler=mine, collate_fn=dataset.collate)
+
+
+test_loader.__test__ = False
+
+
+def make_args(*flags, **values):
+    """The engine's flags with their defaults, `flags` as on the command line, and what other packages' flags hold."""
+    parser = argparse.ArgumentParser()
+    add_engine_arguments(parser)
+    args = parser.parse_args(["--device", "cpu", "--no_bf16", *flags])
+    others = {"batch_size": 4, "num_sample": 1, "test_num_segment": 2, "test_num_crop": 1, "model": "tiny"}
+    for name, value in (others | values).items():
+        setattr(args, name, value)
+    return args
+
+
+def run_processes(function, world_size, *arguments):
+    """Run function(rank, *arguments) in `world_size` processes with torchrun's variables set; wait for all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_enter, (function, world_size, port, arguments), nprocs=world_size)
+
+
+def _enter(rank, function, world_size, port, arguments):
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    function(rank, *arguments)

@@ -1,0 +1,162 @@
+"""List files: every form that is allowed is read, every fault is told with its place and its remedy."""
+
+import pytest
+
+from datasets.annotations import (
+    FrameFolderRecord,
+    ListFileError,
+    VideoRecord,
+    check_files_exist,
+    count_classes,
+    find_list,
+    read_list,
+    resolve_video_path,
+)
+
+
+def write(tmp_path, text, name="list.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_video_lists_with_each_separator(tmp_path, separator):
+    path = write(tmp_path, f"a/x.mp4{separator}3\na/y.mp4{separator}0\n")
+    records, kind = read_list(path)
+    assert kind == "video"
+    assert records == [VideoRecord("a/x.mp4", 3, 1), VideoRecord("a/y.mp4", 0, 2)]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_frame_lists_with_each_separator(tmp_path, separator):
+    path = write(tmp_path, separator.join(["a/x", "48", "3"]) + "\n")
+    assert read_list(path) == ([FrameFolderRecord("a/x", 48, 3, 1)], "frames")
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "label"),
+    [
+        ("my own video.mp4 5", "my own video.mp4", 5),
+        ("a  b.mp4 5", "a  b.mp4", 5),
+        ("take 2 of 3.mp4 5", "take 2 of 3.mp4", 5),
+        ("my own video.mp4,5", "my own video.mp4", 5),
+        ("a,b.mp4\t5", "a,b.mp4", 5),
+        ('"a,b.mp4",5', "a,b.mp4", 5),
+        ('"my own" 5', "my own", 5),
+        ("video.mp4 5 extra 7", "video.mp4", 5),
+        ("00123 5", "00123", 5),
+        ("00123,5,whatever", "00123", 5),
+        ("video.mp4   5", "video.mp4", 5),
+        ("video.mp4, 5", "video.mp4", 5),
+        ("Ünï/视频.webm 5", "Ünï/视频.webm", 5),
+    ],
+)
+def test_paths_are_text_and_may_hold_separators(tmp_path, line, path, label):
+    split = "comma" if "whatever" in line else ""
+    records, _ = read_list(write(tmp_path, line + "\n"), kind="video", split=split)
+    assert records == [VideoRecord(path, label, 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        ("a folder 48 3", FrameFolderRecord("a folder", 48, 3, 1)),
+        ("00123 48 3", FrameFolderRecord("00123", 48, 3, 1)),
+        ("folder 48 name 3", FrameFolderRecord("folder", 48, 3, 1)),
+        ("take 2,48,3", FrameFolderRecord("take 2", 48, 3, 1)),
+        ('"take 2" 48 3', FrameFolderRecord("take 2", 48, 3, 1)),
+    ],
+)
+def test_frame_folders(tmp_path, line, record):
+    assert read_list(write(tmp_path, line + "\n"), kind="frames")[0] == [record]
+
+
+@pytest.mark.parametrize("line", ["n01/x y.JPEG 7", "n01/x y.JPEG 1 7", "n01/x y.JPEG,7", "n01/x y.JPEG\t1\t7"])
+def test_image_lists_of_both_forms(tmp_path, line):
+    assert read_list(write(tmp_path, line)) == ([FrameFolderRecord("n01/x y.JPEG", 1, 7, 1)], "image")
+
+
+def test_image_lists_of_folders(tmp_path):
+    records, _ = read_list(write(tmp_path, "folder 12 7\nother 3\n"), kind="image")
+    assert records == [FrameFolderRecord("folder", 12, 7, 1), FrameFolderRecord("other", 1, 3, 2)]
+
+
+def test_root_line_numbers_and_byte_order_mark(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes("\ufeffa.mp4 1\r\n\r\n/abs/b.mp4 2\r\n".encode())
+    records, _ = read_list(path, data_root="/data")
+    assert records == [VideoRecord("/data/a.mp4", 1, 1), VideoRecord("/abs/b.mp4", 2, 3)]
+    assert count_classes(records) == 3
+
+
+def test_a_given_separator_wins(tmp_path):
+    path = write(tmp_path, "a b.mp4;3\n")
+    assert read_list(path, split=";")[0] == [VideoRecord("a b.mp4", 3, 1)]
+    with pytest.raises(ValueError, match="--split"):
+        read_list(path, split="::")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("a.mp4 1\nb.mp4\n", None, ["line 2", '"b.mp4"', "no label", "`path label`"]),
+        ("a.mp4 1\nb.mp4 x\n", None, ["line 2", 'not "x"', "whole number"]),
+        ("a.mp4 1\nb.mp4 1.5\n", None, ["line 2", 'not "1.5"']),
+        ("a.mp4 -1\n", None, ["line 1", "negative"]),
+        ("a.mp4 1\nb.mp4 9\n", None, ["line 2", "label 9 is out of range", "0 to 4", "--nb_classes"]),
+        ("path label\na.mp4 1\n", None, ["line 1", "header", "remove it"]),
+        ("a 10 1\nb 1\n", "frames", ["line 2", "fewer than three", "`frame_folder total_frames label`"]),
+        ("a 10 1\nb 0 1\n", None, ["line 2", "total_frames is 0"]),
+        ("a 10 1\nb ten 1\n", None, ["line 2", 'total_frames should be a whole number, not "ten"']),
+        ("clip 2 30 1\n", "frames", ["line 1", "quote the name"]),
+        (",3\n", "video", ["line 1", "path is empty"]),
+    ],
+)
+def test_faulty_lines_are_told_with_place_and_remedy(tmp_path, text, kind, said):
+    path = write(tmp_path, text)
+    with pytest.raises(ListFileError) as error:
+        read_list(path, kind=kind, num_classes=5)
+    for part in [str(path), *said]:
+        assert part in str(error.value)
+
+
+def test_up_to_ten_faults_are_told_at_once(tmp_path):
+    lines = ["good.mp4 1"] + [f"bad{i}.mp4 x" for i in range(14)]
+    with pytest.raises(ListFileError) as error:
+        read_list(write(tmp_path, "\n".join(lines)))
+    message = str(error.value)
+    assert "14 faulty" in message and "and 4 more" in message
+    assert [f"line {i}:" in message for i in range(1, 16)] == [False] + [True] * 10 + [False] * 4
+
+
+def test_files_that_are_no_lists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        read_list(tmp_path / "nowhere.csv")
+    with pytest.raises(ListFileError, match="is empty"):
+        read_list(write(tmp_path, "\n\n"))
+    (tmp_path / "video.mp4").write_bytes(bytes([0, 255, 254, 200]))
+    with pytest.raises(ListFileError, match="not UTF-8"):
+        read_list(tmp_path / "video.mp4")
+
+
+def test_finding_lists(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no train.csv or train.txt in"):
+        find_list(tmp_path, "train")
+    write(tmp_path, "", "train.txt")
+    assert find_list(tmp_path, "train").name == "train.txt"
+    write(tmp_path, "", "train.csv")
+    assert find_list(tmp_path, "train").name == "train.csv"
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        find_list(tmp_path / "nowhere", "train")
+
+
+def test_missing_files_and_completed_suffixes(tmp_path):
+    (tmp_path / "17.webm").touch()
+    (tmp_path / "there.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    assert resolve_video_path(str(tmp_path / "17")) == str(tmp_path / "17.webm")
+    assert resolve_video_path(str(tmp_path / "18")) == str(tmp_path / "18")
+    records = [VideoRecord(str(tmp_path / name), 0, i) for i, name in enumerate(["17", "18", "there.mp4", "no.mp4"])]
+    records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
+    assert check_files_exist(records) == [records[1], records[3]]

@@ -1,0 +1,154 @@
+"""Published forms of weights load with the right change to every tensor, and nothing stays random in silence."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import VideoMambaPro
+from models.checkpoint import CheckpointError, load_checkpoint, read_state_dict
+
+SIZE = dict(embed_dim=32, depth=2, patch_size=16)
+
+
+def build(seed=0, **config):
+    torch.manual_seed(seed)
+    model = VideoMambaPro(**(SIZE | dict(img_size=32, num_frames=4, num_classes=7) | config))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def image_weights(**config):
+    """As VideoMambaPro's Tiny is published: a 2-D patch kernel, no temporal positions, a head of 1000."""
+    state = build(num_frames=1, num_classes=1000, **config).state_dict()
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].squeeze(2)
+    del state["temporal_pos_embedding"]
+    return state
+
+
+def saved(tmp_path, content, name="weights.pth"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "module", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "encoder.", "module.backbone."])
+def test_wrappers_and_prefixes(tmp_path, wrapper, prefix):
+    source = build(seed=1)
+    state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    target = build(seed=2)
+    report = load_checkpoint(target, saved(tmp_path, state if wrapper is None else {wrapper: state, "epoch": 3}))
+    assert set(report.names("loaded")) == set(source.state_dict())
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor), name
+
+
+def test_safetensors(tmp_path):
+    source, target = build(seed=1), build(seed=2)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    load_checkpoint(target, tmp_path / "weights.safetensors")
+    assert torch.equal(target.norm_f.weight, source.norm_f.weight)
+
+
+@pytest.mark.parametrize("tubelet_size", [1, 2, 4])
+def test_image_weights_are_inflated_into_the_centre_tap(tmp_path, tubelet_size):
+    state = image_weights()
+    model = build(seed=2, tubelet_size=tubelet_size)
+    before = model.temporal_pos_embedding.clone()
+    report = load_checkpoint(model, saved(tmp_path, state))
+    kernel = model.patch_embed.proj.weight
+    assert torch.equal(kernel[:, :, tubelet_size // 2], state["patch_embed.proj.weight"])
+    others = [tap for tap in range(tubelet_size) if tap != tubelet_size // 2]
+    assert kernel[:, :, others].abs().sum() == 0
+    assert report.names("inflated") == ["patch_embed.proj.weight"]
+    assert set(report.names("initialised")) == {"temporal_pos_embedding", "head.weight", "head.bias"}
+    assert torch.equal(model.temporal_pos_embedding, before)
+
+
+def test_inflated_model_gives_the_image_models_features_on_one_frame(tmp_path):
+    image_model = build(num_frames=1)
+    video_model = build(seed=2, num_frames=1)
+    load_checkpoint(video_model, saved(tmp_path, image_model.state_dict()))
+    clips = torch.randn(2, 3, 1, 32, 32)
+    torch.testing.assert_close(video_model.eval()(clips), image_model.eval()(clips))
+
+
+def test_positions_are_interpolated_over_resolution_and_frames(tmp_path):
+    source = build(seed=1)
+    model = build(seed=2, img_size=64, num_frames=8)
+    report = load_checkpoint(model, saved(tmp_path, source.state_dict()))
+    assert set(report.names("interpolated")) == {"pos_embed", "temporal_pos_embedding"}
+    assert torch.equal(model.pos_embed[:, 0], source.pos_embed[:, 0])
+    grid = source.pos_embed[:, 1:].detach().reshape(1, 2, 2, -1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, size=(4, 4), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(model.pos_embed.detach()[:, 1:], expected.permute(0, 2, 3, 1).flatten(1, 2))
+    first, second = source.temporal_pos_embedding[0, :2].detach()
+    torch.testing.assert_close(model.temporal_pos_embedding.detach()[0, 1], 0.75 * first + 0.25 * second)
+
+
+def test_head_of_kinetics_710_gives_its_first_400_rows(tmp_path):
+    source, model = build(seed=1, num_classes=710), build(seed=2, num_classes=400)
+    report = load_checkpoint(model, saved(tmp_path, source.state_dict()), require_head=True)
+    assert torch.equal(model.head.weight, source.head.weight[:400])
+    assert set(report.names("sliced")) == {"head.weight", "head.bias"}
+
+
+def test_evaluation_refuses_a_head_that_does_not_fit(tmp_path):
+    path = saved(tmp_path, build(seed=1, num_classes=9).state_dict())
+    with pytest.raises(CheckpointError, match="head does not fit.*head.weight.*9, 32"):
+        load_checkpoint(build(), path, require_head=True)
+
+
+def test_a_missing_tensor_is_refused_by_name_unless_allowed(tmp_path):
+    state = build(seed=1).state_dict()
+    del state["layers.1.mixer.x_proj.weight"]
+    path = saved(tmp_path, state)
+    model = build(seed=2)
+    before = model.layers[0].norm.weight.clone()
+    with pytest.raises(CheckpointError, match=r"lacks layers\.1\.mixer\.x_proj\.weight"):
+        load_checkpoint(model, path)
+    assert torch.equal(model.layers[0].norm.weight, before), "a refused file must not touch the model"
+    assert load_checkpoint(model, path, allow_random=True).names("initialised") == ["layers.1.mixer.x_proj.weight"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        (dict(bimamba_type="v2"), {}, "type v2, the model of type v1; ask for --model videomamba_"),
+        ({}, dict(bimamba_type="v2"), "type v1, the model of type v2; ask for --model videomambapro_"),
+        (dict(depth=3), {}, "has 3 layers, the model 2"),
+        (dict(embed_dim=48), {}, "cls_token is .*48.*ask for the --model of that"),
+        (dict(tubelet_size=2), {}, "patch_embed.proj.weight is .*2, 16, 16"),
+    ],
+)
+def test_files_of_another_kind_name_what_to_ask_for(tmp_path, theirs, ours, message):
+    path = saved(tmp_path, build(seed=1, **theirs).state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(build(**ours), path)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.pth"):
+        read_state_dict(tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match="text.pth cannot be read as weights only"):
+        read_state_dict(tmp_path / "text.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as weights only"):
+        read_state_dict(saved(tmp_path, {"model": build()}))
+    with pytest.raises(CheckpointError, match="no tensors"):
+        read_state_dict(saved(tmp_path, {"epoch": 3}))
+    with pytest.raises(CheckpointError, match="no bidirectional Mamba layers"):
+        load_checkpoint(build(), saved(tmp_path, {"layers.0.weight": torch.zeros(3)}))
+
+
+def test_the_table_has_a_line_for_every_kind_of_tensor(tmp_path, caplog):
+    state = image_weights() | {"fc_norm.weight": torch.zeros(3)}
+    with caplog.at_level(logging.INFO, logger="models.checkpoint"):
+        load_checkpoint(build(tubelet_size=2), saved(tmp_path, state))
+    text = caplog.text
+    assert "inflated     patch_embed.proj.weight" in text and "centre tap" in text
+    assert "loaded       layers.*.mixer.A_log (x2)" in text
+    assert "initialised  head.weight" in text
+    assert "unused       fc_norm.weight" in text

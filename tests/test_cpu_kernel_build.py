@@ -1,0 +1,130 @@
+"""The kernel's build: what decides the library, and what happens without a compiler or with a library gone bad."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mamba.mamba_ssm.ops.selective_scan import build_extension
+
+ROOT = Path(__file__).resolve().parents[1]
+FALLBACK = """
+import logging, torch
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
+x = torch.ones(1, 3, 2)
+B = torch.ones(1, 3, 1, 4)
+for _ in range(3):
+    y = bidirectional_scan(x, x, -torch.ones(2, 4), None, B, B)
+print("RESULT", bool(torch.isfinite(y).all()), available_backends()["cpu"].replace(chr(10), " "))
+"""
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler on this machine"
+)
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", shutil.which("false") or "/bin/false"], ids=["none", "failing"])
+def test_without_a_working_compiler_the_portable_path_serves_and_says_why(compiler, tmp_path):
+    done = run_python(FALLBACK, CXX=compiler, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
+    result = done.stdout.split("RESULT ")[1]
+    assert result.startswith("True")
+    assert "CXX" in result
+    assert done.stderr.count("backend 'cpu' cannot serve") == 1
+
+
+@needs_compiler
+def test_a_library_that_does_not_load_is_named_and_the_portable_path_serves(tmp_path, monkeypatch):
+    monkeypatch.setenv(build_extension.BUILD_DIR_VARIABLE, str(tmp_path))
+    library = build_extension.library_path()
+    library.write_bytes(b"\x7fELF of another machine")
+    done = run_python(FALLBACK, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
+    assert done.stdout.split("RESULT ")[1].startswith(f"True the built library {library} does not load")
+
+
+@needs_compiler
+def test_whatever_changes_another_library_is_built(tmp_path, monkeypatch):
+    compiler = build_extension.find_compiler()
+    keys = [build_extension.build_key(compiler)]
+    assert build_extension.build_key(compiler) == keys[0]
+
+    def add_key():
+        keys.append(build_extension.build_key(compiler))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0.0.0")
+        add_key()
+    with monkeypatch.context() as patch:
+        patch.setenv(build_extension.SANITIZE_VARIABLE, "address")
+        add_key()
+    with monkeypatch.context() as patch:
+        patch.setattr(build_extension.platform, "machine", lambda: "riscv64")
+        add_key()
+    sources = shutil.copytree(build_extension.SOURCE_DIR, tmp_path / "csrc")
+    (sources / "vector.h").write_text((sources / "vector.h").read_text() + "\n")
+    monkeypatch.setattr(build_extension, "SOURCE_DIR", sources)
+    add_key()
+    assert len(set(keys)) == len(keys)
+
+
+def test_only_kernel_sources_are_compiled_for_an_instruction_set(tmp_path):
+    """Nothing that every processor runs may hold instructions of one: neither the operators nor a shared header."""
+    for command in build_extension._compile_commands("c++", tmp_path):
+        source = Path(command[command.index("-c") + 1]).name
+        special = [flag for flag in command if flag.startswith("-m")]
+        assert not special or source in build_extension.KERNEL_SOURCES, command
+    shared = {"stdint.h", "immintrin.h"}  # declarations and always-inlined intrinsics only
+    for name in (*build_extension.KERNEL_SOURCES, "vector.h", "scan_common.h", "kernels.h"):
+        text = (build_extension.SOURCE_DIR / name).read_text()
+        assert set(re.findall(r"#include <(.+?)>", text)) <= shared, name
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
+def test_the_kernel_shares_pytorchs_threads():
+    """One OpenMP run-time in the process: a second would start threads of its own."""
+    if build_extension.load_failure() is not None:
+        pytest.skip(str(build_extension.load_failure()))
+    # In a process of its own: another test may have brought scikit-learn's threads along.
+    code = "from mamba.mamba_ssm.ops.selective_scan import build_extension; build_extension.load()"
+    code += "; print(open('/proc/self/maps').read())"
+    maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    runtimes = set(re.findall(r"\S*lib[gi]?omp\S*\.so\S*", maps))
+    assert len(runtimes) == 1, runtimes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_memory_kept_after_it_was_freed_is_not_mapped_again():
+    if build_extension.load_failure() is not None:
+        pytest.skip(str(build_extension.load_failure()))
+    code = """
+import resource, sys, torch
+from mamba.mamba_ssm.ops.selective_scan import cpu
+if sys.argv[-1] == "keep":
+    assert cpu.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(15):  # the heap takes a few rounds to hold a block that fits with its alignment
+    torch.ones(12 << 20)
+before = faults()
+for _ in range(5):
+    torch.ones(12 << 20)
+print(faults() - before)
+"""
+    counts = [
+        int(subprocess.run([sys.executable, "-c", code, mode], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout)
+        for mode in ("return", "keep")
+    ]  # fmt: skip
+    assert counts[1] * 10 < counts[0]  # 48 MiB, beyond what glibc keeps by itself

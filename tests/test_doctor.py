@@ -1,0 +1,143 @@
+"""The doctor names every situation a user can be in, with one command that mends it."""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mamba.mamba_ssm import doctor
+from mamba.mamba_ssm.ops.selective_scan import cuda
+
+FIND_SPEC = importlib.util.find_spec
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    cuda.load_extension.cache_clear()
+    for module in cuda.PACKAGES:
+        monkeypatch.setitem(sys.modules, module, None)
+    yield
+    cuda.load_extension.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    properties = SimpleNamespace(name="NVIDIA H100", major=9, minor=0, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def with_driver(monkeypatch, present):
+    monkeypatch.setattr(doctor, "driver_is_installed", lambda: present)
+
+
+def put_module(monkeypatch, folder, name, body):
+    (folder / f"{name}.py").write_text(body)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+
+
+def text():
+    return "\n".join(doctor.report()[0])
+
+
+def test_no_gpu(no_gpu, monkeypatch):
+    with_driver(monkeypatch, False)
+    assert "none that PyTorch can use" in text()
+    assert "no NVIDIA GPU" in text()
+    assert "Backends for cpu" in text()
+    assert not any(finding.matters for finding in doctor.findings() if "GPU" in finding.problem)
+
+
+def test_a_driver_but_a_pytorch_for_the_cpu(no_gpu, monkeypatch):
+    with_driver(monkeypatch, True)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (finding,) = [finding for finding in doctor.findings() if finding.matters and "PyTorch" in finding.problem]
+    assert "built for the CPU" in finding.problem
+    assert finding.remedy == "pip install --force-reinstall torch torchvision"
+
+
+def test_a_driver_that_pytorch_cannot_use(no_gpu, monkeypatch):
+    with_driver(monkeypatch, True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "PyTorch for CUDA 13.0 cannot use the NVIDIA driver" in text()
+    assert "download.pytorch.org/whl/cu126" in text()
+
+
+def test_a_gpu_with_all_that_is_needed(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else FIND_SPEC(name))
+    lines, well = doctor.report()
+    assert well
+    assert any("NVIDIA H100, compute capability 9.0, 80 GiB" in line for line in lines)
+    assert any("triton" in line and "<- chosen" in line for line in lines)
+
+
+def test_a_gpu_without_triton(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
+    lines, well = doctor.report()
+    assert not well
+    assert any("a GPU, but no Triton" in line and "pip install triton" in line for line in lines)
+    assert any("portable" in line and "<- chosen" in line for line in lines)
+
+
+def test_mamba_ssm_absent(gpu):
+    absent = [finding for finding in doctor.findings() if "mamba-ssm is not installed" in finding.problem]
+    assert len(absent) == 1
+    assert "requirements-cuda.txt" in absent[0].remedy
+    assert not absent[0].matters
+
+
+@pytest.mark.parametrize(
+    ("message", "words"), [("undefined symbol: _ZN3c10", "another PyTorch"), ("libcudart.so.11.0: no", "another CUDA")]
+)
+def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
+    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, f"raise ImportError({message!r})\n")
+    broken = [finding for finding in doctor.findings() if "broken" in finding.problem]
+    assert len(broken) == 1
+    assert words in broken[0].problem
+    assert broken[0].remedy.endswith("--force-reinstall mamba-ssm")
+    assert "mamba-ssm is installed but broken" in text()
+
+
+def test_mamba_ssm_serves_where_triton_is_absent(gpu, tmp_path, monkeypatch):
+    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, "fwd = bwd = None\n")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
+    assert any(line.split()[0] == "cuda" and "<- chosen" in line for line in doctor.report()[0])
+
+
+def test_no_compiler(no_gpu, monkeypatch):
+    with_driver(monkeypatch, False)
+    monkeypatch.setattr(doctor, "_compiler_version", lambda: "not installed")
+    monkeypatch.setattr(doctor, "available_backends", lambda *_: {"cpu": "no compiler"})
+    assert any("C++ compiler" in f.problem and f.remedy == doctor.INSTALL_COMPILER for f in doctor.findings())
+
+
+def test_versions_are_those_installed():
+    versions = doctor.versions()
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert set(doctor.PACKAGES) < set(versions)
+
+
+def test_the_command_line():
+    run = subprocess.run(
+        [sys.executable, "-m", "mamba.mamba_ssm.doctor"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode in (0, 1), run.stderr
+    assert "Backends for" in run.stdout
+    assert "<- chosen" in run.stdout

@@ -1,0 +1,172 @@
+"""--dry_run: every recipe builds on small lists, and faults of the lists are told before anything is built."""
+
+import re
+
+import pytest
+import torch
+from PIL import Image
+from video_files import numbered_frames, write_folder, write_video
+
+import run_class_finetuning
+import run_pretrain_imagenet
+from engines import dry_run as dry_run_module
+from engines.configuration import parse_arguments
+from engines.dry_run import dry_run, full_command
+from engines.estimate import estimate_memory, measure_seconds_per_clip
+from engines.recipe import load_recipe, recipe_names
+from models.build import build_model
+from models.complexity import measure_complexity
+
+PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
+VIDEOS = "run_class_finetuning.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with three videos, an image, and lists of both kinds."""
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(3):
+        write_video(folder / f"v{i}.mp4", numbered_frames(6, 32, 48))
+    Image.new("RGB", (40, 40)).save(folder / "i.jpg")
+    (folder / "images").mkdir()
+    for name in ("train", "val", "test"):
+        (folder / f"{name}.csv").write_text("".join(f"v{i % 3}.mp4 {i % 3}\n" for i in range(10)))
+        (folder / "images" / f"{name}.csv").write_text("i.jpg 0\ni.jpg 1\n")
+    return folder
+
+
+def run(words, script=VIDEOS, **options):
+    parser = PARSERS[script]()
+    args = parse_arguments(parser, [*words, "--dry_run", "--device", "cpu", "--num_workers", "0"], script=script)
+    return dry_run(args, PARSERS[script](), script, **options)
+
+
+def words_for(data, name):
+    script = load_recipe(name).script
+    lists = data if script == VIDEOS else data / "images"
+    return ["--recipe", name, "--data_path", str(lists), "--data_root", str(data)], script
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_builds(data, name, caplog, monkeypatch):
+    # Decoding is the same for all of them and tried below; one picture of every resolution would take minutes.
+    monkeypatch.setattr("engines.list_check._try_one", lambda *_: None)
+    words, script = words_for(data, name)
+    with caplog.at_level("INFO"):
+        assert run(words, script, measure=False) == 0
+    assert "estimate: " in caplog.text and "dry run: no faults" in caplog.text
+
+
+def test_it_ends_in_the_estimate(data, caplog):
+    words, script = words_for(data, "k400/tiny_f16_res224")
+    with caplog.at_level("INFO"):
+        assert run([*words, "--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]) == 0
+    text = caplog.text
+    assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
+    assert "the first gives clips (2, 3, 16, 32, 32)" in text and "the first gives clips (12, 3, 16, 32, 32)" in text
+    assert "10 file(s) of" in text and "are in the training list too, the first in line 1" in text
+    assert "70 epochs x 1 updates x 20 clips" in text
+    # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
+    assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("gone.mp4 1", r"train.csv, line 2: .*gone.mp4 is not there"),
+        ("v0.mp4 400", r"(?s)train.csv.*line 2: label 400 is out of range: 400 classes"),
+        ("v0.mp4,1", r"(?s)train.csv.*line 2: .*v0.mp4,1"),
+        ("v0.mp4", r"(?s)train.csv.*line 2: there is no label"),
+    ],
+)
+def test_faults_of_a_list_are_told_before_anything_is_built(data, tmp_path, caplog, monkeypatch, line, told):
+    monkeypatch.setattr(dry_run_module, "build_model", lambda *_: pytest.fail("built"))
+    train = tmp_path / "train.csv"
+    train.write_text(f"v0.mp4 0\n{line}\nv1.mp4 1\n")
+    words, _ = words_for(data, "k400/tiny_f8_res224")
+    assert run([*words, "--train_list", str(train)]) == 1
+    assert re.search(told, caplog.text)
+    assert "nothing was built" in caplog.text
+
+
+def test_all_missing_files_and_all_lists_are_told_at_once(data, tmp_path, caplog):
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("v0.mp4 0\n" + "".join(f"{name}{i}.mp4 2\n" for i in range(3)))
+    words, _ = words_for(data, "custom/tiny_f8_res224")
+    words += ["--train_list", str(tmp_path / "train.csv"), "--val_list", str(tmp_path / "val.csv")]
+    assert run(words) == 1
+    for name in ("train", "val"):
+        for i in range(3):
+            assert f"{name}.csv, line {i + 2}: {data / f'{name}{i}.mp4'} is not there" in caplog.text
+    assert "6 fault(s)" in caplog.text
+
+
+def test_a_frame_folder_with_fewer_frames_than_listed_is_told(data, tmp_path, caplog):
+    write_folder(tmp_path / "clip", numbered_frames(4, 32, 32))
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.csv").write_text("clip 4 0\nclip 5 1\n")
+    words = ["--recipe", "custom/tiny_f8_res224", "--data_path", str(tmp_path), "--data_root", str(tmp_path)]
+    assert run(words) == 1
+    assert re.search(r"train.csv, line 2: frame 5 of .*clip is not there", caplog.text)
+    assert ", line 1: frame" not in caplog.text
+
+
+def test_the_batch_is_that_of_the_processes_asked_for(data, caplog):
+    words, _ = words_for(data, "custom/tiny_f8_res224")
+    parser = PARSERS[VIDEOS]()
+    args = parse_arguments(parser, [*words, "--dry_run", "16", "--device", "cpu"], script=VIDEOS)
+    assert (args.batch_size, args.update_freq, args.global_batch) == (4, 1, 64)
+
+
+def test_the_command_says_what_the_recipe_says(data):
+    words, script = words_for(data, "imagenet/middle_res448")
+    args = parse_arguments(PARSERS[script](), [*words, "--no-masked_backward", "--no_bf16"], script=script)
+    command = full_command(args, PARSERS[script](), script).split()
+    again = parse_arguments(PARSERS[script](), command[2:], script=script)
+    differing = {name for name, value in vars(args).items() if getattr(again, name) != value}
+    assert differing == {"recipe"}
+
+
+def test_memory_is_counted_from_parameters_and_clips():
+    parser = PARSERS[VIDEOS]()
+    args = parse_arguments(
+        parser,
+        ["--model", "videomambapro_nano", "--input_size", "32", "--batch_size", "3", "--no_bf16"],
+        script=VIDEOS,
+    )
+    model = build_model(args, 5)
+    complexity = measure_complexity(model, bf16=False)
+    saved, seen = 0, {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def note(tensor):
+        nonlocal saved
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            saved += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = model.train()(torch.zeros(1, 3, 8, 32, 32))
+    assert complexity.activation_bytes == pytest.approx(saved, rel=0.05), "what a real forward pass keeps"
+    assert logits.requires_grad
+    total, _ = estimate_memory(complexity, args)
+    assert total == 16 * sum(p.numel() for p in model.parameters()) + 6 * complexity.activation_bytes
+
+
+def test_the_measurement_grows_with_depth_and_frames(monkeypatch):
+    args = parse_arguments(
+        PARSERS[VIDEOS](), ["--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "64"], script=VIDEOS
+    )
+    complexity = measure_complexity(build_model(args, 5))
+    steps = []
+
+    def timed(_, depth, frames, clips, *__):
+        steps.append((depth, frames, clips))
+        return 0.5 + 0.25 * depth * frames * clips
+
+    monkeypatch.setattr("engines.estimate._time_step", timed)
+    monkeypatch.setattr("engines.estimate._MEASURED_FLOPS", {"cpu": 10 * 3 * complexity.flops / 6 / 64 * 4 * 3})
+    seconds = measure_seconds_per_clip(args, complexity, 6, 5, torch.device("cpu"), False)
+    assert steps == [(1, 10, 1), (3, 10, 1)]
+    assert seconds == pytest.approx((0.5 + 0.25 * 6 * 10) * 6.4)

@@ -1,0 +1,83 @@
+"""The flags: none comes or goes unnoticed, each is explained, and the defaults are the published ones."""
+
+import argparse
+
+import pytest
+from engine_standins import make_args
+
+from engines.arguments import add_engine_arguments
+
+FLAGS = {
+    "output_dir",
+    "log_dir",
+    "log_interval",
+    "seed",
+    "device",
+    "bf16",
+    "no_bf16",
+    "opt",
+    "opt_eps",
+    "opt_betas",
+    "momentum",
+    "weight_decay",
+    "layer_decay",
+    "clip_grad",
+    "update_freq",
+    "epochs",
+    "start_epoch",
+    "lr",
+    "min_lr",
+    "warmup_lr",
+    "lr_base",
+    "scale_min_lr",
+    "no_scale_min_lr",
+    "warmup_epochs",
+    "warmup_steps",
+    "mixup",
+    "cutmix",
+    "cutmix_minmax",
+    "mixup_prob",
+    "mixup_switch_prob",
+    "mixup_mode",
+    "smoothing",
+    "model_ema",
+    "model_ema_decay",
+    "model_ema_warmup",
+    "save_ckpt_freq",
+    "resume",
+    "auto_resume",
+    "no_auto_resume",
+    "eval",
+    "test_best",
+    "dist_eval",
+    "disable_eval_during_finetuning",
+}
+
+
+def test_the_flags_are_these_and_each_has_a_help_text():
+    parser = argparse.ArgumentParser(add_help=False)
+    add_engine_arguments(parser)
+    assert {option for action in parser._actions for option in action.option_strings} == {f"--{f}" for f in FLAGS}
+    assert all(action.help for action in parser._actions)
+    assert "--lr_base" in parser.format_help()
+
+
+def test_defaults_of_the_recipes():
+    args = make_args()
+    assert (args.opt, args.opt_betas, args.opt_eps, args.layer_decay) == ("adamw", [0.9, 0.999], 1e-8, 0.75)
+    assert (args.mixup, args.cutmix, args.mixup_prob, args.mixup_switch_prob, args.mixup_mode, args.smoothing) == (
+        0.8,
+        1.0,
+        1.0,
+        0.5,
+        "batch",
+        0.1,
+    )
+    assert (args.warmup_lr, args.min_lr, args.lr_base, args.scale_min_lr) == (1e-6, 1e-6, 256, True)
+    assert args.clip_grad is None and not args.model_ema and args.auto_resume
+
+
+def test_update_freq_of_zero_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        make_args("--update_freq", "0")
+    assert "--update_freq: must be 1 or more" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""Parameter groups, learning-rate scaling and the schedule, against values worked out by hand."""
+
+import logging
+import math
+
+import pytest
+import torch
+from engine_standins import TinyModel, make_args
+from torch import nn
+
+from engines.optim import LearningRates, create_optimizer, create_schedule, parameter_groups, scale_learning_rates
+
+
+def settings_by_name(model, groups):
+    """{parameter name: (lr factor, weight decay)}; fails where a parameter is in no group or in two."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed = [
+        (names[id(p)], (group.get("lr_scale", 1.0), group["weight_decay"]))
+        for group in groups
+        for p in group["params"]
+    ]
+    assert sorted(name for name, _ in listed) == sorted(names.values())
+    return dict(listed)
+
+
+def test_layer_decay_goes_by_the_position_in_the_module_list():
+    model = TinyModel(depth=4)
+    settings = settings_by_name(model, parameter_groups(model, weight_decay=0.05, layer_decay=0.5))
+    assert settings["head.weight"][0] == 1
+    for number in range(4):
+        assert settings[f"layers.{number}.linear.weight"][0] == 0.5 ** (4 - number)
+        assert settings[f"layers.{number}.A_log"][0] == 0.5 ** (4 - number)
+    assert settings["norm_f.weight"][0] == 0.5
+    assert settings["stem.weight"][0] == settings["cls_token"][0] == 0.5**5
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+def test_what_goes_without_weight_decay(layer_decay):
+    model = TinyModel()
+    settings = settings_by_name(model, parameter_groups(model, weight_decay=0.05, layer_decay=layer_decay))
+    decayed = {name for name, (_, decay) in settings.items() if decay == 0.05}
+    assert decayed == {"stem.weight", "head.weight", *(f"layers.{i}.linear.weight" for i in range(4))}
+    assert {decay for name, (_, decay) in settings.items() if name not in decayed} == {0.0}
+
+
+def test_frozen_parameters_stay_out():
+    model = TinyModel()
+    model.stem.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=0.75)
+    listed = {id(parameter) for group in groups for parameter in group["params"]}
+    assert id(model.stem.weight) not in listed and id(model.head.weight) in listed
+
+
+def test_layer_decay_without_group_matcher_is_refused():
+    with pytest.raises(ValueError, match="--layer_decay 1"):
+        parameter_groups(nn.Linear(2, 2), weight_decay=0, layer_decay=0.5)
+
+
+# The recipes' rows: flags and processes -> peak, minimum, warm-up.
+@pytest.mark.parametrize(
+    ("values", "world_size", "expected"),
+    [
+        (dict(lr=2e-4, batch_size=64, num_sample=2), 8, (8e-4, 4e-6, 4e-6)),
+        (dict(lr=5e-6, batch_size=2, num_sample=2, update_freq=2), 32, (5e-6, 1e-6, 1e-6)),
+        (
+            dict(lr=5e-4, batch_size=512, num_sample=1, lr_base=512, scale_min_lr=False, min_lr=1e-5),
+            8,
+            (4e-3, 1e-5, 1e-6),
+        ),
+    ],
+)
+def test_learning_rates_of_the_published_recipes(values, world_size, expected):
+    rates = scale_learning_rates(make_args(**values), world_size)
+    assert (rates.peak, rates.minimum, rates.warmup) == pytest.approx(expected)
+
+
+def test_a_minimum_above_the_peak_is_pointed_out(caplog):
+    with caplog.at_level(logging.WARNING):
+        scale_learning_rates(make_args(lr=1e-6, scale_min_lr=False, min_lr=1e-5, lr_base=512), 1)
+    assert "--min_lr" in caplog.text
+
+
+def rates_along(args, rates, steps_per_epoch, factor=1.0):
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimizer = torch.optim.SGD([{"params": [weight], "lr_scale": factor}], lr=rates.peak)
+    schedule = create_schedule(optimizer, args, rates, steps_per_epoch)
+    values = []
+    for update in range(args.epochs * steps_per_epoch + 1):
+        schedule.step_update(update)
+        values.append(optimizer.param_groups[0]["lr"])
+    return values
+
+
+@pytest.mark.parametrize("flags", [("--warmup_epochs", "2"), ("--warmup_epochs", "7", "--warmup_steps", "20")])
+def test_schedule_at_known_updates(flags):
+    args = make_args("--epochs", "6", *flags)
+    values = rates_along(args, LearningRates(peak=1.0, minimum=0.1, warmup=0.2, clips_per_update=1), 10, factor=0.5)
+    assert values[0] == pytest.approx(0.5 * 0.2)
+    assert values[10] == pytest.approx(0.5 * 0.6)
+    assert values[20] == pytest.approx(0.5 * 1.0)
+    assert values[30] == pytest.approx(0.5 * (0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2))
+    assert values[40] == pytest.approx(0.5 * 0.55)
+    assert values[60] == pytest.approx(0.5 * 0.1)
+    assert all(a > b for a, b in zip(values[20:], values[21:], strict=False))
+
+
+def test_no_warmup_starts_at_the_peak():
+    values = rates_along(make_args("--epochs", "2", "--warmup_epochs", "0"), LearningRates(1.0, 0.0, 0.5, 1), 4)
+    assert values[0] == 1.0 and values[-1] == pytest.approx(0.0)
+
+
+def test_a_warmup_longer_than_the_run_is_pointed_out(caplog):
+    with caplog.at_level(logging.WARNING):
+        values = rates_along(make_args("--epochs", "1"), LearningRates(1.0, 0.0, 0.0, 1), 10)
+    assert "--warmup_epochs" in caplog.text
+    assert values[10] == pytest.approx(0.2)
+
+
+def test_optimizer_flags_reach_the_optimizer():
+    args = make_args("--opt_betas", "0.9", "0.95", "--opt_eps", "1e-6")
+    optimizer = create_optimizer(TinyModel(), args, 0.3)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    for group in optimizer.param_groups:
+        assert tuple(group["betas"]) == (0.9, 0.95) and group["eps"] == 1e-6 and group["lr"] == 0.3

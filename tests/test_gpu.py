@@ -1,0 +1,135 @@
+"""What only a GPU can show: backends on real launches, torch.compile on the device, training steps in bfloat16."""
+
+import pytest
+import torch
+
+import models
+from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
+from mamba.mamba_ssm.ops.layer_norm import add_norm
+from tests.test_scan_operator import ABSENT, reference, scan_inputs
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
+]
+
+METHOD = dict(delta_softplus=True, elemental_residual=True, masked=False, masked_backward=True)
+BACKENDS = ("triton", "cuda", "portable")
+LIMITS = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+def require(backend, dtype=torch.float32):
+    reason = available_backends("cuda", dtype)[backend]
+    if reason != "available":
+        pytest.skip(f"backend {backend}: {reason}")
+
+
+def relative(got, want):
+    return ((got.cpu().double() - want).abs().max() / want.abs().max().clamp(min=1e-9)).item()
+
+
+@pytest.mark.parametrize("without", ABSENT.values(), ids=ABSENT.keys())
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("shape", [(2, 197, 96, 16, 1), (1, 37, 33, 8, 3), (3, 1, 5, 4, 1)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend_equals_the_float64_reference(backend, shape, dtype, without):
+    require(backend, dtype)
+    batch, length, dim, state, groups = shape
+    inputs = scan_inputs(batch, length, dim, state, groups, dtype, without)
+    exact = {name: None if t is None else t.detach().double().requires_grad_() for name, t in inputs.items()}
+    on_device = {name: None if t is None else t.detach().cuda().requires_grad_() for name, t in inputs.items()}
+    out = bidirectional_scan(**on_device, **METHOD, backend=backend)
+    expected = reference(**exact, **METHOD)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
+    names = [name for name, t in inputs.items() if t is not None]
+    got = torch.autograd.grad((out * weight.cuda()).sum(), [on_device[name] for name in names])
+    want = torch.autograd.grad((expected * weight).sum(), [exact[name] for name in names], allow_unused=True)
+    errors = {"out": relative(out, expected)}
+    for name, a, b in zip(names, got, want, strict=True):
+        errors[name] = relative(a, torch.zeros_like(exact[name]) if b is None else b)
+    assert all(error < LIMITS[dtype] for error in errors.values()), errors
+
+
+def test_every_tile_gives_the_same():
+    require("triton")
+    from mamba.mamba_ssm.ops.triton import launching, selective_scan
+
+    inputs = {name: t.detach().cuda() for name, t in scan_inputs(2, 197, 96, 16, dtype=torch.float32).items()}
+    scan = selective_scan.Scan(*inputs.values(), *METHOD.values())
+    outs = [selective_scan.run_forward(scan, tile) for tile in launching.FORWARD_TILES]
+    grads = [selective_scan.run_backward(torch.ones_like(outs[0]), scan, tile) for tile in launching.BACKWARD_TILES]
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=1e-4, atol=1e-4)
+    for others in grads[1:]:
+        for a, b in zip(others, grads[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
+def test_the_same_to_the_bit_every_time():
+    require("triton")
+    inputs = {
+        name: t.detach().cuda().requires_grad_()
+        for name, t in scan_inputs(2, 300, 64, 16, dtype=torch.float32).items()
+    }
+
+    def step():
+        out = bidirectional_scan(**inputs, backend="triton")
+        return out, *torch.autograd.grad(out.sin().sum(), list(inputs.values()))
+
+    step()
+    assert all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
+
+
+@pytest.mark.parametrize("is_rms", [True, False])
+def test_fused_addition_and_norm(is_rms):
+    generator = torch.Generator().manual_seed(0)
+    hidden, residual = (torch.randn(2, 33, 192, generator=generator) for _ in range(2))
+    weight, bias = torch.rand(192, generator=generator), torch.rand(192, generator=generator)
+    given = (hidden, residual, weight, None if is_rms else bias)
+    results = []
+    for device in ("cpu", "cuda"):
+        moved = [None if t is None else t.to(device).requires_grad_() for t in given]
+        normed, total = add_norm(*moved, 1e-5, is_rms)
+        grads = torch.autograd.grad((normed.sin() + total.cos()).sum(), [t for t in moved if t is not None])
+        results.append([t.cpu() for t in (normed, total, *grads)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def small_model():
+    torch.manual_seed(0)
+    return models.VideoMambaPro(
+        img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0
+    ).cuda()
+
+
+def test_the_model_gives_what_it_gives_on_the_cpu():
+    model, clips = small_model().eval(), torch.randn(2, 3, 2, 32, 32)
+    with torch.no_grad():
+        got = model(clips.cuda()).cpu()
+        torch.testing.assert_close(got, model.cpu()(clips), rtol=1e-3, atol=1e-3)
+
+
+def test_torch_compile_of_the_model():
+    model, clips = small_model(), torch.randn(2, 3, 2, 32, 32, device="cuda")
+    expected = model(clips)
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(clips), expected, rtol=1e-3, atol=1e-3)
+    compiled(clips).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_training_steps_in_bfloat16_lower_the_loss():
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    clips, labels = torch.randn(4, 3, 2, 32, 32, device="cuda"), torch.tensor([0, 1, 2, 3], device="cuda")
+    losses = []
+    for _ in range(40):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(clips), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,157 @@
+"""The shell scripts: what they start, on one GPU, several and several machines, and what they refuse."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from video_files import numbered_frames, write_video
+
+from engines.recipe import load_recipe
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh")) + [ROOT / "scripts" / "slurm.sbatch"]
+LAUNCHERS = {
+    "pretrain_imagenet.sh": ("run_pretrain_imagenet.py", "imagenet/tiny_res224"),
+    "finetune_k400.sh": ("run_class_finetuning.py", "k400/tiny_f16_res224"),
+    "finetune_ssv2.sh": ("run_class_finetuning.py", "ssv2/tiny_f16_res224"),
+    "finetune_ucf101.sh": ("run_class_finetuning.py", "ucf101/tiny_f16_res224"),
+    "finetune_hmdb51.sh": ("run_class_finetuning.py", "hmdb51/tiny_f16_res224"),
+    "finetune_custom.sh": ("run_class_finetuning.py", "custom/tiny_f16_res224"),
+}
+
+
+@pytest.fixture
+def echo(tmp_path):
+    """A stand-in for Python that prints its arguments, one a line."""
+    program = tmp_path / "echo_arguments"
+    program.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def launched(echo, script, *words, status=0, **environment):
+    """The arguments that a script gives Python, or what it says when it refuses."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / script), *words],
+        env=os.environ | {"PYTHON": str(echo)} | environment,
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout.splitlines() if status == 0 else done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_whole(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    checker = shutil.which("shellcheck")
+    if checker:
+        subprocess.run([checker, str(script)], check=True)
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+def test_one_gpu_starts_python_itself(echo, script):
+    run_script, recipe = LAUNCHERS[script]
+    words = launched(echo, script, "--data_root", "/a b", "--output_dir", "out dir")
+    expected = [
+        run_script,
+        "--recipe",
+        recipe,
+        "--data_root",
+        "/a b",
+        "--data_path",
+        "/a b",
+        "--output_dir",
+        "out dir",
+    ]
+    assert words == expected
+    assert load_recipe(recipe).script == run_script
+
+
+def test_model_frames_resolution_and_lists_choose_the_run(echo):
+    words = launched(echo, "finetune_k400.sh", "--data_root", "/v", "--data_path", "/lists", "--model", "middle",
+                     "--frames", "64", "--res", "384", "--lr", "1e-5")  # fmt: skip
+    assert words[1:] == ["--recipe", "k400/middle_f64_res384", "--data_root", "/v", "--data_path", "/lists",
+                         "--lr", "1e-5"]  # fmt: skip
+    assert launched(echo, "finetune_k400.sh", "--recipe", "k400/small_f8_res224")[2] == "k400/small_f8_res224"
+
+
+def test_several_gpus_and_machines_start_torchrun(echo):
+    words = launched(echo, "finetune_ssv2.sh", "--gpus", "8")
+    assert words[:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "8",
+                         "run_class_finetuning.py"]  # fmt: skip
+    many = ["--gpus", "4", "--nodes", "2", "--node_rank", "1", "--master_addr", "host7"]
+    words = " ".join(launched(echo, "finetune_ssv2.sh", *many, SLURM_JOB_ID="77"))
+    assert "--nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint host7:29500 --rdzv_id 77" in words
+    assert "--rdzv_conf is_host=false run_class_finetuning.py" in words
+    words = launched(echo, "finetune_ssv2.sh", *many, SLURM_JOB_ID="")
+    assert words[words.index("--rdzv_id") + 1] == "ssv2-tiny_f16_res224", "torchrun makes a folder of that name"
+
+
+def test_a_dry_run_is_one_process_that_hears_of_all(echo):
+    words = launched(echo, "finetune_k400.sh", "--gpus", "8", "--nodes", "2", "--master_addr", "h", "--dry_run")
+    assert words[0] == "run_class_finetuning.py" and words[-2:] == ["--dry_run", "16"]
+
+
+def test_evaluate_takes_a_checkpoint_and_a_data_set(echo):
+    words = launched(
+        echo, "evaluate.sh", "--checkpoint", "w.pth", "--data_set", "ssv2", "--data_root", "/v", "--gpus", "0"
+    )
+    expected = (
+        "run_class_finetuning.py --recipe ssv2 --data_root /v --data_path /v --device cpu --eval --finetune w.pth"
+    )
+    assert words == expected.split()
+    assert (
+        launched(echo, "evaluate.sh", "--checkpoint", "w", "--data_set", "imagenet")[0] == "run_pretrain_imagenet.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("evaluate.sh", [], "which weights"),
+        ("evaluate.sh", ["--checkpoint"], "--checkpoint needs a value"),
+        ("finetune_k400.sh", ["--gpus", "two"], "--gpus must be a whole number, not 'two'"),
+        ("finetune_k400.sh", ["--frames"], "--frames needs a value"),
+        ("finetune_k400.sh", ["--nodes", "2"], "needs --master_addr"),
+        ("finetune_k400.sh", ["--nodes", "2", "--node_rank", "2"], "ranks count from 0"),
+    ],
+)
+def test_what_cannot_be_started_is_refused(echo, script, words, message):
+    assert message in launched(echo, script, *words, status=2)
+
+
+def test_slurm_starts_the_script_on_every_machine(echo, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text('#!/usr/bin/env bash\nprintf "nodeA\\nnodeB\\n"\n')
+    (tools / "srun").write_text('#!/usr/bin/env bash\nexec env SLURM_NODEID=1 "${@:2}"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    words = " ".join(launched(
+        echo, "slurm.sbatch", str(ROOT / "scripts" / "finetune_k400.sh"), "--data_root", "/v",
+        PATH=f"{tools}:{os.environ['PATH']}", SLURM_JOB_NODELIST="node[A-B]", SLURM_JOB_ID="20007", SLURM_NNODES="2",
+        SLURM_GPUS_ON_NODE="8",
+    ))  # fmt: skip
+    assert "--nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint nodeA:20007" in words
+    assert "is_host=false" in words and "--recipe k400/tiny_f16_res224 --data_root /v" in words
+
+
+def test_the_whole_way_to_the_estimate(tmp_path):
+    for i in range(2):
+        write_video(tmp_path / f"v{i}.mp4", numbered_frames(20))
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.csv").write_text("".join(f"v{i % 2}.mp4 {i}\n" for i in range(10)))
+    words = ["--data_root", str(tmp_path), "--model", "tiny", "--frames", "16", "--gpus", "1", "--dry_run"]
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.stderr.count("estimate: ") == 3
+    assert done.stderr.rstrip().endswith("dry run: no faults; the run was not started")

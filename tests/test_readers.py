@@ -1,0 +1,192 @@
+"""Readers: the right frames of real files, and one clear error for everything that cannot be read."""
+
+import pickle
+import struct
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import frame_numbers, numbered_frames, write_folder, write_video
+
+from datasets.readers import FrameFolder, ImageFile, UnreadableVideoError, VideoFile
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("videos") / "v.mp4", numbered_frames(60, 64, 128))
+
+
+INDICES = {
+    "all": list(range(60)),
+    "dense": list(range(10, 26, 2)),
+    "far apart": [3, 20, 41, 59],
+    "repeated": [0, 0, 5, 5, 5, 7],
+    "out of order": [30, 2, 59, 2, 31],
+    "last": [59] * 8,
+    "one": [17],
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_a_video_gives_the_asked_frames(video, name):
+    reader = VideoFile(str(video))
+    assert len(reader) == 60
+    frames = reader.read(np.array(INDICES[name]))
+    assert frames.dtype == np.uint8 and frames.shape == (len(INDICES[name]), 64, 128, 3)
+    assert frame_numbers(frames) == INDICES[name]
+
+
+def test_frames_are_those_that_another_decoder_gives(tmp_path):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, size=(20, 8, 12, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "v.mp4", blocks.repeat(8, axis=1).repeat(8, axis=2), bf=2)
+    with av.open(str(path)) as container:
+        expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    found = VideoFile(str(path)).read(range(20))
+    # the two convert from YUV by different routines; a wrong frame would be off by about 85 on average
+    assert np.abs(found.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("width", [16, 32, 48, 66, 72, 96, 98, 100, 126, 130, 162])
+def test_pictures_of_any_width(tmp_path, width):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, size=(5, 8, width // 2, 3), dtype=np.uint8).repeat(4, axis=1).repeat(2, axis=2)
+    path = write_video(tmp_path / "v.mp4", blocks)
+    with av.open(str(path)) as container:
+        expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    found = VideoFile(str(path)).read([0, 3, 4])
+    assert found.shape == (3, 32, width, 3)
+    assert np.abs(found.astype(int) - expected[[0, 3, 4]]).mean() < 2
+
+
+def test_each_frame_is_decoded_once(video, monkeypatch):
+    reader = VideoFile(str(video))
+    asked = []
+    decode = reader._reader.get_batch
+    monkeypatch.setattr(reader._reader, "get_batch", lambda indices: asked.extend(indices) or decode(indices))
+    assert frame_numbers(reader.read([40, 3, 3, 40, 20])) == [40, 3, 3, 40, 20]
+    assert [int(i) for i in asked] == [3, 20, 40]
+
+
+def test_a_path_without_suffix_is_completed(video):
+    assert len(VideoFile(str(video.with_suffix("")))) == 60
+
+
+def damaged(tmp_path, video, how):
+    path = tmp_path / "broken.mp4"
+    if how == "empty":
+        path.touch()
+    elif how == "text":
+        path.write_text("not a video\n" * 50)
+    elif how == "truncated":
+        # without its end, a file that keeps its index there has none
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+            for frame in numbered_frames(30, 64, 64):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        path.write_bytes(path.read_bytes()[:-600])
+    elif how == "folder":
+        path.mkdir()
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("missing", "no such file"),
+        ("empty", "is empty"),
+        ("text", "not a video"),
+        ("truncated", "not a video, or damaged"),
+        ("folder", "no such file"),
+    ],
+)
+def test_unreadable_videos_are_told(tmp_path, video, how, said):
+    path = damaged(tmp_path, video, how)
+    with pytest.raises(UnreadableVideoError, match=said) as error:
+        VideoFile(path)
+    assert error.value.path == path
+    assert path in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_video_damaged_in_the_middle_is_told_when_it_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, size=(40, 64, 64, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "v.mp4", noise)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = rng.bytes(4000)
+    path.write_bytes(content)
+    reader = VideoFile(str(path))
+    with pytest.raises(UnreadableVideoError, match="do not decode"):
+        reader.read(range(40))
+
+
+def test_frames_beyond_the_end_are_told(video):
+    with pytest.raises(UnreadableVideoError, match="do not decode"):
+        VideoFile(str(video)).read([58, 60])
+
+
+def test_the_error_travels_between_processes():
+    error = pickle.loads(pickle.dumps(UnreadableVideoError("a.mp4", "because")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "because", "cannot read a.mp4: because")
+
+
+@pytest.mark.parametrize("template", ["img_{:05}.jpg", "{:d}.png"])
+def test_frame_folders(tmp_path, template):
+    folder = write_folder(tmp_path / "f", numbered_frames(20), template)
+    reader = FrameFolder(str(folder), 20, template)
+    assert len(reader) == 20
+    frames = reader.read(np.array([0, 19, 5, 5]))
+    assert frames.dtype == np.uint8 and frames.shape == (4, 64, 96, 3)
+    assert frame_numbers(frames) == [0, 19, 5, 5]
+
+
+def test_unreadable_frame_folders_are_told(tmp_path):
+    folder = write_folder(tmp_path / "f", numbered_frames(5))
+    with pytest.raises(UnreadableVideoError, match="frame img_00006.jpg is missing .*says 6 frames.*--filename_tmpl"):
+        FrameFolder(str(folder), 6).read([5])
+    with pytest.raises(UnreadableVideoError, match="no such folder"):
+        FrameFolder(str(tmp_path / "nowhere"), 6).read([0])
+    (folder / "img_00002.jpg").write_bytes((folder / "img_00002.jpg").read_bytes()[:200])
+    with pytest.raises(UnreadableVideoError, match="img_00002.jpg is not an image"):
+        FrameFolder(str(folder), 5).read([0, 1])
+    Image.new("RGB", (10, 10)).save(folder / "img_00003.jpg")
+    with pytest.raises(UnreadableVideoError, match="different sizes"):
+        FrameFolder(str(folder), 5).read([0, 2])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA", "1"])
+def test_images_of_any_mode_become_rgb(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    colour = Image.new("RGB", (12, 10), (255, 255, 255))
+    colour.convert(mode).save(path)
+    frames = ImageFile(str(path)).read([0])
+    assert frames.shape == (1, 10, 12, 3) and frames.dtype == np.uint8
+    assert (frames == 255).all()
+
+
+def test_unreadable_images_are_told(tmp_path):
+    with pytest.raises(UnreadableVideoError, match="no such file"):
+        ImageFile(str(tmp_path / "x.jpg")).read([0])
+    (tmp_path / "x.jpg").write_text("text")
+    with pytest.raises(UnreadableVideoError, match="not an image"):
+        ImageFile(str(tmp_path / "x.jpg")).read([0])
+    assert ImageFile("x.jpg").__len__() == 1
+
+
+def test_a_video_that_a_telephone_filmed_upright_is_turned(tmp_path):
+    frames = numbered_frames(6, 64, 128)
+    frames[:, :, :64] = 250
+    path = write_video(tmp_path / "v.mp4", frames)
+    content = path.read_bytes()
+    # the track header holds a matrix 40 bytes on; this one says: turn a quarter clockwise to show
+    start = content.index(b"tkhd") + 4 + 40
+    turn = [0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30]
+    path.write_bytes(content[:start] + struct.pack(">9i", *turn) + content[start + 36 :])
+    found = VideoFile(str(path)).read([0, 3])
+    assert found.shape == (2, 128, 64, 3)
+    # what was bright on the left is bright at the top
+    assert found[:, :56].min() > 200 and found[:, 72:].max() < 100

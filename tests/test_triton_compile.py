@@ -1,0 +1,90 @@
+"""Every kernel compiles for the GPUs people have, without one, and within the registers it may use."""
+
+import importlib.util
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+# Bytes of a thread's stack. What runs unless measurement finds better spills nothing; a tile that only measurement
+# can choose may spill around its loop, where the values are read once, but never inside.
+DEFAULT_STACK, CHOSEN_STACK = 0, 512
+SHARED = 48 * 1024
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def compiled(launch, capability):
+    from mamba.mamba_ssm.ops.triton.compile_report import compile_launch
+
+    return compile_launch(launch, capability)
+
+
+def check(usage, stack):
+    assert usage.stack <= stack, usage
+    assert usage.spills_in_loop == 0, usage
+    assert usage.shared <= SHARED, usage
+    assert 16 < usage.registers <= 255, usage
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        (90, torch.bfloat16),
+        pytest.param(90, torch.float32, marks=pytest.mark.slow),
+        pytest.param(100, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
+def test_what_runs_by_default_spills_nothing(capability, dtype):
+    from mamba.mamba_ssm.ops.triton import compile_report, launching
+
+    launches = compile_report.scan_launches(launching.FORWARD_TILES[0], dtype, backward=False)
+    launches += compile_report.scan_launches(launching.BACKWARD_TILES[0], dtype, backward=True)
+    launches += compile_report.norm_launches(dtype, backward=False)
+    launches += compile_report.norm_launches(dtype, backward=True)
+    launches += compile_report.convolution_launches(dtype)
+    usages = [compiled(launch, capability) for launch in launches]
+    assert {usage.kernel.split()[0] for usage in usages} == {
+        "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel",
+        "add_norm_kernel", "add_norm_backward_kernel", "convolution_kernel", "convolution_backward_kernel",
+    }  # fmt: skip
+    for usage in usages:
+        check(usage, DEFAULT_STACK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float16), (90, torch.bfloat16)])
+def test_every_tile_that_may_be_chosen(capability, dtype):
+    from mamba.mamba_ssm.ops.triton import compile_report
+
+    launches = compile_report.all_launches(dtype)
+    assert len(launches) >= 15
+    for launch in launches:
+        check(compiled(launch, capability), CHOSEN_STACK)
+
+
+def test_spills_are_seen():
+    """The check can fail: with 64 registers the backward kernel must spill, and in its loop."""
+    from mamba.mamba_ssm.ops.triton import compile_report, launching
+
+    launch = compile_report.scan_launches(launching.Tile(8, 1, 64), torch.bfloat16, backward=True)[-1]
+    usage = compiled(launch, 90)
+    assert usage.registers <= 64
+    assert usage.stack > CHOSEN_STACK
+    assert usage.spills_in_loop > 0
+
+
+def test_the_table_replaces_what_stands_between_the_markers(tmp_path):
+    from mamba.mamba_ssm.ops.triton.compile_report import BEGIN, END, write_table
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_table(page, "| new |")
+    assert page.read_text() == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
+    page.write_text("no markers\n")
+    with pytest.raises(ValueError, match="page.md"):
+        write_table(page, "")

@@ -1,0 +1,28 @@
+"""These tests need Triton's interpreter, which a process has or has not: tests/test_triton_kernels.py runs them."""
+
+import os
+
+import pytest
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """All programs of a launch of scan or convolution at once, see `side_by_side`."""
+    from mamba.mamba_ssm.ops.triton import causal_conv1d, selective_scan
+    from tests.triton_interpreted.side_by_side import side_by_side
+
+    with side_by_side((selective_scan, causal_conv1d), monkeypatch):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """Memory that a kernel leaves unwritten is NaN, so that no result can rest on it."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)  # fills torch.empty
+    yield
+    torch.use_deterministic_algorithms(False)

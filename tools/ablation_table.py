@@ -1,0 +1,123 @@
+"""From the scores of an ablation to its document: a table of all variants, and what each factor changes."""
+
+import math
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Score(NamedTuple):
+    """The result of one run.
+
+    Attributes:
+        levels: of the factors, in their order. seed: of the run.
+        top1: percent on `videos` test videos of `classes` classes. epoch_seconds: of training.
+    """
+
+    levels: tuple[str, ...]
+    seed: int
+    top1: float
+    videos: int
+    classes: int
+    epoch_seconds: float
+
+
+class Effect(NamedTuple):
+    """What one factor changes: mean difference of its first level to its second, and the standard error of it."""
+
+    mean: float
+    error: float
+    pairs: int
+
+
+def factor_effect(scores: Sequence[Score], factor: int) -> Effect | None:
+    """Compare the two levels of a factor over runs that are equal in all else, the seed included.
+
+    The difference is averaged within each seed; its standard error is that of the mean over seeds, NaN for one seed.
+    None where no two such runs are there.
+    """
+    levels = list(dict.fromkeys(score.levels[factor] for score in scores))
+    if len(levels) < 2:
+        return None
+    by_rest: dict[tuple, dict[str, float]] = defaultdict(dict)
+    for score in scores:
+        rest = score.levels[:factor] + score.levels[factor + 1 :]
+        by_rest[score.seed, rest][score.levels[factor]] = score.top1
+    by_seed = defaultdict(list)
+    for (seed, _), values in by_rest.items():
+        if len(values) == 2:
+            by_seed[seed].append(values[levels[0]] - values[levels[1]])
+    if not by_seed:
+        return None
+    means = [statistics.mean(differences) for differences in by_seed.values()]
+    error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return Effect(statistics.mean(means), error, sum(map(len, by_seed.values())))
+
+
+def write_document(path: Path, scores: Sequence[Score], factors: Sequence[str], command: str, run: str) -> str:
+    """Write the Markdown document of an ablation to `path` and return it.
+
+    Args:
+        factors: names, in the order of the levels. command: what made the document. run: what all runs share.
+    """
+    text = "\n".join([
+        "# Ablation\n",
+        _introduction(scores, command, run),
+        "## All variants\n",
+        _variants(scores, factors),
+        "\n## What each factor changes\n",
+        "Differences of runs that are equal in everything else, the seed included, averaged over all of them; `+-` is",
+        "the standard error over seeds.\n",
+        _effects(scores, factors),
+        "",
+    ])  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+def _introduction(scores: Sequence[Score], command: str, run: str) -> str:
+    seeds = sorted({score.seed for score in scores})
+    videos, classes = scores[0].videos, scores[0].classes
+    return (
+        f"Made by `{command}`: {len(scores)} runs, seeds {', '.join(map(str, seeds))}, each\n\n"
+        f"    {run}\n\n"
+        f"Top-1 in percent on {videos} test videos of {classes} classes (chance {100 / classes:.1f} %; a single run's "
+        f"sampling error is up to {50 / math.sqrt(videos):.1f}).\n"
+        f"Mean and standard deviation over seeds. {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}.\n"
+    )
+
+
+def _variants(scores: Sequence[Score], factors: Sequence[str]) -> str:
+    """A row a variant, the best mean first."""
+    groups = defaultdict(list)
+    for score in scores:
+        groups[score.levels].append(score)
+    lines = [f"| {' | '.join(factors)} | top-1 | runs | seconds an epoch |",
+             "| " + " | ".join("---" for _ in factors) + " | ---: | ---: | ---: |"]  # fmt: skip
+    by_mean = sorted(groups.items(), key=lambda group: -statistics.mean(score.top1 for score in group[1]))
+    for levels, group in by_mean:
+        values = [score.top1 for score in group]
+        spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        seconds = statistics.mean(score.epoch_seconds for score in group)
+        lines.append(
+            f"| {' | '.join(levels)} | {statistics.mean(values):.1f}{spread} | {len(values)} | {seconds:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _effects(scores: Sequence[Score], factors: Sequence[str]) -> str:
+    lines = ["| factor | difference in top-1 | pairs |", "| --- | ---: | ---: |"]
+    for index, name in enumerate(factors):
+        effect = factor_effect(scores, index)
+        if effect is None:
+            continue
+        first, second = list(dict.fromkeys(score.levels[index] for score in scores))
+        error = "" if math.isnan(effect.error) else f" +- {effect.error:.1f}"
+        lines.append(f"| {name}: {first} against {second} | {effect.mean:+.1f}{error} | {effect.pairs} |")
+    return "\n".join(lines)

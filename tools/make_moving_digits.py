@@ -1,0 +1,250 @@
+"""Make a small video data set whose classes only the order of frames tells apart.
+
+    python -m tools.make_moving_digits --output data/moving_digits
+
+Handwritten digits (scikit-learn's, 8 x 8 pixels, enlarged) move over a textured background; the class is how they
+move, in four pairs that are each other played backwards. Both classes of a pair show the same frames, so a frame by
+itself tells neither; only their order does. The digits of the test clips are other images than those of the training
+clips.
+
+Written: videos/ as H.264 files, frames/ as folders of JPEGs, images/ of single digits for pretraining (10 classes),
+each with its lists, whose paths start from the output folder; labels.txt with the names of the motions.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+CLASSES = ("left", "right", "up", "down", "clockwise", "anticlockwise", "approaching", "receding")
+SPLITS = ("train", "val", "test")
+SPLIT_SHARES = (0.7, 0.15, 0.15)
+SPEED = (4.5, 6.0)
+DIGIT_SIZE = (24.0, 32.0)
+SIZE_RANGE = (12.0, 56.0)
+CENTRE_RANGE = (8.0, 56.0)  # the centre of a digit stays there, so most of it is always seen
+ORBIT_RADIUS = (16.0, 20.0)
+ORBIT_CENTRE = (28.0, 36.0)
+REFERENCE_SIZE = 64
+FRAME_RATE = 12
+MARKER = "settings.json"
+FORMAT_VERSION = 5
+
+
+def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw where a digit of class `label` is: float (num_frames, 3), the centre x and y and the side, in pixels.
+
+    The second class of a pair is a path of the first played backwards. A motion starts anywhere from where its whole
+    path stays in the picture; where a path would be longer than that allows it is slower. Lengths scale with size /
+    64.
+    """
+    pair, backwards = divmod(label, 2)
+    speed = rng.uniform(*SPEED)
+    x, y = (np.full(num_frames, rng.uniform(*CENTRE_RANGE)) for _ in "xy")
+    side = np.full(num_frames, rng.uniform(*DIGIT_SIZE))
+    if pair == 0:
+        x = _sweep(CENTRE_RANGE, speed, num_frames, rng)[::-1]
+    elif pair == 1:
+        y = _sweep(CENTRE_RANGE, speed, num_frames, rng)[::-1]
+    elif pair == 2:
+        radius = rng.uniform(*ORBIT_RADIUS)
+        middle = rng.uniform(*ORBIT_CENTRE, size=2)
+        # y points down, so a growing angle turns clockwise to the eye
+        angle = rng.uniform(0, 2 * np.pi) + speed / radius * np.arange(num_frames)
+        x, y = middle[0] + radius * np.cos(angle), middle[1] + radius * np.sin(angle)
+    else:
+        side = _sweep(SIZE_RANGE, speed, num_frames, rng)
+    path = np.stack([x, y, side], axis=1) * (size / REFERENCE_SIZE)
+    return path[::-1] if backwards else path
+
+
+def _sweep(bounds: tuple[float, float], speed: float, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A value that grows by `speed` a frame and stays within `bounds`: float (num_frames,)."""
+    low, high = bounds
+    travel = min(speed * (num_frames - 1), high - low)
+    return rng.uniform(low, high - travel) + np.linspace(0, travel, num_frames)
+
+
+def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a dark, coloured texture, uint8 (size, size, 3): smooth noise of two scales."""
+    picture = np.zeros((size, size, 3), dtype=np.float32)
+    for cells, strength in ((4, 70), (16, 50)):
+        noise = rng.integers(0, strength, size=(cells, cells, 3), dtype=np.uint8)
+        picture += np.asarray(Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    return picture.astype(np.uint8)
+
+
+def draw_digit(picture: np.ndarray, digit: np.ndarray, colour: np.ndarray, place: Sequence[float]) -> np.ndarray:
+    """Draw a digit (8, 8) uint8 on a picture (size, size, 3) at `place` (x, y, side); what is outside is cut off."""
+    x, y, side = place
+    pixels = max(1, round(side))
+    mask = Image.fromarray(digit).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    layer = Image.new("L", picture.shape[1::-1])
+    layer.paste(mask, (round(x - side / 2), round(y - side / 2)))
+    alpha = np.asarray(layer, dtype=np.float32)[..., None] / 255
+    return np.rint(picture * (1 - alpha) + colour * alpha).astype(np.uint8)
+
+
+def draw_clip(label: int, digits: np.ndarray, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a clip of class `label` with one of `digits` (n, 8, 8): uint8 (num_frames, size, size, 3)."""
+    digit = digits[rng.integers(len(digits))]
+    background, colour = draw_background(size, rng), _bright_colour(rng)
+    trajectory = draw_trajectory(label, num_frames, size, rng)
+    return np.stack([draw_digit(background, digit, colour, place) for place in trajectory])
+
+
+def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Give the digits of a split, uint8 (n, 8, 8), and their numbers (n,); no two splits share an image."""
+    pictures, numbers = _all_digits()
+    # fixed, whatever the seed of the data set: a test digit never becomes a training digit
+    order = np.random.default_rng(0).permutation(len(pictures))
+    borders = np.rint(np.cumsum([0, *SPLIT_SHARES]) * len(order)).astype(int)
+    i = SPLITS.index(split)
+    chosen = order[borders[i] : borders[i + 1]]
+    return pictures[chosen], numbers[chosen]
+
+
+@lru_cache(maxsize=1)
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+def _bright_colour(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(170, 256, size=3).astype(np.float32)
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Write frames uint8 (T, H, W, 3) as an H.264 file, all frames of one group, the same bytes on every run."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAME_RATE)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": "18", "preset": "veryfast", "bf": "0", "g": str(len(frames))}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> None:
+    """Write clip `index` of a split, as a video and, where asked, as a folder of frames."""
+    rng = np.random.default_rng((settings["seed"], SPLITS.index(split), index))
+    frames = draw_clip(index % len(CLASSES), split_digits(split)[0], settings["num_frames"], settings["size"], rng)
+    write_video(output / "videos" / split / f"{index:05}.mp4", frames)
+    if index < settings["frame_clips"]:
+        folder = output / "frames" / split / f"{index:05}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, frame in enumerate(frames, start=1):
+            Image.fromarray(frame).save(folder / f"img_{i:05}.jpg", quality=95)
+
+
+def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int:
+    """Write image `index` of a split, one digit on a background; returns which digit."""
+    rng = np.random.default_rng((settings["seed"], len(SPLITS) + SPLITS.index(split), index))
+    digits, numbers = split_digits(split)
+    chosen = rng.integers(len(digits))
+    size = settings["size"]
+    # whole within the picture: pretraining is to learn what digits look like
+    side = rng.uniform(40, 56) * size / REFERENCE_SIZE
+    x, y = rng.uniform(side / 2, size - side / 2, size=2)
+    picture = draw_digit(draw_background(size, rng), digits[chosen], _bright_colour(rng), (x, y, side))
+    Image.fromarray(picture).save(output / "images" / split / f"{index:05}.jpg", quality=95)
+    return int(numbers[chosen])
+
+
+def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
+    """Write the whole data set; returns False, having done nothing, where it is there already with these settings.
+
+    Args:
+        output: the folder, made where it is missing.
+        settings: seed, num_frames, size (pixels), train, val, test (clips), frame_clips (of each split that are also
+            written as frame folders), images_train, images_val.
+        workers: processes; 0: as many as there are processors.
+    """
+    marker = output / MARKER
+    wanted = {"format": FORMAT_VERSION, **settings}
+    if marker.is_file() and json.loads(marker.read_text()) == wanted:
+        return False
+    marker.unlink(missing_ok=True)
+    jobs = [(_write_clip, "videos", split, settings[split]) for split in SPLITS]
+    jobs += [(_write_image, "images", split, settings[f"images_{split}"]) for split in ("train", "val")]
+    total = sum(count for *_, count in jobs)
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=total, unit="file") as progress:
+        for write, kind, split, count in jobs:
+            (output / kind / split).mkdir(parents=True, exist_ok=True)
+            progress.set_description(f"{kind} {split}")
+            numbers = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
+            _write_lists(output, kind, split, numbers, settings)
+    (output / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    (output / "images" / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
+    marker.write_text(json.dumps(wanted, indent=2) + "\n")
+    return True
+
+
+def _run(pool: ProcessPoolExecutor, write: Callable, count: int, progress: tqdm) -> list:
+    results = []
+    for result in pool.map(write, range(count), chunksize=16):
+        results.append(result)
+        progress.update()
+    return results
+
+
+def _write_lists(output: Path, kind: str, split: str, numbers: list, settings: dict) -> None:
+    """Write the list of a split: videos and their frame folders, or images."""
+    if kind == "images":
+        lines = [f"images/{split}/{i:05}.jpg 1 {digit}" for i, digit in enumerate(numbers)]
+    else:
+        lines = [f"videos/{split}/{i:05}.mp4 {i % len(CLASSES)}" for i in range(settings[split])]
+        folders = min(settings["frame_clips"], settings[split])
+        frame_lines = [f"frames/{split}/{i:05} {settings['num_frames']} {i % len(CLASSES)}" for i in range(folders)]
+        if frame_lines:
+            (output / "frames" / f"{split}.csv").write_text("\n".join(frame_lines) + "\n")
+    (output / kind / f"{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--train", type=int, default=1600, help="training clips")
+    parser.add_argument("--val", type=int, default=320, help="validation clips")
+    parser.add_argument("--test", type=int, default=320, help="test clips")
+    parser.add_argument("--num_frames", type=int, default=8, help="frames of a clip")
+    parser.add_argument("--size", type=int, default=64, help="side of the square picture in pixels, even")
+    parser.add_argument("--frame_clips", type=int, default=320, help="clips of each split also written as folders")
+    parser.add_argument("--images_train", type=int, default=2600, help="training images")
+    parser.add_argument("--images_val", type=int, default=400, help="validation images")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one for each processor")
+    options = parser.parse_args(arguments)
+    if options.size < 16 or options.size % 2:
+        parser.error(f"--size {options.size}: H.264 needs an even number of pixels, and the motions at least 16")
+    if options.num_frames < 2:
+        parser.error(f"--num_frames {options.num_frames}: a motion needs at least 2")
+    if min(options.train, options.val, options.test, options.images_train, options.images_val) < 1:
+        parser.error("every split needs at least one clip and one image")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the data set that the command line asks for."""
+    settings = vars(parse_arguments(arguments))
+    output, workers = settings.pop("output"), settings.pop("workers")
+    made = make_data_set(output, settings, workers)
+    print(f"{output}: {'written' if made else 'already complete'}")
+
+
+if __name__ == "__main__":
+    main()

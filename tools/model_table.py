@@ -1,0 +1,124 @@
+"""Writes docs/models.md: what every model costs at every published number of frames and resolution.
+
+    python -m tools.model_table [--output docs/models.md]
+
+Nothing is computed: operations are counted from shapes (models/complexity.py), beside the figures that VideoMamba's
+model zoo and a survey publish.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+
+from models.complexity import SCAN_FLOPS, Complexity, measure_complexity
+
+SIZES = ("tiny", "small", "middle")
+FAMILIES = ("videomambapro", "videomamba")
+IMAGE_CLASSES, VIDEO_CLASSES = 1000, 400
+# (frames, resolution) of the published runs; one frame is an image.
+SETTINGS = ((1, 224), (1, 448), (1, 576), (8, 224), (16, 224), (32, 224), (64, 224), (16, 288), (64, 384))
+# GFLOPs a view: (size, frames, resolution), from VideoMamba's model zoo; 32 frames of middle from a survey.
+PUBLISHED_GFLOPS = {
+    ("tiny", 1, 224): 1.1, ("small", 1, 224): 4.3, ("middle", 1, 224): 12.7,
+    ("tiny", 1, 448): 4.3, ("small", 1, 448): 16.9, ("middle", 1, 448): 50.4,
+    ("tiny", 1, 576): 7.1, ("small", 1, 576): 28.0, ("middle", 1, 576): 83.1,
+    ("middle", 32, 224): 403.0,
+}  # fmt: skip
+# Millions of parameters, from the same sources.
+PUBLISHED_PARAMETERS = {
+    ("videomamba", "tiny"): 7, ("videomamba", "small"): 26, ("videomamba", "middle"): 74,
+    ("videomambapro", "middle"): 72,
+}  # fmt: skip
+
+HEAD = """# Models
+
+Made by `python -m tools.model_table`; counted from the shapes of the models, nothing is timed.
+
+- **parameters**: with a head of {image_classes} classes for images (1 frame) and {video_classes} for videos.
+- **GFLOPs**: a forward pass of one view, everything counted, a multiply-add as two: projections, convolutions and the
+  scans, whose {scan_flops} operations per token, channel and entry of the state are the Mamba family's convention.
+- **G mult-adds, as published**: multiply-adds of patch embedding, input and output projections and head alone. The
+  published figures count this: the tool behind them takes a multiply-add as one operation and does not see into the
+  fused operator between the two projections, so convolution, step projections and scan are missing. It is the one
+  convention that meets all of them; type v1 and v2 are equal in it. The rest of the difference is rounding.
+- **activations**: what a training step keeps of one clip for its backward pass, bfloat16 autocast, without
+  recomputation (`--use_checkpoint` keeps far less). The scan's own states depend on the backend; here portable's.
+
+The scan grows with the number of tokens, never faster: a clip of T frames costs T images.
+"""
+COLUMNS = (
+    "frames @ pixels",
+    "tokens",
+    "parameters",
+    "GFLOPs",
+    "of it scans",
+    "activations",
+    "G mult-adds, as published",
+    "published",
+    "difference",
+)
+
+
+def describe_model(name: str, frames: int, resolution: int) -> Complexity:
+    """The costs of a registered model at a number of frames and a resolution, with the head of that kind of data."""
+    classes = IMAGE_CLASSES if frames == 1 else VIDEO_CLASSES
+    with torch.device("meta"):
+        model = timm.create_model(
+            name, num_classes=classes, num_frames=frames, img_size=resolution, backend="portable"
+        )
+    return measure_complexity(model)
+
+
+def table_of(family: str, size: str) -> str:
+    """The Markdown table of one model, a row a setting."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---:" for _ in COLUMNS) + " |"]
+    for frames, resolution in SETTINGS:
+        costs = describe_model(f"{family}_{size}", frames, resolution)
+        published = PUBLISHED_GFLOPS.get((size, frames, resolution))
+        counted = costs.projection_macs / 1e9
+        cells = [
+            f"{frames} @ {resolution}",
+            f"{costs.tokens:,}",
+            f"{costs.parameters:,}",
+            f"{costs.flops / 1e9:.1f}",
+            f"{costs.scan_flops / costs.flops:.0%}",
+            f"{costs.activation_bytes / 2**20:,.0f} MiB",
+            f"{counted:.2f}",
+            "" if published is None else f"{published:g}",
+            "" if published is None else f"{counted / published - 1:+.1%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def document() -> str:
+    """The whole of docs/models.md."""
+    parts = [HEAD.format(image_classes=IMAGE_CLASSES, video_classes=VIDEO_CLASSES, scan_flops=SCAN_FLOPS)]
+    for family in FAMILIES:
+        for size in SIZES:
+            published = PUBLISHED_PARAMETERS.get((family, size))
+            told = f" (published: {published} M parameters)" if published else ""
+            parts.append(f"## {family}_{size}{told}\n\n{table_of(family, size)}\n")
+    parts.append(
+        "VideoMambaPro-M's 72 M are a survey's figure; the published code has 70.1 M with 1000 classes, and the\n"
+        "count here equals it to the last parameter (tests/test_model_table.py).\n"
+    )
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the document and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs/models.md"), help="file to write (%(default)s)")
+    options = parser.parse_args(arguments)
+    text = document()
+    print(text)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
