@@ -1,4 +1,4 @@
-"""The fused addition and norm against PyTorch's own in float64, by every backend here; Triton's under its interpreter."""
+"""The fused addition and norm against PyTorch's own in float64, by every backend that can serve here."""
 
 import pytest
 import torch

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import models
-from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
 from mamba.mamba_ssm.ops.layer_norm import add_norm
+from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
 from tests.test_scan_operator import ABSENT, reference, scan_inputs
 
 pytestmark = [

@@ -34,8 +34,10 @@ SOURCE_DIR = Path(__file__).resolve().parents[3] / "csrc"
 BUILD_DIR_VARIABLE = "VIDEOMAMBAPRO_BUILD_DIR"
 SANITIZE_VARIABLE = "VIDEOMAMBAPRO_SANITIZE"
 
-OPERATOR_SOURCES = ("operators.cpp", "norm_operators.cpp")  # compiled for any processor of the architecture, against PyTorch's headers
-KERNEL_SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "norm.cpp", "table.cpp")  # once per instruction set
+# Compiled for any processor of the architecture, against PyTorch's headers.
+OPERATOR_SOURCES = ("operators.cpp", "norm_operators.cpp")
+# Compiled once per instruction set.
+KERNEL_SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "norm.cpp", "table.cpp")
 X86_INSTRUCTION_SETS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
     "avx2": ("-mavx2", "-mfma"),
