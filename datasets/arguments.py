@@ -28,7 +28,17 @@ def _add_lists(group) -> None:
         "--split", default="", metavar="SEP", help='separator of the columns, or "tab" (default: recognised)'
     )
     group.add_argument(
-        "--nb_classes", type=int, default=0, help="number of classes (default: the preset's, or read off the lists)"
+        "--nb_classes",
+        "--num_classes",
+        type=int,
+        default=0,
+        help="number of classes (default: the preset's, or read off the lists)",
+    )
+    group.add_argument(
+        "--label_names",
+        default="",
+        metavar="FILE",
+        help="names of the classes, one a line; kept in args.json, checkpoints and results.json",
     )
     group.add_argument(
         "--filename_tmpl",

@@ -12,6 +12,7 @@ from datasets.annotations import Kind, Record, check_files_exist, count_classes,
 from datasets.clip_dataset import ClipDataset, ClipPlan
 from datasets.collate import Collate
 from datasets.image_list import ImageListDataset
+from datasets.label_names import read_label_names
 from datasets.loader import ClipLoader, EvalSampler, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
@@ -40,13 +41,15 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
 
     Raises:
         FileNotFoundError: a list is missing, or none of the files that a list names is there.
-        ValueError: a list has faulty lines, or flags contradict each other.
+        ValueError: a list has faulty lines, --label_names does not fit it, or flags contradict each other.
     """
     if mode not in MODES:
         raise ValueError(f'mode is one of {", ".join(MODES)}, not "{mode}"')
     preset = get_preset(args.data_set)
     list_file = _list_file(mode, args)
     num_classes = _fixed_classes(preset, args) or _classes_of_training_list(preset, args)
+    if args.label_names:
+        read_label_names(args.label_names, num_classes)
     records, kind = read_list(
         list_file, kind=preset.kind, data_root=args.data_root, split=args.split, num_classes=num_classes
     )

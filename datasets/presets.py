@@ -31,6 +31,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
+        Preset("K400", sampling="sparse", num_classes=400),
         Preset("Kinetics", sampling="dense"),
         Preset("Kinetics_sparse", sampling="sparse"),
         Preset("SSV2", sampling="uniform", num_classes=174, hflip=0.0),

@@ -15,7 +15,8 @@ def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
     """With --eval --finetune FILE, set the flags that nobody gave to what the file says, and log them.
 
     Model, type, frames, resolution, tubelet and number of classes; for a file of this repository's own runs the
-    switches of the method too. The file that is named is the one to test, whatever lies in --output_dir.
+    switches of the method and the names of the classes too. The file that is named is the one to test, whatever lies
+    in --output_dir.
 
     Args:
         args: changed in place.
@@ -45,6 +46,10 @@ def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
         setattr(args, name, value)
     if settled:
         _logger.info("%s says: %s", args.finetune, ", ".join(f"--{name} {value}" for name, value in settled.items()))
+    names = facts.flags.get("class_names")
+    if names and not args.class_names:
+        # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
+        args.class_names = names[: args.nb_classes or None]
 
 
 def _answers(facts: CheckpointFacts, args: argparse.Namespace, given: Set[str]) -> dict:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.label_names import read_label_names
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
@@ -21,7 +22,7 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 _logger = logging.getLogger(__name__)
 
 # What a saved args.json holds that is of that run alone.
-_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device"}
+_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +68,12 @@ def parse_arguments(
         script: file name of the run script, which a recipe must be for.
 
     Returns:
-        the flags, with `overridden`: a list of what the command line changed in the recipe.
+        the flags, with `overridden`: a list of what the command line changed in the recipe, and `class_names`: those
+        of --label_names, or None.
 
     Raises:
         RecipeError: the recipe or file is not there, or a key or value in it is none of the flags'.
-        ValueError: flags contradict the checkpoint to evaluate.
+        ValueError: flags contradict the checkpoint to evaluate, or --label_names holds no names.
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
@@ -97,6 +99,7 @@ def parse_arguments(
         for name in sorted(given & chosen.keys())
         if getattr(args, name) != chosen[name]
     ]
+    args.class_names = read_label_names(args.label_names) if args.label_names else None
     settle_from_checkpoint(args, given | chosen.keys())
     _tell(args, recipe)
     if not args.eval:

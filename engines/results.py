@@ -36,6 +36,7 @@ def write_results(output_dir: str, result: Evaluation, args, *, num_classes: int
         "model": getattr(args, "model", None),
         "weights": weights,
         "classes": num_classes,
+        "label_names": getattr(args, "class_names", None),
         "confusion_matrix": result.confusion_matrix(num_classes).tolist(),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "versions": {

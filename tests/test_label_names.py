@@ -1,0 +1,99 @@
+"""Names of classes: a file that fits the lists is kept with the run, any other is refused before it starts."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import run_class_finetuning
+from datasets.arguments import add_data_arguments
+from datasets.build import build_dataset
+from datasets.label_names import LabelNamesError, read_label_names
+from engines.configuration import parse_arguments
+from engines.evaluate import Evaluation
+from engines.results import write_results
+from engines.state import plain_args
+from models.videomambapro import VideoMambaPro
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def parsed(*words):
+    return parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
+
+
+def test_a_name_a_line(tmp_path):
+    path = write(tmp_path / "labels.txt", "\ufeffhigh jump\nSchwimmen, 蛙泳\n\n")
+    assert read_label_names(path) == ["high jump", "Schwimmen, 蛙泳"]
+    assert read_label_names(path, 2) == ["high jump", "Schwimmen, 蛙泳"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a\nb\n", "has 2 names, and there are 3 classes"),
+        ("a\nb\nc\nd\n", "has 4 names, and there are 3 classes"),
+        ("a\n\nc\n", "line 2: there is no name for label 1"),
+        ("a\nb\na\n", 'line 3: "a" stands in line 1 already'),
+        ("", "line 1: there is no name"),
+    ],
+)
+def test_names_that_do_not_fit_are_told_with_their_file(tmp_path, text, said):
+    path = write(tmp_path / "labels.txt", text)
+    with pytest.raises(LabelNamesError, match=said) as error:
+        read_label_names(path, 3)
+    assert str(path) in str(error.value)
+
+
+def test_files_that_hold_no_names(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.txt is not there"):
+        read_label_names(tmp_path / "absent.txt")
+    (tmp_path / "v.mp4").write_bytes(bytes([0, 255, 254]))
+    with pytest.raises(LabelNamesError, match="not UTF-8"):
+        read_label_names(tmp_path / "v.mp4")
+
+
+def test_names_are_checked_against_the_lists(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    for name in ("train", "val", "test"):
+        write(tmp_path / f"{name}.csv", "a.mp4 0\nb.mp4 1\n")
+    names = write(tmp_path / "labels.txt", "left\nright\nneither\n")
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    words = ["--data_path", str(tmp_path), "--data_root", str(tmp_path), "--label_names", str(names)]
+    with pytest.raises(LabelNamesError, match="labels.txt has 3 names, and there are 2 classes"):
+        build_dataset("train", parser.parse_args(words))
+    assert build_dataset("train", parser.parse_args([*words, "--num_classes", "3"])).num_classes == 3
+
+
+def test_a_run_keeps_the_names_and_takes_its_settings_back(tmp_path):
+    names = write(tmp_path / "labels.txt", "left\nright\n")
+    args = parsed("--label_names", str(names))
+    assert args.class_names == ["left", "right"]
+    settings = write(tmp_path / "args.json", json.dumps(plain_args(args)))
+    assert parsed("--config", str(settings)).class_names == ["left", "right"]
+    assert parsed().class_names is None
+
+
+def test_an_evaluated_file_says_the_names_of_its_classes(tmp_path):
+    model = VideoMambaPro(embed_dim=96, depth=6, num_classes=3, num_frames=4, img_size=32)
+    content = {"model": model.state_dict(), "args": {"class_names": ["a", "b", "c"]}}
+    torch.save(content, tmp_path / "w.pth")
+    other = write(tmp_path / "labels.txt", "x\ny\nz\n")
+    words = ["--eval", "--finetune", str(tmp_path / "w.pth")]
+    assert parsed(*words).class_names == ["a", "b", "c"]
+    assert parsed(*words, "--label_names", str(other)).class_names == ["x", "y", "z"]
+
+
+def test_results_name_the_classes(tmp_path):
+    one = np.zeros(1, np.int64)
+    result = Evaluation(100.0, 100.0, 0.1, 1, [], one, one, one, np.ones((1, 2), np.float32))
+    args = argparse.Namespace(model="m", class_names=["left", "right"])
+    path = write_results(str(tmp_path), result, args, num_classes=2, weights="w")
+    assert json.loads(path.read_text())["label_names"] == ["left", "right"]

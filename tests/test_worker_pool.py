@@ -1,0 +1,61 @@
+"""The pool: every job has one outcome, whatever its process does."""
+
+import os
+import signal
+import time
+
+from tools.worker_pool import run_jobs
+
+
+def behave(job):
+    how, value = job
+    if how == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "exit":
+        os._exit(3)
+    if how == "hang":
+        time.sleep(600)
+    if how == "raise":
+        raise ValueError(f"bad {value}")
+    return value * value
+
+
+def test_a_crash_and_a_hang_cost_their_job_only():
+    jobs = [
+        ("work", 2),
+        ("crash", 0),
+        ("work", 3),
+        ("hang", 0),
+        ("raise", 7),
+        ("exit", 0),
+        *[("work", i) for i in range(20)],
+    ]
+    start = time.monotonic()
+    outcomes = {
+        outcome.job + (i,): outcome for i, outcome in enumerate(run_jobs(behave, jobs, workers=2, time_limit=4))
+    }
+    assert time.monotonic() - start < 60
+    assert sorted(key[:2] for key in outcomes) == sorted(jobs)
+    for (how, value, _), outcome in outcomes.items():
+        said = {
+            "crash": "died (signal 11)",
+            "exit": "died (exit status 3)",
+            "hang": "time limit",
+            "raise": "ValueError: bad 7",
+        }
+        if how == "work":
+            assert (outcome.value, outcome.error) == (value * value, "")
+        else:
+            assert outcome.value is None and said[how] in outcome.error
+
+
+def test_leaving_early_ends_the_processes():
+    outcomes = run_jobs(behave, [("work", 2), ("hang", 0), ("hang", 0)], workers=2, time_limit=500)
+    assert next(outcomes).value == 4
+    start = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - start < 20
+
+
+def test_no_jobs():
+    assert list(run_jobs(behave, [])) == []
