@@ -13,7 +13,7 @@ names the file, the line, what stands there and what should; up to ten of them a
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +121,33 @@ def read_list(
     if faults:
         raise ListFileError(_describe(list_file, kind, separator, faults))
     return records, kind
+
+
+def format_list(records: Sequence[Record], kind: Kind) -> str:
+    """Write records as the text of a list that `read_list` reads as the same records, their lines counted from 1.
+
+    Raises:
+        ListFileError: a name that no line can hold, such as one with a line break, or a folder named as a video.
+    """
+    lines = []
+    for record in records:
+        path = '"' + record.path.replace('"', '""') + '"' if re.search(r'[\s",]', record.path) else record.path
+        total = f" {record.total_frames}" if isinstance(record, FrameFolderRecord) else ""
+        lines.append(f"{path}{total} {record.label}")
+    for line, record in zip(lines, records, strict=True):
+        if _read_back(line, kind) != replace(record, line=1):
+            raise ListFileError(f"no line of a list can say {record.path!r}; rename it")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _read_back(line: str, kind: Kind) -> Record | None:
+    """The record that a line of our own will be read as, None where it is none."""
+    if len(line.splitlines()) != 1 or _recognise_kind([_columns(line, " ")]) != kind:
+        return None
+    try:
+        return _PARSERS[kind](_columns(line, " "), "", 1)
+    except _LineError:
+        return None
 
 
 def count_classes(records: Sequence[Record]) -> int:

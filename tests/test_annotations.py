@@ -9,6 +9,7 @@ from datasets.annotations import (
     check_files_exist,
     count_classes,
     find_list,
+    format_list,
     read_list,
     resolve_video_path,
 )
@@ -160,3 +161,24 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     records = [VideoRecord(str(tmp_path / name), 0, i) for i, name in enumerate(["17", "18", "there.mp4", "no.mp4"])]
     records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
     assert check_files_exist(records) == [records[1], records[3]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.mp4", "my own video.mp4", "a.mp4 copy.mp4", "a,b.mp4", 'say "no".mp4', "a\tb 3.mp4", "蛙泳 7.mp4", "x, 5.mp4"],
+)
+def test_written_lists_are_read_back(tmp_path, name):
+    records = [VideoRecord(name, 4, 1), VideoRecord("b.mp4", 0, 2)]
+    assert read_list(write(tmp_path, format_list(records, "video"))) == (records, "video")
+    folder = name.replace(".mp4", "") + " 2"
+    frames = [FrameFolderRecord(folder, 30, 4, 1), FrameFolderRecord("b", 5, 0, 2)]
+    assert read_list(write(tmp_path, format_list(frames, "frames"))) == (frames, "frames")
+    image = [FrameFolderRecord(name.replace(".mp4", ".png"), 1, 4, 1)]
+    assert read_list(write(tmp_path, format_list(image, "image"))) == (image, "image")
+
+
+def test_names_that_no_line_can_hold_are_refused():
+    with pytest.raises(ListFileError, match="rename it"):
+        format_list([VideoRecord("a\nb.mp4", 0, 1)], "video")
+    with pytest.raises(ListFileError, match="v.mp4"):
+        format_list([FrameFolderRecord("v.mp4", 10, 0, 1)], "frames")

@@ -1,0 +1,216 @@
+"""Write train.csv, val.csv, test.csv and labels.txt from what a data set comes with.
+
+    python -m tools.make_lists folder   VIDEOS --output lists
+    python -m tools.make_lists kinetics VIDEOS --train train.csv --val val.csv --output lists
+    python -m tools.make_lists ssv2     VIDEOS --train train.json --val val.json --labels labels.json --output lists
+    python -m tools.make_lists ucf101   VIDEOS --splits ucfTrainTestlist --fold 1 --output lists
+    python -m tools.make_lists hmdb51   VIDEOS --splits testTrainMulti_7030_splits --fold 1 --output lists
+    python -m tools.make_lists imagenet IMAGES --output lists
+
+VIDEOS may hold frame folders instead of videos. The lists' paths start from it: give it as --data_root when training.
+What the data set names and the folder does not have stands in missing.txt. Where there is no validation split, a share
+of each class's training clips becomes one; clips cut from one recording stay together.
+"""
+
+import argparse
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
+from engines.files import atomic_write
+from tools.list_sources import (
+    Found,
+    MediaIndex,
+    Source,
+    SourceError,
+    read_folder,
+    read_hmdb51,
+    read_image_folder,
+    read_kinetics,
+    read_something_something,
+    read_ucf101,
+)
+
+MOST_TOLD = 10
+Clip = tuple[Found, int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        source, kind, splits, missing = _read(options)
+        _add_splits(splits, options, source.group_by)
+        _write(splits, source, kind, missing, options)
+    except (SourceError, ListFileError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="form", required=True)
+    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "imagenet"):
+        command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
+        command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
+        command.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+        command.add_argument("--val_share", type=float, default=0.1, help="of training clips, where no split is given")
+        command.add_argument("--test_share", type=float, default=0.0, help="likewise for the test")
+        command.add_argument("--seed", type=int, default=0, help="of the splits made here")
+        command.add_argument(
+            "--group_by", default="", metavar="REGEX", help="clips whose paths match alike are never in two splits"
+        )
+        if form in ("kinetics", "ssv2"):
+            command.add_argument("--train", type=Path, required=True, metavar="FILE")
+            command.add_argument("--val", type=Path, metavar="FILE")
+            command.add_argument("--test", type=Path, metavar="FILE")
+        if form == "ssv2":
+            command.add_argument("--labels", type=Path, required=True, metavar="FILE", help="its labels.json")
+        if form in ("ucf101", "hmdb51"):
+            command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
+            command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.val_share < 1 or not 0 <= options.test_share < 1:
+        parser.error("--val_share and --test_share are shares from 0 to below 1")
+    try:
+        re.compile(options.group_by)
+    except re.error as error:
+        parser.error(f"--group_by {options.group_by}: {error}")
+    return options
+
+
+def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = "") -> tuple[list[Clip], list[Clip]]:
+    """Take about `share` of each class's clips away, whole groups at a time: (what stays, what was taken).
+
+    A class gives at least one group, unless it has no other. The same seed takes the same clips whatever the order.
+
+    Args:
+        group_by: regular expression; clips with the same last group of the match in their path are one group. A path
+            that does not match is a group by itself.
+    """
+    groups: dict[int, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
+    for found, label in sorted(clips, key=lambda clip: clip[0].path):
+        match = re.search(group_by, found.path) if group_by else None
+        groups[label][match[match.lastindex or 0] if match else found.path].append((found, label))
+    taken = []
+    for label, members in groups.items():
+        wanted = share * sum(map(len, members.values()))
+        count = 0
+        for i in np.random.default_rng((seed, label)).permutation(len(members))[:-1]:
+            group = list(members.values())[i]
+            if count and count + len(group) / 2 > wanted:
+                break
+            taken += group
+            count += len(group)
+    gone = {found.path for found, _ in taken}
+    return [clip for clip in clips if clip[0].path not in gone], taken
+
+
+def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Clip]], list[str]]:
+    """The source, the kind of its lists, its splits' clips that are there, and a line for each that is missing."""
+    if options.form == "imagenet":
+        source, images = read_image_folder(options.root)
+        by_path = {image.path: image for image in images}
+        splits = {
+            split: [(by_path[entry.names[0]], entry.label) for entry in entries]
+            for split, entries in source.splits.items()
+        }
+        return source, "image", splits, []
+    index = MediaIndex(options.root)
+    if options.form == "folder":
+        source = read_folder(options.root, index)
+    elif options.form in ("kinetics", "ssv2"):
+        named = {split: getattr(options, split) for split in ("train", "val", "test")}
+        files = {split: file for split, file in named.items() if file}
+        source = (
+            read_kinetics(files) if options.form == "kinetics" else read_something_something(files, options.labels)
+        )
+    else:
+        source = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[options.form](options.splits, options.fold)
+    splits, missing = {}, []
+    for split, entries in source.splits.items():
+        splits[split] = []
+        for entry in entries:
+            found, reason = index.find(entry.names)
+            if found:
+                splits[split].append((found, entry.label))
+            else:
+                missing.append(f"{split}: {entry.names[0]} ({entry.place}): {reason}")
+        if not splits[split]:
+            raise SourceError(
+                f"{options.root}: none of the {len(entries)} {split} clips is there, the first is {missing[-1]}"
+            )
+    return source, index.kind, splits, missing
+
+
+def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, group_by: str) -> None:
+    """Make the splits that the data set does not have and the options ask for."""
+    for split in ("test", "val"):
+        share = getattr(options, f"{split}_share")
+        if split not in splits and share:
+            # a seed of its own: the two must not take the same places
+            seed = options.seed + (split == "test")
+            splits["train"], splits[split] = split_off(splits["train"], share, seed, options.group_by or group_by)
+    if "val" not in splits:
+        splits["val"] = splits.get("test", [])
+
+
+def _write(
+    splits: dict[str, list[Clip]], source: Source, kind: Kind, missing: list[str], options: argparse.Namespace
+) -> None:
+    """Write lists, labels.txt and missing.txt, and tell what they hold."""
+    texts = {
+        f"{split}.csv": format_list([_record(clip, kind) for clip in clips], kind)
+        for split, clips in splits.items()
+        if clips
+    }
+    texts["labels.txt"] = "".join(f"{name}\n" for name in source.label_names)
+    there = [name for name in (*texts, "missing.txt") if (options.output / name).exists()]
+    if there and not options.overwrite:
+        raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
+    if missing:
+        texts["missing.txt"] = "".join(f"{line}\n" for line in missing)
+    else:
+        (options.output / "missing.txt").unlink(missing_ok=True)
+    for name, text in texts.items():
+        with atomic_write(options.output / name, "w") as file:
+            file.write(text)
+    _tell(splits, source, missing, options)
+
+
+def _record(clip: Clip, kind: Kind) -> Record:
+    found, label = clip
+    return (
+        VideoRecord(found.path, label, 0)
+        if kind == "video"
+        else FrameFolderRecord(found.path, found.total_frames, label, 0)
+    )
+
+
+def _tell(splits: dict[str, list[Clip]], source: Source, missing: list[str], options: argparse.Namespace) -> None:
+    for split, clips in splits.items():
+        counts = np.bincount([label for _, label in clips], minlength=len(source.label_names)) if clips else [0]
+        print(
+            f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(source.label_names)} classes, "
+            f"{min(counts)} to {max(counts)} clips each"
+        )
+    for label in sorted(set(range(len(source.label_names))) - {label for _, label in splits["train"]}):
+        print(f'warning: class {label}, "{source.label_names[label]}", has no training clip')
+    for line in missing[:MOST_TOLD]:
+        print(f"missing {line}")
+    if missing:
+        print(f"{len(missing)} missing in all: {options.output / 'missing.txt'}")
+    output = options.output
+    print(f"train with: --data_path {output} --data_root {options.root} --label_names {output / 'labels.txt'}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
