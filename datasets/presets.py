@@ -31,9 +31,9 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("K400", sampling="sparse", num_classes=400),
         Preset("Kinetics", sampling="dense"),
         Preset("Kinetics_sparse", sampling="sparse"),
+        Preset("K400", sampling="sparse", num_classes=400),
         Preset("SSV2", sampling="uniform", num_classes=174, hflip=0.0),
         Preset("UCF101", sampling="dense", num_classes=101),
         Preset("HMDB51", sampling="dense", num_classes=51),

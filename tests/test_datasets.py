@@ -291,6 +291,7 @@ def test_presets_have_the_published_sampling_and_class_counts():
     assert table == {
         "Kinetics": ("dense", 0, 0.5),
         "Kinetics_sparse": ("sparse", 0, 0.5),
+        "K400": ("sparse", 400, 0.5),
         "SSV2": ("uniform", 174, 0.0),
         "UCF101": ("dense", 101, 0.5),
         "HMDB51": ("dense", 51, 0.5),
