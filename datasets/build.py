@@ -13,7 +13,7 @@ from datasets.clip_dataset import ClipDataset, ClipPlan
 from datasets.collate import Collate
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
-from datasets.loader import ClipLoader, EvalSampler, TrainSampler
+from datasets.loader import ClipLoader, EvalSampler, TrainSampler, outlive_stop_signals
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.sampling import Mode, dense_indices, sparse_indices, uniform_indices
@@ -101,6 +101,10 @@ def build_loader(
         persistent_workers=args.num_workers > 0,
         pin_memory=args.pin_mem and torch.cuda.is_available(),
         collate_fn=Collate(dataset.plan.clip_shape, views=views),
+        worker_init_fn=outlive_stop_signals,
+        # Its own, unused but for seeding workers: drawing from the global generator, once in a process, would make a
+        # resumed run's random numbers differ.
+        generator=torch.Generator(),
     )
 
 

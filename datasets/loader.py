@@ -1,6 +1,9 @@
 """Which records a process reads, in which order, and the loader that tells of unreadable ones."""
 
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,20 +25,23 @@ class TrainSampler(Sampler):
     def __init__(self, length: int, *, rank: int, world_size: int, seed: int):
         """Deal `length` records to `world_size` ranks."""
         self.length, self.rank, self.world_size, self.seed = length, rank, world_size, seed
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order, and the random numbers of the samples, of an epoch."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Choose the order, and the random numbers of the samples, of an epoch; leave out its first `start` records.
+
+        A run that goes on in the middle of an epoch so begins with the next record, and decodes none before it.
+        """
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[SampleKey]:
-        """Yield this rank's records."""
+        """Yield this rank's records that are not left out."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         mine = order[self.rank : len(self) * self.world_size : self.world_size]
-        return iter([SampleKey(int(index), self.epoch) for index in mine])
+        return iter([SampleKey(int(index), self.epoch) for index in mine[self.start :]])
 
     def __len__(self) -> int:
-        """Give the number of records of this rank, the same for all."""
+        """Give the number of records of this rank in a whole epoch, the same for all ranks."""
         return self.length // self.world_size
 
 
@@ -81,3 +87,22 @@ class ClipLoader(DataLoader):
             self.unreadable[index] = message
             fate = "replaced by another one" if self._replaced else "left out of the evaluation"
             logger.warning("unreadable video %s: %s", fate, message)
+
+
+def outlive_stop_signals(_worker: int) -> None:
+    """Let a loader's worker end with its parent only: SIGUSR1, and SIGTERM from anyone else, do nothing to it.
+
+    Launchers and schedulers signal every process of a job, and the parent needs its workers until it has saved.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signals = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    threading.Thread(target=_end_with_parent, args=(signals,), daemon=True).start()
+
+
+def _end_with_parent(signals: set[signal.Signals]) -> None:
+    while True:
+        received = signal.sigwaitinfo(signals)
+        if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
+            os._exit(0)

@@ -172,6 +172,20 @@ def _add_checkpoint_arguments(group) -> None:
         help="keep checkpoint-EPOCH.pth every so many epochs, beside checkpoint-latest.pth and "
         "checkpoint-best.pth; 0 keeps none (default: 0)",
     )
+    group.add_argument(
+        "--save_every_steps",
+        type=int,
+        default=0,
+        help="write checkpoint-latest.pth every so many optimiser updates too, not only after an epoch; a run goes on "
+        "from there in the middle of the epoch (default: 0, never)",
+    )
+    group.add_argument(
+        "--max_skipped_steps",
+        type=int,
+        default=10,
+        help="optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a "
+        "report in nonfinite-STEP.json; one more stops the run (default: 10)",
+    )
     group.add_argument("--resume", default="", help="checkpoint to go on from; overrides --auto_resume")
     group.add_argument(
         "--auto_resume",

@@ -1,6 +1,7 @@
 """Checkpoint files: which are written, how one is found again, and what happens when the newest is broken."""
 
 import logging
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 from engines.distributed import Context, broadcast_object
-from engines.files import atomic_write
+from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
 
 LATEST = "checkpoint-latest.pth"
+PREVIOUS = "checkpoint-previous.pth"
 BEST = "checkpoint-best.pth"
 # What reading an archive raises when it is cut short, damaged inside or holds pickled code.
 _BROKEN_FILE = (
@@ -30,8 +32,13 @@ _BROKEN_FILE = (
 )
 
 
-def save_checkpoint(state: TrainingState, output_dir: str, context: Context, *, best: bool, keep: bool) -> None:
+def save_checkpoint(
+    state: TrainingState, output_dir: str, context: Context, *, best: bool = False, keep: bool = False
+) -> None:
     """Write `state` to checkpoint-latest.pth in `output_dir`. Every rank must call it; rank 0 writes.
+
+    What was the latest file becomes checkpoint-previous.pth, so that there is a whole one whatever becomes of the
+    newest.
 
     Args:
         state: what to save.
@@ -40,15 +47,19 @@ def save_checkpoint(state: TrainingState, output_dir: str, context: Context, *, 
         best: write checkpoint-best.pth as well. It is written first: the latest file remembers the best score, so a
             crash between the two must not leave a score whose weights were never written.
         keep: write checkpoint-{epoch}.pth as well, numbered by the epoch just finished, from 0.
+    Raises:
+        OSError: the disk is full; the checkpoints that were there still are.
     """
     if not output_dir:
         return
     saved = state.state_dict()
     if not context.is_main:
         return
+    folder = Path(output_dir)
     names = ([BEST] if best else []) + ([f"checkpoint-{state.epoch - 1}.pth"] if keep else []) + [LATEST]
     for name in names:
-        with atomic_write(Path(output_dir) / name) as file:
+        require_space(folder / name, tensor_bytes(saved))
+        with atomic_write(folder / name, old=folder / PREVIOUS if name == LATEST else None) as file:
             torch.save(saved, file)
 
 
@@ -84,18 +95,27 @@ def find_checkpoints(output_dir: str) -> list[Path]:
     return sorted(found, key=lambda path: path.name != LATEST)
 
 
-def read_newest(output_dir: str) -> tuple[Path, dict[str, Any]] | None:
+def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest checkpoint of `output_dir` that is whole; None where there is none at all.
+
+    With `set_aside`, broken ones get the suffix .broken, so that they cannot take the place of a whole one later.
 
     Raises:
         ValueError: there are checkpoints and all are broken; going on from nothing would hide that.
     """
     paths = find_checkpoints(output_dir)
+    broken = []
     for path in paths:
         try:
-            return path, read_checkpoint(path)
+            saved = read_checkpoint(path)
         except ValueError as error:
             _logger.warning("%s; trying the next older checkpoint", error)
+            broken.append(path)
+            continue
+        for other in broken if set_aside else ():
+            _logger.warning("%s is renamed to %s.broken", other, other.name)
+            os.replace(other, other.with_name(f"{other.name}.broken"))
+        return path, saved
     if paths:
         raise ValueError(
             f"none of the checkpoints in {output_dir} can be read ({', '.join(p.name for p in paths)}); "
@@ -107,7 +127,8 @@ def read_newest(output_dir: str) -> tuple[Path, dict[str, Any]] | None:
 def resume_training(state: TrainingState, args, context: Context) -> None:
     """Continue from --resume, else (--auto_resume) from the newest whole checkpoint in --output_dir; else do nothing.
 
-    Rank 0 chooses the file, and all ranks load that one.
+    Rank 0 chooses the file, and all ranks load that one. Rank 0 also removes the files that a killed run left
+    unfinished in --output_dir.
 
     Raises:
         FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
@@ -121,10 +142,12 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
     except ValueError as error:
         raise ValueError(f"cannot resume from {path}: {error}") from error
     _logger.info(
-        "resumed from %s: %d of %d epochs done%s",
+        "resumed from %s: %d of %d epochs and %d of %d updates done%s",
         path,
         state.epoch,
         args.epochs,
+        state.epoch_step,
+        state.steps_per_epoch,
         "" if state.best_score is None else f", best top-1 {state.best_score:.2f} %",
     )
 
@@ -148,10 +171,14 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 def _choose(args, context: Context) -> Path | None:
     """Return the file to resume from, the same on all ranks."""
+    if args.output_dir and context.is_main:
+        for path in unfinished_files(args.output_dir):
+            _logger.warning("removing %s, which a killed run left unfinished", path)
+            path.unlink(missing_ok=True)
     if args.resume:
         return Path(args.resume)
     choice = None
     if args.auto_resume and context.is_main:
-        found = read_newest(args.output_dir)
+        found = read_newest(args.output_dir, set_aside=True)
         choice = found[0] if found else None
     return broadcast_object(choice)

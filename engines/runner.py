@@ -13,6 +13,7 @@ from engines.evaluate import Evaluation, evaluate
 from engines.files import write_json
 from engines.logs import RunLog, setup_logging
 from engines.mixing import create_criterion, create_mixup
+from engines.preemption import install_stop_handlers, stop_deferred
 from engines.results import write_results
 from engines.state import TrainingState, plain_args, seed_everything
 from engines.train import train_one_epoch
@@ -22,11 +23,12 @@ _logger = logging.getLogger(__name__)
 
 
 def start_run(args) -> Context:
-    """Join the other processes, set up logging and random seeds, and write args.json to args.output_dir.
+    """Join the other processes, set up logging, stop signals and random seeds, and write args.json to args.output_dir.
 
     Settles what the flags leave open: args.device, and args.bf16 (on with CUDA where the GPU has bfloat16).
     """
     setup_logging(place_from_environment()[0])
+    install_stop_handlers()
     context = init_distributed(args.device)
     args.device = str(context.device)
     if args.bf16 is None:
@@ -54,7 +56,8 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
 
     Args:
         state: as made by `create_training_state`, resumed or not.
-        train_loader: see `train_one_epoch`; its sampler's `set_epoch` is called where it has one.
+        train_loader: see `train_one_epoch`; where its sampler has `set_epoch(epoch, start=...)`, that is called with
+            the number of this process's records to leave out, those of the updates done in the epoch.
         val_loader: see `evaluate`; None for no validation, and then there is no best checkpoint.
         args: flags of engines/arguments.py.
         context: this process.
@@ -69,11 +72,14 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
     for epoch in range(state.epoch, args.epochs):
         start = time.perf_counter()
         if hasattr(train_loader.sampler, "set_epoch"):
-            train_loader.sampler.set_epoch(epoch)
-        trained = train_one_epoch(state, train_loader, criterion, args, context, run_log, mixup)
+            train_loader.sampler.set_epoch(epoch, start=state.epoch_step * args.update_freq * train_loader.batch_size)
+        with stop_deferred():
+            trained = train_one_epoch(state, train_loader, criterion, args, context, run_log, mixup)
+            # A validation that is interrupted is done again, without the training before it.
+            save_checkpoint(state, args.output_dir, context)
         _warn_of_unreadable("another video takes its place in training", trained.unreadable, known_unreadable)
         validated = _validate(state, val_loader, args, context, num_classes, known_unreadable)
-        state.epoch = epoch + 1
+        state.finish_epoch()
         best = bool(validated) and state.note_scores(validated["val_acc1"], validated.get("val_ema_acc1"))
         keep = args.save_ckpt_freq > 0 and state.epoch % args.save_ckpt_freq == 0
         save_checkpoint(state, args.output_dir, context, best=best, keep=keep)

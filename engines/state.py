@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engines.distributed import Context, gather_objects
+from engines.epoch_sums import EpochSums
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _FREE_FLAGS = {
     "pin_mem",
     "device",
     "save_ckpt_freq",
+    "save_every_steps",
+    "max_skipped_steps",
     "eval",
     "test_best",
 }
@@ -47,7 +50,9 @@ class TrainingState:
         args: the run's flags as plain values.
         ema: moving average of the weights, or None.
         epoch: epochs finished, which is the number of the next one.
-        step: optimiser updates done.
+        step: optimiser updates done or skipped.
+        skipped: updates left out in the whole run because loss or gradient were not finite.
+        sums: over the updates of the current epoch, all processes together, up to the last checkpoint.
         best_score: best validation top-1 so far in percent, None before the first validation.
         test_weights: "model" or "model_ema", whichever was better in the last validation; an average over more updates
             than the run has had is worse than the model.
@@ -63,9 +68,21 @@ class TrainingState:
     ema: ModelEmaV3 | None = None
     epoch: int = 0
     step: int = 0
+    skipped: int = 0
+    sums: EpochSums = field(default_factory=EpochSums)
     best_score: float | None = None
     test_weights: str = "model"
     random_states: list[dict] = field(default_factory=list)
+
+    @property
+    def epoch_step(self) -> int:
+        """Optimiser updates done or skipped in the current epoch."""
+        return self.step - self.epoch * self.steps_per_epoch
+
+    def finish_epoch(self) -> None:
+        """Count the current epoch as finished and begin the next one's sums."""
+        self.epoch += 1
+        self.sums = EpochSums()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as tensors and plain values. Every rank must call it: it gathers random states."""
@@ -77,6 +94,10 @@ class TrainingState:
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
+            "epoch_step": self.epoch_step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "skipped": self.skipped,
+            "sums": self.sums.state_dict(),
             "best_score": self.best_score,
             "test_weights": self.test_weights,
             "random": gather_objects(random_state()),
@@ -87,7 +108,8 @@ class TrainingState:
         """Take over a saved state.
 
         Weights, moments, counters and random states come from `saved`; learning rates, decay and schedule stay what
-        this run's flags say, and every flag that differs is named in a warning.
+        this run's flags say, and every flag that differs is named in a warning. Where an epoch has another number of
+        updates now, its finished share is kept.
 
         Raises:
             ValueError: `saved` has no training state, or is of another model.
@@ -110,7 +132,10 @@ class TrainingState:
         if self.ema is not None:
             self.ema.module.load_state_dict(saved.get("model_ema") or saved["model"])
         self.epoch = saved["epoch"]
-        self.step = self.epoch * self.steps_per_epoch
+        done = saved.get("epoch_step", 0) * self.steps_per_epoch // saved.get("steps_per_epoch", self.steps_per_epoch)
+        self.step = self.epoch * self.steps_per_epoch + done
+        self.skipped = saved.get("skipped", 0)
+        self.sums = EpochSums(**saved.get("sums", {}))
         self.best_score = saved.get("best_score")
         self.test_weights = saved.get("test_weights", "model") if self.ema is not None else "model"
         self.random_states = saved["random"]
@@ -119,8 +144,8 @@ class TrainingState:
     def restore_random_states(self, context: Context) -> None:
         """Set this process's random generators to the loaded checkpoint's, once.
 
-        Called right before the first epoch, so that nothing drawn while the run was built matters. With another number
-        of processes the generators are left as they are, with a warning.
+        Called right before the first update, so that nothing drawn while the run was built matters. With another
+        number of processes the generators are left as they are, with a warning.
         """
         states, self.random_states = self.random_states, []
         if not states:

@@ -1,39 +1,27 @@
 """One training epoch, for images (clips of one frame) and videos alike."""
 
 import logging
-import math
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import NoReturn
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from engines.distributed import Context, gather_objects
+from engines.checkpoint import save_checkpoint
+from engines.distributed import Context
+from engines.epoch_sums import EpochSums
 from engines.logs import RunLog, progress
 from engines.mixing import ClipMixup
+from engines.nonfinite import report_not_finite
+from engines.preemption import leave, stop_requested
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class EpochResult:
-    """What an epoch of training has to tell, the same on all ranks.
-
-    Attributes:
-        metrics: loss (mean), lr (of the last update), grad_norm (mean, before clipping), clips_per_second (all ranks),
-            data_time (share of the time spent waiting for the loader, 0 to 1).
-        unreadable: path of each video that could not be read -> why. Another video took its place.
-    """
-
-    metrics: dict[str, float]
-    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def updates_per_epoch(loader, update_freq: int) -> int:
@@ -59,107 +47,158 @@ def train_one_epoch(
     context: Context,
     run_log: RunLog,
     mixup: ClipMixup | None = None,
-) -> EpochResult:
-    """Train `state` for one epoch: args.update_freq batches forward and backward, then one optimiser update.
+) -> EpochSums:
+    """Train `state` to the end of its epoch: args.update_freq batches forward and backward, then one optimiser update.
+
+    The epoch may have begun before: state.epoch_step updates of it are done, and `loader` gives the batches that are
+    left. Every args.save_every_steps updates the state is saved. When a process has received a stop signal, all of
+    them save after the same update and leave.
+
+    A second objective, such as models/distillation.py, is a submodule of the model with heads of its own: so its
+    parameters get into the optimiser, the checkpoint, the average and the exchange between processes like all others.
+    A criterion has none.
 
     Args:
-        state: changed in place (weights, average, optimiser, `step`); `epoch` is left to the caller.
+        state: changed in place (weights, average, optimiser, `step`, `sums`); `epoch` is left to the caller.
         loader: gives batches {"clips": (N, C, T, H, W), "labels": (N,), "indices": (N,), "unreadable": [...]}; its
             dataset has `records`.
         criterion: loss of logits (N, classes) and labels (N,), or of soft targets (N, classes) with `mixup`.
-        args: update_freq, clip_grad, bf16, log_interval, epochs.
+        args: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
         context: this process.
         run_log: gets TensorBoard scalars.
         mixup: mixes clips and makes the soft targets; None for none.
+    Returns:
+        the sums over the whole epoch and all processes.
     Raises:
-        RuntimeError: the loss or the gradient is not finite; the message names the update's files.
+        RuntimeError: more than args.max_skipped_steps updates of the run had a loss or gradient that is not finite.
+        ValueError: the criterion has parameters, which nothing would train.
+        SystemExit: the run was told to stop, and is saved.
     """
+    if any(True for _ in criterion.parameters()):
+        raise ValueError(f"{type(criterion).__name__} has parameters: make it a submodule of the model to train them")
     state.parallel.train()
     updates = state.steps_per_epoch
-    batches = iter(islice(loader, updates * args.update_freq))
-    totals = {"loss": 0.0, "grad_norm": 0.0, "clips": 0, "data_seconds": 0.0}
-    unreadable: dict[str, str] = {}
-    start = time.perf_counter()
-    bar = progress(range(updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
+    batches = iter(loader)
+    sums = EpochSums()
+    bar = progress(range(state.epoch_step, updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
     for update in bar:
-        waited = time.perf_counter()
-        batch_group = list(islice(batches, args.update_freq))
-        totals["data_seconds"] += time.perf_counter() - waited
-        _note_unreadable(batch_group, loader.dataset.records, unreadable)
-        loss, norm = _update(state, batch_group, criterion, args, context, mixup, loader.dataset.records)
-        totals["loss"] += loss
-        totals["grad_norm"] += norm
-        totals["clips"] += sum(len(batch["clips"]) for batch in batch_group)
-        lr = max(group["lr"] for group in state.optimizer.param_groups)
-        state.step += 1
-        if state.ema is not None:
-            state.ema.update(state.model, step=state.step)
-        state.scheduler.step_update(state.step)
-        bar.set_postfix(loss=f"{loss:.3f}", lr=f"{lr:.1e}", refresh=False)
+        done, stop = _update(state, batches, loader.dataset.records, criterion, args, context, mixup)
+        sums = sums.followed_by(done)
+        bar.set_postfix(loss=f"{done.loss:.3f}", lr=f"{done.lr:.1e}", refresh=False)
         if (update + 1) % args.log_interval == 0 or update + 1 == updates:
-            run_log.scalars("train", {"loss": loss, "lr": lr, "grad_norm": norm}, state.step)
+            run_log.scalars("train", {"loss": done.loss, "lr": done.lr, "grad_norm": done.grad_norm}, state.step)
             if bar.disable:
-                _logger.info(
-                    "epoch %d/%d update %d/%d loss %.4f lr %.3g grad norm %.3g, %.1f clips/s",
-                    state.epoch,
-                    args.epochs,
-                    update + 1,
-                    updates,
-                    loss,
-                    lr,
-                    norm,
-                    totals["clips"] * context.world_size / (time.perf_counter() - start),
-                )
-    return _merge_ranks(totals, lr, unreadable, updates, time.perf_counter() - start)
+                _log_update(state, done, sums, update, args, context)
+        due = args.save_every_steps > 0 and state.step % args.save_every_steps == 0 and update + 1 < updates
+        if due or stop:
+            state.sums, sums = state.sums.followed_by(sums.over_ranks()), EpochSums()
+            save_checkpoint(state, args.output_dir, context)
+        if stop:
+            leave()
+    state.sums = state.sums.followed_by(sums.over_ranks())
+    return state.sums
 
 
 def _update(
-    state: TrainingState,
-    batch_group: list[dict],
-    criterion: nn.Module,
-    args,
-    context: Context,
-    mixup: ClipMixup | None,
-    records,
-) -> tuple[float, float]:
-    """Do one optimiser update from `batch_group`; return (mean loss, gradient norm before clipping)."""
+    state: TrainingState, batches, records, criterion: nn.Module, args, context: Context, mixup: ClipMixup | None
+) -> tuple[EpochSums, bool]:
+    """Do one optimiser update from the next batches, or skip it where it is not finite on any process.
+
+    Returns:
+        this process's sums over the one update; whether any process was told to stop.
+    """
+    done = EpochSums(lr=max(group["lr"] for group in state.optimizer.param_groups))
+    start = time.perf_counter()
+    group = list(islice(batches, args.update_freq))
+    done.data_seconds = time.perf_counter() - start
+    _note_unreadable(group, records, done.unreadable)
+    losses, norm = _backward(state, group, criterion, args, context, mixup)
+    losses, norm_value, finite, stop = _agree(losses, norm, context)
+    if finite:
+        if args.clip_grad is not None:
+            clip_grads_with_norm_(state.model.parameters(), args.clip_grad, norm)
+        state.optimizer.step()
+        if state.ema is not None:
+            state.ema.update(state.model, step=state.step + 1)
+        done.updates, done.loss, done.grad_norm = 1, sum(losses), norm_value
+        done.clips = sum(len(batch["clips"]) for batch in group)
+    else:
+        _skip(state, group, losses, norm_value, records, args, context)
+        done.skipped = 1
+    state.step += 1
+    state.scheduler.step_update(state.step)
+    done.seconds = time.perf_counter() - start
+    return done, stop
+
+
+def _backward(
+    state: TrainingState, group: list[dict], criterion: nn.Module, args, context: Context, mixup: ClipMixup | None
+) -> tuple[list[Tensor], Tensor]:
+    """Compute the gradient of one update from the batches of `group`; return their losses and the gradient's norm.
+
+    The losses add up to the mean over the batches. Both stay on the device.
+    """
     state.optimizer.zero_grad(set_to_none=True)
     losses = []
-    for number, batch in enumerate(batch_group):
+    for number, batch in enumerate(group):
         clips = batch["clips"].to(context.device, non_blocking=True)
         targets = batch["labels"].to(context.device, non_blocking=True)
         if mixup is not None:
             clips, targets = mixup(clips, targets)
-        with _gradient_sync(state.parallel, on=number + 1 == len(batch_group)):
+        with _gradient_sync(state.parallel, on=number + 1 == len(group)):
             with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
                 logits = state.parallel(clips)
-            loss = criterion(logits.float(), targets) / len(batch_group)
+            loss = criterion(logits.float(), targets) / len(group)
             loss.backward()
         losses.append(loss.detach())
     gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
-    norm = get_total_norm(gradients)
+    return losses, get_total_norm(gradients)
+
+
+def _agree(losses: list[Tensor], norm: Tensor, context: Context) -> tuple[list[float], float, bool, bool]:
+    """Bring the numbers of an update to the host and settle what all processes do with it.
+
+    Returns:
+        this process's losses and the norm as numbers; whether they are finite on all processes; whether any process
+        was told to stop.
+    """
+    numbers = torch.stack([*losses, norm.to(losses[0])])
+    votes = torch.stack([(~numbers.isfinite()).any().to(numbers), torch.full_like(numbers[0], stop_requested())])
+    if context.world_size > 1:
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
     # One transfer from the device per update, for all numbers: each one makes the host wait for the GPU.
-    *loss_values, norm_value = torch.stack([*losses, norm.to(losses[0])]).tolist()
-    if not all(map(math.isfinite, [*loss_values, norm_value])):
-        _stop_not_finite(loss_values, norm_value, batch_group, records, state, context)
-    if args.clip_grad is not None:
-        clip_grads_with_norm_(state.model.parameters(), args.clip_grad, norm)
-    state.optimizer.step()
-    return sum(loss_values), norm_value
+    *loss_values, norm_value, broken, stop = torch.cat([numbers, votes]).tolist()
+    return loss_values, norm_value, not broken, bool(stop)
 
 
-def _stop_not_finite(
-    loss_values: list[float], norm: float, batch_group: list[dict], records, state: TrainingState, context: Context
-) -> NoReturn:
-    """Raise the RuntimeError that names the files whose loss is not finite, or else all files of the update."""
-    guilty = [batch for batch, loss in zip(batch_group, loss_values, strict=True) if not math.isfinite(loss)]
-    where = f"epoch {state.epoch}, update {state.step}, process {context.rank}"
-    what = f"the loss is {sum(loss_values)} and the gradient norm {norm}"
-    if not guilty and context.world_size > 1:
-        what += " (the gradient is of all processes: another one may name the video)"
-    raise RuntimeError(
-        f"{where}: {what}; the weights were not updated. Look at these files, lower --lr, or limit the "
-        f"gradient with --clip_grad: {', '.join(_paths(guilty or batch_group, records))}"
+def _skip(
+    state: TrainingState, group: list[dict], losses: list[float], norm: float, records, args, context: Context
+) -> None:
+    """Report an update that is not finite; RuntimeError when the run has had too many of them."""
+    sentence = report_not_finite(state, group, losses, norm, records, args, context)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.skipped += 1
+    if state.skipped > args.max_skipped_steps:
+        raise RuntimeError(
+            f"{sentence}. The weights were not updated. {state.skipped} update(s) of this run were not finite, and "
+            f"--max_skipped_steps is {args.max_skipped_steps}: look at the files, lower --lr, limit the gradient "
+            "with --clip_grad, or try --no_bf16"
+        )
+    _logger.warning("%s; update skipped (%d of at most %d)", sentence, state.skipped, args.max_skipped_steps)
+
+
+def _log_update(state: TrainingState, done: EpochSums, sums: EpochSums, update: int, args, context: Context) -> None:
+    """Log one update, and the clips per second since the last checkpoint or the epoch's beginning."""
+    _logger.info(
+        "epoch %d/%d update %d/%d loss %.4f lr %.3g grad norm %.3g, %.1f clips/s",
+        state.epoch,
+        args.epochs,
+        update + 1,
+        state.steps_per_epoch,
+        done.loss,
+        done.lr,
+        done.grad_norm,
+        sums.clips * context.world_size / sums.seconds,
     )
 
 
@@ -170,33 +209,8 @@ def _gradient_sync(model: nn.Module, *, on: bool):
     return nullcontext()
 
 
-def _paths(batch_group: Iterable[dict], records) -> list[str]:
-    """Return the files behind the batches, each once, in order."""
-    indices = [int(index) for batch in batch_group for index in batch["indices"]]
-    return list(dict.fromkeys(str(records[index].path) for index in indices))
-
-
-def _note_unreadable(batch_group: Iterable[dict], records, unreadable: dict[str, str]) -> None:
+def _note_unreadable(group: Iterable[dict], records, unreadable: dict[str, str]) -> None:
     """Add the batches' unreadable videos to `unreadable`, path -> message."""
-    for batch in batch_group:
+    for batch in group:
         for index, message in batch.get("unreadable", ()):
             unreadable[str(records[int(index)].path)] = message
-
-
-def _merge_ranks(
-    totals: dict[str, float], lr: float, unreadable: dict[str, str], updates: int, seconds: float
-) -> EpochResult:
-    """Put the epoch's sums of all ranks together."""
-    ranks = gather_objects((totals, unreadable, seconds))
-    seconds = max(rank_seconds for _, _, rank_seconds in ranks)
-    metrics = {
-        "loss": sum(rank["loss"] for rank, _, _ in ranks) / (updates * len(ranks)),
-        "lr": lr,
-        "grad_norm": sum(rank["grad_norm"] for rank, _, _ in ranks) / (updates * len(ranks)),
-        "clips_per_second": sum(rank["clips"] for rank, _, _ in ranks) / seconds,
-        "data_time": sum(rank["data_seconds"] / rank_seconds for rank, _, rank_seconds in ranks) / len(ranks),
-    }
-    merged: dict[str, str] = {}
-    for _, rank_unreadable, _ in ranks:
-        merged.update(rank_unreadable)
-    return EpochResult(metrics, merged)

@@ -86,21 +86,24 @@ class EpochSampler(Sampler):
 
     def __init__(self, size, seed, rank=0, world_size=1):
         self.size, self.seed, self.rank, self.world_size, self.epoch = size, seed, rank, world_size, 0
+        self.start = 0
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, *, start=0):
+        self.epoch, self.start = epoch, start
 
     def __len__(self):
         return self.size // self.world_size
 
     def __iter__(self):
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed * 1000 + self.epoch))
-        return iter(order[self.rank :: self.world_size][: len(self)].tolist())
+        return iter(order[self.rank :: self.world_size][self.start : len(self)].tolist())
 
 
 def training_loader(dataset, batch_size=4, rank=0, world_size=1):
     sampler = EpochSampler(len(dataset), 0, rank, world_size)
-    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, collate_fn=dataset.collate)
+    # A generator of its own, as in the data package: beginning an epoch must not draw from the global one.
+    own = torch.Generator()
+    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=True, collate_fn=dataset.collate, generator=own)
 
 
 def test_loader(dataset, batch_size=4, rank=0, world_size=1):

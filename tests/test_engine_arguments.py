@@ -44,6 +44,8 @@ FLAGS = {
     "model_ema_decay",
     "model_ema_warmup",
     "save_ckpt_freq",
+    "save_every_steps",
+    "max_skipped_steps",
     "resume",
     "auto_resume",
     "no_auto_resume",

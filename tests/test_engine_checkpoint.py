@@ -22,7 +22,7 @@ def make_state(output_dir, *flags, **values):
 
 
 def save(state, args, epoch, best=False, keep=False):
-    state.epoch = epoch
+    state.epoch, state.step = epoch, epoch * state.steps_per_epoch
     save_checkpoint(state, args.output_dir, Context(), best=best, keep=keep)
 
 
@@ -57,7 +57,9 @@ def test_which_files_are_written(tmp_path):
     save(state, args, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-latest.pth"}
     save(state, args, 2, best=True, keep=True)
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-latest.pth", "checkpoint-best.pth", "checkpoint-1.pth"}
+    names = {"checkpoint-latest.pth", "checkpoint-previous.pth", "checkpoint-best.pth", "checkpoint-1.pth"}
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert read_checkpoint(tmp_path / "checkpoint-previous.pth")["epoch"] == 1
     saved = read_checkpoint(tmp_path / "checkpoint-best.pth")
     assert saved["epoch"] == 2 and saved["args"]["lr"] == 1.0
     assert set(saved["model"]) == set(TinyModel().state_dict())

@@ -1,0 +1,78 @@
+"""Stopping on demand: SIGTERM and SIGUSR1, which schedulers send before they take a machine away.
+
+While training updates run, a signal is noted; the processes agree on the update after which they stop, save, and leave
+with the exit status `STOPPED`. At any other time (building, validation, testing) nothing would be lost that is not in
+a checkpoint already, and the process leaves at once with the same status. scripts/slurm.sbatch puts a job that ended
+with it back into the queue.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+_logger = logging.getLogger(__name__)
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+EXIT_FILE = "VIDEOMAMBAPRO_EXIT_FILE"
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+_received = ""
+_deferred = False
+
+
+def install_stop_handlers() -> None:
+    """Handle `SIGNALS` as this module says. Does nothing outside the main thread, where Python takes no handlers."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _handle)
+
+
+@contextmanager
+def stop_deferred() -> Iterator[None]:
+    """Inside the block a signal is only noted, for `stop_requested`; at its end a noted one makes the process leave.
+
+    What must not be lost has to be saved before the block ends.
+    """
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    if _received:
+        leave()
+
+
+def stop_requested() -> bool:
+    """Whether this process has received a signal; others may not have yet."""
+    return bool(_received)
+
+
+def leave() -> NoReturn:
+    """End this process with the status `STOPPED`, by SystemExit.
+
+    torchrun hides its processes' exit status. The status is therefore also written to the file that the environment
+    variable `EXIT_FILE` names, which scripts/launch.sh reads.
+    """
+    global _received
+    _logger.warning(
+        "stopped by %s: leaving with status %d; the same command goes on from the last checkpoint",
+        _received or "another process's signal",
+        STOPPED,
+    )
+    _received = ""
+    if os.environ.get(EXIT_FILE):
+        with open(os.environ[EXIT_FILE], "w", encoding="utf-8") as file:
+            file.write(str(STOPPED))
+    raise SystemExit(STOPPED)
+
+
+def _handle(number: int, _) -> None:
+    global _received
+    _received = signal.Signals(number).name
+    if not _deferred:
+        leave()
