@@ -54,7 +54,7 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
         list_file, kind=preset.kind, data_root=args.data_root, split=args.split, num_classes=num_classes
     )
     _check_some_files(records, list_file)
-    plan = _plan(mode, preset, kind, args)
+    plan = build_plan(mode, preset, kind, args)
     shared = {"num_classes": num_classes, "list_file": str(list_file)}
     if kind == "video":
         dataset = VideoClsDataset(records, plan, **shared)
@@ -159,7 +159,7 @@ def _check_some_files(records: Sequence[Record], list_file: Path, count: int = 3
         logger.warning("%s: %d of %d files looked for are missing", list_file, len(missing), len(some))
 
 
-def _plan(mode: Mode, preset: Preset, kind: Kind, args: argparse.Namespace) -> ClipPlan:
+def build_plan(mode: Mode, preset: Preset, kind: Kind, args: argparse.Namespace) -> ClipPlan:
     """Put together how records of a kind become clips in a mode."""
     image = kind == "image"
     many_views = mode == "test" and not image

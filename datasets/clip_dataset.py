@@ -109,7 +109,7 @@ class ClipDataset(Dataset, ABC):
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.records[index]
             try:
-                return Sample(self._read_clips(record, rng), record.label, index, unreadable)
+                return Sample(read_clips(self.open_record(record), self.plan, rng), record.label, index, unreadable)
             except UnreadableVideoError as error:
                 unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
             if self.plan.mode != "train":
@@ -119,15 +119,21 @@ class ClipDataset(Dataset, ABC):
             self.list_file, f"{len(unreadable)} of its videos in a row cannot be read; the last: {unreadable[-1][1]}"
         )
 
-    def _read_clips(self, record: Record, rng: np.random.Generator) -> torch.Tensor:
-        """Decode and transform every view: segment by segment, within a segment crop by crop."""
-        plan = self.plan
-        reader = self.open_record(record)
-        wanted = np.stack([
-            plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
-            for k in range(plan.segments)
-        ])  # fmt: skip
-        frames = reader.read(wanted.reshape(-1))
-        clips = frames.reshape(*wanted.shape, *frames.shape[1:])
-        views = [plan.transform(clip, rng) for clip in clips for _ in range(plan.repeats)]
-        return views[0] if len(views) == 1 else torch.cat(views)
+
+def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> torch.Tensor:
+    """Decode and transform every view of a video, segment by segment, within a segment crop by crop.
+
+    Returns:
+        float32 (views, C, T, H, W).
+
+    Raises:
+        UnreadableVideoError: frames do not decode.
+    """
+    wanted = np.stack([
+        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
+        for k in range(plan.segments)
+    ])  # fmt: skip
+    frames = reader.read(wanted.reshape(-1))
+    clips = frames.reshape(*wanted.shape, *frames.shape[1:])
+    views = [plan.transform(clip, rng) for clip in clips for _ in range(plan.repeats)]
+    return views[0] if len(views) == 1 else torch.cat(views)

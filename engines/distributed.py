@@ -44,7 +44,7 @@ def init_distributed(device: str = "") -> Context:
         ValueError: the device is not there, or there are more processes on this machine than GPUs.
     """
     rank, world_size, local_rank = place_from_environment()
-    resolved = _resolve_device(device, local_rank, world_size)
+    resolved = resolve_device(device, local_rank, world_size)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
     if world_size > 1 and not dist.is_initialized():
@@ -104,7 +104,7 @@ def place_from_environment() -> tuple[int, int, int]:
     return int(env["SLURM_PROCID"]), world_size, int(env.get("SLURM_LOCALID", 0))
 
 
-def _resolve_device(name: str, local_rank: int, world_size: int) -> torch.device:
+def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """Return the device that `name` means for this process; see `init_distributed`."""
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type != "cuda":

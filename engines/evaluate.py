@@ -101,7 +101,7 @@ def evaluate(
             continue
         clips = clips.unsqueeze(1) if clips.dim() == 5 else clips
         views = clips.shape[1]
-        log_means = _mean_over_views(model, clips, context.device, bf16, clips_per_forward).numpy()
+        log_means = mean_over_views(model, clips, context.device, bf16, clips_per_forward).numpy()
         for index, label, row in zip(indices, batch["labels"].tolist(), log_means, strict=True):
             if index in scores:
                 raise RuntimeError(f"{loader.dataset.records[index].path} came twice; a test sampler must not pad")
@@ -110,7 +110,7 @@ def evaluate(
     return _merge_ranks(scores, unreadable, views, loader.dataset.records, num_classes)
 
 
-def _mean_over_views(
+def mean_over_views(
     model: nn.Module, clips: torch.Tensor, device: torch.device, bf16: bool, clips_per_forward: int
 ) -> torch.Tensor:
     """Return log(mean over views of softmax(logits)) for clips (videos, views, C, T, H, W).

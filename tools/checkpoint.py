@@ -20,19 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engines.files import atomic_write
+from engines.recipe import RECIPE_OF_CLASSES
 from models.checkpoint import AVERAGE, FLAGS_KEY, CheckpointError, read_checkpoint_file, unwrap_tensors
 from models.describe import CheckpointFacts, describe_checkpoint
 
-# The recipe that tests a head of so many classes; any other number is a data set of one's own.
-RECIPE_OF_CLASSES = {
-    1000: "imagenet",
-    400: "k400",
-    174: "ssv2",
-    101: "ucf101",
-    51: "hmdb51",
-    10: "breakfast",
-    180: "coin",
-}
 FORMATS = (".pth", ".safetensors")
 
 

@@ -1,0 +1,227 @@
+"""A checkpoint made ready to predict: `load_predictor(FILE).predict("video.mp4")`."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.build import build_plan
+from datasets.clip_dataset import ClipPlan, FrameReader, read_clips
+from datasets.presets import get_preset
+from datasets.readers import UnreadableVideoError
+from engines.distributed import resolve_device
+from engines.evaluate import mean_over_views
+from inference.labels import label_names_of
+from inference.settings import inference_settings
+from inference.sources import FramesInMemory, open_source
+from models.build import build_model
+from models.checkpoint import load_checkpoint
+from models.describe import describe_checkpoint
+from models.videomambapro import VideoMambaPro
+
+QUICK = {"test_num_segment": 1, "test_num_crop": 1}
+"""One clip from the middle of the video, one crop from the middle of the picture."""
+
+Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
+
+
+class Score(NamedTuple):
+    """A class and its probability."""
+
+    label: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a video.
+
+    Attributes:
+        probabilities: (classes,) float32, averaged over the views.
+        label_names: of all classes.
+        views: clips that were averaged.
+    """
+
+    probabilities: np.ndarray
+    label_names: tuple[str, ...]
+    views: int
+
+    def top(self, count: int = 5) -> list[Score]:
+        """The `count` most probable classes, the best first; all of them where there are fewer."""
+        return top_scores(self.probabilities, self.label_names, count)
+
+
+def top_scores(probabilities: np.ndarray, label_names: Sequence[str], count: int = 5) -> list[Score]:
+    """The `count` highest of `probabilities` (classes,), the best first; of equals the lower label."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [Score(int(label), label_names[label], float(probabilities[label])) for label in order]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with its weights, on its device, and how it wants its videos read.
+
+    Attributes:
+        model: in evaluation mode.
+        plan: the test's: which frames, how they are transformed, how many segments and crops.
+        label_names: a name a class; numbers where nobody said names.
+        device: where the model computes. bf16: whether in bfloat16.
+        span: frames that the sampled frames of a clip lie within, the natural window of a curve.
+        crop_share: side of a crop over the short side of the picture; below 1 for image models.
+        clips_per_forward: most clips in one forward pass, which bounds the memory.
+        filename_tmpl: names of the frames in a folder.
+    """
+
+    model: VideoMambaPro
+    plan: ClipPlan
+    label_names: tuple[str, ...]
+    device: torch.device
+    bf16: bool
+    span: int
+    crop_share: float
+    clips_per_forward: int
+    filename_tmpl: str
+
+    @property
+    def views(self) -> int:
+        """Clips of a video, segments x crops."""
+        return self.plan.segments * self.plan.crops
+
+    def open(self, source: Source) -> FrameReader:
+        """A reader of the frames of a path, of uint8 frames (N, H, W, 3), or the reader that is given.
+
+        Raises:
+            UnreadableVideoError: the path is not there, or not readable.
+        """
+        if isinstance(source, (str, os.PathLike)):
+            return open_source(source, self.filename_tmpl)
+        if isinstance(source, (np.ndarray, Tensor)):
+            return FramesInMemory(source)
+        return source
+
+    def predict(self, source: Source) -> Prediction:
+        """Predict a video from all views, as the test does.
+
+        Args:
+            source: path of a video, an image or a folder of frames; the frames of a video, uint8 (N, H, W, 3) RGB,
+                numpy or torch; or clips that are ready for the model, a float tensor (C, T, H, W) or
+                (views, C, T, H, W), normalised.
+
+        Raises:
+            UnreadableVideoError: the path is not there, or not readable.
+            ValueError: an array of another type or shape.
+        """
+        if isinstance(source, Tensor) and source.is_floating_point():
+            clips = source[None] if source.dim() == 4 else source
+        else:
+            clips = read_clips(self.open(source), self.plan, np.random.default_rng(0))
+        return self._predictions(clips[None])[0]
+
+    def predict_many(
+        self, paths: Sequence[str], *, batch_size: int = 1, num_workers: int = 0
+    ) -> Iterator[tuple[str, Prediction | UnreadableVideoError]]:
+        """Predict many videos, in order; one that cannot be read comes with its error and stops nothing.
+
+        Args:
+            batch_size: videos that the model sees at once. num_workers: processes that decode ahead.
+        """
+        loader = DataLoader(
+            _Videos(paths, self.plan, self.filename_tmpl),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=list,
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch in loader:
+            read = [clips for _, clips in batch if isinstance(clips, Tensor)]
+            predictions = iter(self._predictions(torch.stack(read)) if read else ())
+            for path, clips in batch:
+                yield path, next(predictions) if isinstance(clips, Tensor) else clips
+
+    def probabilities(self, clips: Tensor) -> np.ndarray:
+        """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views."""
+        with torch.no_grad():
+            return mean_over_views(self.model, clips, self.device, self.bf16, self.clips_per_forward).exp().numpy()
+
+    def _predictions(self, clips: Tensor) -> list[Prediction]:
+        return [Prediction(row, self.label_names, clips.shape[1]) for row in self.probabilities(clips)]
+
+
+class _Videos(Dataset):
+    """(path, clips (views, C, T, H, W) or the error that says why there are none)."""
+
+    def __init__(self, paths: Sequence[str], plan: ClipPlan, filename_tmpl: str):
+        self.paths, self.plan, self.filename_tmpl = paths, plan, filename_tmpl
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | UnreadableVideoError]:
+        path = self.paths[index]
+        try:
+            reader = open_source(path, self.filename_tmpl)
+            return path, read_clips(reader, self.plan, np.random.default_rng(0))
+        except UnreadableVideoError as error:
+            return path, error
+
+
+def load_predictor(
+    checkpoint: str | Path,
+    *,
+    device: str = "",
+    label_names: str | Path | Sequence[str] = "",
+    recipe: str = "",
+    bf16: bool | None = None,
+    clips_per_forward: int = 16,
+    **overrides: Any,
+) -> Predictor:
+    """Load a checkpoint, published or of our own, ready to predict.
+
+    Size, type, frames, resolution and classes are read off the file. Which frames and views are read is what its run
+    tested with, where one of this repository's wrote it; else that of the recipe of a published data set with as many
+    classes, with a warning.
+
+    Args:
+        checkpoint: .pth or .safetensors.
+        device: "cpu", "cuda", "cuda:1"; empty for cuda where there is one.
+        label_names: names in the order of the labels, or a file with one a line; empty for those in the checkpoint.
+        recipe: whose sampling and views to take, such as "k400".
+        bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
+        clips_per_forward: most clips in one forward pass.
+        overrides: flags of model and data by name, such as `backend`, `sampling_rate`, `num_frames`,
+            `test_num_segment` and `test_num_crop`; `**QUICK` for a single view.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no checkpoint of this family, or has no head.
+        ValueError: an override is no flag, names and classes differ in number, or the device is not there.
+    """
+    facts = describe_checkpoint(checkpoint)
+    args = inference_settings(facts, checkpoint, recipe, overrides)
+    preset = get_preset(args.data_set)
+    images = args.num_frames == 1
+    plan = build_plan("test", preset, "image" if images else "video", args)
+    names = label_names_of(label_names or facts.flags.get("label_names") or "", args.nb_classes)
+    model = build_model(args, args.nb_classes)
+    load_checkpoint(model, checkpoint, require_head=True)
+    place = resolve_device(device)
+    if bf16 is None:
+        bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
+    return Predictor(
+        model=model.to(place).eval(),
+        plan=plan,
+        label_names=names,
+        device=place,
+        bf16=bf16,
+        span=args.num_frames * args.sampling_rate,
+        crop_share=args.crop_pct if images else 1.0,
+        clips_per_forward=clips_per_forward,
+        filename_tmpl=args.filename_tmpl,
+    )

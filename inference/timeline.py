@@ -1,0 +1,56 @@
+"""Following a video from its first frame to its last, window by window, in memory that its length does not change."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from datasets.clip_dataset import FrameReader
+from inference.predictor import Predictor
+from inference.windows import Curve, window_starts
+
+FRAMES_PER_READ = 128  # bounds the decoded pictures in memory; neighbouring windows share theirs
+
+
+def follow(
+    predictor: Predictor,
+    reader: FrameReader,
+    *,
+    window: int = 0,
+    stride: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Curve:
+    """The probabilities in a window that slides over the video.
+
+    Each window is read as the test reads a video of that many frames with one segment, in all of the test's crops.
+
+    Args:
+        reader: of the video, as `predictor.open` gives.
+        window: W in frames; 0 for what a clip of the model spans. A shorter video is one window.
+        stride: in frames; 0 for a quarter of the window.
+        progress: wraps the list of steps, for a progress bar.
+
+    Raises:
+        UnreadableVideoError: frames do not decode.
+        ValueError: a negative window or stride.
+    """
+    total = len(reader)
+    window = min(window or predictor.span, total)
+    starts = window_starts(total, window, stride or max(1, window // 4))
+    frames_of_clip = predictor.plan.clip_shape[1]
+    windows_per_read = max(1, FRAMES_PER_READ // frames_of_clip)
+    parts = [starts[i : i + windows_per_read] for i in range(0, len(starts), windows_per_read)]
+    rows = [predictor.probabilities(read_windows(predictor, reader, part, window)[0]) for part in progress(parts)]
+    return Curve(total, window, starts, np.concatenate(rows), predictor.label_names)
+
+
+def read_windows(
+    predictor: Predictor, reader: FrameReader, starts: np.ndarray, window: int
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Clips of windows that start at `starts` (n,): float32 (n, crops, C, T, H, W), and their frames (n, T)."""
+    sampled = predictor.plan.sample(window, mode="test", segment=0, num_segments=1)
+    wanted = starts[:, None] + sampled
+    frames = reader.read(wanted.reshape(-1))
+    clips = frames.reshape(*wanted.shape, *frames.shape[1:])
+    rng = np.random.default_rng(0)
+    return torch.stack([predictor.plan.transform(clip, rng) for clip in clips]), wanted
