@@ -13,7 +13,8 @@ from inference.windows import Curve
 
 DPI = 100
 MOST_DRAWN = 5
-LONGEST_NAME = 32
+LONGEST_NAME = 24
+LEGEND_WIDTH = 160  # pixels
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189))
 
 
@@ -52,7 +53,7 @@ def draw_strip(curve: Curve, width: int, height: int, *, title: str = "") -> Str
     """Draw a curve, `width` x `height` pixels; its time axis runs from the first frame to the last."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
-    left, right, bottom, top = 46 / width, 1 - 12 / width, 34 / height, 1 - (26 if title else 8) / height
+    left, right, bottom, top = 46 / width, 1 - LEGEND_WIDTH / width, 34 / height, 1 - (26 if title else 8) / height
     axes = figure.add_axes((left, bottom, right - left, top - bottom))
     # Level outside of the centres, as `Curve.at` is: the line spans the video.
     frames = np.unique(np.concatenate([[0], curve.centres, [curve.total_frames - 1]]))
@@ -66,7 +67,7 @@ def draw_strip(curve: Curve, width: int, height: int, *, title: str = "") -> Str
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
-    legend = axes.legend(loc="upper left", fontsize=7, framealpha=0.6)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
     axes.title.set_parse_math(False)

@@ -1,5 +1,6 @@
 """A checkpoint made ready to predict: `load_predictor(FILE).predict("video.mp4")`."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
+
+_logger = logging.getLogger(__name__)
 
 QUICK = {"test_num_segment": 1, "test_num_crop": 1}
 """One clip from the middle of the video, one crop from the middle of the picture."""
@@ -208,9 +211,12 @@ def load_predictor(
     preset = get_preset(args.data_set)
     images = args.num_frames == 1
     plan = build_plan("test", preset, "image" if images else "video", args)
-    names = label_names_of(label_names or facts.flags.get("label_names") or "", args.nb_classes)
+    names = label_names_of(label_names or facts.flags.get("class_names") or "", args.nb_classes)
     model = build_model(args, args.nb_classes)
-    load_checkpoint(model, checkpoint, require_head=True)
+    report = load_checkpoint(model, checkpoint, require_head=True)
+    changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
+    if changed:
+        _logger.info("of %s these were adapted: %s", checkpoint, ", ".join(changed))
     place = resolve_device(device)
     if bf16 is None:
         bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -1,0 +1,164 @@
+"""Tells what a model sees in videos: `python run_inference.py --checkpoint FILE VIDEO...`.
+
+A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Printed are the five most probable classes
+of each, with every view of the test, or one with --quick. A window that slides over the video (--stride, --window)
+gives a curve over time. Size, type, frames and classes are read off the checkpoint.
+
+A video that cannot be read is named and stops nothing; the exit status is then 1. Pictures and annotated videos of a
+single video take the name that is given; those of several lie in the folder that is given.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import IO
+
+from engines.logs import progress, setup_logging
+from inference.batch import Outputs, Result, output_paths, process
+from inference.predictor import QUICK, Predictor, load_predictor
+from inference.settings import SAMPLING_FLAGS
+from inference.sources import expand_sources
+from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """All flags of inference."""
+    parser = argparse.ArgumentParser(description="VideoMambaPro: what a model sees in videos")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the paths in lists start from")
+    parser.add_argument(
+        "--label_names",
+        default="",
+        metavar="FILE",
+        help="a class name a line, in the order of the labels (default: as in the checkpoint, or numbers)",
+    )
+    _add_output(parser.add_argument_group("output"))
+    _add_reading(parser.add_argument_group("frames and views (default: as the checkpoint was tested)"))
+    _add_computing(parser.add_argument_group("computing"))
+    return parser
+
+
+def _add_output(group) -> None:
+    group.add_argument("--json", default="", metavar="FILE", help='a JSON object a line for each video; "-" prints it')
+    group.add_argument("--curve", default="", metavar="PNG", help="picture of the probabilities over time")
+    group.add_argument("--annotate", default="", metavar="MP4", help="copy of the video with prediction and curve")
+    group.add_argument(
+        "--stride", type=_at_least_one, default=0, help="frames between windows (default: a quarter of the window)"
+    )
+    group.add_argument(
+        "--window", type=_at_least_one, default=0, help="frames of a window (default: what a clip of the model spans)"
+    )
+
+
+def _add_reading(group) -> None:
+    group.add_argument("--quick", action="store_true", help="one view, from the middle")
+    group.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
+    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are chosen")
+    group.add_argument("--num_frames", type=_at_least_one, help="frames of a clip")
+    group.add_argument("--sampling_rate", type=_at_least_one, help="step between frames of dense sampling")
+    group.add_argument("--test_num_segment", type=_at_least_one, help="clips over time")
+    group.add_argument("--test_num_crop", type=_at_least_one, help="crops of a clip")
+    group.add_argument("--filename_tmpl", help="names of frames in a folder (default: img_{:05}.jpg)")
+
+
+def _add_computing(group) -> None:
+    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
+    group.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        help="compute in bfloat16 (default: on a GPU that has it)",
+    )
+    group.add_argument(
+        "--batch_size", type=_at_least_one, default=8, help="most clips in a forward pass (default: %(default)s)"
+    )
+    group.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 1 where a video could not be read."""
+    parser = get_parser()
+    args = parser.parse_args(words)
+    setup_logging(rank=0)
+    # Its table of tensors is for training; what was adapted is told by the predictor.
+    logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
+    try:
+        predictor = _predictor(args)
+        sources = expand_sources(
+            args.videos,
+            filename_tmpl=predictor.filename_tmpl,
+            images=predictor.plan.clip_shape[1] == 1,
+            data_root=args.data_root,
+        )
+        outputs = Outputs(
+            curves=output_paths(args.curve, sources, ".png"),
+            annotated=output_paths(args.annotate, sources, ".mp4"),
+            windows=bool(args.stride or args.window),
+            window=args.window,
+            stride=args.stride,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    steps = partial(progress, desc="frames", enabled=len(sources) == 1)
+    results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
+    unreadable = 0
+    with _json_lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
+        for result in bar:
+            unreadable += result.prediction is None
+            if lines is not None:
+                lines.write(json.dumps(result.record(), ensure_ascii=False) + "\n")
+                lines.flush()
+            if result.prediction is None:
+                bar.write(f"cannot read {result.path}: {result.error}", file=sys.stderr)
+            elif lines is not sys.stdout:
+                bar.write(_table(result), file=sys.stdout)
+    if unreadable:
+        sys.stderr.write(f"{unreadable} of {len(sources)} could not be read\n")
+    return 1 if unreadable else 0
+
+
+def _predictor(args: argparse.Namespace) -> Predictor:
+    chosen = {name: getattr(args, name, None) for name in (*SAMPLING_FLAGS, "filename_tmpl", "backend")}
+    return load_predictor(
+        args.checkpoint,
+        device=args.device,
+        label_names=args.label_names,
+        recipe=args.recipe,
+        bf16=args.bf16,
+        clips_per_forward=args.batch_size,
+        **(chosen | (QUICK if args.quick else {})),
+    )
+
+
+@contextmanager
+def _json_lines(name: str) -> Iterator[IO[str] | None]:
+    """Where JSON lines go: a file, which has every video that is done should the run be stopped, or the terminal."""
+    if name in ("", "-"):
+        yield sys.stdout if name else None
+        return
+    with open(name, "w", encoding="utf-8") as file:
+        yield file
+
+
+def _table(result: Result) -> str:
+    scores = result.prediction.top(5)
+    lines = [f"  {100 * score.probability:5.1f} %  {score.name}" for score in scores]
+    return "\n".join([f"{result.path} ({result.prediction.views} views)", *lines])
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

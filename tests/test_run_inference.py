@@ -1,0 +1,151 @@
+"""`run_inference.py`: terminal, JSON lines, pictures and annotated videos of real files, and what cannot be read."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from inference_files import save_checkpoint, write_moving_video
+from PIL import Image
+from video_files import numbered_frames, write_folder
+
+import run_inference
+from datasets.readers import VideoFile
+from inference.annotate import STRIP_HEIGHT, frame_rate
+from inference.batch import output_paths
+from inference.drawing import draw_strip
+from inference.sources import expand_sources
+from inference.windows import Curve
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    names = ["walking", "running", "a name that is longer than any picture is wide", "$x^2$", "плавание", "_", "jump"]
+    return save_checkpoint(tmp_path_factory.mktemp("weights") / "c.pth", class_names=names)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "sub").mkdir()
+    write_moving_video(folder / "a.mp4", 30)
+    write_moving_video(folder / "sub" / "b.mp4", 9, seed=1)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def run(checkpoint, *words):
+    words = [str(word) for word in words]
+    return run_inference.main(["--checkpoint", str(checkpoint), "--device", "cpu", "--num_workers", "0", *words])
+
+
+def lines_of(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_top_five_are_printed_with_names(checkpoint, folder, capsys):
+    assert run(checkpoint, folder / "a.mp4") == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"{folder / 'a.mp4'} (6 views)"
+    shares = [float(row.split("%")[0]) for row in rows]
+    assert len(rows) == 5 and shares == sorted(shares, reverse=True)
+
+
+def test_unreadable_files_are_named_and_counted_and_stop_nothing(checkpoint, folder, tmp_path, capsys):
+    report = tmp_path / "out.jsonl"
+    assert run(checkpoint, folder, tmp_path / "absent.mp4", "--quick", "--json", report) == 1
+    records = lines_of(report)
+    assert [Path(record["path"]).name for record in records] == ["a.mp4", "broken.mp4", "b.mp4", "absent.mp4"]
+    assert ["error" in record for record in records] == [False, True, False, True]
+    assert all(len(record["top"]) == 5 for record in records if "top" in record)
+    errors = capsys.readouterr().err
+    assert f"cannot read {folder / 'broken.mp4'}" in errors and "2 of 4 could not be read" in errors
+
+
+def test_json_on_the_terminal_is_all_that_is_on_it(checkpoint, folder, capsys):
+    assert run(checkpoint, folder / "a.mp4", "--quick", "--json", "-", "--stride", 4, "--window", 10) == 0
+    (record,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert record["frames"] == 30 and record["views"] == 1
+    ranges = [(window["first_frame"], window["last_frame"]) for window in record["windows"]]
+    assert ranges == [(start, start + 9) for start in (0, 4, 8, 12, 16, 20)]
+
+
+def test_annotated_video_has_the_frames_of_the_input_and_a_cursor_that_runs(checkpoint, folder, tmp_path):
+    source, target = folder / "a.mp4", tmp_path / "annotated.mp4"
+    assert run(checkpoint, source, "--quick", "--annotate", target, "--curve", tmp_path / "curve.png") == 0
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].average_rate == 25
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    original = VideoFile(str(source)).read(range(30))
+    assert len(frames) == len(original) == 30
+    height, width = 360, 480
+    assert frames[0].shape == (height + STRIP_HEIGHT, width, 3)
+    for i in (0, 13, 29):
+        small = np.asarray(Image.fromarray(frames[i][:height]).resize((64, 48), Image.Resampling.BOX), dtype=float)
+        # the caption covers the top left corner
+        assert np.abs(small[24:] - original[i][24:]).mean() < 12
+    strips = np.stack([frame[height:] for frame in frames]).astype(int)
+    # what differs from most frames is the cursor
+    columns = np.abs(strips - np.median(strips, axis=0)).sum(axis=(1, 3)).argmax(1)
+    assert (np.diff(columns) >= 0).all() and columns[-1] - columns[0] > 250
+    assert np.asarray(Image.open(tmp_path / "curve.png")).std() > 5
+
+
+def test_several_videos_write_into_a_folder(checkpoint, folder, tmp_path):
+    sources = [folder / "a.mp4", folder / "sub" / "b.mp4"]
+    assert run(checkpoint, *sources, "--quick", "--annotate", tmp_path / "out") == 0
+    for source, name in zip(sources, ("a.mp4", "sub/b.mp4"), strict=True):
+        with av.open(str(tmp_path / "out" / name)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == len(VideoFile(str(source)))
+
+
+def test_targets_that_cannot_be_meant_are_refused(folder):
+    a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
+    with pytest.raises(ValueError, match="one file, and there are 2 videos"):
+        output_paths("x.png", [a, b], ".png")
+    with pytest.raises(ValueError, match="would overwrite the video itself"):
+        output_paths(a, [a], ".mp4")
+    with pytest.raises(ValueError, match="both be written to"):
+        output_paths("out", [a, str(folder / "a.avi")], ".png")
+
+
+def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, tmp_path, capsys):
+    for words, told in [
+        (["--annotate", folder / "a.mp4"], "would overwrite"),
+        (["--label_names", tmp_path / "absent.txt"], "absent.txt"),
+        (["--stride", "0"], "must be 1 or more"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            run(checkpoint, folder / "a.mp4", *words)
+        assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_files_folders_and_lists_become_sources(folder, tmp_path):
+    frames = write_folder(tmp_path / "data" / "clip", numbered_frames(3))
+    write_moving_video(tmp_path / "data" / "two words.mp4", 3)
+    assert expand_sources([str(tmp_path / "data")]) == [str(tmp_path / "data" / "two words.mp4"), str(frames)]
+    (tmp_path / "bare.txt").write_text("two words.mp4\nother.avi\n")
+    (tmp_path / "labelled.csv").write_text("two words.mp4 3\nother.avi 1\n")
+    for name in ("bare.txt", "labelled.csv"):
+        got = expand_sources([str(tmp_path / name)], data_root="/root")
+        assert got == ["/root/two words.mp4", "/root/other.avi"]
+    assert expand_sources(["x.mp4", "x.mp4"]) == ["x.mp4"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no video"):
+        expand_sources([str(tmp_path / "empty")])
+    with pytest.raises(FileNotFoundError, match="absent.csv"):
+        expand_sources(["absent.csv"])
+
+
+def test_the_frame_rate_is_the_files(tmp_path, folder):
+    assert frame_rate(str(folder / "a.mp4")) == 25
+    assert frame_rate(str(tmp_path)) == 25
+
+
+def test_the_cursor_spans_the_time_axis():
+    curve = Curve(11, 4, np.array([0, 7]), np.array([[1, 0], [0, 1]], dtype=np.float32), ("a", "b"))
+    strip = draw_strip(curve, 480, 160)
+    assert strip.picture.shape == (160, 480, 3)
+    assert strip.cursor(0) == round(strip.left) and strip.cursor(10) == round(strip.right)
+    assert strip.cursor(5) == round((strip.left + strip.right) / 2)
