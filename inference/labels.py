@@ -1,28 +1,25 @@
-"""The names of classes."""
+"""The names of a checkpoint's classes."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+
+from datasets.label_names import read_label_names
 
 
-def label_names_of(given: str | Path | Sequence[str], num_classes: int) -> tuple[str, ...]:
+def label_names_of(given: str | os.PathLike | Sequence[str], num_classes: int) -> tuple[str, ...]:
     """A name for each of `num_classes` classes.
 
     Args:
-        given: the names, or a UTF-8 file with one a line in the order of the labels; empty for "class 0", "class 1"...
+        given: the names, or a file with one a line in the order of the labels; empty for "class 0", "class 1"...
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: there are more or fewer names than classes.
+        ValueError: there are more or fewer names than classes, or the file is faulty.
     """
     if not given:
         return tuple(f"class {label}" for label in range(num_classes))
-    if isinstance(given, (str, Path)):
-        where = str(given)
-        if not Path(given).is_file():
-            raise FileNotFoundError(f"--label_names {given}: there is no such file; it holds a class name a line")
-        given = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    else:
-        where = "label_names"
+    if isinstance(given, (str, os.PathLike)):
+        return tuple(read_label_names(given, num_classes))
     if len(given) != num_classes:
-        raise ValueError(f"{where} has {len(given)} names, and the checkpoint has {num_classes} classes")
+        raise ValueError(f"there are {len(given)} names, and the checkpoint has {num_classes} classes")
     return tuple(given)

@@ -211,7 +211,9 @@ def load_predictor(
     preset = get_preset(args.data_set)
     images = args.num_frames == 1
     plan = build_plan("test", preset, "image" if images else "video", args)
-    names = label_names_of(label_names or facts.flags.get("class_names") or "", args.nb_classes)
+    # Fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710.
+    saved_names = (facts.flags.get("class_names") or [])[: args.nb_classes]
+    names = label_names_of(label_names or saved_names, args.nb_classes)
     model = build_model(args, args.nb_classes)
     report = load_checkpoint(model, checkpoint, require_head=True)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
