@@ -18,6 +18,7 @@ from engines.results import write_results
 from engines.state import TrainingState, plain_args, seed_everything
 from engines.train import train_one_epoch
 from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
+from reports.after_test import try_to_report
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
 def test(
     model: nn.Module, test_loader, args, context: Context, *, num_classes: int, state: TrainingState | None = None
 ) -> Evaluation:
-    """Test over all views and write results.json to args.output_dir.
+    """Test over all views and write results.json, scores.npz and report.html to args.output_dir.
 
     Which weights: after training (`state` given) those of checkpoint-best.pth with --test_best, else the last ones.
     Without training: --resume, else checkpoint-best.pth (--test_best) or the newest checkpoint (--auto_resume) of
@@ -139,8 +140,10 @@ def test(
     for video in result.excluded:
         _logger.warning("excluded from the test: line %s, %s: %s", video["line"], video["path"], video["reason"])
     if args.output_dir and context.is_main:
-        path = write_results(args.output_dir, result, args, num_classes=num_classes, weights=weights)
+        dataset = test_loader.dataset
+        path = write_results(args.output_dir, result, args, dataset, num_classes=num_classes, weights=weights)
         _logger.info("wrote %s", path)
+        try_to_report(args.output_dir, dataset)
     return result
 
 

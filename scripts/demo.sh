@@ -26,4 +26,4 @@ python run_class_finetuning.py "${model[@]}" "${plain[@]}" \
     --batch_size 16 --epochs 5 --warmup_epochs 0.5 --lr 16e-3 --no_auto_resume \
     --test_num_segment 4 --test_num_crop 3 --test_best --output_dir "$output"
 
-python -m tools.plot_run "$output" --label_names "$data/labels.txt"
+python -m tools.report "$output" --label_names "$data/labels.txt"

@@ -1,0 +1,76 @@
+"""Numbers behind an evaluation report, from labels, predictions and probabilities alone.
+
+Shapes: `counts` is a confusion matrix (classes, classes), true class by row; `labels` and `predictions` are (videos,)
+int, `scores` (videos, classes) probabilities. Accuracies, precisions and shares are fractions from 0 to 1; a share of
+nothing (a class without videos, or never predicted) is None.
+"""
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+
+
+def per_class(counts: np.ndarray) -> list[dict]:
+    """For every class: label, videos, predicted (how often), recall (the class's accuracy), precision, f1."""
+    hits, videos, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    return [
+        {
+            "label": label,
+            "videos": int(videos[label]),
+            "predicted": int(predicted[label]),
+            "recall": _share(hits[label], videos[label]),
+            "precision": _share(hits[label], predicted[label]),
+            "f1": _share(2 * hits[label], videos[label] + predicted[label]),
+        }
+        for label in range(len(counts))
+    ]
+
+
+def most_confused(counts: np.ndarray, limit: int = 20) -> list[dict]:
+    """The most frequent mistakes: label, prediction, count and share of the class's videos, by count, then share."""
+    mistakes = counts - np.diag(counts.diagonal())
+    shares = mistakes / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows, columns = np.nonzero(mistakes)
+    order = np.lexsort((columns, rows, -shares[rows, columns], -mistakes[rows, columns]))[:limit]
+    return [
+        {"label": int(row), "prediction": int(column), "count": int(mistakes[row, column]), "share": float(share)}
+        for row, column, share in zip(rows[order], columns[order], shares[rows[order], columns[order]], strict=True)
+    ]
+
+
+def calibration(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray) -> dict:
+    """Expected calibration error and its reliability diagram (Guo et al., arXiv 1706.04599).
+
+    The confidence of a video is the probability of its prediction. Bins are of equal width, each closed above.
+
+    Returns:
+        ece: mean over videos of |accuracy - confidence| of their bin. mean_confidence: over all videos. bins: for each
+        bin from, to, videos, and their accuracy and confidence (None where it has no videos).
+    """
+    confidence = scores[np.arange(len(predictions)), predictions].astype(np.float64)
+    correct = predictions == labels
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    places = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, CALIBRATION_BINS - 1)
+    videos = np.bincount(places, minlength=CALIBRATION_BINS)
+    sums = {
+        "accuracy": np.bincount(places, weights=correct, minlength=CALIBRATION_BINS),
+        "confidence": np.bincount(places, weights=confidence, minlength=CALIBRATION_BINS),
+    }
+    bins = [
+        {"from": float(edges[i]), "to": float(edges[i + 1]), "videos": int(videos[i])}
+        | {name: _share(total[i], videos[i]) for name, total in sums.items()}
+        for i in range(CALIBRATION_BINS)
+    ]
+    error = np.abs(sums["accuracy"] - sums["confidence"]).sum() / max(1, len(labels))
+    return {"ece": float(error), "mean_confidence": float(confidence.mean()), "bins": bins}
+
+
+def worst_mistakes(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, limit: int = 24) -> np.ndarray:
+    """Places of the wrong videos whose prediction was surest, the worst first; at most `limit` of them."""
+    wrong = np.flatnonzero(predictions != labels)
+    confidence, truth = scores[wrong, predictions[wrong]], scores[wrong, labels[wrong]]
+    return wrong[np.lexsort((wrong, truth, -confidence))[:limit]]
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

@@ -1,0 +1,62 @@
+"""Remakes a run's report without its model: `python -m tools.report OUTPUT_DIR`.
+
+Reads results.json, log.txt and args.json there and writes report.html, training_curve.png and confusion_matrix.png
+beside them, then prints top-1 beside chance. The test's videos are opened for sample frames where they can be found.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.build import build_dataset
+from engines.results import RESULTS, describe_list
+from reports.page import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output_dir", type=Path, help="the --output_dir of a run")
+    parser.add_argument("--label_names", type=Path, help="a class name a line, in the order of the labels")
+    options = parser.parse_args(arguments)
+    try:
+        names = options.label_names.read_text(encoding="utf-8").splitlines() if options.label_names else None
+        dataset, problem = tested_dataset(options.output_dir)
+        page = write_report(options.output_dir, dataset, label_names=names, no_pictures=problem)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if problem:
+        print(f"without sample frames: {problem}", file=sys.stderr)
+    results_file = options.output_dir / RESULTS
+    if results_file.is_file():
+        results = json.loads(results_file.read_text(encoding="utf-8"))
+        print(
+            f"test top-1 {results['top1']:.2f} % (chance {100 / results['classes']:.2f} %), "
+            f"{results['videos']} videos x {results['views']} views, {len(results['excluded'])} excluded"
+        )
+    print(f"report: {page}")
+    return 0
+
+
+def tested_dataset(output_dir: Path) -> tuple:
+    """The data set that a run tested, built again from its args.json; or (None, why it cannot be)."""
+    files = [output_dir / RESULTS, output_dir / "args.json"]
+    absent = [str(file) for file in files if not file.is_file()]
+    if absent:
+        return None, f"{' and '.join(absent)} not there"
+    results, settings = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    args = argparse.Namespace(**settings)
+    try:
+        dataset = build_dataset("test", args)
+    except (OSError, ValueError, AttributeError) as error:
+        return None, f"the test list cannot be read again: {error}"
+    if describe_list(dataset, args.data_root)["sha256"] != results.get("list", {}).get("sha256"):
+        return None, f"{dataset.list_file} is not the list that was tested"
+    return dataset, None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
