@@ -33,6 +33,7 @@ def training_curves(epochs: Sequence[dict]) -> Figure:
     accuracy.set(ylabel="top-1 (%)", ylim=(0, 100))
     rate.set(ylabel="learning rate", xlabel="epoch")
     throughput.set(ylabel="clips / s", xlabel="epoch")
+    throughput.margins(y=0.1)
     throughput.set_ylim(bottom=0)
     return figure
 

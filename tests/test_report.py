@@ -1,0 +1,225 @@
+"""The report of real videos: its pictures, what it says, that it needs nobody else and never costs a result."""
+
+import base64
+import io
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_standins import TinyModel
+from PIL import Image
+from video_files import numbered_frames, write_video
+
+import reports.page
+from datasets.build import build_dataset, build_loader
+from engines.runner import start_run
+from engines.runner import test as run_test
+from reports.page import read_log, write_report
+from run_class_finetuning import get_parser
+from tools.report import main as report_tool
+
+run_test.__test__ = False
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ["walk", "<b>run</b> & jump", "swim"]
+LOG = [
+    {
+        "epoch": 0,
+        "train_loss": 1.5,
+        "val_loss": 1.2,
+        "val_acc1": 40.0,
+        "train_lr": 1e-3,
+        "train_clips_per_second": 7.0,
+    },
+    {
+        "epoch": 1,
+        "train_loss": None,
+        "val_loss": 1.0,
+        "val_acc1": 50.0,
+        "train_lr": 1e-4,
+        "train_clips_per_second": 9.0,
+    },
+]
+
+
+def moving_bar(count):
+    """Frames that differ: an encoder may join equal ones."""
+    frames = numbered_frames(count, 32, 48)
+    for i, frame in enumerate(frames):
+        frame[:, 3 * i : 3 * i + 8] = 255
+    return frames
+
+
+@pytest.fixture(scope="module")
+def tested_run(tmp_path_factory):
+    """The output folder of a test of nine videos, one of them damaged; the model is random."""
+    folder = tmp_path_factory.mktemp("run")
+    lines = []
+    for i in range(9):
+        write_video(folder / f"video {i}.mp4", moving_bar(8 + i))
+        lines.append(f"video {i}.mp4,{i % 3}\n")
+    (folder / "video 4.mp4").write_bytes(b"not a video")
+    (folder / "test.csv").write_text("".join(lines))
+    (folder / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in LOG))
+    args = get_parser().parse_args([
+        "--eval", "--device", "cpu", "--no_bf16", "--num_workers", "0", "--batch_size", "4", "--num_frames", "4",
+        "--sampling_rate", "1", "--input_size", "16", "--short_side_size", "16", "--test_num_segment", "1",
+        "--test_num_crop", "1", "--nb_classes", "3", "--data_path", str(folder), "--data_root", str(folder),
+        "--output_dir", str(folder / "out"),
+    ])  # fmt: skip
+    context = start_run(args)
+    (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
+    dataset = build_dataset("test", args)
+    run_test(TinyModel(), build_loader(dataset, "test", args), args, context, num_classes=3)
+    return folder / "out"
+
+
+def pictures(page: Path) -> list[Image.Image]:
+    found = re.findall(r'src="data:image/(?:png|webp);base64,([^"]+)"', page.read_text())
+    return [Image.open(io.BytesIO(base64.b64decode(content))) for content in found]
+
+
+def test_results_hold_what_the_page_shows(tested_run):
+    results = json.loads((tested_run / "results.json").read_text())
+    rows = results["predictions"]
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 6, 7, 8, 9], "line 5 is damaged"
+    assert np.mean([row["label"] == row["prediction"] for row in rows]) * 100 == pytest.approx(results["top1"])
+    scores = np.load(tested_run / "scores.npz")
+    assert scores["scores"].argmax(1).tolist() == [row["prediction"] for row in rows]
+    assert scores["line"].tolist() == [row["line"] for row in rows]
+    np.testing.assert_allclose(scores["scores"].max(1), [row["confidence"] for row in rows], atol=1e-5)
+    assert results["worst_mistakes"][0]["path"].endswith(f"video {results['worst_mistakes'][0]['line'] - 1}.mp4")
+    assert {"ece", "bins"} <= results["calibration"].keys() and len(results["per_class"]) == 3
+
+
+def test_page_shows_clips_stills_and_the_excluded_file(tested_run):
+    page = tested_run / "report.html"
+    text = page.read_text()
+    animated = [picture for picture in pictures(page) if getattr(picture, "n_frames", 1) > 1]
+    mistakes = json.loads((tested_run / "results.json").read_text())["worst_mistakes"]
+    assert len(animated) == len(mistakes) > 0 and {picture.n_frames for picture in animated} == {4}
+    assert sum(picture.format == "WEBP" for picture in pictures(page)) > len(animated), "pairs have stills"
+    assert "video 4.mp4" in text and "damaged" in text
+    assert "no picture" not in text
+    assert (tested_run / "training_curve.png").is_file() and (tested_run / "confusion_matrix.png").is_file()
+
+
+def test_page_names_no_other_address(tested_run):
+    text = (tested_run / "report.html").read_text()
+    addresses = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^">)]*)', text)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+
+
+def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES) + "\n")
+    assert report_tool([str(tested_run), "--label_names", str(names)]) == 0
+    out, err = capsys.readouterr()
+    assert "chance 33.33 %" in out and "8 videos x 1 views, 1 excluded" in out and not err
+    text = (tested_run / "report.html").read_text()
+    assert "&lt;b&gt;run&lt;/b&gt; &amp; jump" in text and "<b>run</b>" not in text
+    assert any(getattr(picture, "n_frames", 1) > 1 for picture in pictures(tested_run / "report.html"))
+    names.write_text("one\n")
+    assert report_tool([str(tested_run), "--label_names", str(names)]) == 1
+    assert "1 label names and 3 classes" in capsys.readouterr().err
+
+
+def test_pictures_are_of_the_list_that_was_tested_or_there_are_none(tested_run, tmp_path, capsys):
+    copy = shutil.copytree(tested_run.parent, tmp_path / "copy")
+    for name in ("results.json", "args.json"):
+        file = copy / "out" / name
+        file.write_text(file.read_text().replace(str(tested_run.parent), str(copy)))
+    (copy / "video 0.mp4").unlink()
+    assert report_tool([str(copy / "out")]) == 0
+    assert not capsys.readouterr().err, "the same list under another root"
+    (copy / "test.csv").write_text((copy / "test.csv").read_text().replace("video 1.mp4,1", "video 1.mp4,2"))
+    assert report_tool([str(copy / "out")]) == 0
+    assert "is not the list that was tested" in capsys.readouterr().err
+    assert not [p for p in pictures(copy / "out" / "report.html") if p.format == "WEBP"]
+
+
+def test_a_failing_report_costs_no_result(tested_run, tmp_path, monkeypatch, caplog):
+    def fail(*arguments):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(reports.page, "write_report", fail)
+    args = get_parser().parse_args(["--eval", "--device", "cpu", "--output_dir", str(tmp_path), "--nb_classes", "3"])
+    settings = json.loads((tested_run / "args.json").read_text())
+    vars(args).update(settings | {"output_dir": str(tmp_path)})
+    caplog.set_level(logging.WARNING)
+    loader = build_loader(build_dataset("test", args), "test", args)
+    result = run_test(TinyModel(), loader, args, start_run(args), num_classes=3)
+    assert result.videos == 8 and json.loads((tmp_path / "results.json").read_text())["videos"] == 8
+    assert "no ink" in caplog.text and "python -m tools.report" in caplog.text
+
+
+def test_report_of_training_alone(tmp_path):
+    (tmp_path / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in LOG))
+    text = write_report(tmp_path).read_text()
+    assert "Training" in text and "8.0 clips/s" in text and "50.00 %" in text and "Worst mistakes" not in text
+
+
+def test_log_of_a_killed_and_resumed_run(tmp_path, caplog):
+    path = tmp_path / "log.txt"
+    path.write_text('{"epoch": 0, "a": 1}\n{"epoch": 1, "a": 2}\n{"epoch": 1, "a"\n{"epoch": 1, "a": 3}\n')
+    assert read_log(path) == [{"epoch": 0, "a": 1}, {"epoch": 1, "a": 3}]
+    assert "line 3" in caplog.text
+
+
+def test_a_folder_of_no_run_says_so(tmp_path, capsys):
+    assert report_tool([str(tmp_path)]) == 1
+    assert "neither results.json nor log.txt" in capsys.readouterr().err
+
+
+def test_many_classes_stay_usable(tested_run, tmp_path):
+    results = json.loads((tested_run / "results.json").read_text())
+    rng, classes = np.random.default_rng(0), 400
+    counts = np.diag(rng.integers(0, 30, classes)) + (rng.random((classes, classes)) > 0.99)
+    rows = [
+        {"label": i, "videos": 1, "predicted": 0, "recall": 0.5, "precision": None, "f1": 0} for i in range(classes)
+    ]
+    results |= {"classes": classes, "confusion_matrix": counts.tolist(), "per_class": rows}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = write_report(tmp_path)
+    assert page.stat().st_size < 2**20
+    assert min(Image.open(tmp_path / "confusion_matrix.png").size) >= 2 * classes
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_page_in_a_browser_without_a_network(tested_run, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.context.set_offline(True)
+        requests, complaints = [], []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((tested_run / "report.html").resolve().as_uri())
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        assert page.evaluate("[...document.images].filter((image) => !image.naturalWidth).length") == 0
+        assert not [url for url in requests if not url.startswith(("file:", "data:"))] and not complaints
+        column = page.locator("#classes tbody td:first-child")
+        page.locator("#classes th").first.click()
+        page.locator("#classes th").first.click()
+        assert column.all_inner_texts() == ["2", "1", "0"]
+        page.locator("#classes input").fill("no such class")
+        assert page.locator("#classes tbody tr:visible").count() == 0
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        browser.close()
+    shown = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+    assert shown.shape[0] > 1500 and shown.std() > 10, "a page with something on it"
