@@ -1,0 +1,80 @@
+"""Compares two tests of one list: `python -m tools.compare A/results.json B/results.json`.
+
+Prints the difference of top-1 with McNemar's test, and the classes that differ most, each with its own test and Holm's
+correction for having asked so many. Videos that one of the runs could not read are left out and counted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.files import write_json
+from reports.comparison import CompareError, Outcome, compare, read_results
+from reports.page import class_names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("a", type=Path, metavar="A/results.json")
+    parser.add_argument("b", type=Path, metavar="B/results.json")
+    parser.add_argument("--classes", type=int, default=20, help="classes to print, those that differ most first")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, all classes too")
+    options = parser.parse_args(arguments)
+    try:
+        first, second = read_results(options.a), read_results(options.b)
+        outcome = compare(first, second)
+    except (CompareError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(
+        f"A {options.a}: {first['model']}, {first['weights']}\nB {options.b}: {second['model']}, {second['weights']}"
+    )
+    print(describe(outcome, class_names(first), options.classes))
+    if options.json:
+        write_json(options.json, as_plain(outcome))
+    return 0
+
+
+def describe(outcome: Outcome, names: Sequence[str], limit: int) -> str:
+    """The comparison in words and a table of the `limit` classes that differ most."""
+    overall = outcome.overall
+    lines = [
+        f"{overall.videos} videos"
+        + (f", {outcome.left_out} read by one run alone left out" if outcome.left_out else ""),
+        f"top-1: A {overall.accuracy_a:.2f} %, B {overall.accuracy_b:.2f} %, B - A = {overall.difference:+.2f} "
+        f"points (95 % interval {overall.difference - overall.half_width:+.2f} to "
+        f"{overall.difference + overall.half_width:+.2f})",
+        f"right in A alone {overall.only_a}, in B alone {overall.only_b}; McNemar's test p = {overall.p_value:.4g}",
+        "",
+        f"{'class':<24} {'videos':>6} {'A %':>7} {'B %':>7} {'B - A':>7} {'A alone':>7} {'B alone':>7} {'p':>9} "
+        f"{'p (Holm)':>9}",
+    ]
+    ranked = sorted(outcome.classes.items(), key=lambda item: (-abs(item[1].difference), item[1].p_value, item[0]))
+    for label, entry in ranked[:limit]:
+        lines.append(
+            f"{names[label][:24]:<24} {entry.videos:>6} {entry.accuracy_a:>7.1f} {entry.accuracy_b:>7.1f} "
+            f"{entry.difference:>+7.1f} {entry.only_a:>7} {entry.only_b:>7} {entry.p_value:>9.3g} "
+            f"{outcome.corrected[label]:>9.3g}"
+        )
+    if len(ranked) > limit:
+        lines.append(f"and {len(ranked) - limit} more classes (--classes, --json)")
+    return "\n".join(lines)
+
+
+def as_plain(outcome: Outcome) -> dict[str, Any]:
+    """The comparison as plain values for a JSON file."""
+    overall = vars(outcome.overall) | {"difference": outcome.overall.difference, "left_out": outcome.left_out}
+    classes = [
+        {"label": label} | vars(entry) | {"difference": entry.difference, "p_holm": outcome.corrected[label]}
+        for label, entry in outcome.classes.items()
+    ]
+    return {"overall": overall, "classes": classes}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
