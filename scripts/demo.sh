@@ -21,9 +21,10 @@ python run_pretrain_imagenet.py "${model[@]}" "${plain[@]}" \
 
 echo "[3/4] fine-tuning on videos, then [4/4] testing 4 segments x 3 crops"
 python run_class_finetuning.py "${model[@]}" "${plain[@]}" \
-    --data_path "$data/videos" --data_root "$data" --finetune "$output/pretrain/checkpoint-best.pth" \
+    --data_path "$data/videos" --data_root "$data" --label_names "$data/labels.txt" \
+    --finetune "$output/pretrain/checkpoint-best.pth" \
     --num_frames 8 --sampling_rate 1 --layer_decay 1 --drop_path 0 \
     --batch_size 16 --epochs 5 --warmup_epochs 0.5 --lr 16e-3 --no_auto_resume \
     --test_num_segment 4 --test_num_crop 3 --test_best --output_dir "$output"
 
-python -m tools.report "$output" --label_names "$data/labels.txt"
+python -m tools.report "$output"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,5 +96,6 @@ def test_results_name_the_classes(tmp_path):
     one = np.zeros(1, np.int64)
     result = Evaluation(100.0, 100.0, 0.1, 1, [], one, one, one, np.ones((1, 2), np.float32))
     args = argparse.Namespace(model="m", class_names=["left", "right"])
-    path = write_results(str(tmp_path), result, args, num_classes=2, weights="w")
+    videos = SimpleNamespace(records=[SimpleNamespace(path="a.mp4", label=0, line=1)])
+    path = write_results(str(tmp_path), result, args, videos, num_classes=2, weights="w")
     assert json.loads(path.read_text())["label_names"] == ["left", "right"]

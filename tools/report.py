@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.build import build_dataset
+from datasets.label_names import read_label_names
 from engines.results import RESULTS, describe_list
 from reports.page import write_report
 
@@ -19,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a run")
-    parser.add_argument("--label_names", type=Path, help="a class name a line, in the order of the labels")
+    parser.add_argument(
+        "--label_names", type=Path, help="a class name a line, in the order of the labels (default: the run's own)"
+    )
     options = parser.parse_args(arguments)
     try:
-        names = options.label_names.read_text(encoding="utf-8").splitlines() if options.label_names else None
+        names = read_label_names(options.label_names) if options.label_names else None
         dataset, problem = tested_dataset(options.output_dir)
         page = write_report(options.output_dir, dataset, label_names=names, no_pictures=problem)
     except (OSError, ValueError) as error:
