@@ -5,6 +5,8 @@ import torch.nn as nn
 from timm.layers import DropPath
 from torch import Tensor
 
+from mamba.mamba_ssm.ops.layer_norm import add_norm
+
 NORM_EPS = 1e-5
 
 
@@ -20,19 +22,25 @@ class Block(nn.Module):
     Args:
         embed_dim: width of the tokens. mixer: module (batch, length, embed_dim) to the same shape.
         drop_path: probability of dropping the previous mixer's output from the residual stream, per sample.
-        rms_norm: RMSNorm, else LayerNorm.
+        rms_norm: RMSNorm, else LayerNorm. backend: of the addition and norm, as the scan's; None chooses.
     """
 
-    def __init__(self, embed_dim: int, mixer: nn.Module, drop_path: float, rms_norm: bool):
+    def __init__(self, embed_dim: int, mixer: nn.Module, drop_path: float, rms_norm: bool, backend: str | None = None):
         super().__init__()
+        self.rms_norm = rms_norm
+        self.backend = backend
         self.mixer = mixer
         self.norm = make_norm(embed_dim, rms_norm)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both tensors are (batch, length, embed_dim); the residual stream is float32."""
-        residual = add_to_residual(self.drop_path(hidden_states), residual)
-        return self.mixer(self.norm(residual)), residual
+        bias = None if self.rms_norm else self.norm.bias
+        normed, residual = add_norm(
+            self.drop_path(hidden_states), residual, self.norm.weight, bias, NORM_EPS, self.rms_norm,
+            backend=self.backend,
+        )  # fmt: skip
+        return self.mixer(normed), residual
 
 
 def add_to_residual(hidden_states: Tensor, residual: Tensor | None) -> Tensor:

@@ -91,7 +91,7 @@ class VideoMambaPro(nn.Module):
         )
         self.layers = nn.ModuleList(
             # A block drops what the block before it put out, so the rates lag by one.
-            Block(embed_dim, Mamba(embed_dim, d_state, **switches), rate, rms_norm)
+            Block(embed_dim, Mamba(embed_dim, d_state, **switches), rate, rms_norm, backend)
             for rate in [0.0, *rates][:depth]
         )
         self.drop_path = DropPath(rates[-1])
