@@ -1,5 +1,8 @@
 """Small real video files and frame folders for the tests of the data package."""
 
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,17 +21,43 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     return np.rint((frames.reshape(len(frames), -1).mean(1) - 20) / 3).astype(int).tolist()
 
 
-def write_video(path: Path, frames: np.ndarray, **options) -> Path:
-    """Write frames as an H.264 file."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=25)
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rate: int | Fraction = 25,
+    times: Sequence[int] | None = None,
+    colorspace: int | None = None,
+    **options,
+) -> Path:
+    """Write frames as a video, H.264 unless `codec` says otherwise; `times`, in milliseconds, make its rate vary."""
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixels
+        if times is not None:
+            stream.time_base = Fraction(1, 1000)
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
         stream.options = {"crf": "5", "g": "12"} | {key: str(value) for key, value in options.items()}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = times[i], Fraction(1, 1000)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
+
+
+def turn_video(path: Path, degrees: int) -> None:
+    """Rewrite a file's track header so that players turn its pictures clockwise by 90, 180 or 270 degrees."""
+    content = path.read_bytes()
+    start = content.index(b"tkhd") + 4 + 40
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    matrix = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:start] + matrix + content[start + 36 :])
 
 
 def write_folder(path: Path, frames: np.ndarray, template: str = "img_{:05}.jpg") -> Path:

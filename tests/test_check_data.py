@@ -1,0 +1,169 @@
+"""check_data on real files: every fault is found and named, the good are kept, and a second run goes on."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import numbered_frames, turn_video, write_folder, write_video
+
+from tools.check_data import main
+from tools.file_check import FileJob, check_file
+
+CODECS = {
+    "h264.mp4": dict(codec="libx264"),
+    "hevc.mkv": dict(codec="libx265", x265_params="log-level=none"),
+    "vp9.webm": dict(codec="libvpx-vp9"),
+    "mpeg4.avi": dict(codec="mpeg4"),
+    "mjpeg.mov": dict(codec="mjpeg", pixels="yuvj420p"),
+}
+
+
+def facts(path, kind="video", total=0, template="img_{:05}.jpg"):
+    return check_file(FileJob(str(path), kind, total, template))
+
+
+def sound_only(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        for _ in range(5):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def noise(count=24, height=64, width=96):
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_whole_videos_have_no_findings(tmp_path, name):
+    path = write_video(tmp_path / name, numbered_frames(18, 64, 96), rate=30, **CODECS[name])
+    found = facts(path)
+    assert (found["frames"], found["broken"], found["odd"]) == (18, [], [])
+    assert found["about"]["size"] == "96x64" and found["about"]["fps"] == pytest.approx(30, rel=0.02)
+
+
+def test_a_video_that_others_made():
+    package = importlib.util.find_spec("gradio")
+    if package is None:
+        pytest.skip("gradio, which ships a video, is not installed")
+    path = Path(package.origin).parent / "media_assets" / "videos" / "world.mp4"
+    found = facts(path)
+    with av.open(str(path)) as container:
+        assert found["frames"] == sum(1 for _ in container.decode(video=0)) > 0
+    assert found["broken"] == []
+
+
+def test_odd_videos_are_told_and_kept(tmp_path):
+    frames = numbered_frames(18, 64, 96)
+    turned = write_video(tmp_path / "turned.mp4", frames)
+    turn_video(turned, 90)
+    assert facts(turned)["odd"] == ["rotation metadata: 270 degrees anticlockwise"]
+    times = [40 * i + (300 if i > 9 else 0) for i in range(18)]
+    varying = facts(write_video(tmp_path / "varying.mp4", frames, times=times))
+    # the file rounds its times
+    assert [finding[:28] for finding in varying["odd"]] == ["variable frame rate: 40 to 3"]
+    pixels = facts(write_video(tmp_path / "full.mp4", frames, pixels="yuv444p"))
+    assert pixels["odd"] == ["pixel format yuv444p"]
+    assert not (varying["broken"] or pixels["broken"])
+
+
+def test_broken_videos_are_told(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    whole = write_video(tmp_path / "whole.mp4", noise())
+    content = whole.read_bytes()
+    (tmp_path / "half.mp4").write_bytes(content[: len(content) // 2])
+    scrambled = bytearray(content)
+    scrambled[len(content) // 2 : len(content) // 2 + 4000] = np.random.default_rng(0).bytes(4000)
+    (tmp_path / "scrambled.mp4").write_bytes(scrambled)
+    said = {
+        "absent.mp4": "no such file",
+        "empty.mp4": "is empty",
+        "text.mp4": "not a video",
+        "half.mp4": "",
+        "scrambled.mp4": "",
+        sound_only(tmp_path / "sound.mp4").name: "sound only",
+    }
+    for name, words in said.items():
+        found = facts(tmp_path / name)
+        assert found["broken"] and words in found["broken"][0], name
+
+
+def test_frame_folders_and_images(tmp_path):
+    folder = write_folder(tmp_path / "f", numbered_frames(20, 32, 48))
+    assert facts(folder, "frames", 20)["frames"] == 20 and not facts(folder, "frames", 20)["broken"]
+    assert "img_00021.jpg is missing" in facts(folder, "frames", 21)["broken"][0]
+    Image.new("RGB", (10, 10)).save(folder / "img_00020.jpg")
+    assert "different sizes" in facts(folder, "frames", 20)["broken"][0]
+    assert facts(folder / "img_00001.jpg", "image", 1)["broken"] == []
+    (tmp_path / "x.png").write_text("no picture")
+    assert "not an image" in facts(tmp_path / "x.png", "image", 1)["broken"][0]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A list with two columns more than needed, of good, broken, short, odd and repeated clips."""
+    write_video(tmp_path / "good one.mp4", numbered_frames(18, 32, 48))
+    write_video(tmp_path / "short.mp4", numbered_frames(5, 32, 48))
+    write_video(tmp_path / "odd.mp4", numbered_frames(18, 32, 48), pixels="yuv444p")
+    (tmp_path / "text.mp4").write_text("no video")
+    path = tmp_path / "train.csv"
+    path.write_text("good one.mp4,0,7\n\ntext.mp4,1,7\nshort.mp4,1,7\nodd.mp4,0,7\ngood one.mp4,1,7\n")
+    return path
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_a_clean_list_of_the_lines_as_they_were(listed, capsys):
+    assert main([str(listed), "--data_root", str(listed.parent), "--workers", "1"]) == 1
+    output = listed.parent / "train_checked"
+    assert lines(output / "clean.csv") == [line for line in lines(listed) if line and "text" not in line]
+    problems = lines(output / "problems.txt")
+    assert [problem.split(": ")[0].rpartition(" ")[2] for problem in problems] == ["3", "4", "5", "6"]
+    assert "broken: it is not a video" in problems[0] and "short: 5 frames" in problems[1]
+    assert "odd: pixel format yuv444p" in problems[2]
+    assert problems[3].endswith("odd: it stands in line 1 already with another label")
+    assert "1 broken, 1 short, 2 odd, 1 good" in capsys.readouterr().out
+
+
+def test_a_second_run_looks_at_new_and_changed_files_only(listed, capsys):
+    words = [str(listed), "--data_root", str(listed.parent), "--workers", "1"]
+    main(words)
+    journal = listed.parent / "train_checked" / "checked.jsonl"
+    looked_at = [json.loads(line)["path"] for line in lines(journal)]
+    assert len(looked_at) == 4
+    # as a crash leaves it: one line lost, one cut short
+    kept = lines(journal)
+    journal.write_text("\n".join([*kept[:2], kept[2][:30]]))
+    shutil.copy(listed.parent / "good one.mp4", listed.parent / "text.mp4")
+    capsys.readouterr()
+    assert main([*words, "--leave_out", "broken", "short"]) == 0
+    again = [json.loads(line)["path"] for line in lines(journal)[3:]]
+    assert set(again) == set(looked_at[2:]) | {str(listed.parent / "text.mp4")}
+    assert "0 broken, 1 short" in capsys.readouterr().out
+    clean = lines(listed.parent / "train_checked" / "clean.csv")
+    assert clean == [line for line in lines(listed) if line and "short" not in line]
+
+
+def test_the_command_and_its_time_limit(listed):
+    words = [str(listed), "--data_root", str(listed.parent), "--workers", "1", "--time_limit", "0.01"]
+    done = subprocess.run([sys.executable, "-m", "tools.check_data", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and "took longer than the time limit" in done.stdout
+    assert not lines(listed.parent / "train_checked" / "clean.csv")
+
+
+def test_lists_that_cannot_be_read(tmp_path, capsys):
+    assert main([str(tmp_path / "absent.csv")]) == 2
+    assert "absent.csv" in capsys.readouterr().err

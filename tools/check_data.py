@@ -1,0 +1,176 @@
+"""Decode every clip of a list, tell what is broken, short or odd, and write the list without the broken ones.
+
+    python -m tools.check_data lists/train.csv --data_root /data/videos --min_frames 16
+
+broken   missing, empty, not a video, sound only, no frames, damaged, or it crashes or hangs the decoder
+short    fewer frames than --min_frames (sampling repeats frames then)
+odd      rotation metadata, variable frame rate, unusual pixel format, changing size, the same file twice
+
+Written to LIST_checked/ beside the list: clean.csv, the list's own lines without what --leave_out says; problems.txt,
+a line for each clip with findings; checked.jsonl, all facts. Stopped and started again, it goes on where it was: only
+new and changed files are looked at.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
+from engines.files import atomic_write
+from tools.file_check import FileJob, check_file
+from tools.worker_pool import run_jobs
+
+JOURNAL = "checked.jsonl"
+MOST_TOLD = 30
+VERDICTS = ("broken", "short", "odd", "good")
+Facts = dict[str, dict]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 1 where something is broken."""
+    options = parse_arguments(arguments)
+    output = options.output or options.list.with_name(f"{options.list.stem}_checked")
+    try:
+        records, kind = read_list(options.list, data_root=options.data_root, split=options.split)
+    except (ListFileError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    output.mkdir(parents=True, exist_ok=True)
+    facts = _check_all(records, kind, output / JOURNAL, options)
+    min_frames = 0 if kind == "image" else options.min_frames
+    verdicts = [_judge(facts[record.path], min_frames) for record in records]
+    _add_repeated(records, verdicts)
+    counts = Counter(verdict for verdict, _ in verdicts)
+    problems = [
+        f"{options.list}, line {record.line}: {record.path}: {verdict}: {'; '.join(findings)}"
+        for record, (verdict, findings) in zip(records, verdicts, strict=True)
+        if findings
+    ]
+    kept = [
+        record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
+    ]
+    lines = options.list.read_text(encoding="utf-8-sig").splitlines()
+    _write(output / "clean.csv", [lines[number - 1] for number in kept])
+    _write(output / "problems.txt", problems)
+    for problem in problems[:MOST_TOLD]:
+        print(problem)
+    if len(problems) > MOST_TOLD:
+        print(f"and {len(problems) - MOST_TOLD} more in {output / 'problems.txt'}")
+    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS))
+    print(f"{output / 'clean.csv'}: {len(kept)} of {len(records)} clips, without the {', '.join(options.leave_out)}")
+    return 1 if counts["broken"] else 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", type=Path, help="list of videos, frame folders or images")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths start from")
+    parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
+    parser.add_argument("--filename_tmpl", default="img_{:05}.jpg", help="names of frames (default: %(default)s)")
+    parser.add_argument("--min_frames", type=int, default=16, help="fewer are short (default: %(default)s)")
+    parser.add_argument(
+        "--leave_out",
+        nargs="+",
+        choices=VERDICTS[:-1],
+        default=["broken"],
+        help="what clean.csv leaves out (default: broken)",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each processor)")
+    parser.add_argument(
+        "--time_limit", type=float, default=120.0, metavar="SECONDS", help="for one file (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: LIST_checked)")
+    return parser.parse_args(arguments)
+
+
+def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: argparse.Namespace) -> Facts:
+    """Facts by path: those of the journal that still hold, and those of the files looked at now, added to it."""
+    known = _read_journal(journal)
+    jobs, stamps, facts = {}, {}, {}
+    for record in records:
+        total = record.total_frames if isinstance(record, FrameFolderRecord) else 0
+        stamps[record.path] = _stamp(record.path, total, options.filename_tmpl)
+        before = known.get(record.path)
+        if before is not None and before["stamp"] == stamps[record.path]:
+            facts[record.path] = before
+        else:
+            jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl)
+    if facts:
+        print(f"{len(facts)} of {len(facts) + len(jobs)} were looked at before; delete {journal} to do it again")
+    outcomes = run_jobs(check_file, jobs.values(), workers=options.workers, time_limit=options.time_limit)
+    broken = 0
+    with open(journal, "a", encoding="utf-8") as file, tqdm(total=len(jobs), unit="clip") as bar:
+        for outcome in outcomes:
+            path = outcome.job.path
+            found = outcome.value or {"frames": 0, "broken": [outcome.error], "odd": [], "about": {}}
+            facts[path] = {"path": path, "stamp": stamps[path], **found}
+            file.write(json.dumps(facts[path]) + "\n")
+            file.flush()
+            broken += bool(found["broken"])
+            bar.set_postfix(broken=broken, refresh=False)
+            bar.update()
+    return facts
+
+
+def _read_journal(journal: Path) -> Facts:
+    """The facts of an earlier run; a line that a crash cut short is passed over."""
+    known: Facts = {}
+    if journal.is_file():
+        text = journal.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            try:
+                facts = json.loads(line)
+            except ValueError:
+                continue
+            known[facts["path"]] = facts
+        if not text.endswith("\n"):
+            with open(journal, "a", encoding="utf-8") as file:
+                file.write("\n")
+    return known
+
+
+def _stamp(path: str, total_frames: int, filename_tmpl: str) -> list:
+    """What changes when a file does, or what the list says of a folder."""
+    try:
+        status = os.stat(resolve_video_path(path))
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, total_frames, filename_tmpl]
+
+
+def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:
+    """The verdict on a file, and its findings in words."""
+    if facts["broken"]:
+        return "broken", facts["broken"] + facts["odd"]
+    short = [f"{facts['frames']} frames"] if facts["frames"] < min_frames else []
+    return "short" if short else "odd" if facts["odd"] else "good", short + facts["odd"]
+
+
+def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]) -> None:
+    """Note files that stand in the list more than once."""
+    first: dict[str, Record] = {}
+    for i, record in enumerate(records):
+        earlier = first.setdefault(record.path, record)
+        if earlier is not record:
+            label = "" if earlier.label == record.label else " with another label"
+            verdict, findings = verdicts[i]
+            verdicts[i] = (
+                "odd" if verdict == "good" else verdict,
+                [*findings, f"it stands in line {earlier.line} already{label}"],
+            )
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
