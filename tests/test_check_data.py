@@ -128,9 +128,9 @@ def lines(path):
 
 def test_a_clean_list_of_the_lines_as_they_were(listed, capsys):
     assert main([str(listed), "--data_root", str(listed.parent), "--workers", "1"]) == 1
-    output = listed.parent / "train_checked"
-    assert lines(output / "clean.csv") == [line for line in lines(listed) if line and "text" not in line]
-    problems = lines(output / "problems.txt")
+    output = listed.parent / "checked"
+    assert lines(output / "train.csv") == [line for line in lines(listed) if line and "text" not in line]
+    problems = lines(output / "train.problems.txt")
     assert [problem.split(": ")[0].rpartition(" ")[2] for problem in problems] == ["3", "4", "5", "6"]
     assert "broken: it is not a video" in problems[0] and "short: 5 frames" in problems[1]
     assert "odd: pixel format yuv444p" in problems[2]
@@ -141,7 +141,7 @@ def test_a_clean_list_of_the_lines_as_they_were(listed, capsys):
 def test_a_second_run_looks_at_new_and_changed_files_only(listed, capsys):
     words = [str(listed), "--data_root", str(listed.parent), "--workers", "1"]
     main(words)
-    journal = listed.parent / "train_checked" / "checked.jsonl"
+    journal = listed.parent / "checked" / "train.facts.jsonl"
     looked_at = [json.loads(line)["path"] for line in lines(journal)]
     assert len(looked_at) == 4
     # as a crash leaves it: one line lost, one cut short
@@ -153,7 +153,7 @@ def test_a_second_run_looks_at_new_and_changed_files_only(listed, capsys):
     again = [json.loads(line)["path"] for line in lines(journal)[3:]]
     assert set(again) == set(looked_at[2:]) | {str(listed.parent / "text.mp4")}
     assert "0 broken, 1 short" in capsys.readouterr().out
-    clean = lines(listed.parent / "train_checked" / "clean.csv")
+    clean = lines(listed.parent / "checked" / "train.csv")
     assert clean == [line for line in lines(listed) if line and "short" not in line]
 
 
@@ -161,9 +161,15 @@ def test_the_command_and_its_time_limit(listed):
     words = [str(listed), "--data_root", str(listed.parent), "--workers", "1", "--time_limit", "0.01"]
     done = subprocess.run([sys.executable, "-m", "tools.check_data", *words], capture_output=True, text=True)
     assert done.returncode == 1 and "took longer than the time limit" in done.stdout
-    assert not lines(listed.parent / "train_checked" / "clean.csv")
+    assert not lines(listed.parent / "checked" / "train.csv")
 
 
 def test_lists_that_cannot_be_read(tmp_path, capsys):
     assert main([str(tmp_path / "absent.csv")]) == 2
     assert "absent.csv" in capsys.readouterr().err
+
+
+def test_the_list_itself_is_never_replaced(listed, capsys):
+    before = lines(listed)
+    assert main([str(listed), "--data_root", str(listed.parent), "--output", str(listed.parent)]) == 2
+    assert "would be replaced" in capsys.readouterr().err and lines(listed) == before

@@ -6,9 +6,9 @@ broken   missing, empty, not a video, sound only, no frames, damaged, or it cras
 short    fewer frames than --min_frames (sampling repeats frames then)
 odd      rotation metadata, variable frame rate, unusual pixel format, changing size, the same file twice
 
-Written to LIST_checked/ beside the list: clean.csv, the list's own lines without what --leave_out says; problems.txt,
-a line for each clip with findings; checked.jsonl, all facts. Stopped and started again, it goes on where it was: only
-new and changed files are looked at.
+Written to the folder checked/ beside the list: train.csv, the list's own lines without what --leave_out says;
+train.problems.txt, a line for each clip with findings; train.facts.jsonl, all that was found. Stopped and started
+again, it goes on where it was: only new and changed files are looked at.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from engines.files import atomic_write
 from tools.file_check import FileJob, check_file
 from tools.worker_pool import run_jobs
 
-JOURNAL = "checked.jsonl"
 MOST_TOLD = 30
 VERDICTS = ("broken", "short", "odd", "good")
 Facts = dict[str, dict]
@@ -35,14 +34,20 @@ Facts = dict[str, dict]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where something is broken."""
     options = parse_arguments(arguments)
-    output = options.output or options.list.with_name(f"{options.list.stem}_checked")
+    output = options.output or options.list.parent / "checked"
+    clean, problem_file = output / options.list.name, output / f"{options.list.stem}.problems.txt"
+    if clean.resolve() == options.list.resolve():
+        print(
+            f"--output {output} holds the list itself, which would be replaced; name another folder", file=sys.stderr
+        )
+        return 2
     try:
         records, kind = read_list(options.list, data_root=options.data_root, split=options.split)
     except (ListFileError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     output.mkdir(parents=True, exist_ok=True)
-    facts = _check_all(records, kind, output / JOURNAL, options)
+    facts = _check_all(records, kind, output / f"{options.list.stem}.facts.jsonl", options)
     min_frames = 0 if kind == "image" else options.min_frames
     verdicts = [_judge(facts[record.path], min_frames) for record in records]
     _add_repeated(records, verdicts)
@@ -56,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
     ]
     lines = options.list.read_text(encoding="utf-8-sig").splitlines()
-    _write(output / "clean.csv", [lines[number - 1] for number in kept])
-    _write(output / "problems.txt", problems)
+    _write(clean, [lines[number - 1] for number in kept])
+    _write(problem_file, problems)
     for problem in problems[:MOST_TOLD]:
         print(problem)
     if len(problems) > MOST_TOLD:
-        print(f"and {len(problems) - MOST_TOLD} more in {output / 'problems.txt'}")
+        print(f"and {len(problems) - MOST_TOLD} more in {problem_file}")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS))
-    print(f"{output / 'clean.csv'}: {len(kept)} of {len(records)} clips, without the {', '.join(options.leave_out)}")
+    print(f"{clean}: {len(kept)} of {len(records)} clips, without the {', '.join(options.leave_out)}")
     return 1 if counts["broken"] else 0
 
 
@@ -80,13 +85,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs="+",
         choices=VERDICTS[:-1],
         default=["broken"],
-        help="what clean.csv leaves out (default: broken)",
+        help="what the written list leaves out (default: broken)",
     )
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each processor)")
     parser.add_argument(
         "--time_limit", type=float, default=120.0, metavar="SECONDS", help="for one file (default: %(default)s)"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to (default: LIST_checked)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write to (default: checked/ beside the list)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,0 +1,146 @@
+"""Prepared videos: the same frames under the same numbers, smaller and cheap to seek; nothing lost or done twice."""
+
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import frame_numbers, numbered_frames, turn_video, write_video
+
+from datasets.annotations import read_list
+from datasets.readers import FrameFolder, VideoFile
+from tools.prepare_videos import main
+from tools.reencode import Preparation, VideoJob, prepare_video, target_size
+
+
+def smooth(count=20, height=96, width=160):
+    """Grey clouds that move; colours would show the halved resolution of colour in any video, not our doing."""
+    cells = np.random.default_rng(0).integers(30, 226, (8, 12, 1), dtype=np.uint8).repeat(3, axis=2)
+    picture = np.asarray(Image.fromarray(cells).resize((width + 2 * count, height), Image.Resampling.BICUBIC))
+    return np.stack([picture[:, 2 * i : 2 * i + width] for i in range(count)])
+
+
+def run(folder, *words):
+    where = ["--data_root", str(folder), "--output", str(folder / "out"), "--workers", "1", "--short_side", "48"]
+    return main([str(folder / "train.csv"), *where, *words])
+
+
+@pytest.fixture
+def listed(tmp_path):
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "a b.avi", numbered_frames(20, 64, 96), codec="mpeg4", b="4M")
+    write_video(tmp_path / "c.mp4", numbered_frames(30, 96, 64), g=250)
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "train.csv").write_text("clips/a b.avi 1\ntext.mp4 1\nc 0\n")
+    return tmp_path
+
+
+def test_every_frame_keeps_its_number_and_a_key_frame_is_near(listed, capsys):
+    assert run(listed, "--crf", "5") == 1
+    out = listed / "out"
+    records, kind = read_list(out / "train.csv")
+    assert [(r.path, r.label) for r in records] == [("clips/a b.mp4", 1), ("c.mp4", 0)] and kind == "video"
+    said = capsys.readouterr().out
+    assert f"not prepared: {listed / 'text.mp4'}" in said and "train.csv: 2 of 3 videos" in said
+    for record, size, count in zip(records, [(48, 72), (72, 48)], [20, 30], strict=True):
+        path = out / record.path
+        frames = VideoFile(str(path)).read(range(count))
+        assert len(VideoFile(str(path))) == count and frames.shape[1:3] == size
+        assert frame_numbers(frames) == list(range(count))
+        with av.open(str(path)) as container:
+            keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+            assert [i for i, key in enumerate(keys) if key] == list(range(0, count, 8))
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+def test_frame_folders(listed):
+    assert run(listed, "--form", "frames") == 1
+    records, kind = read_list(listed / "out" / "train.csv", data_root=str(listed / "out"))
+    assert kind == "frames" and [(r.total_frames, r.label) for r in records] == [(20, 1), (30, 0)]
+    frames = FrameFolder(records[1].path, 30).read(range(30))
+    assert frames.shape[1:] == (72, 48, 3) and frame_numbers(frames) == list(range(30))
+
+
+def test_pictures_are_those_of_the_reader_resized(tmp_path):
+    frames = smooth()
+    source = write_video(tmp_path / "v.mp4", frames, crf=10)
+    original = VideoFile(str(source)).read(range(20))
+    expected = np.stack([Image.fromarray(f).resize((80, 48), Image.Resampling.BICUBIC) for f in original]).astype(int)
+    for form, most in (("videos", 3.0), ("frames", 1.5)):
+        target = tmp_path / form
+        assert prepare_video(VideoJob(str(source), target, Preparation(form, 48))) == 20
+        found = VideoFile(str(target)) if form == "videos" else FrameFolder(str(target), 20)
+        assert np.abs(found.read(range(20)) - expected).mean() < most
+    shifted = np.abs(expected[1:] - expected[:-1]).mean()
+    assert shifted > 3.5, "a wrong frame would be seen"
+
+
+def test_turned_videos_are_written_upright(tmp_path):
+    source = write_video(tmp_path / "v.mp4", smooth())
+    turn_video(source, 90)
+    shown = VideoFile(str(source)).read([0])
+    prepare_video(VideoJob(str(source), tmp_path / "p.mp4", Preparation(short_side=96)))
+    with av.open(str(tmp_path / "p.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.rotation == 0 and (frame.height, frame.width) == shown.shape[1:3]
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((720, 1280), 256, (256, 456)),
+        ((1280, 720), 256, (456, 256)),
+        ((272, 640), 256, (256, 602)),
+        ((240, 320), 256, (240, 320)),
+        ((241, 321), 256, (240, 320)),
+        ((1, 9), 256, (2, 8)),
+    ],
+)
+def test_sizes_are_even_and_never_grow_but_to_be_even(size, short_side, expected):
+    assert target_size(*size, short_side) == expected
+
+
+def test_a_second_run_does_only_what_is_missing_or_changed(listed):
+    run(listed)
+    kept, changed = listed / "out" / "c.mp4", listed / "out" / "clips" / "a b.mp4"
+    stamps = [path.stat().st_mtime_ns for path in (kept, changed)]
+    write_video(listed / "clips" / "a b.avi", numbered_frames(10, 64, 96), codec="mpeg4", b="4M")
+    write_video(listed / "text.mp4", numbered_frames(12, 64, 96))
+    assert run(listed) == 0
+    assert kept.stat().st_mtime_ns == stamps[0] and changed.stat().st_mtime_ns > stamps[1]
+    assert len(VideoFile(str(changed))) == 10
+    assert len(read_list(listed / "out" / "train.csv")[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "said"),
+    [
+        ("a.mp4 0\na.avi 0\n", [], "would both become"),
+        ("a 30 0\nb 30 1\n", [], "only videos are prepared"),
+        ("a.mp4\n", [], "line 1"),
+    ],
+)
+def test_lists_that_do_not_serve_are_refused(tmp_path, capsys, lines, words, said):
+    (tmp_path / "train.csv").write_text(lines)
+    assert run(tmp_path, *words) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_folders_that_do_not_serve_are_refused(listed, capsys):
+    run(listed)
+    assert run(listed, "--gop", "4") == 2
+    assert "was prepared with" in capsys.readouterr().err
+    assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed)]) == 2
+    assert "text.mp4 would be replaced by itself" in capsys.readouterr().err
+    (listed / "other").mkdir()
+    (listed / "other" / "x").touch()
+    assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed / "other")]) == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
+def test_the_command(listed):
+    words = [str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed / "out"), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-m", "tools.prepare_videos", *words], capture_output=True, text=True)
+    assert done.returncode == 1 and "2 of 3 videos" in done.stdout and "MiB before" in done.stdout
