@@ -44,11 +44,14 @@ def test_every_frame_keeps_its_number_and_a_key_frame_is_near(listed, capsys):
     assert [(r.path, r.label) for r in records] == [("clips/a b.mp4", 1), ("c.mp4", 0)] and kind == "video"
     said = capsys.readouterr().out
     assert f"not prepared: {listed / 'text.mp4'}" in said and "train.csv: 2 of 3 videos" in said
-    for record, size, count in zip(records, [(48, 72), (72, 48)], [20, 30], strict=True):
+    sources = ["clips/a b.avi", "c.mp4"]
+    for record, source, size, count in zip(records, sources, [(48, 72), (72, 48)], [20, 30], strict=True):
         path = out / record.path
         frames = VideoFile(str(path)).read(range(count))
         assert len(VideoFile(str(path))) == count and frames.shape[1:3] == size
-        assert frame_numbers(frames) == list(range(count))
+        original = VideoFile(str(listed / source)).read(range(count))
+        # neighbours are 2 or 3 grey levels apart
+        assert np.abs(frames.mean((1, 2, 3)) - original.mean((1, 2, 3))).max() < 1.5
         with av.open(str(path)) as container:
             keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
             assert [i for i, key in enumerate(keys) if key] == list(range(0, count, 8))
