@@ -3,6 +3,7 @@
 import argparse
 
 from datasets.presets import PRESETS
+from datasets.readers import DECODERS
 from datasets.transforms import CROP_AREA, CROP_ASPECT
 
 
@@ -100,6 +101,17 @@ def _add_augmentation(group) -> None:
 def _add_loading(group) -> None:
     group.add_argument("--batch_size", type=int, default=64, help="videos per process and step (default: %(default)s)")
     group.add_argument("--num_workers", type=int, default=10, help="loader processes (default: %(default)s)")
+    group.add_argument(
+        "--reader", choices=tuple(DECODERS), default="decord", help="what decodes videos (default: %(default)s)"
+    )
+    group.add_argument(
+        "--read_timeout",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="a file that takes longer, or crashes its decoder, is unreadable and does not stop the run; "
+        "0: no limit, and decode in the worker itself (default: %(default)s)",
+    )
     group.add_argument("--pin_mem", action="store_true", default=True, help="pin memory for a GPU (default)")
     group.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", help="do not pin memory")
     group.add_argument(

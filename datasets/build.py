@@ -16,6 +16,7 @@ from datasets.label_names import read_label_names
 from datasets.loader import ClipLoader, EvalSampler, TrainSampler, outlive_stop_signals
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
+from datasets.readers import Guard
 from datasets.sampling import Mode, dense_indices, sparse_indices, uniform_indices
 from datasets.transforms import (
     Compose,
@@ -55,9 +56,10 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
     )
     _check_some_files(records, list_file)
     plan = build_plan(mode, preset, kind, args)
-    shared = {"num_classes": num_classes, "list_file": str(list_file)}
+    guard = Guard(args.read_timeout) if args.read_timeout else None
+    shared = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
     if kind == "video":
-        dataset = VideoClsDataset(records, plan, **shared)
+        dataset = VideoClsDataset(records, plan, reader=args.reader, **shared)
     else:
         folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
         dataset = folder_class(records, plan, filename_tmpl=args.filename_tmpl, **shared)

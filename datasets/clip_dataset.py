@@ -10,27 +10,17 @@ out, and either way the sample tells which file and why.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from datasets.annotations import Record
-from datasets.readers import UnreadableVideoError
+from datasets.readers import FrameReader, Guard, UnreadableVideoError
 from datasets.sampling import Mode
 
 MAX_REPLACEMENTS = 20
-
-
-class FrameReader(Protocol):
-    """What `datasets.readers` gives: the number of frames, and the frames themselves."""
-
-    def __len__(self) -> int:
-        """Give the number of frames."""
-
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Decode frames (T,) -> uint8 (T, H, W, 3)."""
 
 
 class SampleKey(NamedTuple):
@@ -80,18 +70,32 @@ class ClipDataset(Dataset, ABC):
     sample can be reproduced by `dataset[SampleKey(index, epoch)]`.
     """
 
-    def __init__(self, records: Sequence[Record], plan: ClipPlan, *, num_classes: int, list_file: str):
-        """Keep the records of `list_file` and how to read them."""
+    def __init__(
+        self,
+        records: Sequence[Record],
+        plan: ClipPlan,
+        *,
+        num_classes: int,
+        list_file: str,
+        guard: Guard | None = None,
+    ):
+        """Keep the records of `list_file` and how to read them: with a guard in a process that may hang or crash."""
         if not records:
             raise ValueError(f"{list_file} has no records")
         self.records = list(records)
         self.plan = plan
         self.num_classes = num_classes
         self.list_file = str(list_file)
+        self.guard = guard
 
     @abstractmethod
+    def opener(self, record: Record) -> Callable[[], FrameReader]:
+        """Give what opens the file or folder of a record; it can be pickled and raises `UnreadableVideoError`."""
+
     def open_record(self, record: Record) -> FrameReader:
         """Open the file or folder of a record; raises `UnreadableVideoError`."""
+        opener = self.opener(record)
+        return opener() if self.guard is None else self.guard.open(record.path, opener)
 
     def __len__(self) -> int:
         """Give the number of records."""
@@ -124,7 +128,7 @@ def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) ->
     """Decode and transform every view of a video, segment by segment, within a segment crop by crop.
 
     Returns:
-        float32 (views, C, T, H, W).
+        (views, C, T, H, W), as `plan.transform` gives them.
 
     Raises:
         UnreadableVideoError: frames do not decode.

@@ -1,15 +1,14 @@
 """Data sets and loaders on real files: what a batch holds, who reads what, what becomes of unreadable videos."""
 
-import argparse
 import logging
 
 import numpy as np
 import pytest
 import torch
+from data_flags import data_flags as arguments
 from PIL import Image
 from video_files import numbered_frames, write_folder, write_video
 
-from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import SampleKey
 from datasets.presets import PRESETS
@@ -19,17 +18,6 @@ from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 COUNT = 10
 LABELS = [i % 3 for i in range(COUNT)]
-
-
-def arguments(root, *flags, seed=0):
-    parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
-    small = ["--input_size", "32", "--short_side_size", "32", "--num_frames", "4", "--sampling_rate", "2"]
-    light = ["--num_workers", "0", "--batch_size", "3", "--aa", "none", "--num_sample", "1", "--reprob", "0"]
-    where = ["--data_path", str(root), "--data_root", str(root)]
-    args = parser.parse_args([*small, *light, *where, *flags])
-    args.seed = seed
-    return args
 
 
 @pytest.fixture(scope="module")
