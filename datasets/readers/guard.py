@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence, Sized
 from multiprocessing.connection import Connection
 
@@ -32,24 +33,21 @@ class Guard:
         """Remember the seconds that opening a file, and reading its frames, may take; nothing is started yet."""
         self.time_limit = time_limit
         self._owner = 0
-        self._opened: GuardedReader | None = None
+        self._opened = 0
 
-    def __getstate__(self) -> dict:
+    def __reduce__(self):
         """Pickle without the helper."""
-        return {"time_limit": self.time_limit, "_owner": 0, "_opened": None}
-
-    def __del__(self):
-        """Let the helper go."""
-        self.close()
+        return type(self), (self.time_limit,)
 
     def open(self, path: str, make_reader: Callable[[], Sized]) -> "GuardedReader":
         """Call `make_reader`, which can be pickled, in the helper; raises `UnreadableVideoError` with `path`."""
-        self._opened = GuardedReader(self, path, self._ask(path, make_reader))
-        return self._opened
+        length = self._ask(path, make_reader)
+        self._opened += 1
+        return GuardedReader(self, path, self._opened, length)
 
     def read(self, reader: "GuardedReader", indices: np.ndarray) -> np.ndarray:
         """Do `reader.read`."""
-        if reader is not self._opened:
+        if reader.number != self._opened:
             raise RuntimeError(f"{reader.path} is no longer open: its guard has opened another file")
         shape = self._ask(reader.path, indices)
         return self._frames.view(shape)
@@ -58,10 +56,7 @@ class Guard:
         """Stop the helper, where there is one."""
         if self._owner == os.getpid():
             self._owner = 0
-            self._connection.close()
-            self._process.kill()
-            self._process.wait()
-            os.close(self._frames.file)
+            self._stop()
 
     def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray):
         """Send a request and wait for its answer."""
@@ -89,6 +84,10 @@ class Guard:
         its.close()
         self._connection = Connection(mine.detach())
         self._owner = os.getpid()
+        # whatever order a garbage collector takes: the helper is stopped once, and by the process that started it
+        self._stop = weakref.finalize(
+            self, _stop_helper, self._owner, self._process, self._connection, self._frames.file
+        )
 
     def _cause_of_death(self) -> str:
         self.close()
@@ -99,12 +98,20 @@ class Guard:
         return f"the decoder crashed ({name})"
 
 
+def _stop_helper(owner: int, process: subprocess.Popen, connection: Connection, memory: int) -> None:
+    if owner == os.getpid():
+        connection.close()
+        process.kill()
+        process.wait()
+        os.close(memory)
+
+
 class GuardedReader:
     """A reader whose file is open in the helper of a `Guard`, until the guard opens the next one."""
 
-    def __init__(self, guard: Guard, path: str, length: int):
-        """Belong to a guard; `length` is the number of frames."""
-        self.path = path
+    def __init__(self, guard: Guard, path: str, number: int, length: int):
+        """Be the reader of that number of a guard; `length` is the number of frames."""
+        self.path, self.number = path, number
         self._guard, self._length = guard, length
 
     def __len__(self) -> int:
