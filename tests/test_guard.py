@@ -148,7 +148,7 @@ def test_workers_and_decoders_stop_when_the_run_is_killed(tmp_path):
     wait_until(lambda: not any(map(running, started)))
 
 
-def wait_until(condition, seconds=40):
+def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
