@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 SLOW_SECONDS = 0.1  # a call longer than this is timed once a round, a shorter one repeatedly
 SLICE_SECONDS = 0.3  # time given to a fast candidate in each round
-MAX_SLOW_ROUNDS = 3  # a slow candidate rests after these; its call is long enough to average the machine's noise
+MIN_ROUNDS, BUDGET_SECONDS = 3, 6.0  # a candidate rests once it has had both
 
 
 def interleaved_medians(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -27,8 +27,7 @@ def interleaved_medians(candidates: dict[str, Callable[[], object]], rounds: int
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds):
         for name, call in candidates.items():
-            slow = bool(seconds[name]) and seconds[name][0] > SLOW_SECONDS
-            if slow and turn >= MAX_SLOW_ROUNDS:
+            if turn >= MIN_ROUNDS and sum(seconds[name]) > BUDGET_SECONDS:
                 continue
             until = time.perf_counter() + SLICE_SECONDS
             while True:

@@ -1,0 +1,258 @@
+"""The whole model side by side with its peers: time, memory, training, one mixer, the machine's limit.
+
+    python -m benchmarks.model [frames memory training backends mixer limit bf16] [--threads 2] [--json out.json]
+
+Sections (default: all but bf16 and memory, which take minutes more):
+    frames    forward pass of VideoMambaPro and of VideoMAE's ViTs over 8, 16, 32 and 64 frames
+    memory    peak of the same above the idle process that holds model and clip, each in a process of its own
+    training  one step (forward, loss, backward, AdamW) over one clip of 8 frames, with its peak memory
+    backends  Tiny's forward pass with the loop reference, plain PyTorch and the C++ kernel
+    mixer     one layer's mixer, both directions, against two passes of transformers' and of mambapy's
+    limit     Tiny's forward pass against its matrix products alone plus the scans' arithmetic at the processor's rate
+    bf16      Tiny under bfloat16 autocast: time, and the five first classes of 32 random clips
+
+Everything of a section runs in one process by turns (A B A B); medians. Peers whose library is missing are left out.
+--json keeps the sections that FILE holds from earlier runs, so that they can be measured one by one.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import limit, peers
+from benchmarks.timing import interleaved_medians, peak_bytes, peak_of
+from engines.files import write_json
+from mamba.mamba_ssm.modules.mamba_simple import Mamba
+from mamba.mamba_ssm.ops.selective_scan import available_backends, cpu
+
+ROUNDS = 7
+FRAMES = (8, 16, 32, 64)
+TRAINED = (peers.TINY, "ViT-Ti")
+TOKENS = 1569  # of the single mixer: 8 frames of 14 x 14 and the class token
+CLIPS, FIRST_CLASSES = 32, 5
+TOLERANCE = 1e-4
+
+Rows = dict[str, dict[str, float]]
+
+
+def installed(names: tuple[str, ...]) -> list[str]:
+    """Those of `names` whose library is there."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return [name for name in names if name not in peers.VIT_WIDTHS]
+    return list(names)
+
+
+def frames_section(arguments) -> Rows:
+    """model -> frames -> milliseconds of a forward pass."""
+    rows: Rows = {name: {} for name in installed(arguments.models)}
+    for frames in arguments.frames:
+        candidates = {name: peers.build(name, frames).forward for name in rows}
+        for call in candidates.values():
+            call()
+        for name, seconds in interleaved_medians(candidates, ROUNDS).items():
+            rows[name][f"{frames} frames, ms"] = 1e3 * seconds
+    return rows
+
+
+def memory_section(arguments) -> Rows:
+    """model -> frames -> megabytes of a forward pass at its peak."""
+    rows: Rows = {}
+    for name in installed(arguments.models):
+        peaks = {n: peak_of("benchmarks.model", "--peak-of", name, "forward", str(n)) for n in arguments.frames}
+        rows[name] = {f"{n} frames, MB": peak / 1e6 for n, peak in peaks.items()}
+    return rows
+
+
+def training_section(_arguments) -> Rows:
+    """model -> milliseconds and megabytes of a training step."""
+    steps = {name: peers.build(name, 8).training_step() for name in installed(TRAINED)}
+    for step in steps.values():
+        step()
+    return {
+        name: {
+            "step, ms": 1e3 * seconds,
+            "peak, MB": peak_of("benchmarks.model", "--peak-of", name, "step", "8") / 1e6,
+        }
+        for name, seconds in interleaved_medians(steps, ROUNDS).items()
+    }
+
+
+def backends_section(_arguments) -> Rows:
+    """backend -> milliseconds of Tiny's forward pass over 8 frames; all must give the same logits."""
+    names = [name for name, state in available_backends().items() if state == "available"]
+    candidates = {name: peers.build(peers.TINY, 8, backend=name) for name in reversed(names)}
+    logits = {name: candidate.forward() for name, candidate in candidates.items()}
+    for name, got in logits.items():
+        check_equal(name, got, logits["reference"])
+    seconds = interleaved_medians({name: candidate.forward for name, candidate in candidates.items()}, ROUNDS)
+    return with_factors({name: {"forward, ms": 1e3 * s} for name, s in seconds.items()})
+
+
+def mixer_section(_arguments) -> Rows:
+    """mixer -> milliseconds of one layer; ours must give what the peers give where it is set to compute the same."""
+    ours = Mamba(peers.WIDTH).eval()
+    x = torch.randn(1, TOKENS, peers.WIDTH)
+    calls = {}
+    for name, pair in peers.mixer_pairs().items():
+        same, twice = peers.mixer_of(*pair), peers.both_ways(*pair)
+        with torch.no_grad():
+            check_equal(name, same(x), twice(x))
+        calls |= {f"two of {name}": twice, "ours, computing the same": same}
+    calls["ours, VideoMambaPro's"] = ours
+    with torch.no_grad():
+        ours(x)
+        seconds = interleaved_medians({name: (lambda f=f: f(x)) for name, f in calls.items()}, ROUNDS)
+    return {
+        name: {"forward, ms": 1e3 * s, "times ours": s / seconds["ours, VideoMambaPro's"]}
+        for name, s in seconds.items()
+    }
+
+
+def limit_section(_arguments) -> Rows:
+    """Tiny's forward pass over 8 frames, and what its parts take at the least."""
+    candidate = peers.build(peers.TINY, 8)
+    counts = limit.arithmetic_of(candidate.model)
+    calls = {"model": candidate.forward, "products": limit.matrix_products(candidate.model), **limit.probes()}
+    for call in calls.values():
+        call()
+    seconds = interleaved_medians(calls, ROUNDS)
+    rates = {name: probe() / seconds[name] for name, probe in limit.probes().items()}
+    parts = {
+        "matrix products alone": seconds["products"],
+        "exponentials of scans and gates": counts.exponentials / rates["exponentials"],
+        "multiply-adds of scans and convolution": counts.fmas / rates["multiply-adds"],
+    }
+    rows = {name: {"ms": 1e3 * value} for name, value in parts.items()}
+    rows["limit, their sum"] = {"ms": 1e3 * sum(parts.values())}
+    rows["model"] = {"ms": 1e3 * seconds["model"], "times the limit": seconds["model"] / sum(parts.values())}
+    return rows
+
+
+def bf16_section(_arguments) -> Rows:
+    """Tiny in float32 and under autocast: milliseconds; how far the logits move; clips with the same first classes."""
+    candidate = peers.build(peers.TINY, 8)
+
+    def autocast() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return candidate.forward()
+
+    autocast()
+    seconds = interleaved_medians({"float32": candidate.forward, "bfloat16 autocast": autocast}, ROUNDS)
+    same, moved = 0, 0.0
+    for seed in range(CLIPS):
+        candidate.clip = torch.randn(candidate.clip.shape, generator=torch.Generator().manual_seed(seed))
+        exact, rounded = candidate.forward(), autocast().float()
+        same += set(exact.topk(FIRST_CLASSES).indices[0].tolist()) == set(
+            rounded.topk(FIRST_CLASSES).indices[0].tolist()
+        )
+        moved = max(moved, relative_error(rounded, exact))
+    rows = with_factors({name: {"forward, ms": 1e3 * s} for name, s in seconds.items()})
+    rows["bfloat16 autocast"] |= {f"same {FIRST_CLASSES} first of {CLIPS}": same, "logits moved by": moved}
+    return rows
+
+
+SECTIONS = {
+    "frames": frames_section,
+    "training": training_section,
+    "backends": backends_section,
+    "mixer": mixer_section,
+    "limit": limit_section,
+    "memory": memory_section,
+    "bf16": bf16_section,
+}
+DEFAULT_SECTIONS = ("frames", "training", "backends", "mixer", "limit")
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Norm of the difference by the norm of what is wanted."""
+    return ((got - want).norm() / want.norm()).item()
+
+
+def check_equal(name: str, got: torch.Tensor, want: torch.Tensor) -> None:
+    """Ends the program where the two disagree: no speed is reported for wrong numbers."""
+    error = relative_error(got, want)
+    if not error <= TOLERANCE:
+        raise SystemExit(f"no speed is reported for wrong numbers: {name} differs by {error:.1e}")
+
+
+def with_factors(rows: Rows) -> Rows:
+    """`rows` with how many times faster than the first each is."""
+    base = next(iter(rows.values()))["forward, ms"]
+    return {name: {**row, "factor": base / row["forward, ms"]} for name, row in rows.items()}
+
+
+def print_peak(name: str, what: str, frames: str) -> None:
+    """Prints the bytes that one forward pass or training step of `name` adds to the idle process's peak."""
+    candidate = peers.build(name, int(frames))
+    call = candidate.training_step() if what == "step" else candidate.forward
+    idle = peak_bytes()
+    call()
+    if what == "step":
+        call()  # with the optimizer's state of the first
+    print(peak_bytes() - idle)
+
+
+def print_table(title: str, rows: Rows) -> None:
+    """One line a row, columns in the order of their first appearance."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    width = max(map(len, rows))
+    print(f"\n{title}\n{'':{width}} " + " ".join(f"{column:>16}" for column in columns))
+    for name, row in rows.items():
+        cells = (f"{row[column]:.4g}" if column in row else "" for column in columns)
+        print(f"{name:{width}} " + " ".join(f"{cell:>16}" for cell in cells))
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures depend on, in general terms."""
+    use = getattr(torch.ops.vmp_cpu, "use_instruction_set", None)
+    return {
+        "architecture": platform.machine(),
+        "instruction set": use("") if use else "",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("--frames", type=int, nargs="+", default=FRAMES, help="of the sections frames and memory")
+    parser.add_argument("--models", nargs="+", default=peers.MODELS, choices=peers.MODELS, metavar="MODEL")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    unknown = set(arguments.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    return arguments
+
+
+def main() -> int:
+    """Measures the sections asked for, prints each at once."""
+    arguments = parse_arguments()
+    cpu.keep_freed_memory()  # as training does
+    if arguments.peak_of:
+        print_peak(*arguments.peak_of)
+        return 0
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
+    for section in arguments.sections or DEFAULT_SECTIONS:
+        rows = SECTIONS[section](arguments)
+        print_table(section, rows)
+        found[section] = {"machine": machine(), "rows": rows}
+        if arguments.json:
+            write_json(arguments.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
