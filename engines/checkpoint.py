@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engines.distributed import Context, broadcast_object
+from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.state import TrainingState
 
@@ -35,7 +35,7 @@ _BROKEN_FILE = (
 def save_checkpoint(
     state: TrainingState, output_dir: str, context: Context, *, best: bool = False, keep: bool = False
 ) -> None:
-    """Write `state` to checkpoint-latest.pth in `output_dir`. Every rank must call it; rank 0 writes.
+    """Write `state` to checkpoint-latest.pth in `output_dir`. Every rank must call it; rank 0 writes, all wait.
 
     What was the latest file becomes checkpoint-previous.pth, so that there is a whole one whatever becomes of the
     newest.
@@ -53,14 +53,14 @@ def save_checkpoint(
     if not output_dir:
         return
     saved = state.state_dict()
-    if not context.is_main:
-        return
     folder = Path(output_dir)
     names = ([BEST] if best else []) + ([f"checkpoint-{state.epoch - 1}.pth"] if keep else []) + [LATEST]
-    for name in names:
+    for name in names if context.is_main else ():
         require_space(folder / name, tensor_bytes(saved))
         with atomic_write(folder / name, old=folder / PREVIOUS if name == LATEST else None) as file:
             torch.save(saved, file)
+    # A process that leaves has launchers end the others, rank 0 among them.
+    gather_objects(None)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -83,7 +83,6 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
         state.finish_epoch()
         best = bool(validated) and state.note_scores(validated["val_acc1"], validated.get("val_ema_acc1"))
         keep = args.save_ckpt_freq > 0 and state.epoch % args.save_ckpt_freq == 0
-        save_checkpoint(state, args.output_dir, context, best=best, keep=keep)
         record = {f"train_{name}": value for name, value in trained.metrics.items()} | validated
         run_log.scalars("epoch", record, state.epoch)
         run_log.epoch(
@@ -96,6 +95,8 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
                 "seconds": time.perf_counter() - start,
             }
         )
+        # After the log: an end of an epoch that is cut short is logged twice rather than never.
+        save_checkpoint(state, args.output_dir, context, best=best, keep=keep)
         _logger.info(
             "epoch %d/%d done in %.1f s: %s%s",
             epoch,

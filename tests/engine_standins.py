@@ -11,6 +11,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.arguments import add_engine_arguments
+from engines.checkpoint import resume_training
+from engines.runner import fit, start_run
+from engines.state import create_training_state
+from engines.train import updates_per_epoch
 
 CLASSES = 3
 
@@ -123,6 +127,47 @@ def make_args(*flags, **values):
     for name, value in (others | values).items():
         setattr(args, name, value)
     return args
+
+
+def train(
+    output_dir, *flags, epochs=2, noise=0.3, broken=(), batch_size=4, until=None, dataset=None, count=12, dropout=0.1
+):
+    """Build everything anew, as a new process would, and train; return the state."""
+    args = make_args(
+        "--output_dir",
+        str(output_dir),
+        "--warmup_epochs",
+        "1",
+        "--lr",
+        "0.05",
+        "--epochs",
+        str(epochs),
+        *flags,
+        batch_size=batch_size,
+    )
+    context = start_run(args)
+    dataset = dataset or MemoryVideos(count, noise=noise, broken=broken)
+    loader = training_loader(dataset, batch_size, context.rank, context.world_size)
+    validation = (
+        None
+        if args.disable_eval_during_finetuning
+        else test_loader(MemoryVideos(7), 2, context.rank, context.world_size)
+    )
+    state = create_training_state(
+        TinyModel(dropout=dropout), args, context, steps_per_epoch=updates_per_epoch(loader, args.update_freq)
+    )
+    resume_training(state, args, context)
+    if until is not None:
+        args.epochs = until
+    fit(state, loader, validation, args, context, num_classes=CLASSES)
+    return state
+
+
+def assert_equal_states(first, second):
+    for (name, a), b in zip(first.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    moments = [s.optimizer.state_dict()["state"] for s in (first, second)]
+    assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
 def run_processes(function, world_size, *arguments):

@@ -5,57 +5,28 @@ import logging
 
 import pytest
 import torch
-from engine_standins import CLASSES, MemoryVideos, TinyModel, make_args, run_processes, test_loader, training_loader
+from engine_standins import (
+    CLASSES,
+    MemoryVideos,
+    TinyModel,
+    assert_equal_states,
+    make_args,
+    run_processes,
+    test_loader,
+    train,
+    training_loader,
+)
 from torch import nn
 
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
 from engines.logs import RunLog
-from engines.runner import fit, start_run
+from engines.runner import start_run
 from engines.runner import test as run_test
 from engines.state import create_training_state
 from engines.train import train_one_epoch, updates_per_epoch
 
 run_test.__test__ = False
-
-
-def train(output_dir, *flags, epochs=2, noise=0.3, broken=(), batch_size=4, until=None, count=12, dropout=0.1):
-    """Build everything anew, as a new process would, and train; return the state."""
-    args = make_args(
-        "--output_dir",
-        str(output_dir),
-        "--warmup_epochs",
-        "1",
-        "--lr",
-        "0.05",
-        "--epochs",
-        str(epochs),
-        *flags,
-        batch_size=batch_size,
-    )
-    context = start_run(args)
-    dataset = MemoryVideos(count, noise=noise, broken=broken)
-    loader = training_loader(dataset, batch_size, context.rank, context.world_size)
-    validation = (
-        None
-        if args.disable_eval_during_finetuning
-        else test_loader(MemoryVideos(7), 2, context.rank, context.world_size)
-    )
-    state = create_training_state(
-        TinyModel(dropout=dropout), args, context, steps_per_epoch=updates_per_epoch(loader, args.update_freq)
-    )
-    resume_training(state, args, context)
-    if until is not None:
-        args.epochs = until
-    fit(state, loader, validation, args, context, num_classes=CLASSES)
-    return state
-
-
-def assert_equal_states(first, second):
-    for (name, a), b in zip(first.model.state_dict().items(), second.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    moments = [s.optimizer.state_dict()["state"] for s in (first, second)]
-    assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
 def test_resumed_training_ends_with_the_same_weights(tmp_path):
