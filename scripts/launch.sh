@@ -93,4 +93,29 @@ if $dry_run; then
     # One process looks at everything that the others would share.
     exec "$python" "${command[@]}" --dry_run $((nodes * processes))
 fi
-exec "${launcher[@]}" "${command[@]}"
+if ((${#launcher[@]} == 1)); then
+    exec "${launcher[@]}" "${command[@]}"
+fi
+
+# Stopped by SIGTERM or SIGUSR1, this script ends with 75 like a single process (docs/engine.md). torchrun ends with 1
+# whatever its processes end with; they leave their status in a file. It counts only where the signal came to this script
+# too: when one process has failed, torchrun itself sends SIGTERM to the others.
+VIDEOMAMBAPRO_EXIT_FILE=$(mktemp)
+export VIDEOMAMBAPRO_EXIT_FILE
+signalled=false torchrun=""
+trap 'rm -f "$VIDEOMAMBAPRO_EXIT_FILE"' EXIT
+trap 'signalled=true; kill -TERM "$torchrun" 2>/dev/null || true' TERM
+trap 'signalled=true; pkill -USR1 -P "$torchrun" || true' USR1
+trap 'kill -INT "$torchrun" 2>/dev/null || true' INT
+# SIGUSR1 would end torchrun: it is ignored, which programs inherit until they set a handler, as its processes do.
+(trap '' USR1 && exec "${launcher[@]}" "${command[@]}") &
+torchrun=$!
+while kill -0 "$torchrun" 2>/dev/null; do # a signal ends a wait too early
+    wait "$torchrun" || true
+done
+status=0
+wait "$torchrun" || status=$?
+if $signalled && [[ -s $VIDEOMAMBAPRO_EXIT_FILE ]]; then
+    status=$(<"$VIDEOMAMBAPRO_EXIT_FILE")
+fi
+exit "$status"

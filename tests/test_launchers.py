@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,20 +126,76 @@ def test_what_cannot_be_started_is_refused(echo, script, words, message):
     assert message in launched(echo, script, *words, status=2)
 
 
-def test_slurm_starts_the_script_on_every_machine(echo, tmp_path):
+@pytest.fixture
+def slurm(tmp_path):
+    """A folder with stand-ins: scontrol tells two machines or notes what goes back into the queue; srun does as told."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "scontrol").write_text('#!/usr/bin/env bash\nprintf "nodeA\\nnodeB\\n"\n')
-    (tools / "srun").write_text('#!/usr/bin/env bash\nexec env SLURM_NODEID=1 "${@:2}"\n')
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    words = " ".join(launched(
-        echo, "slurm.sbatch", str(ROOT / "scripts" / "finetune_k400.sh"), "--data_root", "/v",
-        PATH=f"{tools}:{os.environ['PATH']}", SLURM_JOB_NODELIST="node[A-B]", SLURM_JOB_ID="20007", SLURM_NNODES="2",
-        SLURM_GPUS_ON_NODE="8",
-    ))  # fmt: skip
+    (tools / "scontrol").write_text(
+        f'#!/usr/bin/env bash\nif [[ $1 == requeue ]]; then echo "$@" >{tmp_path}/requeued; exit; fi\n'
+        'printf "nodeA\\nnodeB\\n"\n'
+    )
+
+    def make(srun):
+        (tools / "srun").write_text(f"#!/usr/bin/env bash\n{srun}\n")
+        for tool in tools.iterdir():
+            tool.chmod(0o755)
+        return dict(PATH=f"{tools}:{os.environ['PATH']}", SLURM_JOB_NODELIST="node[A-B]", SLURM_JOB_ID="20007",
+                    SLURM_NNODES="2", SLURM_GPUS_ON_NODE="8")  # fmt: skip
+
+    return make
+
+
+def test_slurm_starts_the_script_on_every_machine(echo, slurm):
+    environment = slurm('exec env SLURM_NODEID=1 "${@:2}"')
+    script = str(ROOT / "scripts" / "finetune_k400.sh")
+    words = " ".join(launched(echo, "slurm.sbatch", script, "--data_root", "/v", **environment))
     assert "--nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint nodeA:20007" in words
     assert "is_host=false" in words and "--recipe k400/tiny_f16_res224 --data_root /v" in words
+
+
+@pytest.mark.parametrize(("status", "final"), [(75, 0), (1, 1), (0, 0)])
+def test_a_stopped_slurm_job_and_no_other_goes_back_into_the_queue(echo, slurm, tmp_path, status, final):
+    launched(echo, "slurm.sbatch", "script.sh", status=final, **slurm(f"exit {status}"))
+    requeued = tmp_path / "requeued"
+    assert requeued.exists() == (status == 75)
+    assert not requeued.exists() or requeued.read_text() == "requeue 20007\n"
+
+
+# In torchrun's place: its process leaves 75 in the file at a signal or after {seconds}, and it itself then ends with 1.
+TORCHRUN = """#!{python}
+import os, signal, subprocess, sys, time
+
+def leave(*_):
+    open(os.environ["VIDEOMAMBAPRO_EXIT_FILE"], "w").write("75")
+    sys.exit(75)
+
+if sys.argv[1:] == ["process"]:
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGUSR1, leave)
+    print("ready", flush=True)
+    time.sleep({seconds})
+    leave()
+child = subprocess.Popen([sys.executable, __file__, "process"])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+child.wait()
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (None, 1)], ids=["TERM", "USR1", "failed"]
+)
+def test_the_launcher_tells_a_stop_from_a_failure(tmp_path, number, expected):
+    program = tmp_path / "torchrun"
+    program.write_text(TORCHRUN.format(python=sys.executable, seconds=30 if number else 0.1))
+    program.chmod(0o755)
+    words = ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), "--gpus", "2"]
+    process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    if number:
+        process.send_signal(number)
+    assert process.wait(20) == expected
 
 
 def test_the_whole_way_to_the_estimate(tmp_path):
