@@ -40,10 +40,11 @@ def atomic_write(path: str | Path, mode: str = "wb", *, old: Path | None = None)
         if old is not None and path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _disk_full(path, error.errno) from error
-        raise
+    except (OSError, RuntimeError) as error:
+        number = _full_number(error)
+        if number is None:
+            raise
+        raise _disk_full(path, number) from error
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -79,6 +80,15 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
+
+
+def _full_number(error: BaseException | None) -> int | None:
+    """Return the number of a full disk's or quota's OSError in the chain of `error`: torch.save raises another one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _disk_full(path: Path, number: int, needed: int = 0) -> OSError:

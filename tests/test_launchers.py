@@ -128,7 +128,7 @@ def test_what_cannot_be_started_is_refused(echo, script, words, message):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with stand-ins: scontrol tells two machines or notes what goes back into the queue; srun does as told."""
+    """A folder with stand-ins: scontrol tells two machines or notes what is requeued; srun does as it is told."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "scontrol").write_text(
@@ -162,7 +162,7 @@ def test_a_stopped_slurm_job_and_no_other_goes_back_into_the_queue(echo, slurm, 
     assert not requeued.exists() or requeued.read_text() == "requeue 20007\n"
 
 
-# In torchrun's place: its process leaves 75 in the file at a signal or after {seconds}, and it itself then ends with 1.
+# For torchrun: its process leaves 75 in the file at a signal or after {seconds}, and it itself then ends with 1.
 TORCHRUN = """#!{python}
 import os, signal, subprocess, sys, time
 
