@@ -33,7 +33,7 @@ class Preparation:
 
     form: str = "videos"
     short_side: int = 256
-    gop: int = 8
+    gop: int = 4
     crf: int = 20
     quality: int = 95
 
