@@ -1,0 +1,166 @@
+"""Exports a checkpoint for other runtimes, and proves the file against PyTorch before it is kept.
+
+    python -m tools.export CHECKPOINT model.onnx    standard ONNX operators, the scan as a loop; runs without this code
+    python -m tools.export CHECKPOINT model.pt2     torch.export, the scan as one operator of this repository
+
+The input is float32 (batch, 3, frames, height, width), normalised as in training, of any batch. docs/export.md tells
+how to use the files.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines.files import atomic_write
+from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
+from models.build import build_from_checkpoint
+from models.checkpoint import CheckpointError
+from models.describe import CheckpointFacts, describe_checkpoint
+from models.videomambapro import VideoMambaPro
+
+BATCHES = (1, 2, 3, 4)  # ten random clips
+METADATA = "videomambapro.json"  # its name in both formats
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class ExportError(RuntimeError):
+    """The file could not be made, or does not agree with PyTorch; the message says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or of a run")
+    parser.add_argument("target", type=Path, help="file to write, .onnx or .pt2")
+    parser.add_argument(
+        "--backend",
+        choices=sorted(BACKENDS),
+        help="of the scan in a .pt2 file (default: the fastest here; portable runs everywhere)",
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of a logit (default: 1e-4)")
+    options = parser.parse_args(arguments)
+    try:
+        difference = export(options.checkpoint, options.target, backend=options.backend, tolerance=options.tolerance)
+    except (ExportError, CheckpointError, BackendUnavailableError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    size = options.target.stat().st_size / 2**20
+    print(f"{options.target}: {size:.1f} MiB, within {difference:.1e} of PyTorch on {sum(BATCHES)} random clips")
+    return 0
+
+
+def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolerance: float = 1e-4) -> float:
+    """Write `target` if it agrees with PyTorch on ten random clips, and return the largest difference of a logit.
+
+    Args:
+        checkpoint: as `build_from_checkpoint` takes.
+        target: .onnx or .pt2, which says the format.
+        backend: of the scan in a .pt2 file; ONNX has none.
+        tolerance: largest difference allowed.
+
+    Raises:
+        ExportError: another suffix, a package is missing, or the difference is larger; nothing is written then.
+        FileNotFoundError, CheckpointError, BackendUnavailableError: as their names say.
+    """
+    if target.suffix not in (".onnx", ".pt2"):
+        raise ExportError(f"{target}: the target is .onnx or .pt2")
+    to_onnx = target.suffix == ".onnx"
+    if to_onnx:
+        check_onnx_packages()
+    model = build_from_checkpoint(checkpoint, backend="portable" if to_onnx else backend).eval()
+    metadata = json.dumps(_metadata(describe_checkpoint(checkpoint), model))
+    with torch.no_grad():
+        program = torch.export.export(model, (random_clips(model, 2),), dynamic_shapes=({0: Dim("batch")},))
+    with atomic_write(target) as file:
+        (_write_onnx if to_onnx else _write_pt2)(program, metadata, file)
+        file.flush()
+        difference = largest_difference(model, (load_onnx if to_onnx else load_pt2)(file.name))
+        if not difference <= tolerance:
+            raise ExportError(
+                f"{target} would differ from PyTorch by {difference:.2g}, over {tolerance:.2g}; not kept"
+            )
+    return difference
+
+
+def check_onnx_packages() -> None:
+    """Raise the ExportError that names the packages to install, where one is missing."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"ONNX export needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def load_onnx(path: str | Path) -> Forward:
+    """The model of an .onnx file as a function of clips, by onnxruntime on the CPU."""
+    import onnxruntime  # optional, and checked for
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
+
+
+def load_pt2(path: str | Path) -> Forward:
+    """The model of a .pt2 file as a function of clips."""
+    with open(path, "rb") as file:
+        return torch.export.load(file).module()
+
+
+def largest_difference(model: VideoMambaPro, exported: Forward) -> float:
+    """Largest difference of any logit between `model` and `exported` on ten random clips, in several batches."""
+    with torch.no_grad():
+        differences = [
+            (exported(clips) - model(clips)).abs().max().item()
+            for clips in (random_clips(model, batch) for batch in BATCHES)
+        ]
+    return max(differences)
+
+
+def random_clips(model: VideoMambaPro, batch: int) -> Tensor:
+    """Normal noise as the model's clips: (batch, 3, frames, height, width); the same each time for the same batch."""
+    side = model.patch_embed.img_size
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, 3, model.num_frames, side, side, generator=generator)
+
+
+def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
+    # Imported here: onnxscript is optional, and most users export to other formats or not at all.
+    from mamba.mamba_ssm.ops.selective_scan.onnx_form import OPSET, TRANSLATIONS
+
+    result = torch.onnx.export(
+        program,
+        input_names=["clips"],
+        output_names=["logits"],
+        custom_translation_table=TRANSLATIONS,
+        opset_version=OPSET,
+        verbose=False,
+    )
+    result.model.metadata_props[METADATA] = metadata
+    file.write(result.model_proto.SerializeToString())
+
+
+def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
+    torch.export.save(program, file, extra_files={METADATA: metadata})
+
+
+def _metadata(facts: CheckpointFacts, model: VideoMambaPro) -> dict:
+    """What a user of the file must know and the file does not show."""
+    return {
+        "model": facts.model,
+        "clips": ["batch", 3, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size],
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "label_names": facts.flags.get("class_names"),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
