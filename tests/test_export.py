@@ -1,0 +1,158 @@
+"""Exported files: the ONNX scan against the readable reference, whole models against PyTorch, and what is refused."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import models  # noqa: F401  registers the models
+from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
+from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
+from tools import export as tool
+
+FRAMES, SIDE, CLASSES = 4, 32, 5
+
+
+@pytest.fixture(scope="module")
+def onnx_tools():
+    for name in tool.ONNX_PACKAGES:
+        pytest.importorskip(name, reason=f"{name} is optional")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A nano model whose scans read the tokens before the convolution, which only its flags tell."""
+    torch.manual_seed(0)
+    size = {"num_classes": CLASSES, "num_frames": FRAMES, "img_size": SIDE}
+    model = timm.create_model("videomambapro_nano", scan_input="raw", **size)
+    torch.nn.init.normal_(model.head.weight)
+    path = tmp_path_factory.mktemp("checkpoint") / "nano.pth"
+    flags = {"scan_input": "raw", "class_names": ["a", "b", "c", "d", "e"]}
+    torch.save({"model": model.state_dict(), "args": flags}, path)
+    return path, model.eval()
+
+
+class Scan(torch.nn.Module):
+    """The operator alone, with its switches."""
+
+    def __init__(self, **switches):
+        super().__init__()
+        self.switches = switches
+
+    def forward(self, *tensors):
+        return bidirectional_scan(*tensors, backend="portable", **self.switches)
+
+
+def reference(u, delta, A, A_b, B, C, D, z, bias, *, masked, masked_backward, elemental_residual):
+    """The same by the readable loops in float64, channels first there."""
+    u, delta, z = (None if t is None else t.double().transpose(1, 2) for t in (u, delta, z))
+    B, C = (t.double().permute(0, 2, 3, 1) for t in (B, C))
+    total = 0
+    for A_one, hidden, back in ((A, masked, False), (A_b, masked_backward, True)):
+        if A_one is None:
+            continue
+        scan = selective_scan_ref_sub if hidden else selective_scan_ref
+        tensors = [t.flip(-1) if back else t for t in (u, delta)]
+        matrices = [t.flip(-1) if back else t for t in (B, C)]
+        y = scan(
+            *tensors, A_one.double(), *matrices, None if D is None else D.double(), None,
+            None if bias is None else bias.double(), True, elemental_residual=elemental_residual,
+        )  # fmt: skip
+        total = total + (y.flip(-1) if back else y)
+    total = total if z is None else total * torch.nn.functional.silu(z)
+    return total.transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("present", "switches"),
+    [
+        ("A A_b D z bias", dict(elemental_residual=True, masked=False, masked_backward=True)),
+        ("A A_b D z bias", dict(elemental_residual=False, masked=True, masked_backward=False)),
+        ("A_b z", dict(elemental_residual=True, masked=False, masked_backward=True)),
+        ("A D bias", dict(elemental_residual=False, masked=False, masked_backward=False)),
+    ],
+)
+def test_scan_in_onnx_is_the_reference_loop(onnx_tools, present, switches):
+    import onnx
+    import onnxruntime
+
+    from mamba.mamba_ssm.ops.selective_scan.onnx_form import OPSET, TRANSLATIONS
+
+    generator = torch.Generator().manual_seed(2)
+    batch, length, dim, state = 2, 9, 6, 4
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    inputs = {"u": draw(batch, length, dim), "delta": draw(batch, length, dim)}
+    inputs |= {"A": -draw(dim, state).exp(), "A_b": -draw(dim, state).exp()}
+    inputs |= {"B": draw(batch, length, 1, state), "C": draw(batch, length, 1, state)}
+    inputs |= {"D": draw(dim), "z": draw(batch, length, dim), "bias": draw(dim)}
+    optional = {"A", "A_b", "D", "z", "bias"}
+    tensors = [None if name in optional - set(present.split()) else value for name, value in inputs.items()]
+    program = torch.onnx.export(
+        Scan(**switches).eval(),
+        tuple(tensors),
+        custom_translation_table=TRANSLATIONS,
+        opset_version=OPSET,
+        verbose=False,
+    )
+    onnx.checker.check_model(program.model_proto)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    given = [tensor.numpy() for tensor in tensors if tensor is not None]
+    out = session.run(None, dict(zip([i.name for i in session.get_inputs()], given, strict=True)))[0]
+    np.testing.assert_allclose(out, reference(*tensors, **switches).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_model_is_standard_and_agrees_with_pytorch(onnx_tools, checkpoint, tmp_path, capsys):
+    import onnx
+
+    path, model = checkpoint
+    assert tool.main([str(path), str(tmp_path / "nano.onnx")]) == 0
+    assert "of PyTorch on 10 random clips" in capsys.readouterr().out
+    written = onnx.load(tmp_path / "nano.onnx")
+    onnx.checker.check_model(written)
+    assert {node.domain for node in written.graph.node} == {""} and not written.functions
+    assert sum(node.op_type == "Scan" for node in written.graph.node) == 2 * len(model.layers)
+    metadata = json.loads({entry.key: entry.value for entry in written.metadata_props}[tool.METADATA])
+    assert metadata["clips"] == ["batch", 3, FRAMES, SIDE, SIDE] and metadata["label_names"][4] == "e"
+    clips = torch.randn(7, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        torch.testing.assert_close(tool.load_onnx(tmp_path / "nano.onnx")(clips), model(clips), atol=1e-4, rtol=0)
+
+
+def test_exported_program_has_the_operator_as_one_node(checkpoint, tmp_path):
+    path, model = checkpoint
+    target = tmp_path / "nano.pt2"
+    assert tool.export(path, target, backend="portable") <= 1e-4
+    extra = {tool.METADATA: ""}
+    program = torch.export.load(target, extra_files=extra)
+    scans = [node for node in program.graph.nodes if "bidirectional_scan" in str(node.target)]
+    assert len(scans) == len(model.layers), "both directions in one"
+    assert json.loads(extra[tool.METADATA])["clips"][2] == FRAMES
+    clips = torch.randn(5, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(clips), model(clips), atol=1e-4, rtol=0)
+
+
+def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, capsys):
+    path, _ = checkpoint
+    assert tool.main([str(path), str(tmp_path / "nano.pt2"), "--tolerance", "-1"]) == 1
+    assert "differ from PyTorch" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named_with_their_remedy(checkpoint, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    assert tool.main([str(checkpoint[0]), str(tmp_path / "nano.onnx")]) == 1
+    assert "pip install onnxscript" in capsys.readouterr().err
+
+
+def test_other_formats_and_headless_files_are_refused(checkpoint, tmp_path, capsys):
+    assert tool.main([str(checkpoint[0]), str(tmp_path / "nano.tflite")]) == 1
+    assert ".onnx or .pt2" in capsys.readouterr().err
+    headless = {name: t for name, t in checkpoint[1].state_dict().items() if not name.startswith("head.")}
+    torch.save(headless, tmp_path / "headless.pth")
+    assert tool.main([str(tmp_path / "headless.pth"), str(tmp_path / "nano.pt2")]) == 1
+    assert "does not have a head" in capsys.readouterr().err
