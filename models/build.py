@@ -1,12 +1,10 @@
 """From the command line to a model with its initial weights."""
 
 import argparse
-from pathlib import Path
 
 import timm
 
-from models.checkpoint import CheckpointError, LoadReport, load_checkpoint
-from models.describe import TOLD_BY_FLAGS, describe_checkpoint
+from models.checkpoint import LoadReport, load_checkpoint
 from models.videomambapro import VideoMambaPro
 
 METHOD_FLAGS = ("elemental_residual", "masked_backward", "bimamba_type", "scan_input", "dt_init", "backend")
@@ -44,29 +42,3 @@ def load_finetune_checkpoint(model: VideoMambaPro, args: argparse.Namespace) -> 
     if not args.finetune:
         return None
     return load_checkpoint(model, args.finetune, require_head=args.eval, allow_random=args.allow_random)
-
-
-def build_from_checkpoint(path: str | Path, **overrides) -> VideoMambaPro:
-    """The trained model of a file that tells by itself what it is, on the CPU.
-
-    Args:
-        path: checkpoint with a head, published or of a run of ours. overrides: arguments of `VideoMambaPro`.
-
-    Raises:
-        FileNotFoundError, CheckpointError: it cannot be read, has no head, or is of none of the registered sizes.
-    """
-    facts = describe_checkpoint(path)
-    if facts.model is None or facts.num_classes is None:
-        lacking = "a head" if facts.model else "the size of a registered model"
-        raise CheckpointError(f"{path} ({facts.embed_dim} x {facts.depth}) does not have {lacking}")
-    settings = {
-        "num_classes": facts.num_classes,
-        "num_frames": facts.num_frames or facts.tubelet_size or 1,
-        "img_size": facts.input_size,
-        "tubelet_size": facts.tubelet_size or 1,
-        "bimamba_type": facts.bimamba_type,
-    }
-    settings |= {name: facts.flags[name] for name in TOLD_BY_FLAGS if facts.flags.get(name) is not None}
-    model = timm.create_model(facts.model, **(settings | overrides))
-    load_checkpoint(model, path, require_head=True)
-    return model

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#9aa5b1"
@@ -44,9 +45,11 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     classes = len(counts)
     few = classes <= NAMED_CLASSES
     side = max(4.5, 0.5 * classes + 2) if few else 10
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side if few else 0.85 * side), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    # Among many classes single mistakes are a few per cent of a row: a curved scale lets them be seen.
+    scale = PowerNorm(1 if few else 0.4, 0, 100)
+    picture = axes.imshow(shares, cmap="Blues", norm=scale, interpolation="nearest")
     axes.set(xlabel="predicted", ylabel="true")
     if few:
         axes.set_xticks(range(classes), [_short(name) for name in names], rotation=45, ha="right")

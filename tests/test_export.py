@@ -155,4 +155,4 @@ def test_other_formats_and_headless_files_are_refused(checkpoint, tmp_path, caps
     headless = {name: t for name, t in checkpoint[1].state_dict().items() if not name.startswith("head.")}
     torch.save(headless, tmp_path / "headless.pth")
     assert tool.main([str(tmp_path / "headless.pth"), str(tmp_path / "nano.pt2")]) == 1
-    assert "does not have a head" in capsys.readouterr().err
+    assert "has no head" in capsys.readouterr().err

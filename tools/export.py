@@ -21,10 +21,8 @@ from torch.export import Dim, ExportedProgram
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engines.files import atomic_write
+from inference import Predictor, load_predictor
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
-from models.build import build_from_checkpoint
-from models.checkpoint import CheckpointError
-from models.describe import CheckpointFacts, describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
 BATCHES = (1, 2, 3, 4)  # ten random clips
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         difference = export(options.checkpoint, options.target, backend=options.backend, tolerance=options.tolerance)
-    except (ExportError, CheckpointError, BackendUnavailableError, OSError) as error:
+    except (ExportError, BackendUnavailableError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     size = options.target.stat().st_size / 2**20
@@ -64,22 +62,22 @@ def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolera
     """Write `target` if it agrees with PyTorch on ten random clips, and return the largest difference of a logit.
 
     Args:
-        checkpoint: as `build_from_checkpoint` takes.
+        checkpoint: as `load_predictor` takes.
         target: .onnx or .pt2, which says the format.
         backend: of the scan in a .pt2 file; ONNX has none.
         tolerance: largest difference allowed.
 
     Raises:
         ExportError: another suffix, a package is missing, or the difference is larger; nothing is written then.
-        FileNotFoundError, CheckpointError, BackendUnavailableError: as their names say.
+        BackendUnavailableError, and the errors of `load_predictor`.
     """
     if target.suffix not in (".onnx", ".pt2"):
         raise ExportError(f"{target}: the target is .onnx or .pt2")
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         check_onnx_packages()
-    model = build_from_checkpoint(checkpoint, backend="portable" if to_onnx else backend).eval()
-    metadata = json.dumps(_metadata(describe_checkpoint(checkpoint), model))
+    predictor = load_predictor(checkpoint, device="cpu", backend="portable" if to_onnx else backend)
+    model, metadata = predictor.model, json.dumps(_metadata(predictor))
     with torch.no_grad():
         program = torch.export.export(model, (random_clips(model, 2),), dynamic_shapes=({0: Dim("batch")},))
     with atomic_write(target) as file:
@@ -151,14 +149,14 @@ def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None
     torch.export.save(program, file, extra_files={METADATA: metadata})
 
 
-def _metadata(facts: CheckpointFacts, model: VideoMambaPro) -> dict:
+def _metadata(predictor: Predictor) -> dict:
     """What a user of the file must know and the file does not show."""
+    channels, frames, height, width = predictor.plan.clip_shape
     return {
-        "model": facts.model,
-        "clips": ["batch", 3, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size],
+        "clips": ["batch", channels, frames, height, width],
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "label_names": facts.flags.get("class_names"),
+        "label_names": list(predictor.label_names),
     }
 
 
