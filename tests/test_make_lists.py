@@ -1,6 +1,7 @@
 """Lists from what data sets come with: labels, missing files, and validation splits, read back by the list reader."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -65,7 +66,9 @@ def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_
     assert read(tmp_path / "lists", "val") == first
     assert run(tmp_path, "folder", "--seed", "3", "--overwrite") == 0
     assert read(tmp_path / "lists", "val") == first
+    (tmp_path / "lists" / "test.csv").write_text("a/1.mp4 0\n")
     assert run(tmp_path, "folder", "--seed", "4", "--overwrite") == 0
+    assert not (tmp_path / "lists" / "test.csv").exists()
     assert read(tmp_path / "lists", "val") != first
 
 
@@ -75,6 +78,23 @@ def test_split_folders_and_frame_folders(tmp_path):
     assert run(tmp_path, "folder") == 0
     assert read(tmp_path / "lists", "train") == {"train/b/x": (3, 1), "train/a/y 1": (4, 0)}
     assert read(tmp_path / "lists", "val") == {"validation/a/z": (5, 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("frame_000001.png", "frame_{:06}.png"),
+        ("1.jpg", "{}.jpg"),
+        ("v2_00001.jpg", "v2_{:05}.jpg"),
+        ("x.jpg", "x.jpg"),
+    ],
+)
+def test_other_names_of_frames_are_told(tmp_path, capsys, name, template):
+    touch(tmp_path / "videos", f"a/x/{name}", f"a/y/{name}")
+    assert run(tmp_path, "folder") == 0
+    assert template.format(1) == name
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(said)[-2:] == ["--filename_tmpl", template]
 
 
 def test_kinetics(tmp_path, capsys):

@@ -50,19 +50,23 @@ class Found:
 
 
 class MediaIndex:
-    """All videos below a folder, or where it has none all folders of frames, by name."""
+    """All videos below a folder, or where it has none all folders of frames, by name.
+
+    `filename_tmpl` is how frames seem to be named, "" where there are none.
+    """
 
     def __init__(self, root: Path):
         """Walk through `root`; raises `SourceError` where it has neither videos nor frames."""
         if not root.is_dir():
             raise SourceError(f"{root} is not a folder; it should hold the videos")
-        videos, folders = [], []
+        videos, folders, self.filename_tmpl = [], [], ""
         for folder, _, files in os.walk(root, followlinks=True):
             relative = Path(folder).relative_to(root)
             videos += [Found((relative / name).as_posix()) for name in files if name.lower().endswith(VIDEO_SUFFIXES)]
-            frames = sum(map(is_image_path, files))
+            frames = sorted(filter(is_image_path, files))
             if frames:
-                folders.append(Found(relative.as_posix(), frames))
+                folders.append(Found(relative.as_posix(), len(frames)))
+                self.filename_tmpl = self.filename_tmpl or guess_template(frames[0])
         if not videos and not folders:
             raise SourceError(f"{root} has neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
         self.kind = "video" if videos else "frames"
@@ -90,6 +94,16 @@ class MediaIndex:
         path = PurePosixPath(found.path)
         bare = path.with_suffix("") if self.kind == "video" else path
         return {name for p in (path, bare) for name in (str(p), "/".join(p.parts[-2:]), p.name)}
+
+
+def guess_template(name: str) -> str:
+    """Guess the template of frames from the name of the first: its last number counts them."""
+    numbers = list(re.finditer(r"\d+", name))
+    if not numbers:
+        return name
+    start, end = numbers[-1].span()
+    width = f":0{end - start}" if name[start] == "0" else ""
+    return f"{name[:start]}{{{width}}}{name[end:]}"
 
 
 def read_folder(root: Path, index: MediaIndex) -> Source:

@@ -14,6 +14,7 @@ of each class's training clips becomes one; clips cut from one recording stay to
 
 import argparse
 import re
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from tools.list_sources import (
     read_ucf101,
 )
 
+WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
 MOST_TOLD = 10
 Clip = tuple[Found, int]
 
@@ -44,12 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        source, kind, splits, missing = _read(options)
+        source, kind, splits, missing, template = _read(options)
         _add_splits(splits, options, source.group_by)
         _write(splits, source, kind, missing, options)
     except (SourceError, ListFileError) as error:
         print(error, file=sys.stderr)
         return 1
+    _tell(splits, source, missing, template, options)
     return 0
 
 
@@ -114,8 +117,8 @@ def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = ""
     return [clip for clip in clips if clip[0].path not in gone], taken
 
 
-def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Clip]], list[str]]:
-    """The source, the kind of its lists, its splits' clips that are there, and a line for each that is missing."""
+def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Clip]], list[str], str]:
+    """The source, its lists' kind, its splits' clips that are there, a line for each missing, the frames' names."""
     if options.form == "imagenet":
         source, images = read_image_folder(options.root)
         by_path = {image.path: image for image in images}
@@ -123,7 +126,7 @@ def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Cli
             split: [(by_path[entry.names[0]], entry.label) for entry in entries]
             for split, entries in source.splits.items()
         }
-        return source, "image", splits, []
+        return source, "image", splits, [], ""
     index = MediaIndex(options.root)
     if options.form == "folder":
         source = read_folder(options.root, index)
@@ -148,7 +151,7 @@ def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Cli
             raise SourceError(
                 f"{options.root}: none of the {len(entries)} {split} clips is there, the first is {missing[-1]}"
             )
-    return source, index.kind, splits, missing
+    return source, index.kind, splits, missing, index.filename_tmpl if index.kind == "frames" else ""
 
 
 def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, group_by: str) -> None:
@@ -166,24 +169,24 @@ def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, grou
 def _write(
     splits: dict[str, list[Clip]], source: Source, kind: Kind, missing: list[str], options: argparse.Namespace
 ) -> None:
-    """Write lists, labels.txt and missing.txt, and tell what they hold."""
+    """Write lists, labels.txt and missing.txt."""
     texts = {
         f"{split}.csv": format_list([_record(clip, kind) for clip in clips], kind)
         for split, clips in splits.items()
         if clips
     }
     texts["labels.txt"] = "".join(f"{name}\n" for name in source.label_names)
-    there = [name for name in (*texts, "missing.txt") if (options.output / name).exists()]
-    if there and not options.overwrite:
-        raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
     if missing:
         texts["missing.txt"] = "".join(f"{line}\n" for line in missing)
-    else:
-        (options.output / "missing.txt").unlink(missing_ok=True)
+    there = [name for name in WRITTEN if (options.output / name).exists()]
+    if there and not options.overwrite:
+        raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
+    for name in set(there) - texts.keys():
+        # a list of earlier clips beside new ones would be taken for one of them
+        (options.output / name).unlink()
     for name, text in texts.items():
         with atomic_write(options.output / name, "w") as file:
             file.write(text)
-    _tell(splits, source, missing, options)
 
 
 def _record(clip: Clip, kind: Kind) -> Record:
@@ -195,7 +198,10 @@ def _record(clip: Clip, kind: Kind) -> Record:
     )
 
 
-def _tell(splits: dict[str, list[Clip]], source: Source, missing: list[str], options: argparse.Namespace) -> None:
+def _tell(
+    splits: dict[str, list[Clip]], source: Source, missing: list[str], template: str, options: argparse.Namespace
+) -> None:
+    """Say what the lists hold, what is missing, and how to train on them."""
     for split, clips in splits.items():
         counts = np.bincount([label for _, label in clips], minlength=len(source.label_names)) if clips else [0]
         print(
@@ -209,7 +215,10 @@ def _tell(splits: dict[str, list[Clip]], source: Source, missing: list[str], opt
     if missing:
         print(f"{len(missing)} missing in all: {options.output / 'missing.txt'}")
     output = options.output
-    print(f"train with: --data_path {output} --data_root {options.root} --label_names {output / 'labels.txt'}")
+    words = ["--data_path", output, "--data_root", options.root, "--label_names", output / "labels.txt"]
+    if template not in ("", "img_{:05}.jpg"):
+        words += ["--filename_tmpl", template]
+    print("train with:", shlex.join(map(str, words)))
 
 
 if __name__ == "__main__":
