@@ -52,20 +52,24 @@ def stop_requested() -> bool:
     return bool(_received)
 
 
-def leave() -> NoReturn:
+def leave(*, agreed: bool = False) -> NoReturn:
     """End this process with the status `STOPPED`, by SystemExit.
 
     torchrun hides its processes' exit status. The status is therefore also written to the file that the environment
-    variable `EXIT_FILE` names, which scripts/launch.sh reads.
+    variable `EXIT_FILE` names, which scripts/launch.sh reads; but not where the signal may mean that another process
+    has failed: launchers then send SIGTERM to the rest, and a run that fails must not be started again and again.
+
+    Args:
+        agreed: all processes have agreed to stop, and so none has failed.
     """
     global _received
+    name, _received = _received, ""
     _logger.warning(
         "stopped by %s: leaving with status %d; the same command goes on from the last checkpoint",
-        _received or "another process's signal",
+        name or "another process's signal",
         STOPPED,
     )
-    _received = ""
-    if os.environ.get(EXIT_FILE):
+    if os.environ.get(EXIT_FILE) and (agreed or name != signal.SIGTERM.name):
         with open(os.environ[EXIT_FILE], "w", encoding="utf-8") as file:
             file.write(str(STOPPED))
     raise SystemExit(STOPPED)

@@ -94,7 +94,7 @@ def train_one_epoch(
             state.sums, sums = state.sums.followed_by(sums.over_ranks()), EpochSums()
             save_checkpoint(state, args.output_dir, context)
         if stop:
-            leave()
+            leave(agreed=True)
     state.sums = state.sums.followed_by(sums.over_ranks())
     return state.sums
 

@@ -97,16 +97,15 @@ if ((${#launcher[@]} == 1)); then
     exec "${launcher[@]}" "${command[@]}"
 fi
 
-# Stopped by SIGTERM or SIGUSR1, this script ends with 75 like a single process (docs/engine.md). torchrun ends with 1
-# whatever its processes end with; they leave their status in a file. It counts only where the signal came to this script
-# too: when one process has failed, torchrun itself sends SIGTERM to the others.
+# Stopped by a signal, this script ends with 75 like a single process (docs/engine.md). torchrun ends with 1 whatever its
+# processes end with; they leave their status in a file.
 VIDEOMAMBAPRO_EXIT_FILE=$(mktemp)
 export VIDEOMAMBAPRO_EXIT_FILE
-signalled=false torchrun=""
+torchrun=""
 trap 'rm -f "$VIDEOMAMBAPRO_EXIT_FILE"' EXIT
-trap 'signalled=true; kill -TERM "$torchrun" 2>/dev/null || true' TERM
-trap 'signalled=true; pkill -USR1 -P "$torchrun" || true' USR1
-trap 'kill -INT "$torchrun" 2>/dev/null || true' INT
+trap 'kill -TERM "$torchrun" || true' TERM
+trap 'kill -INT "$torchrun" || true' INT
+trap 'pkill -USR1 -P "$torchrun" || true' USR1
 # SIGUSR1 would end torchrun: it is ignored, which programs inherit until they set a handler, as its processes do.
 (trap '' USR1 && exec "${launcher[@]}" "${command[@]}") &
 torchrun=$!
@@ -115,7 +114,7 @@ while kill -0 "$torchrun" 2>/dev/null; do # a signal ends a wait too early
 done
 status=0
 wait "$torchrun" || status=$?
-if $signalled && [[ -s $VIDEOMAMBAPRO_EXIT_FILE ]]; then
+if [[ -s $VIDEOMAMBAPRO_EXIT_FILE ]]; then
     status=$(<"$VIDEOMAMBAPRO_EXIT_FILE")
 fi
 exit "$status"

@@ -117,13 +117,6 @@ def test_a_signal_in_the_validation_leaves_at_once_and_only_that_is_done_again(t
     assert log_lines(tmp_path / "straight") == log_lines(tmp_path / "parts")
 
 
-def test_a_signal_in_the_test_leaves_at_once():
-    args = make_args()
-    with pytest.raises(SystemExit) as stop:
-        run_test(TinyModel(), test_loader(Interrupted(6, at=2)), args, start_run(args), num_classes=CLASSES)
-    assert stop.value.code == 75
-
-
 def test_another_batch_keeps_the_share_of_the_epoch(tmp_path):
     with pytest.raises(SystemExit):
         train(tmp_path, dataset=Interrupted(24, at=11))  # after the third of six updates
@@ -132,11 +125,20 @@ def test_another_batch_keeps_the_share_of_the_epoch(tmp_path):
     assert dataset.accesses == 16 and state.step == 3, "one of three updates is done, the next three records"
 
 
-def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
+    """In training by both signals; in a test by SIGUSR1 alone, for launchers send SIGTERM when a process has failed."""
     monkeypatch.setenv(preemption.EXIT_FILE, str(tmp_path / "status"))
     with pytest.raises(SystemExit):
-        train(tmp_path / "run", dataset=Interrupted(12, at=5, action=lambda: os.kill(os.getpid(), signal.SIGUSR1)))
+        train(tmp_path / "run", dataset=Interrupted(12, at=5, action=lambda: os.kill(os.getpid(), number)))
     assert (tmp_path / "status").read_text() == "75"
+    (tmp_path / "status").unlink()
+    args = make_args()
+    loader = test_loader(Interrupted(6, at=2, action=lambda: os.kill(os.getpid(), number)))
+    with pytest.raises(SystemExit) as stop:
+        run_test(TinyModel(), loader, args, start_run(args), num_classes=CLASSES)
+    assert stop.value.code == 75
+    assert (tmp_path / "status").exists() == (number == signal.SIGUSR1)
 
 
 def _stop_and_resume(rank, folder):

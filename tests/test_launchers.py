@@ -162,7 +162,7 @@ def test_a_stopped_slurm_job_and_no_other_goes_back_into_the_queue(echo, slurm, 
     assert not requeued.exists() or requeued.read_text() == "requeue 20007\n"
 
 
-# For torchrun: its process leaves 75 in the file at a signal or after {seconds}, and it itself then ends with 1.
+# In torchrun's place: its process leaves 75 in the file at a signal, and it itself ends with 1 in any case.
 TORCHRUN = """#!{python}
 import os, signal, subprocess, sys, time
 
@@ -175,7 +175,7 @@ if sys.argv[1:] == ["process"]:
     signal.signal(signal.SIGUSR1, leave)
     print("ready", flush=True)
     time.sleep({seconds})
-    leave()
+    sys.exit("failed")
 child = subprocess.Popen([sys.executable, __file__, "process"])
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 child.wait()
