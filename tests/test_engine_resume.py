@@ -127,7 +127,7 @@ def test_another_batch_keeps_the_share_of_the_epoch(tmp_path):
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)
 def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
-    """In training by both signals; in a test by SIGUSR1 alone, for launchers send SIGTERM when a process has failed."""
+    """In training by both signals; in a test by SIGUSR1 alone: launchers send SIGTERM when a process has failed."""
     monkeypatch.setenv(preemption.EXIT_FILE, str(tmp_path / "status"))
     with pytest.raises(SystemExit):
         train(tmp_path / "run", dataset=Interrupted(12, at=5, action=lambda: os.kill(os.getpid(), number)))

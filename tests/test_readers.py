@@ -1,6 +1,9 @@
 """Readers: the right frames of real files, and one clear error for everything that cannot be read."""
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 from video_files import frame_numbers, numbered_frames, write_folder, write_video
 
 from datasets.readers import DECODERS, FrameFolder, ImageFile, UnreadableVideoError, VideoFile
+from datasets.readers.videos import decoder_class
 
 both_readers = pytest.mark.parametrize("by", sorted(DECODERS))
 
@@ -56,8 +60,10 @@ def test_pictures_of_any_width(tmp_path, width):
 def test_each_frame_is_decoded_once(video, monkeypatch, by):
     reader = VideoFile(str(video), by)
     asked = []
-    decode = DECODERS[by].decode
-    monkeypatch.setattr(DECODERS[by], "decode", lambda self, indices: asked.extend(indices) or decode(self, indices))
+    decode = decoder_class(by).decode
+    monkeypatch.setattr(
+        decoder_class(by), "decode", lambda self, indices: asked.extend(indices) or decode(self, indices)
+    )
     assert frame_numbers(reader.read([40, 3, 3, 40, 20])) == [40, 3, 3, 40, 20]
     assert [int(i) for i in asked] == [3, 20, 40]
 
@@ -184,3 +190,9 @@ def test_unreadable_images_are_told(tmp_path):
     with pytest.raises(UnreadableVideoError, match="not an image"):
         ImageFile(str(tmp_path / "x.jpg")).read([0])
     assert ImageFile("x.jpg").__len__() == 1
+
+
+def test_decord_is_not_imported_before_it_is_needed():
+    """It puts NVBLAS before torch's own BLAS where it is imported before torch."""
+    code = "import sys, datasets.readers; sys.exit('decord' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

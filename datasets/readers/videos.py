@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.annotations import resolve_video_path
-from datasets.readers.decord_decoder import DecordDecoder
 from datasets.readers.errors import UnreadableVideoError, one_line
-from datasets.readers.pyav_decoder import PyavDecoder
 
-DECODERS = {"decord": DecordDecoder, "pyav": PyavDecoder}
+DECODERS = ("decord", "pyav")
 
 
 class VideoFile:
@@ -26,7 +24,7 @@ class VideoFile:
             raise UnreadableVideoError(path, "there is no such file")
         if os.path.getsize(self.path) == 0:
             raise UnreadableVideoError(path, "the file is empty")
-        decoder = DECODERS[reader]
+        decoder = decoder_class(reader)
         try:
             self._decoder = decoder(self.path)
         except decoder.errors as error:
@@ -48,3 +46,18 @@ class VideoFile:
         except self._decoder.errors as error:
             raise UnreadableVideoError(self.path, f"frames do not decode ({one_line(error)})") from error
         return frames if np.array_equal(unique, indices) else frames[places]
+
+
+def decoder_class(name: str) -> type:
+    """Return the class that decodes by one of `DECODERS`, imported at its first use.
+
+    Importing decord loads all of CUDA's libraries into the process, NVBLAS among them; a torch imported after that
+    takes NVBLAS for its BLAS on the CPU, and crashes where there is no GPU.
+    """
+    if name == "decord":
+        from datasets.readers.decord_decoder import DecordDecoder
+
+        return DecordDecoder
+    from datasets.readers.pyav_decoder import PyavDecoder
+
+    return PyavDecoder
