@@ -1,5 +1,7 @@
 """The moving digits: the order of frames tells the class and no single frame does; the files are what they say."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,12 +108,30 @@ def test_digits_stay_in_the_picture_however_long_the_clip():
 
 def test_the_background_stays_and_only_the_digit_moves():
     digits, _ = split_digits("train")
-    clip = draw_clip(0, digits, FRAMES, SIZE, np.random.default_rng(0)).astype(int)
+    clip = draw_clip(0, digits, FRAMES, SIZE, np.random.default_rng(0))[0].astype(int)
     assert clip.shape == (FRAMES, SIZE, SIZE, 3)
     changed = np.abs(np.diff(clip, axis=0)).max(-1) > 0
     assert changed.any(axis=(1, 2)).all()
     # above and below the rows a digit of at most 32 pixels passes, nothing changes
     assert changed.any(axis=(0, 2)).sum() <= 32
+
+
+def test_boxes_hold_all_that_moves_and_touch_it(written):
+    boxes = json.loads((written / "boxes.json").read_text())
+    records, _ = read_list(written / "videos" / "train.csv")
+    assert {record.path for record in records} < boxes.keys() and len(boxes) == 17 + 8 + 8
+    for index in range(8):
+        rng = np.random.default_rng((3, 0, index))
+        frames, drawn = draw_clip(index, split_digits("train")[0], FRAMES, SIZE, rng)
+        written_boxes = boxes[f"videos/train/{index:05}.mp4"]
+        assert written_boxes == [list(box) for box in drawn] and len(written_boxes) == FRAMES
+        # a digit is brighter than any background, so thresholds find it without knowing how it was drawn
+        for frame, (left, top, right, bottom) in zip(frames, written_boxes, strict=True):
+            rows, columns = np.nonzero(frame.min(-1) > 125)
+            assert left <= columns.min() < columns.max() < right and top <= rows.min() < rows.max() < bottom
+            # faint borders of the strokes stay below the threshold
+            assert max(columns.min() - left, right - 1 - columns.max()) <= (right - left) / 3
+            assert max(rows.min() - top, bottom - 1 - rows.max()) <= (bottom - top) / 3
 
 
 def test_splits_share_no_digit():
@@ -149,7 +169,7 @@ def test_lists_name_the_files(written):
 def test_files_show_the_drawn_clips(written):
     for index in (0, 4):
         rng = np.random.default_rng((3, 0, index))
-        drawn = draw_clip(index, split_digits("train")[0], FRAMES, SIZE, rng)
+        drawn, _ = draw_clip(index, split_digits("train")[0], FRAMES, SIZE, rng)
         video = VideoFile(str(written / f"videos/train/{index:05}.mp4"))
         assert len(video) == FRAMES
         folder = FrameFolder(str(written / f"frames/train/{index:05}"), FRAMES)

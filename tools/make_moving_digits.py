@@ -8,7 +8,8 @@ itself tells neither; only their order does. The digits of the test clips are ot
 clips.
 
 Written: videos/ as H.264 files, frames/ as folders of JPEGs, images/ of single digits for pretraining (10 classes),
-each with its lists, whose paths start from the output folder; labels.txt with the names of the motions.
+each with its lists, whose paths start from the output folder; labels.txt with the names of the motions; boxes.json
+with where the digit is, a box [left, top, right, bottom] in pixels for every frame of every video.
 """
 
 import argparse
@@ -37,7 +38,8 @@ ORBIT_CENTRE = (28.0, 36.0)
 REFERENCE_SIZE = 64
 FRAME_RATE = 12
 MARKER = "settings.json"
-FORMAT_VERSION = 5
+BOXES = "boxes.json"
+FORMAT_VERSION = 6
 
 
 def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -83,23 +85,38 @@ def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
     return picture.astype(np.uint8)
 
 
-def draw_digit(picture: np.ndarray, digit: np.ndarray, colour: np.ndarray, place: Sequence[float]) -> np.ndarray:
-    """Draw a digit (8, 8) uint8 on a picture (size, size, 3) at `place` (x, y, side); what is outside is cut off."""
-    x, y, side = place
-    pixels = max(1, round(side))
-    mask = Image.fromarray(digit).resize((pixels, pixels), Image.Resampling.BICUBIC)
-    layer = Image.new("L", picture.shape[1::-1])
-    layer.paste(mask, (round(x - side / 2), round(y - side / 2)))
+def draw_digit(picture: np.ndarray, layer: Image.Image, colour: np.ndarray) -> np.ndarray:
+    """Draw a digit of a colour on a picture (size, size, 3), as opaque as `layer` is bright."""
     alpha = np.asarray(layer, dtype=np.float32)[..., None] / 255
     return np.rint(picture * (1 - alpha) + colour * alpha).astype(np.uint8)
 
 
-def draw_clip(label: int, digits: np.ndarray, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a clip of class `label` with one of `digits` (n, 8, 8): uint8 (num_frames, size, size, 3)."""
+def digit_layer(digit: np.ndarray, place: Sequence[float], size: int) -> Image.Image:
+    """Lay a digit (8, 8) uint8 at `place` (x, y, side) on black, (size, size); what is outside is cut off.
+
+    Its `getbbox()` is the box of the pixels that the digit covers: left, top, right, bottom, the last two excluded.
+    """
+    x, y, side = place
+    pixels = max(1, round(side))
+    mask = Image.fromarray(digit).resize((pixels, pixels), Image.Resampling.BICUBIC)
+    layer = Image.new("L", (size, size))
+    layer.paste(mask, (round(x - side / 2), round(y - side / 2)))
+    return layer
+
+
+def draw_clip(
+    label: int, digits: np.ndarray, num_frames: int, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
+    """Draw a clip of class `label` with one of `digits` (n, 8, 8).
+
+    Returns:
+        the frames, uint8 (num_frames, size, size, 3), and the box of the digit in each (see `digit_layer`).
+    """
     digit = digits[rng.integers(len(digits))]
     background, colour = draw_background(size, rng), _bright_colour(rng)
     trajectory = draw_trajectory(label, num_frames, size, rng)
-    return np.stack([draw_digit(background, digit, colour, place) for place in trajectory])
+    layers = [digit_layer(digit, place, size) for place in trajectory]
+    return np.stack([draw_digit(background, layer, colour) for layer in layers]), [e.getbbox() for e in layers]
 
 
 def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,16 +153,18 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> None:
-    """Write clip `index` of a split, as a video and, where asked, as a folder of frames."""
+def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> list[tuple[int, int, int, int]]:
+    """Write clip `index` of a split, as a video and, where asked, as a folder of frames; returns the digit's boxes."""
     rng = np.random.default_rng((settings["seed"], SPLITS.index(split), index))
-    frames = draw_clip(index % len(CLASSES), split_digits(split)[0], settings["num_frames"], settings["size"], rng)
+    digits, _ = split_digits(split)
+    frames, boxes = draw_clip(index % len(CLASSES), digits, settings["num_frames"], settings["size"], rng)
     write_video(output / "videos" / split / f"{index:05}.mp4", frames)
     if index < settings["frame_clips"]:
         folder = output / "frames" / split / f"{index:05}"
         folder.mkdir(parents=True, exist_ok=True)
         for i, frame in enumerate(frames, start=1):
             Image.fromarray(frame).save(folder / f"img_{i:05}.jpg", quality=95)
+    return boxes
 
 
 def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int:
@@ -157,7 +176,8 @@ def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int
     # whole within the picture: pretraining is to learn what digits look like
     side = rng.uniform(40, 56) * size / REFERENCE_SIZE
     x, y = rng.uniform(side / 2, size - side / 2, size=2)
-    picture = draw_digit(draw_background(size, rng), digits[chosen], _bright_colour(rng), (x, y, side))
+    layer = digit_layer(digits[chosen], (x, y, side), size)
+    picture = draw_digit(draw_background(size, rng), layer, _bright_colour(rng))
     Image.fromarray(picture).save(output / "images" / split / f"{index:05}.jpg", quality=95)
     return int(numbers[chosen])
 
@@ -179,12 +199,16 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
     jobs = [(_write_clip, "videos", split, settings[split]) for split in SPLITS]
     jobs += [(_write_image, "images", split, settings[f"images_{split}"]) for split in ("train", "val")]
     total = sum(count for *_, count in jobs)
+    boxes = {}
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=total, unit="file") as progress:
         for write, kind, split, count in jobs:
             (output / kind / split).mkdir(parents=True, exist_ok=True)
             progress.set_description(f"{kind} {split}")
-            numbers = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
-            _write_lists(output, kind, split, numbers, settings)
+            told = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
+            if kind == "videos":
+                boxes |= {f"videos/{split}/{i:05}.mp4": of_clip for i, of_clip in enumerate(told)}
+            _write_lists(output, kind, split, told, settings)
+    (output / BOXES).write_text(json.dumps(boxes) + "\n")
     (output / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     (output / "images" / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
     marker.write_text(json.dumps(wanted, indent=2) + "\n")

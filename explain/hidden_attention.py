@@ -1,0 +1,124 @@
+"""The hidden attention of a selective scan: its map from tokens to outputs, written down as a matrix.
+
+With the gates given, y_t = sum over s of M[t, s] u_s channel by channel, where for s <= t in the scan's order
+
+    M[t, s] = silu(z_t) (<C_t, (a_t ... a_{s+1}) d_s B_s> + [s = 0, residual] <C_t, a_t ... a_0> + [s = t] D)
+
+and a masked scan leaves the state's part of the diagonal out. That a selective scan is an attention that is never
+formed is the observation of Ali, Zimerman and Wolf (arXiv 2403.01590); residual and mask are VideoMambaPro's.
+
+A product of decays is exp(A (d_{s+1} + ... + d_t)). The sums are differences of running totals in float64: in float32
+the totals of a long sequence would leave too few digits for the differences of neighbours.
+
+No function holds the matrices of all channels: `channel_matrices` takes a few, `summed_attention` goes through them in
+chunks, `attention_rows` gives one token's row for all.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from explain.scans import Scan
+
+CHUNK_ELEMENTS = 1 << 22  # of the (batch, channels, length, length) tensors held at a time: 16 MiB each in float32
+
+
+def channel_matrices(scan: Scan, channels: slice) -> Tensor:
+    """M of some channels: (batch, channels, length, length), reading token by row, token that is read by column."""
+    scan = _in_scan_order(_take_channels(scan, channels))
+    length, dim = scan.u.shape[1:]
+    totals = scan.d.double().cumsum(1).mT
+    between = totals.unsqueeze(-1) - totals.unsqueeze(-2)
+    between = between.clamp_(min=0).to(scan.u.dtype)
+    entering = torch.einsum("bsd,bsn->bdsn", scan.d, scan.B)
+    matrix = torch.zeros_like(between)
+    for n, rates in enumerate(scan.A.unbind(1)):
+        product = torch.exp(between * rates[:, None, None])
+        product *= entering[..., n].unsqueeze(2)
+        product *= scan.C[:, None, :, n, None]
+        matrix += product
+    matrix = matrix.tril_(-1 if scan.masked else 0)
+    matrix[..., 0] += _residual_column(scan)
+    if scan.D is not None:
+        torch.diagonal(matrix, dim1=-2, dim2=-1).add_(scan.D[:, None])
+    if scan.z is not None:
+        matrix *= F.silu(scan.z).mT.unsqueeze(-1)
+    return matrix.flip(-1, -2) if scan.backward else matrix
+
+
+def summed_attention(
+    scan: Scan, *, reading: Tensor | None = None, read: Tensor | None = None, absolute: bool = False
+) -> Tensor:
+    """Sum over the channels of M, weighted: (batch, length, length).
+
+    Args:
+        reading, read: weights (batch, length, dim) of M's rows and columns, 1 where left out: entry (t, s) sums
+            reading[t] M[t, s] read[s]. With a logit's gradient and u it is what token s gives the logit through t.
+        absolute: sum the absolute values.
+    """
+    total = 0.0
+    for channels in _chunks(scan):
+        matrix = channel_matrices(scan, channels)
+        if reading is not None:
+            matrix *= reading[..., channels].mT.unsqueeze(-1)
+        if read is not None:
+            matrix *= read[..., channels].mT.unsqueeze(-2)
+        total = total + (matrix.abs_() if absolute else matrix).sum(1)
+    return total
+
+
+def attention_rows(scan: Scan, token: int) -> Tensor:
+    """How much every token gives the output of `token`, for all channels: (batch, length, dim)."""
+    scan = _in_scan_order(scan)
+    length = scan.u.shape[1]
+    t = length - 1 - token if scan.backward else token
+    totals = scan.d.double().cumsum(1)
+    between = (totals[:, t : t + 1] - totals[:, : t + 1]).to(scan.u.dtype)
+    rows = torch.zeros_like(scan.u)
+    visible = t if scan.masked else t + 1
+    for n, rates in enumerate(scan.A.unbind(1)):
+        product = torch.exp(between * rates) * scan.d[:, : t + 1] * scan.B[:, : t + 1, n, None]
+        rows[:, :visible] += (product * scan.C[:, t : t + 1, n, None])[:, :visible]
+    rows[:, 0] += _residual_column(scan)[..., t]
+    if scan.D is not None:
+        rows[:, t] += scan.D
+    if scan.z is not None:
+        rows *= F.silu(scan.z[:, t : t + 1])
+    return rows.flip(1) if scan.backward else rows
+
+
+def _residual_column(scan: Scan) -> Tensor:
+    """What each token reads of the first one through the elemental residual: (batch, dim, length), 0 without it."""
+    totals = scan.d.double().cumsum(1).to(scan.u.dtype)
+    column = torch.zeros_like(totals)
+    if scan.elemental_residual:
+        for n, rates in enumerate(scan.A.unbind(1)):
+            column += scan.C[..., n, None] * torch.exp(totals * rates)
+        if scan.masked:
+            column[:, 0] = 0.0
+    return column.mT
+
+
+def _take_channels(scan: Scan, channels: slice) -> Scan:
+    skip = None if scan.D is None else scan.D[channels]
+    gate = None if scan.z is None else scan.z[..., channels]
+    return scan._replace(u=scan.u[..., channels], d=scan.d[..., channels], A=scan.A[channels], D=skip, z=gate)
+
+
+def _in_scan_order(scan: Scan) -> Scan:
+    """Tensors in the order in which the scan meets the tokens; the flag `backward` stays, to turn the result back."""
+    if not scan.backward:
+        return scan
+    return scan._replace(
+        **{name: getattr(scan, name).flip(1) for name in ("u", "d", "B", "C")},
+        z=None if scan.z is None else scan.z.flip(1),
+    )
+
+
+def _chunks(scan: Scan) -> Iterator[slice]:
+    """Slices of the channels, such that their matrices hold about CHUNK_ELEMENTS."""
+    batch, length, dim = scan.u.shape
+    step = max(1, CHUNK_ELEMENTS // (batch * length * length))
+    return (slice(begin, begin + step) for begin in range(0, dim, step))
