@@ -8,6 +8,7 @@ from explain.relevance import METHODS, held_logits, token_contributions, token_r
 from models.videomambapro import VideoMambaPro
 
 SIDE, PATCH, FRAMES = 32, 8, 4
+CORRELATION = {"integrated": 0.9, "hidden_attention": 0.5}
 
 
 def small_model(seed=0, **switches):
@@ -71,18 +72,18 @@ def test_relevance_is_on_the_patches_that_are_read_and_nowhere_else(method, monk
     monkeypatch.setattr("explain.relevance._held_mixer", lambda mixer, hidden: mixer(hidden))
     for layer in model.layers:
         layer.mixer = ReadsPlaces(places)
-    relevance = token_relevance(model, clips_of(3), torch.tensor([0, 1, 2]), method=method)
-    assert relevance.shape == (3, FRAMES, SIDE // PATCH, SIDE // PATCH)
+    contributions = token_contributions(model, clips_of(3), torch.tensor([0, 1, 2]), method=method)
+    assert contributions.shape == (3, FRAMES, SIDE // PATCH, SIDE // PATCH)
     # the class token is the first of the sequence, so a token's patch is one less
-    read = torch.zeros(relevance[0].numel(), dtype=torch.bool)
+    read = torch.zeros(contributions[0].numel(), dtype=torch.bool)
     read[torch.tensor(places) - 1] = True
-    assert (relevance.flatten(1)[:, ~read] == 0).all() and (relevance.flatten(1)[:, read] > 0).any()
+    assert ((contributions.flatten(1) != 0) == read).all()
 
 
 def test_contributions_add_up_to_what_the_patches_change():
     model, clips = small_model().double(), clips_of(2).double()
     classes = torch.tensor([1, 4])
-    contributions = token_contributions(model, clips, classes, steps=64)
+    contributions = token_contributions(model, clips, classes, steps=8)
     # the same patch everywhere: every pixel of it averaged over the patches
     cells = clips.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))
     level = cells.mean((2, 3, 5), keepdim=True).expand_as(cells).flatten(3, 4).flatten(-2)
@@ -92,31 +93,22 @@ def test_contributions_add_up_to_what_the_patches_change():
     torch.testing.assert_close(contributions.sum((1, 2, 3)), change, rtol=1e-2, atol=1e-3)
 
 
-def test_a_planted_object_is_found():
-    """A head trained to see one bright patch among noise looks at that patch, wherever it is."""
-    torch.manual_seed(0)
-    model = VideoMambaPro(img_size=SIDE, patch_size=PATCH, depth=1, embed_dim=32, num_classes=2, num_frames=FRAMES,
-                          dt_init="mamba", drop_path_rate=0.0)  # fmt: skip
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-
-    def batch(size):
-        clips, labels = 0.3 * torch.randn(size, 3, FRAMES, SIDE, SIDE), torch.randint(2, (size,))
-        cells = torch.stack([torch.randint(n, (size,)) for n in (FRAMES, SIDE // PATCH, SIDE // PATCH)], dim=1)
-        for clip, label, (t, row, column) in zip(clips, labels, cells.tolist(), strict=True):
-            clip[label, t, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] += 2
-        return clips, labels, cells
-
-    for _ in range(50):
-        clips, labels, _ = batch(32)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(clips), labels).backward()
-        optimiser.step()
-    clips, labels, cells = batch(64)
-    assert (model.eval()(clips).argmax(1) == labels).float().mean() > 0.95
-    relevance = token_relevance(model, clips, labels)
-    at_object = relevance[(torch.arange(64), *cells.T)]
-    # of 64 patches; chance is 1 / 64
-    assert at_object.mean() > 0.3
+@pytest.mark.parametrize("method", METHODS)
+def test_contributions_tell_what_hiding_a_patch_changes(method):
+    """Against the occlusion of one patch after another by the mean patch, in passes of the model alone."""
+    model, clips = small_model(), clips_of(1)
+    found = token_contributions(model, clips, torch.tensor([2]), method=method).flatten()
+    cells = clips.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))
+    mean = cells.mean((2, 3, 5))[0]
+    hidden = []
+    for t, row, column in torch.cartesian_prod(*(torch.arange(n) for n in (FRAMES, SIDE // PATCH, SIDE // PATCH))):
+        occluded = cells.clone()
+        occluded[0, :, t, row, :, column] = mean
+        hidden.append(occluded.flatten(3, 4).flatten(-2))
+    with torch.no_grad():
+        change = model(clips)[0, 2] - model(torch.cat(hidden))[:, 2]
+    # 64 patches: chance is 0 with a standard deviation of 0.13
+    assert torch.corrcoef(torch.stack([found, change]))[0, 1] > CORRELATION[method]
 
 
 def test_shares_of_a_clip_whatever_the_mode_and_the_batch():
