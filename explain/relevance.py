@@ -27,6 +27,7 @@ from models.videomambapro import VideoMambaPro
 
 METHODS = ("integrated", "hidden_attention")
 STEPS = 4
+NOTHING = 1e-4  # of a logit: less, summed over the patches, is rounding
 
 
 def token_relevance(
@@ -53,7 +54,7 @@ def token_relevance(
     """
     positive = token_contributions(model, clips, class_indices, method=method, steps=steps).clamp(min=0)
     total = positive.sum((1, 2, 3), keepdim=True)
-    return torch.where(total > 0, positive / total, 1 / positive[0].numel())
+    return torch.where(total > NOTHING, positive / total, 1 / positive[0].numel())
 
 
 @torch.inference_mode(False)

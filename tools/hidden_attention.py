@@ -66,11 +66,11 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
     for panel, (name, title) in zip(
         axes, (("neither", "neither, as VideoMamba"), ("both", "residual and mask, VideoMambaPro")), strict=False
     ):
-        image = panel.imshow(matrices[name], norm=matplotlib.colors.LogNorm(strongest / 1e4, strongest), cmap="magma")
+        image = panel.imshow(matrices[name].numpy(), norm=matplotlib.colors.LogNorm(strongest / 1e4, strongest), cmap="magma")
         panel.set(title=title, xlabel="token that is read", ylabel="token that reads")
     figure.colorbar(image, ax=axes[:2], label="mean |influence|")
     for name, matrix in matrices.items():
-        axes[2].plot(by_distance(matrix), label=name)
+        axes[2].plot(by_distance(matrix).numpy(), label=name)
     axes[2].set(title="decay", xlabel="distance (tokens)", ylabel="mean |influence|", yscale="log")
     axes[2].set_xscale("symlog", linthresh=1)
     axes[2].legend(title="switched on")
