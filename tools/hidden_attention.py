@@ -32,6 +32,7 @@ SWITCHES = {
     "residual": dict(elemental_residual=True, masked=False),
     "both": dict(elemental_residual=True, masked=True),
 }
+TITLES = {"neither": "neither, as VideoMamba", "both": "residual and mask, VideoMambaPro"}
 TOLD_DISTANCES = (1, 4, 16, 64)
 
 
@@ -63,11 +64,10 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
     """Draw the attention without and with both changes, and the decay of all four."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), constrained_layout=True)
     strongest = matrices["neither"].max().item()
-    for panel, (name, title) in zip(
-        axes, (("neither", "neither, as VideoMamba"), ("both", "residual and mask, VideoMambaPro")), strict=False
-    ):
-        image = panel.imshow(matrices[name].numpy(), norm=matplotlib.colors.LogNorm(strongest / 1e4, strongest), cmap="magma")
-        panel.set(title=title, xlabel="token that is read", ylabel="token that reads")
+    norm = matplotlib.colors.LogNorm(strongest / 1e4, strongest)
+    for panel, name in zip(axes, TITLES, strict=False):
+        image = panel.imshow(matrices[name].numpy(), norm=norm, cmap="magma")
+        panel.set(title=TITLES[name], xlabel="token that is read", ylabel="token that reads")
     figure.colorbar(image, ax=axes[:2], label="mean |influence|")
     for name, matrix in matrices.items():
         axes[2].plot(by_distance(matrix).numpy(), label=name)
