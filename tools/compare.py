@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"A {options.a}: {first['model']}, {first['weights']}\nB {options.b}: {second['model']}, {second['weights']}"
     )
-    print(describe(outcome, class_names(first), options.classes))
+    names = class_names(first if first.get("label_names") else second)
+    print(describe(outcome, names, options.classes))
     if options.json:
         write_json(options.json, as_plain(outcome))
     return 0
