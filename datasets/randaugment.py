@@ -4,24 +4,23 @@ Reads the settings strings of timm and VideoMAE, such as `rand-m7-n4-mstd0.5-inc
 fifteen, each is applied with probability 0.5 at a magnitude drawn from a normal distribution (mean m, standard
 deviation mstd, kept within 0..10). "inc1" takes the forms of the operations that grow stronger with the magnitude.
 
-Clips are uint8 tensors (T, C, H, W). Geometric operations follow PIL's conventions (pixel centres at half integers,
-the picture's border repeated for interpolation, `fill` outside of it), colour operations are torchvision's.
+The pictures are those that timm's operations make of each frame with PIL, but for roundings of the geometric ones
+(`datasets.warp`). Where only a part of the picture is wanted, only that part, and what it depends on, is computed.
 RandAugment: Cubuk et al. 2019, arXiv 1909.13719; the argument ranges are timm's.
 """
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
-from torch.nn.functional import grid_sample
-from torchvision.transforms.v2 import functional as tvf
+from PIL import Image, ImageEnhance, ImageOps
+
+from datasets.warp import VIDEO_FILL, AffineMap, Region
 
 MAX_LEVEL = 10.0
-VIDEO_FILL = (128, 128, 128)
-INTERPOLATIONS = ("bilinear", "bicubic", "random")
 
 _FIELD = re.compile(r"(mstd|mmax|inc|m|n|p)(\d+(?:\.\d+)?)")
 
@@ -74,52 +73,27 @@ def parse_randaugment(text: str) -> RandAugmentSettings | None:
     )
 
 
-@dataclass(frozen=True)
-class Warper:
-    """How geometric operations resample: interpolation ("bilinear", "bicubic", "random") and fill colour (0..255)."""
-
-    interpolation: str = "bicubic"
-    fill: tuple[int, int, int] = VIDEO_FILL
-
-    def __call__(self, clip: torch.Tensor, matrix: tuple[float, ...], rng: np.random.Generator) -> torch.Tensor:
-        """Resample a clip (T, C, H, W) so that output (x, y) shows input (a x + b y + c, d x + e y + f)."""
-        interpolation = self.interpolation
-        if interpolation == "random":
-            interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
-        length, _, height, width = clip.shape
-        a, b, c, d, e, f = matrix
-        x = torch.arange(width, dtype=torch.float32) + 0.5
-        y = (torch.arange(height, dtype=torch.float32) + 0.5)[:, None]
-        source_x, source_y = a * x + b * y + c, d * x + e * y + f
-        grid = torch.stack([source_x * (2 / width) - 1, source_y * (2 / height) - 1], dim=-1)
-        warped = grid_sample(
-            clip.float(),
-            grid.expand(length, -1, -1, -1),
-            mode=interpolation,
-            padding_mode="border",
-            align_corners=False,
-        )
-        warped = warped.round_().clamp_(0, 255).to(torch.uint8)
-        outside = (source_x < 0) | (source_x >= width) | (source_y < 0) | (source_y >= height)
-        fill = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None]
-        return torch.where(outside, fill, warped)
-
-
 class RandAugment:
-    """Apply drawn operations to a clip (T, C, H, W) uint8; returns the same shape and type."""
+    """Draws operations for a clip, and applies them."""
 
-    def __init__(self, settings: RandAugmentSettings, warper: Warper | None = None):
-        """Remember the settings and how to resample."""
-        self.settings = settings
-        self.warper = warper or Warper()
-        self.ops = tuple(INCREASING_OPS if settings.increasing else PLAIN_OPS)
+    def __init__(
+        self,
+        settings: RandAugmentSettings,
+        interpolation: str = "bicubic",
+        fill: tuple[int, int, int] = VIDEO_FILL,
+    ):
+        """Remember the settings, and for geometric operations interpolation ("random" draws one) and fill colour."""
+        self.settings, self.interpolation, self.fill = settings, interpolation, fill
+        self.names = tuple(INCREASING_OPS if settings.increasing else PLAIN_OPS)
 
-    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Augment a clip with random numbers from `rng`."""
-        for choice in rng.integers(0, len(self.ops), size=self.settings.num_ops):
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> list["Operation"]:
+        """Draw the operations for a clip of pictures height x width."""
+        operations = []
+        for choice in rng.integers(0, len(self.names), size=self.settings.num_ops):
             if rng.random() < self.settings.probability:
-                clip = apply_op(self.ops[choice], clip, self.draw_level(rng), rng, self.warper)
-        return clip
+                name, level = self.names[choice], self.draw_level(rng)
+                operations.append(draw_operation(name, level, height, width, rng, self.interpolation, self.fill))
+        return operations
 
     def draw_level(self, rng: np.random.Generator) -> float:
         """Draw a magnitude."""
@@ -131,19 +105,65 @@ class RandAugment:
         return min(max(level, 0.0), self.settings.max_magnitude)
 
 
-def apply_op(
-    name: str, clip: torch.Tensor, level: float, rng: np.random.Generator, warper: Warper | None = None
-) -> torch.Tensor:
-    """Apply one operation by name at a magnitude (0..10); `rng` decides about its sign.
+@dataclass(frozen=True)
+class Operation:
+    """A drawn operation: either an affine map, or a function of frames (T, H, W, 3) uint8."""
+
+    name: str
+    function: Callable[[np.ndarray], np.ndarray] | None = None
+    affine: AffineMap | None = None
+    margin: int | None = 0
+    """pixels about a region that the function's result depends on; None: on the whole picture."""
+
+    def source(self, target: Region, height: int, width: int) -> Region:
+        """Which part of the pictures is needed for a part of the result."""
+        if self.affine is not None:
+            return self.affine.source(target, height, width)
+        if self.margin is None:
+            return Region(0, 0, height, width)
+        return target.grown(self.margin, height, width)
+
+    def apply(self, frames: np.ndarray, source: Region, target: Region, height: int, width: int) -> np.ndarray:
+        """Compute the target region from frames (T, h, w, 3) that show the source region."""
+        if self.affine is not None:
+            return self.affine.apply(frames, source, target, height, width)
+        return source.cut(self.function(frames), target)
+
+
+def apply_operations(frames: np.ndarray, operations: Sequence[Operation], region: Region | None = None) -> np.ndarray:
+    """Apply operations, one after another, to frames (T, H, W, 3) uint8; of the result, compute a region or all."""
+    height, width = frames.shape[1:3]
+    whole = Region(0, 0, height, width)
+    regions = [region or whole]
+    for operation in reversed(operations):
+        regions.insert(0, operation.source(regions[0], height, width))
+    frames = whole.cut(frames, regions[0])
+    for operation, source, target in zip(operations, regions, regions[1:], strict=False):
+        frames = operation.apply(frames, source, target, height, width)
+    return frames
+
+
+def draw_operation(
+    name: str,
+    level: float,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    interpolation: str = "bicubic",
+    fill: tuple[int, int, int] = VIDEO_FILL,
+) -> Operation:
+    """Make the operation of that name at a magnitude (0..10); `rng` decides about its sign.
 
     Raises:
         KeyError: there is no such operation.
     """
-    to_argument, apply = _OPS[name]
+    to_argument, make = _OPS[name]
     argument = to_argument(level, rng)
-    if apply in _GEOMETRIC:
-        return (warper or Warper())(clip, apply(argument, clip.shape[-2], clip.shape[-1]), rng)
-    return apply(clip, argument)
+    if make in _GEOMETRIC:
+        if interpolation == "random":
+            interpolation = "bilinear" if rng.random() < 0.5 else "bicubic"
+        return Operation(name, affine=AffineMap(make(argument, height, width), interpolation, fill))
+    return Operation(name, partial(make, argument), margin=_MARGINS.get(make, 0))
 
 
 def _signed(scale: float) -> Callable[[float, np.random.Generator], float]:
@@ -210,31 +230,65 @@ def _rotate(degrees: float, height: int, width: int) -> tuple[float, ...]:
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
-def _auto_contrast(clip: torch.Tensor, _: None) -> torch.Tensor:
-    return tvf.autocontrast(clip)
+def _by_table(frames: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Look every byte up in a table (256,)."""
+    looked_up = bytearray(np.ascontiguousarray(frames).data).translate(table.astype(np.uint8).tobytes())
+    return np.frombuffer(looked_up, dtype=np.uint8).reshape(frames.shape)
 
 
-def _equalize(clip: torch.Tensor, _: None) -> torch.Tensor:
-    return tvf.equalize(clip)
+def _by_picture(frames: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(function(Image.fromarray(frame))) for frame in np.ascontiguousarray(frames)])
 
 
-def _invert(clip: torch.Tensor, _: None) -> torch.Tensor:
-    return clip.bitwise_not()
+def _auto_contrast(_: None, frames: np.ndarray) -> np.ndarray:
+    return _by_picture(frames, ImageOps.autocontrast)
 
 
-def _posterize(clip: torch.Tensor, bits: int) -> torch.Tensor:
-    return clip & (0xFF << (8 - bits) & 0xFF)
+def _equalize(_: None, frames: np.ndarray) -> np.ndarray:
+    return _by_picture(frames, ImageOps.equalize)
 
 
-def _solarize(clip: torch.Tensor, threshold: int) -> torch.Tensor:
-    return clip if threshold > 255 else clip ^ ((clip >= threshold).to(torch.uint8) * 255)
+def _invert(_: None, frames: np.ndarray) -> np.ndarray:
+    return ~frames
 
 
-def _solarize_add(clip: torch.Tensor, added: int) -> torch.Tensor:
-    # below 128 nothing overflows: at most 127 + 128
-    return clip + (clip < 128).to(torch.uint8) * added
+def _posterize(bits: int, frames: np.ndarray) -> np.ndarray:
+    return frames & np.uint8(0xFF << (8 - bits) & 0xFF)
 
 
+def _solarize(threshold: int, frames: np.ndarray) -> np.ndarray:
+    return _by_table(frames, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
+
+
+def _solarize_add(added: int, frames: np.ndarray) -> np.ndarray:
+    return _by_table(frames, np.where(_LEVELS < 128, np.minimum(255, _LEVELS + added), _LEVELS))
+
+
+def _color(factor: float, frames: np.ndarray) -> np.ndarray:
+    return _by_picture(frames, lambda picture: ImageEnhance.Color(picture).enhance(factor))
+
+
+def _contrast(factor: float, frames: np.ndarray) -> np.ndarray:
+    means = [int(np.asarray(Image.fromarray(frame).convert("L")).mean() + 0.5) for frame in frames]
+    return np.stack([_by_table(frame, _blended(mean, factor)) for frame, mean in zip(frames, means, strict=True)])
+
+
+def _brightness(factor: float, frames: np.ndarray) -> np.ndarray:
+    return _by_table(frames, _blended(0, factor))
+
+
+def _sharpness(factor: float, frames: np.ndarray) -> np.ndarray:
+    return _by_picture(frames, lambda picture: ImageEnhance.Sharpness(picture).enhance(factor))
+
+
+def _blended(level: int, factor: float) -> np.ndarray:
+    """Table of a grey level blended with every other one, as PIL's enhancers do it."""
+    ramp = Image.fromarray(_LEVELS.astype(np.uint8)[None])
+    return np.asarray(Image.blend(Image.new("L", ramp.size, level), ramp, factor))[0]
+
+
+_LEVELS = np.arange(256)
+_MARGINS = {_auto_contrast: None, _equalize: None, _contrast: None, _sharpness: 1}
 _GEOMETRIC = (_shear_x, _shear_y, _translate_x, _translate_y, _rotate)
 
 _OPS = {
@@ -247,14 +301,14 @@ _OPS = {
     "Solarize": (_threshold, _solarize),
     "SolarizeIncreasing": (_falling_threshold, _solarize),
     "SolarizeAdd": (_added, _solarize_add),
-    "Color": (_factor, tvf.adjust_saturation),
-    "ColorIncreasing": (_factor_away_from_one, tvf.adjust_saturation),
-    "Contrast": (_factor, tvf.adjust_contrast),
-    "ContrastIncreasing": (_factor_away_from_one, tvf.adjust_contrast),
-    "Brightness": (_factor, tvf.adjust_brightness),
-    "BrightnessIncreasing": (_factor_away_from_one, tvf.adjust_brightness),
-    "Sharpness": (_factor, tvf.adjust_sharpness),
-    "SharpnessIncreasing": (_factor_away_from_one, tvf.adjust_sharpness),
+    "Color": (_factor, _color),
+    "ColorIncreasing": (_factor_away_from_one, _color),
+    "Contrast": (_factor, _contrast),
+    "ContrastIncreasing": (_factor_away_from_one, _contrast),
+    "Brightness": (_factor, _brightness),
+    "BrightnessIncreasing": (_factor_away_from_one, _brightness),
+    "Sharpness": (_factor, _sharpness),
+    "SharpnessIncreasing": (_factor_away_from_one, _sharpness),
     "ShearX": (_signed(0.3), _shear_x),
     "ShearY": (_signed(0.3), _shear_y),
     "TranslateXRel": (_signed(0.45), _translate_x),

@@ -14,7 +14,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from datasets.randaugment import INTERPOLATIONS, RandAugment, Warper, parse_randaugment
+from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
+from datasets.warp import INTERPOLATIONS, Region
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,14 +35,30 @@ class Compose:
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Transform the frames of one clip."""
-        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        clip = _to_clip(frames)
         for step in self.steps:
             clip = step(clip, rng)
         return clip if clip.dim() == 5 else clip[None]
 
 
+class Augment:
+    """RandAugment as a step."""
+
+    def __init__(self, augment: RandAugment):
+        """Remember what to draw from."""
+        self.augment = augment
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Augment a clip (T, C, H, W) uint8."""
+        operations = self.augment.draw(clip.shape[-2], clip.shape[-1], rng)
+        return _to_clip(apply_operations(_to_frames(clip), operations))
+
+
 class RandomResizedCrop:
-    """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square."""
+    """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square.
+
+    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show.
+    """
 
     def __init__(
         self,
@@ -50,15 +67,20 @@ class RandomResizedCrop:
         aspect: tuple[float, float] = CROP_ASPECT,
         interpolation: str = "bilinear",
         antialias: bool = False,
+        augment: RandAugment | None = None,
     ):
         """Remember the ranges; antialias as PIL does for images, not as interpolation of video tensors does."""
         self.size, self.area, self.aspect = size, area, aspect
         self.interpolation, self.antialias = interpolation, antialias
+        self.augment = augment
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
-        top, left, height, width = self.draw_box(clip.shape[-2], clip.shape[-1], rng)
-        box = clip[..., top : top + height, left : left + width]
+        sides = clip.shape[-2:]
+        operations = self.augment.draw(*sides, rng) if self.augment else []
+        top, left, height, width = self.draw_box(*sides, rng)
+        region = Region(top, left, top + height, left + width)
+        box = _to_clip(apply_operations(_to_frames(clip), operations, region))
         return _resize(box, self.size, self.size, _drawn(self.interpolation, rng), self.antialias)
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -232,9 +254,9 @@ def video_train_transform(
     """
     _check_interpolation(interpolation)
     settings = parse_randaugment(aa)
+    augment = RandAugment(settings, interpolation) if settings else None
     return Compose([
-        RandAugment(settings, Warper(interpolation)) if settings else None,
-        RandomResizedCrop(input_size, scale, ratio),
+        RandomResizedCrop(input_size, scale, ratio, augment=augment),
         RandomHorizontalFlip(hflip) if hflip > 0 else None,
         Normalize(),
         RandomErasing(reprob, remode, recount) if reprob > 0 else None,
@@ -258,7 +280,7 @@ def image_train_transform(
     _check_interpolation(interpolation)
     settings = parse_randaugment(aa)
     if settings:
-        augment = RandAugment(settings, Warper(interpolation, IMAGE_FILL))
+        augment = Augment(RandAugment(settings, interpolation, IMAGE_FILL))
     else:
         augment = ColorJitter(color_jitter) if color_jitter > 0 else None
     return Compose([
@@ -301,6 +323,16 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
 def _check_interpolation(interpolation: str) -> None:
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
+
+
+def _to_frames(clip: torch.Tensor) -> np.ndarray:
+    """(T, C, H, W) -> (T, H, W, C), the same memory."""
+    return clip.permute(0, 2, 3, 1).numpy()
+
+
+def _to_clip(frames: np.ndarray) -> torch.Tensor:
+    """(T, H, W, C) -> (T, C, H, W), the same memory."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
 def _drawn(interpolation: str, rng: np.random.Generator) -> str:

@@ -54,6 +54,11 @@ class Guard:
         shape = self._ask(reader.path, indices)
         return self._frames.view(shape)
 
+    @property
+    def helper(self) -> int | None:
+        """Process id of this process's helper; None where it has none."""
+        return self._process.pid if self._owner == os.getpid() else None
+
     def close(self) -> None:
         """Stop the helper, where there is one."""
         if self._owner == os.getpid():

@@ -1,0 +1,252 @@
+"""Reading and augmenting videos on one core, ours and in the published order of work, side by side.
+
+    python -m benchmarks.data [augment samples views readers] [--json out.json]
+    python -m benchmarks.data memory [--reads 20000]
+
+- augment: one clip of 16 x 256 x 340, RandAugment, crop to 224, flip, normalisation, erasing. The published order has
+  PIL augment frame by frame, at full size, and crops at the end.
+- samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, against decoding those frames alone.
+- views: all 4 x 3 views of a test video. The published order opens and decodes the video once a view.
+- readers: decord and PyAV, opening and reading 16 frames, spread over the video and in a stretch.
+- memory: what reading the same video again and again leaves behind, in the process and in the guard's helper.
+
+All run on one core, by turns (A B A B), with medians. Where the pictures disagree nothing is reported and the exit
+status is 1.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageOps
+
+from benchmarks.timing import interleaved_medians
+from datasets.arguments import add_data_arguments
+from datasets.build import build_dataset
+from datasets.clip_dataset import SampleKey
+from datasets.presets import VIDEO_AA
+from datasets.randaugment import RandAugment, parse_randaugment
+from datasets.readers import VideoFile
+from datasets.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalize,
+    RandomErasing,
+    RandomResizedCrop,
+    ResizeShortSide,
+    SlidingCrops,
+    video_train_transform,
+)
+
+ROUNDS = 3
+CLIPS = 8  # augmented in one timed call, each with other random numbers
+PARTS = ("augment", "samples", "views", "readers")
+DIFFERENCE = 0.05  # mean, of normalised values; the published order does not round between crop and normalisation
+
+
+def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
+    """Moving, smooth pictures with some noise, uint8 (count, height, width, 3)."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, size=(9, 24, 3), dtype=np.uint8))
+    wide = np.asarray(small.resize((width + 4 * count, height), Image.Resampling.BICUBIC))
+    noise = rng.integers(0, 8, size=wide.shape, dtype=np.uint8)
+    wide = np.minimum(wide, 247) + noise
+    return np.stack([wide[:, 4 * i : 4 * i + width] for i in range(count)])
+
+
+def write_video(path: Path, count: int = 250, height: int = 272, width: int = 640) -> Path:
+    """Write a 10 s H.264 video with the encoder's usual groups of 250 pictures."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in smooth_frames(count, height, width):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+PIL_OPERATIONS = {
+    "AutoContrast": lambda picture, _: ImageOps.autocontrast(picture),
+    "Equalize": lambda picture, _: ImageOps.equalize(picture),
+    "Invert": lambda picture, _: ImageOps.invert(picture),
+    "PosterizeIncreasing": ImageOps.posterize,
+    "SolarizeIncreasing": ImageOps.solarize,
+    "SolarizeAdd": lambda picture, added: picture.point(
+        [min(255, i + added) if i < 128 else i for i in range(256)] * 3
+    ),
+    "ColorIncreasing": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    "ContrastIncreasing": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "BrightnessIncreasing": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "SharpnessIncreasing": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+}
+
+
+def published_order(frames: np.ndarray, rng: np.random.Generator, size: int = 224) -> torch.Tensor:
+    """Augment as the published pipeline does, with our random numbers: frames (T, H, W, 3) -> (C, T, size, size)."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    height, width = frames.shape[1:3]
+    for operation in RandAugment(parse_randaugment(VIDEO_AA)).draw(height, width, rng):
+        if operation.affine is None:
+            argument = operation.function.args[0]
+            pictures = [PIL_OPERATIONS[operation.name](picture, argument) for picture in pictures]
+        else:
+            affine = operation.affine.matrix, Image.Resampling.BICUBIC
+            pictures = [
+                picture.transform(picture.size, Image.Transform.AFFINE, *affine, fillcolor=operation.affine.fill)
+                for picture in pictures
+            ]
+    clip = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).float() / 255
+    clip = ((clip - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(3, 0, 1, 2)
+    top, left, h, w = RandomResizedCrop(size).draw_box(height, width, rng)
+    clip = F.interpolate(
+        clip[:, :, top : top + h, left : left + w], (size, size), mode="bilinear", align_corners=False
+    )
+    if rng.random() < 0.5:
+        clip = clip.flip(3)
+    return RandomErasing(0.25)(clip, rng)
+
+
+def augment() -> dict[str, float]:
+    """Time one clip's augmentation; milliseconds."""
+    frames = smooth_frames(16, 256, 340)
+    settings = {"hflip": 0.5, "reprob": 0.25, "remode": "pixel", "recount": 1}
+    ours = video_train_transform(224, aa=VIDEO_AA, interpolation="bicubic", **settings)
+    for seed in range(CLIPS):
+        found = ours(frames, np.random.default_rng(seed))[0]
+        expected = published_order(frames, np.random.default_rng(seed))
+        refuse_if(float((found - expected).abs().mean()) > DIFFERENCE, f"the augmented clips of seed {seed} differ")
+
+    def repeated(transform):
+        return lambda: [transform(frames, np.random.default_rng(seed)) for seed in range(CLIPS)]
+
+    seconds = interleaved_medians({"published": repeated(published_order), "ours": repeated(ours)}, ROUNDS)
+    times = {name: 1000 * value / CLIPS for name, value in seconds.items()}
+    return {"published_ms": times["published"], "ours_ms": times["ours"], "ratio": times["published"] / times["ours"]}
+
+
+def dataset_of(folder: Path, mode: str, *flags: str):
+    """A data set of the one video in `folder`."""
+    parser = argparse.ArgumentParser()
+    add_data_arguments(parser)
+    for name in ("train", "test"):
+        (folder / f"{name}.csv").write_text("v.mp4 0\n")
+    given = ["--data_path", str(folder), "--data_root", str(folder), "--nb_classes", "2", "--num_frames", "16"]
+    return build_dataset(mode, parser.parse_args([*given, *flags]))
+
+
+def samples(folder: Path) -> dict[str, float]:
+    """Time a training sample and the decoding of its frames; milliseconds."""
+    path = str(write_video(folder / "v.mp4"))
+    flags = ("--sampling", "sparse", "--num_sample", "1")
+    guarded = dataset_of(folder, "train", *flags)
+    alone = dataset_of(folder, "train", *flags, "--read_timeout", "0")
+    refuse_if(not torch.equal(guarded[0].clips, alone[0].clips), "the guard changes the samples")
+    draws = [np.random.default_rng(seed) for seed in range(CLIPS)]
+    wanted = [guarded.plan.sample(len(VideoFile(path)), mode="train", rng=rng) for rng in draws]
+    candidates = {
+        "decoding": lambda: [VideoFile(path).read(indices) for indices in wanted],
+        "sample": lambda: [guarded[SampleKey(0, epoch)] for epoch in range(CLIPS)],
+        "unguarded": lambda: [alone[SampleKey(0, epoch)] for epoch in range(CLIPS)],
+    }
+    times = {name: 1000 * value / CLIPS for name, value in interleaved_medians(candidates, ROUNDS).items()}
+    rates = {f"{name}_share": times["decoding"] / times[name] for name in ("sample", "unguarded")}
+    return {f"{name}_ms": value for name, value in times.items()} | rates
+
+
+def views(folder: Path) -> dict[str, float]:
+    """Time the 4 x 3 views of a test video, and count how often it is decoded; milliseconds."""
+    path = str(write_video(folder / "v.mp4"))
+    dataset = dataset_of(folder, "test", "--sampling", "sparse", "--read_timeout", "0")
+    steps = ResizeShortSide(224), SlidingCrops(224, 3), Normalize()
+
+    def view_by_view():
+        clips = []
+        for segment in range(4):
+            for crop in range(3):
+                reader = VideoFile(path)
+                indices = dataset.plan.sample(len(reader), mode="test", segment=segment, num_segments=4)
+                clip = torch.from_numpy(reader.read(indices)).permute(0, 3, 1, 2)
+                clips.append(steps[2](steps[1](steps[0](clip, None), None)[crop], None))
+        return torch.stack(clips)
+
+    calls = []
+    read = VideoFile.read
+    VideoFile.read = lambda self, indices: calls.append(len(indices)) or read(self, indices)
+    found = dataset[0].clips
+    VideoFile.read = read
+    refuse_if(not torch.equal(found, view_by_view()), "the views differ")
+    seconds = interleaved_medians({"published": view_by_view, "ours": lambda: dataset[0]}, 3)
+    times = {f"{name}_ms": 1000 * value for name, value in seconds.items()}
+    return times | {"ratio": seconds["published"] / seconds["ours"], "decode_calls": len(calls)}
+
+
+def readers(folder: Path) -> dict[str, float]:
+    """Time the readers; milliseconds."""
+    path = str(write_video(folder / "v.mp4"))
+    reads = {"sparse": np.linspace(5, 245, 16).astype(int), "dense": np.arange(100, 164, 4)}
+    for indices in reads.values():
+        refuse_if(not np.array_equal(*(VideoFile(path, by).read(indices) for by in ("decord", "pyav"))), "they differ")
+    candidates = {
+        f"{by}_{name}_ms": lambda by=by, indices=indices: VideoFile(path, by).read(indices)
+        for name, indices in reads.items()
+        for by in ("decord", "pyav")
+    }
+    return {name: 1000 * value for name, value in interleaved_medians(candidates, ROUNDS).items()}
+
+
+def memory(folder: Path, reads: int) -> dict[str, float]:
+    """Read a small video again and again; MiB of resident memory after a tenth of the reads, and at the end."""
+    write_video(folder / "v.mp4", 40, 64, 96)
+    dataset = dataset_of(folder, "train", "--sampling", "sparse", "--input_size", "32")
+    found = {}
+    for epoch in range(reads):
+        dataset[SampleKey(0, epoch)]
+        if epoch + 1 in (reads // 10, reads):
+            for name, pid in (("process", os.getpid()), ("helper", dataset.guard.helper)):
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                found[f"{name}_after_{epoch + 1}_mib"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return found
+
+
+def refuse_if(wrong: bool, why: str) -> None:
+    """Stop where a time would not be that of the right result."""
+    if wrong:
+        raise SystemExit(f"nothing is reported: {why}")
+
+
+def main() -> None:
+    """Run the parts that are asked for and show, or write, their figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=(*PARTS, "memory", []), help="default: all but memory")
+    parser.add_argument("--reads", type=int, default=20000, help="of memory")
+    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    figures = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        work = {
+            "augment": augment,
+            "samples": lambda: samples(folder),
+            "views": lambda: views(folder),
+            "readers": lambda: readers(folder),
+            "memory": lambda: memory(folder, args.reads),
+        }
+        for part in args.parts or PARTS:
+            figures[part] = work[part]()
+            print(f"{part}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures[part].items()), flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
