@@ -1,0 +1,105 @@
+"""Every kind of broken file in a list: the run ends, each is named once, and none is counted as another."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from data_flags import data_flags
+from video_files import numbered_frames, write_folder, write_video
+
+from datasets.build import build_dataset, build_loader
+from datasets.readers import UnreadableVideoError
+
+GOOD, FOLDERS = 7, 6  # which fill training batches of 2 without a remainder
+SAID = {
+    "truncated.mp4": "not a video, or damaged",
+    "empty.mp4": "the file is empty",
+    "text.mp4": "not a video, or damaged",
+    "without frames.mp4": "not a video, or damaged",
+    "missing.mp4": "there is no such file",
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Good and broken videos in turn, and lists of them; the same of frame folders, one of which lacks a frame."""
+    root = tmp_path_factory.mktemp("data")
+    frames = numbered_frames(12, 32, 48)
+    for i in range(GOOD):
+        write_video(root / f"{i}.mp4", frames)
+    for i in range(FOLDERS):
+        write_folder(root / f"folder {i}", frames)
+    (root / "folder 2" / "img_00007.jpg").unlink()
+    # an index at the end, which is then lost
+    write_video(root / "whole.mov", frames)
+    (root / "truncated.mp4").write_bytes((root / "whole.mov").read_bytes()[:-400])
+    (root / "empty.mp4").touch()
+    (root / "text.mp4").write_text("not a video\n" * 99)
+    with av.open(str(root / "without frames.mp4"), "w") as container:
+        container.add_stream("libx264", rate=25)
+        container.start_encoding()
+    good = [f"{i}.mp4" for i in range(GOOD)]
+    names = [name for pair in zip(good, SAID, strict=False) for name in pair] + good[len(SAID) :]
+    for part in ("train", "val", "test"):
+        (root / f"{part}.csv").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
+        (root / f"frames_{part}.csv").write_text("".join(f"folder {i} 12 {i % 2}\n" for i in range(FOLDERS)))
+    return root
+
+
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("mode", ["train", "validation", "test"])
+def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, frames):
+    flags = ["--batch_size", "2", "--sampling", "uniform", "--num_frames", "12"]
+    if frames:
+        flags += [part for m in ("train", "val", "test") for part in (f"--{m}_list", str(root / f"frames_{m}.csv"))]
+    loader = build_loader(build_dataset(mode, data_flags(root, *flags)), mode, data_flags(root, *flags))
+    records = loader.dataset.records
+    broken = {2: "img_00007.jpg is missing"} if frames else {}
+    broken |= {i: SAID[Path(r.path).name] for i, r in enumerate(records) if Path(r.path).name in SAID}
+    assert len(broken) == (1 if frames else 5)
+    with caplog.at_level(logging.WARNING, "datasets.loader"):
+        for _ in range(2):
+            batches = list(loader)
+    told = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
+    assert len(told) == len(broken)
+    for index, reason in broken.items():
+        (line,) = [line for line in told if records[index].path in line]
+        assert reason in line and f"line {index + 1}" in line
+    read = torch.cat([batch["indices"] for batch in batches]).tolist()
+    assert not broken.keys() & set(read)
+    assert torch.cat([batch["labels"] for batch in batches]).tolist() == [records[i].label for i in read]
+    if mode == "train":
+        assert len(read) == len(records)
+    else:
+        assert read == [i for i in range(len(records)) if i not in broken]
+        strict = data_flags(root, *flags, "--strict_data")
+        with pytest.raises(UnreadableVideoError, match="--strict_data is set"):
+            list(build_loader(build_dataset(mode, strict), mode, strict))
+
+
+def run(root, output, *flags):
+    small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--num_frames", "2"]
+    small += ["--batch_size", "6", "--num_workers", "1", "--num_sample", "1", "--epochs", "1", "--device", "cpu"]
+    small += ["--test_num_segment", "1", "--test_num_crop", "1", "--read_timeout", "60", "--sampling", "uniform"]
+    where = ["--data_path", str(root), "--data_root", str(root), "--output_dir", str(output), "--seed", "1"]
+    script = Path(__file__).parent.parent / "run_class_finetuning.py"
+    return subprocess.run(
+        [sys.executable, script, *small, *where, *flags], capture_output=True, text=True, timeout=600
+    )
+
+
+def test_a_run_ends_and_its_results_name_the_broken(root, tmp_path):
+    done = run(root, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["videos"] == GOOD
+    assert sorted(Path(video["path"]).name for video in results["excluded"]) == sorted(SAID)
+    epoch = json.loads((tmp_path / "log.txt").read_text().splitlines()[0])
+    assert epoch["train_unreadable"] == len(SAID) and epoch["val_excluded"] == len(SAID)
+    strict = run(root, tmp_path, "--eval", "--strict_data")
+    assert strict.returncode != 0 and "--strict_data is set" in strict.stderr
