@@ -1,5 +1,7 @@
 """The decoders beside each other: the same frames, bit for bit, of many kinds of files, upright as filmed."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,3 +91,10 @@ def test_videos_that_somebody_else_made(name):
     one, other = (VideoFile(path, reader) for reader in ("decord", "pyav"))
     indices = np.linspace(0, len(one) - 1, 8).astype(int)
     assert len(one) == len(other) and np.array_equal(one.read(indices), other.read(indices))
+
+
+def test_matrix_products_stay_pytorchs_whatever_is_imported_first():
+    code = "import datasets.readers.decord_decoder, torch; a = torch.ones(64, 64); print(a.mm(a).sum().item())"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert float(done.stdout) == 64**3

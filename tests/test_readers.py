@@ -193,6 +193,5 @@ def test_unreadable_images_are_told(tmp_path):
 
 
 def test_decord_is_not_imported_before_it_is_needed():
-    """It puts NVBLAS before torch's own BLAS where it is imported before torch."""
     code = "import sys, datasets.readers; sys.exit('decord' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

@@ -1,8 +1,28 @@
 """Decoding by decord (the package decord2), the default."""
 
-import decord
+import importlib
+import sys
+
 import numpy as np
 
+
+def _import_decord():
+    """Import decord with the CUDA libraries that pip has installed out of its sight.
+
+    It would load all of them, for all to see, and one of them, libnvblas, would answer PyTorch's matrix products if
+    PyTorch is imported later: by a crash. Decoding is done on the processor here.
+    """
+    hidden = sys.modules.get("nvidia")
+    sys.modules["nvidia"] = None
+    try:
+        return importlib.import_module("decord")
+    finally:
+        del sys.modules["nvidia"]
+        if hidden is not None:
+            sys.modules["nvidia"] = hidden
+
+
+decord = _import_decord()
 # Every failure is raised and told by us; FFmpeg's own lines would only repeat it for each worker and each packet.
 decord.logging.set_level(decord.logging.QUIET)
 

@@ -49,11 +49,7 @@ class VideoFile:
 
 
 def decoder_class(name: str) -> type:
-    """Return the class that decodes by one of `DECODERS`, imported at its first use.
-
-    Importing decord loads all of CUDA's libraries into the process, NVBLAS among them; a torch imported after that
-    takes NVBLAS for its BLAS on the CPU, and crashes where there is no GPU.
-    """
+    """Return the class that decodes by one of `DECODERS`, imported at its first use, since either takes its time."""
     if name == "decord":
         from datasets.readers.decord_decoder import DecordDecoder
 
