@@ -33,8 +33,8 @@ def root(tmp_path_factory):
     for i in range(GOOD):
         write_video(root / f"{i}.mp4", frames)
     for i in range(FOLDERS):
-        write_folder(root / f"folder {i}", frames)
-    (root / "folder 2" / "img_00007.jpg").unlink()
+        write_folder(root / f"folder{i}", frames)
+    (root / "folder2" / "img_00007.jpg").unlink()
     # an index at the end, which is then lost
     write_video(root / "whole.mov", frames)
     (root / "truncated.mp4").write_bytes((root / "whole.mov").read_bytes()[:-400])
@@ -47,7 +47,7 @@ def root(tmp_path_factory):
     names = [name for pair in zip(good, SAID, strict=False) for name in pair] + good[len(SAID) :]
     for part in ("train", "val", "test"):
         (root / f"{part}.csv").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(names)))
-        (root / f"frames_{part}.csv").write_text("".join(f"folder {i} 12 {i % 2}\n" for i in range(FOLDERS)))
+        (root / f"frames_{part}.csv").write_text("".join(f"folder{i} 12 {i % 2}\n" for i in range(FOLDERS)))
     return root
 
 
