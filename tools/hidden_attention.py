@@ -73,6 +73,7 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
         axes[2].plot(by_distance(matrix).numpy(), label=name)
     axes[2].set(title="decay", xlabel="distance (tokens)", ylabel="mean |influence|", yscale="log")
     axes[2].set_xscale("symlog", linthresh=1)
+    axes[2].set_xlim(0, len(matrices["neither"]))
     axes[2].legend(title="switched on")
     figure.savefig(picture, dpi=80)
     plt.close(figure)
