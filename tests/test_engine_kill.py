@@ -58,6 +58,14 @@ def wait(child, seconds):
     return None
 
 
+def written(folder):
+    """Return when the latest checkpoint was written; 0 where there is none, or none for a moment."""
+    try:
+        return (folder / LATEST).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def progress(folder):
     """Read every checkpoint there is, newest first; return the updates done in the newest, 0 where there is none."""
     steps = [read_checkpoint(path)["step"] for path in find_checkpoints(folder)]
@@ -75,10 +83,8 @@ def test_twenty_kills(tmp_path):
     while kills < KILLS:
         child = start(folder)
         # A child that has not begun to train yet is not worth a kill: wait for its first checkpoint.
-        before = (folder / LATEST).stat().st_mtime_ns if (folder / LATEST).exists() else 0
-        while wait(child, 0.002) is None and not (
-            (folder / LATEST).exists() and (folder / LATEST).stat().st_mtime_ns != before
-        ):
+        before = written(folder)
+        while wait(child, 0.002) is None and written(folder) in (before, 0):
             pass
         status = wait(child, moments.uniform(0, 0.1))
         assert status is None, f"the run ended with {status} after {kills} kills: make it longer"
