@@ -237,6 +237,18 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_gradients_far_from_the_only_token_that_has_one_are_zero_and_never_denormal():
+    inputs = scan_inputs(length=600, dim=16)
+    grad_out = torch.zeros_like(inputs["u"])
+    grad_out[:, 0] = 1.0
+    _, grads = run_kernel(inputs, PUBLISHED, grad_out)
+    smallest = torch.finfo(torch.float32).tiny
+    for name, grad in zip(NAMES, grads, strict=True):
+        assert not ((grad != 0) & (grad.abs() < smallest)).any(), name
+    assert not grads[0][:, -1].any()
+    assert torch.full((1,), smallest).div(4).ne(0), "the caller's own arithmetic stays as it was"
+
+
 def test_what_does_not_fit_is_named():
     inputs = scan_inputs()
     wrong_inputs = {
