@@ -7,6 +7,8 @@ stops. All results go to --output_dir: checkpoints, log.txt, TensorBoard events,
 
 import argparse
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from engines.arguments import add_engine_arguments
@@ -33,6 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@record  # torchrun shows the traceback of the process that failed first
 def main(args: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests all segments and crops of every test video."""
     if args.dry_run is not None:

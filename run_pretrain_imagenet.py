@@ -7,6 +7,8 @@ run_class_finetuning.py with VideoMamba's ImageNet defaults; `checkpoint-best.pt
 
 import argparse
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from datasets.build import build_dataset, build_loader
 from engines.checkpoint import resume_training
 from engines.configuration import fit_batch_to_list, parse_arguments, recipe_defaults
@@ -32,6 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@record  # torchrun shows the traceback of the process that failed first
 def main(args: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests the centre crop of every validation image."""
     if args.dry_run is not None:

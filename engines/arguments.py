@@ -6,6 +6,7 @@ import argparse
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags read by engines/ to `parser`, in one titled group per subject."""
     _add_run_arguments(parser.add_argument_group("run"))
+    _add_parallel_arguments(parser.add_argument_group("several processes, and compiling"))
     _add_optimizer_arguments(parser.add_argument_group("optimiser"))
     _add_schedule_arguments(parser.add_argument_group("learning-rate schedule (one step per optimiser update)"))
     _add_regularisation_arguments(parser.add_argument_group("mixing, smoothing and averaging"))
@@ -33,6 +34,27 @@ def _add_run_arguments(group) -> None:
         help="compute in bfloat16 by autocast; weights stay float32 (default: with CUDA only)",
     )
     group.add_argument("--no_bf16", action="store_false", dest="bf16", help="compute in float32")
+
+
+def _add_parallel_arguments(group) -> None:
+    group.add_argument(
+        "--parallel",
+        choices=("ddp", "fsdp"),
+        default="ddp",
+        help="ddp: each process holds the whole model; fsdp: each holds a part of weights, gradients and moments "
+        "(FSDP2). Checkpoints are the same (default: ddp)",
+    )
+    group.add_argument(
+        "--dist_timeout",
+        type=_positive_int,
+        default=600,
+        help="seconds that a process waits for the others before the run ends with an error (default: 600)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="translate the model with torch.compile at its first step (default: off)",
+    )
 
 
 def _add_optimizer_arguments(group) -> None:

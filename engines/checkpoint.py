@@ -12,6 +12,7 @@ from torch import nn
 
 from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
+from engines.parallel import load_model
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     saved = read_checkpoint(path)
     kind = saved.get("test_weights", "model")
     try:
-        model.load_state_dict(saved[kind])
+        load_model(model, saved[kind])
     except RuntimeError as error:
         raise ValueError(
             f"{path} holds weights of another model; check --model and the number of classes: {error}"

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -34,12 +35,13 @@ class Context:
         return self.rank == 0
 
 
-def init_distributed(device: str = "") -> Context:
+def init_distributed(device: str = "", *, timeout: float = 600) -> Context:
     """Join the process group that torchrun or srun describes in the environment, or run alone.
 
     Args:
         device: "cpu", "cuda", "cuda:N" or empty for cuda where there is one. With several processes a "cuda" without
             number becomes the device of the local rank. NCCL connects CUDA processes, gloo those on CPUs.
+        timeout: seconds after which a process that waits in vain for another one gives up.
     Raises:
         ValueError: the device is not there, or there are more processes on this machine than GPUs.
     """
@@ -50,7 +52,7 @@ def init_distributed(device: str = "") -> Context:
     if world_size > 1 and not dist.is_initialized():
         backend = "nccl" if resolved.type == "cuda" else "gloo"
         _logger.info("process %d waits for all %d processes (%s)", rank, world_size, backend)
-        dist.init_process_group(backend, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
     return Context(rank, world_size, local_rank, resolved)
 
 

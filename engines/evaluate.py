@@ -9,6 +9,7 @@ from torch import nn
 
 from engines.distributed import Context, gather_objects
 from engines.logs import progress
+from engines.parallel import gathered_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def evaluate(
     classes are ranked by that mean. Scores are keyed by the video's place in the list and merged by collectives.
 
     Args:
-        model: bare module, not wrapped for several processes: ranks may have different numbers of batches.
+        model: bare module, not wrapped in DDP; one sharded by FSDP is put together for the time.
         loader: gives batches with clips (videos, C, T, H, W) or (videos, views, C, T, H, W), labels, indices and
             unreadable; its dataset has `records`. A batch may have no video.
         context: this process.
@@ -91,6 +92,16 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
+    with gathered_weights(model):
+        scores, unreadable, views = _evaluate_shard(model, loader, context, bf16, clips_per_forward, desc)
+    model.train(was_training)
+    return _merge_ranks(scores, unreadable, views, loader.dataset.records, num_classes)
+
+
+def _evaluate_shard(
+    model: nn.Module, loader, context: Context, bf16: bool, clips_per_forward: int, desc: str
+) -> tuple[dict[int, tuple[np.ndarray, int]], dict[int, str], int]:
+    """Evaluate this rank's batches: place in the list -> (log of the mean probabilities, label); failures; views."""
     scores: dict[int, tuple[np.ndarray, int]] = {}
     unreadable: dict[int, str] = {}
     views = 1
@@ -106,8 +117,7 @@ def evaluate(
             if index in scores:
                 raise RuntimeError(f"{loader.dataset.records[index].path} came twice; a test sampler must not pad")
             scores[index] = (row, label)
-    model.train(was_training)
-    return _merge_ranks(scores, unreadable, views, loader.dataset.records, num_classes)
+    return scores, unreadable, views
 
 
 def mean_over_views(

@@ -30,7 +30,7 @@ def start_run(args) -> Context:
     """
     setup_logging(place_from_environment()[0])
     install_stop_handlers()
-    context = init_distributed(args.device)
+    context = init_distributed(args.device, timeout=args.dist_timeout)
     args.device = str(context.device)
     if args.bf16 is None:
         args.bf16 = context.device.type == "cuda" and torch.cuda.is_bf16_supported()

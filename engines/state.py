@@ -10,11 +10,11 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
+from engines.parallel import load_model, load_optimizer, send_weights, shard_model, whole_state, wrap_model
 
 _logger = logging.getLogger(__name__)
 
@@ -85,12 +85,12 @@ class TrainingState:
         self.sums = EpochSums()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state as tensors and plain values. Every rank must call it: it gathers random states."""
+        """Return the whole state as tensors and plain values. Every rank must call it: it gathers from all."""
         return {
             "format": FORMAT,
-            "model": self.model.state_dict(),
-            "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole_state(self.model.state_dict()),
+            "model_ema": whole_state(self.ema.module.state_dict()) if self.ema is not None else None,
+            "optimizer": whole_state(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -122,15 +122,15 @@ class TrainingState:
             )
         self._warn_of_changed_flags(saved.get("args", {}))
         try:
-            self.model.load_state_dict(saved["model"])
+            load_model(self.model, saved["model"])
             settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer(self.optimizer, saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"the checkpoint is of another model or optimiser: {error}") from error
         for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(setting)
         if self.ema is not None:
-            self.ema.module.load_state_dict(saved.get("model_ema") or saved["model"])
+            load_model(self.ema.module, saved.get("model_ema") or saved["model"])
         self.epoch = saved["epoch"]
         done = saved.get("epoch_step", 0) * self.steps_per_epoch // saved.get("steps_per_epoch", self.steps_per_epoch)
         self.step = self.epoch * self.steps_per_epoch + done
@@ -193,15 +193,15 @@ def create_training_state(model: nn.Module, args, context: Context, *, steps_per
         steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
     """
     model.to(context.device)
+    send_weights(model)
+    # Before the wrapper: a sharded model cannot be copied.
+    ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
+    parallel = wrap_model(model, context, parallel=args.parallel, compiled=args.compile)
+    if ema is not None and args.parallel == "fsdp" and context.world_size > 1:
+        shard_model(ema.module, context)
     rates = scale_learning_rates(args, context.world_size)
     optimizer = create_optimizer(model, args, rates.peak)
     scheduler = create_schedule(optimizer, args, rates, steps_per_epoch)
-    parallel = model
-    if context.world_size > 1:
-        device_ids = [context.device.index] if context.device.type == "cuda" else None
-        parallel = DistributedDataParallel(model, device_ids=device_ids)
-    # After the wrapper, which gives every rank rank 0's weights: an average begun earlier would differ between ranks.
-    ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
     state = TrainingState(
         model,
         parallel,

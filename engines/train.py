@@ -3,14 +3,12 @@
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
@@ -18,6 +16,7 @@ from engines.epoch_sums import EpochSums
 from engines.logs import RunLog, progress
 from engines.mixing import ClipMixup
 from engines.nonfinite import report_not_finite
+from engines.parallel import gradient_norm, gradient_sync
 from engines.preemption import leave, stop_requested
 from engines.state import TrainingState
 
@@ -145,14 +144,13 @@ def _backward(
         targets = batch["labels"].to(context.device, non_blocking=True)
         if mixup is not None:
             clips, targets = mixup(clips, targets)
-        with _gradient_sync(state.parallel, on=number + 1 == len(group)):
+        with gradient_sync(state.parallel, on=number + 1 == len(group)):
             with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
                 logits = state.parallel(clips)
             loss = criterion(logits.float(), targets) / len(group)
             loss.backward()
         losses.append(loss.detach())
-    gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
-    return losses, get_total_norm(gradients)
+    return losses, gradient_norm(state.model)
 
 
 def _agree(losses: list[Tensor], norm: Tensor, context: Context) -> tuple[list[float], float, bool, bool]:
@@ -200,13 +198,6 @@ def _log_update(state: TrainingState, done: EpochSums, sums: EpochSums, update: 
         done.grad_norm,
         sums.clips * context.world_size / sums.seconds,
     )
-
-
-def _gradient_sync(model: nn.Module, *, on: bool):
-    """Exchange gradients between processes only in the last backward pass of an update."""
-    if isinstance(model, DistributedDataParallel) and not on:
-        return model.no_sync()
-    return nullcontext()
 
 
 def _note_unreadable(group: Iterable[dict], records, unreadable: dict[str, str]) -> None:

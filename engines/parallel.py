@@ -1,0 +1,141 @@
+"""One model on several processes: DDP or FSDP2 around it, and whole tensors out of the parts that processes hold.
+
+Checkpoints hold whole tensors under the bare model's names, however many processes wrote them and in whatever way, so
+that a run may go on with another number of them. Without a process group all of this leaves its argument alone.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
+
+from engines.distributed import Context
+
+
+def send_weights(model: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers: each rank drew its own at the start."""
+    if dist.is_initialized():
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+
+
+def wrap_model(model: nn.Module, context: Context, *, parallel: str, compiled: bool = False) -> nn.Module:
+    """Return what training calls in place of `model`, whose weights must be equal on all ranks.
+
+    Args:
+        model: on its device. With "fsdp" it is changed in place: its parameters become parts of whole ones.
+        context: this process.
+        parallel: "ddp", every rank holds all weights; "fsdp", a rank holds its part of every weight, gradient and
+            moment, and gathers a block of `model.layers` at a time.
+        compiled: let torch.compile translate the result, in place, at its first call; names stay as they are.
+    """
+    if context.world_size > 1 and parallel == "fsdp":
+        shard_model(model, context)
+        wrapped = model
+    elif context.world_size > 1:
+        device_ids = [context.device.index] if context.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, device_ids=device_ids)
+    else:
+        wrapped = model
+    if compiled:
+        wrapped.compile()
+    return wrapped
+
+
+def shard_model(model: nn.Module, context: Context) -> None:
+    """Leave this rank its part of every parameter (FSDP2), in place: each block of `model.layers`, then the rest."""
+    mesh = init_device_mesh(context.device.type, (context.world_size,))
+    # The new parameters do not inherit what the model wrote on the old ones, such as _no_weight_decay.
+    marks = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
+    for layer in getattr(model, "layers", ()):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    # Nothing is done in place to a block's output, which may be a view of another tensor.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for name, parameter in model.named_parameters():
+        vars(parameter).update(marks[name])
+
+
+@contextmanager
+def gradient_sync(model: nn.Module, *, on: bool) -> Iterator[None]:
+    """Exchange gradients of the block's backward passes between processes, or keep them here (`on` False)."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(on)
+    if isinstance(model, DistributedDataParallel) and not on:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def gradient_norm(model: nn.Module) -> torch.Tensor:
+    """Return the norm of all gradients together, a number of no dimension; the same on all ranks."""
+    norm = get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@contextmanager
+def gathered_weights(model: nn.Module) -> Iterator[None]:
+    """Hold all weights of a sharded model whole: forward passes then need no other rank, nor as many on each."""
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    yield
+    for part in parts:
+        part.set_reshard_after_forward(part is not model, recurse=False)
+        part.reshard()
+
+
+def whole_state(state: Any) -> Any:
+    """Copy a state dict with every part of a tensor put together, on the CPU. Every rank must call it."""
+    if isinstance(state, DTensor):
+        return state.full_tensor().cpu()
+    if isinstance(state, dict):
+        return {key: whole_state(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [whole_state(value) for value in state]
+    return state
+
+
+def load_model(model: nn.Module, state: dict[str, Any]) -> None:
+    """Load whole tensors by the bare model's names; each rank takes its part.
+
+    Raises:
+        RuntimeError: the names or shapes are another model's.
+    """
+    there = model.state_dict()
+    model.load_state_dict({name: _part_like(value, there.get(name)) for name, value in state.items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of `whole_state(optimizer.state_dict())`; each rank takes its part.
+
+    Raises:
+        ValueError: the groups or their sizes are another optimiser's.
+    """
+    parameters = list(itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    parts = {
+        number: {key: _part_like(value, parameters[number]) for key, value in values.items()}
+        for number, values in state["state"].items()
+        if number < len(parameters)
+    }
+    optimizer.load_state_dict({**state, "state": parts})
+
+
+def _part_like(value: Any, present: torch.Tensor | None) -> Any:
+    """Return this rank's part of the whole tensor `value` where `present`, of the same shape, is a part too."""
+    if not isinstance(present, DTensor) or not isinstance(value, torch.Tensor) or value.shape != present.shape:
+        return value
+    # Every rank has read the file: nothing needs to be sent.
+    return distribute_tensor(value.to(present.device), present.device_mesh, present.placements, src_data_rank=None)
