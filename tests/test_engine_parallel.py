@@ -1,0 +1,118 @@
+"""DDP and FSDP with the real model: losses, counts and checkpoints are those of one process."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from engine_standins import CLASSES, MemoryVideos, make_args, run_processes, test_loader, training_loader
+
+from engines.checkpoint import read_checkpoint, resume_training
+from engines.distributed import Context, close_distributed
+from engines.evaluate import evaluate
+from engines.optim import no_weight_decay_names
+from engines.runner import fit, start_run
+from engines.state import create_training_state
+from engines.train import updates_per_epoch
+from models.videomambapro import VideoMambaPro
+
+# Of a loss, relative: what another order of float32 sums leaves after twenty updates.
+LOSS_BOUND = 1e-4
+EPOCHS = 10
+
+
+def small_model():
+    return VideoMambaPro(
+        img_size=8,
+        patch_size=4,
+        depth=3,
+        embed_dim=32,
+        num_frames=2,
+        num_classes=CLASSES,
+        drop_path_rate=0.0,
+        dt_init="mamba",
+        use_checkpoint=True,
+        checkpoint_num=1,
+    )
+
+
+def train(folder, batch_size, *flags, epochs=EPOCHS):
+    """Train on 16 clips, 8 an update. Mixup and dropout are off: each rank draws them for itself."""
+    args = make_args(
+        *("--output_dir", str(folder), "--epochs", str(epochs), "--warmup_epochs", "0", "--lr", "0.4"),
+        *("--disable_eval_during_finetuning", "--layer_decay", "1", "--smoothing", "0"),
+        *("--mixup", "0", "--cutmix", "0", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", *flags),
+        batch_size=batch_size,
+    )
+    context = start_run(args)
+    shards = (context.rank, context.world_size)
+    loader = training_loader(MemoryVideos(16), batch_size, *shards)
+    steps = updates_per_epoch(loader, args.update_freq)
+    state = create_training_state(small_model(), args, context, steps_per_epoch=steps)
+    resume_training(state, args, context)
+    fit(state, loader, None, args, context, num_classes=CLASSES)
+    return state, context
+
+
+def curve(folder):
+    """The training loss of every epoch."""
+    return np.array([json.loads(line)["train_loss"] for line in (folder / "log.txt").read_text().splitlines()])
+
+
+def _rank(rank, folder, world_size):
+    for parallel in ("ddp", "fsdp"):
+        state, context = train(folder / parallel, 2, "--update_freq", "2", "--parallel", parallel)
+        if parallel == "fsdp":
+            marked = no_weight_decay_names(state.model)
+            assert {"layers.0.mixer.A_log", "layers.0.mixer.D", "cls_token"} <= marked, "the marks survive the wrapper"
+            local = sum(p.to_local().numel() for p in state.model.parameters())
+            assert local < 0.7 * sum(p.numel() for p in small_model().parameters()), "a rank holds a part"
+        videos = MemoryVideos(7, views=2, broken=[3])
+        result = evaluate(
+            state.model, test_loader(videos, 2, rank, world_size), context, num_classes=CLASSES, clips_per_forward=3
+        )
+        if rank == 0:
+            (folder / f"{parallel}.pkl").write_bytes(pickle.dumps(result))
+    close_distributed()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with the runs "one" (one process), "ddp" and "fsdp" (two)."""
+    folder = tmp_path_factory.mktemp("parallel")
+    train(folder / "one", 8)
+    run_processes(_rank, 2, folder, 2)
+    return folder
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_have_the_loss_curve_of_one(runs, parallel):
+    alone, shared = curve(runs / "one"), curve(runs / parallel)
+    assert len(alone) == EPOCHS and alone[-1] < alone[0] / 2, "the run learns its clips"
+    np.testing.assert_allclose(shared, alone, rtol=LOSS_BOUND)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_checkpoint_of_several_processes_is_one_of_a_single_process(runs, parallel):
+    saved, alone = (read_checkpoint(runs / name / "checkpoint-latest.pth") for name in (parallel, "one"))
+    for kind in ("model", "model_ema"):
+        assert list(saved[kind]) == list(alone[kind]) == list(small_model().state_dict())
+        for name, value in alone[kind].items():
+            torch.testing.assert_close(saved[kind][name], value, rtol=1e-2, atol=1e-3, msg=f"{kind} {name}")
+    for number, moments in alone["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert saved["optimizer"]["state"][number][name].shape == value.shape
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_evaluation_of_a_sharded_model_counts_every_video_once(runs, parallel):
+    """Seven videos on two ranks, one unreadable: ranks have unequal numbers of batches."""
+    shared = pickle.loads((runs / f"{parallel}.pkl").read_bytes())
+    model = small_model()
+    model.load_state_dict(read_checkpoint(runs / parallel / "checkpoint-latest.pth")["model"])
+    alone = evaluate(model, test_loader(MemoryVideos(7, views=2, broken=[3])), Context(), num_classes=CLASSES)
+    assert shared.indices.tolist() == [0, 1, 2, 4, 5, 6]
+    assert (shared.predictions == alone.predictions).all() and shared.acc1 == alone.acc1
+    np.testing.assert_allclose(shared.scores, alone.scores, atol=1e-6)
+    assert shared.excluded == alone.excluded
