@@ -100,6 +100,13 @@ def _add_augmentation(group) -> None:
 
 def _add_loading(group) -> None:
     group.add_argument("--batch_size", type=int, default=64, help="videos per process and step (default: %(default)s)")
+    group.add_argument(
+        "--sampler",
+        choices=("uniform", "balanced"),
+        default="uniform",
+        help="uniform: every training video once an epoch; balanced: every class as often as the others (default: "
+        "%(default)s)",
+    )
     group.add_argument("--num_workers", type=int, default=10, help="loader processes (default: %(default)s)")
     group.add_argument(
         "--reader", choices=tuple(DECODERS), default="decord", help="what decodes videos (default: %(default)s)"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from datasets.annotations import Kind, Record, check_files_exist, count_classes, find_list, read_list
+from datasets.balanced_sampler import BalancedSampler
 from datasets.clip_dataset import ClipDataset, ClipPlan
 from datasets.collate import Collate
 from datasets.image_list import ImageListDataset
@@ -82,7 +83,11 @@ def build_loader(
     train = mode == "train"
     views = dataset.plan.segments * dataset.plan.crops if mode == "test" else 0
     if train:
-        sampler = TrainSampler(len(dataset), rank=rank, world_size=world_size, seed=dataset.plan.seed)
+        shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed)
+        if args.sampler == "balanced":
+            sampler = BalancedSampler([record.label for record in dataset.records], **shards)
+        else:
+            sampler = TrainSampler(len(dataset), **shards)
         batch_size = args.batch_size
         if len(sampler) < batch_size:
             raise ValueError(

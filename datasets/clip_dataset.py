@@ -24,10 +24,11 @@ MAX_REPLACEMENTS = 20
 
 
 class SampleKey(NamedTuple):
-    """Which record, and the epoch that its random numbers belong to."""
+    """Which record, the epoch that its random numbers belong to, and how often it has come in the epoch before."""
 
     index: int
-    epoch: int
+    epoch: int = 0
+    draw: int = 0
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ClipPlan:
 class ClipDataset(Dataset, ABC):
     """A list of records read as clips; subclasses say how a record is opened.
 
-    Random numbers depend on seed, epoch and record alone, not on the number of workers or the order of reading, so a
+    Random numbers depend on seed and `SampleKey` alone, not on the number of workers or the order of reading, so a
     sample can be reproduced by `dataset[SampleKey(index, epoch)]`.
     """
 
@@ -107,8 +108,8 @@ class ClipDataset(Dataset, ABC):
         Raises:
             UnreadableVideoError: in training, when not even `MAX_REPLACEMENTS` other videos could be read.
         """
-        index, epoch = key if isinstance(key, SampleKey) else (key, 0)
-        rng = np.random.default_rng((self.plan.seed, epoch, index))
+        index, epoch, draw = key if isinstance(key, SampleKey) else SampleKey(key)
+        rng = np.random.default_rng((self.plan.seed, epoch, index, draw))
         unreadable = []
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.records[index]

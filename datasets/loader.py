@@ -36,9 +36,13 @@ class TrainSampler(Sampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         """Yield this rank's records that are not left out."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = self.order(np.random.default_rng((self.seed, self.epoch)))
         mine = order[self.rank : len(self) * self.world_size : self.world_size]
-        return iter([SampleKey(int(index), self.epoch) for index in mine[self.start :]])
+        return iter([SampleKey(index, self.epoch, draw) for index, draw in mine[self.start :].tolist()])
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw the epoch's records over all ranks: (length, 2) int, record and how often it has come before."""
+        return np.stack([rng.permutation(self.length), np.zeros(self.length, dtype=np.int64)], axis=1)
 
     def __len__(self) -> int:
         """Give the number of records of this rank in a whole epoch, the same for all ranks."""

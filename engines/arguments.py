@@ -172,6 +172,12 @@ def _add_regularisation_arguments(group) -> None:
     )
     group.add_argument("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
     group.add_argument(
+        "--class_weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: weigh each class's loss by the inverse of its share of the training list (default: none)",
+    )
+    group.add_argument(
         "--model_ema",
         action="store_true",
         help="keep a moving average of the weights; it is validated and tested (default: off)",

@@ -3,13 +3,22 @@
 import json
 import logging
 import math
+import os
+import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+
 _HANDLER = "engines"
+# Share of the time that training may wait for the loader before it is said.
+_SLOW_LOADING = 0.1
+_MOST_CLIPS, _MOST_FRAMES = 4, 8  # in the picture of a batch
 
 
 def setup_logging(rank: int) -> None:
@@ -40,8 +49,38 @@ def progress(iterable: Iterable, *, desc: str, total: int | None = None, enabled
     )
 
 
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that this process has held so far, in GiB: of the GPU, or of the machine on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def loading_advice(waiting: float, num_workers: int) -> str:
+    """Say what to change where training waited for data in more than a tenth of its time; empty where it did not.
+
+    Args:
+        waiting: share of the time, 0 to 1. num_workers: of one process.
+    """
+    if waiting <= _SLOW_LOADING:
+        return ""
+    free = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cheaper = "make videos cheaper to decode (python -m tools.prepare_videos)"
+    remedy = f"raise --num_workers to {free}, or {cheaper}" if num_workers < free else f"every core has one: {cheaper}"
+    return f"training waited for data {waiting:.0%} of the time with --num_workers {num_workers}: {remedy}"
+
+
+def clip_picture(clips: torch.Tensor) -> torch.Tensor:
+    """Draw the first clips of a batch (N, 3, T, H, W), normalised: (3, height, width) from 0 to 1, a clip a row."""
+    frames = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], _MOST_FRAMES)).round().long()
+    pictures = clips[:_MOST_CLIPS, :, frames].float().transpose(1, 2).flatten(0, 1)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return make_grid((pictures * std + mean).clamp(0, 1), nrow=len(frames))
+
+
 class RunLog:
-    """Writes log.txt (one JSON object a line) and TensorBoard scalars; silent on other ranks than 0.
+    """Writes log.txt (one JSON object a line) and TensorBoard scalars and pictures; silent on other ranks than 0.
 
     Args:
         output_dir: folder of log.txt; empty for none. Lines are appended, so that a resumed run continues its file.
@@ -52,6 +91,7 @@ class RunLog:
     def __init__(self, output_dir: str = "", log_dir: str = "", *, enabled: bool = True) -> None:
         self._path = Path(output_dir) / "log.txt" if output_dir and enabled else None
         self._writer = None
+        self._pictured = False
         if log_dir and enabled:
             # Imported here: it takes seconds, and most tests and tools never write TensorBoard files.
             from torch.utils.tensorboard import SummaryWriter
@@ -63,6 +103,14 @@ class RunLog:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+    def with_picture(self, batches: Iterable[dict], step: int) -> Iterator[dict]:
+        """Pass `batches` on; the clips of the run's first one become a picture in TensorBoard at `step`."""
+        for batch in batches:
+            if self._writer is not None and not self._pictured and len(batch["clips"]):
+                self._writer.add_image("train/clips", clip_picture(batch["clips"]), step)
+                self._pictured = True
+            yield batch
 
     def epoch(self, record: dict) -> None:
         """Append `record` to log.txt as one line. A number that is not finite is written as null: JSON has no NaN."""

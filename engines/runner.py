@@ -11,7 +11,7 @@ from engines.checkpoint import BEST, load_weights, read_newest, save_checkpoint
 from engines.distributed import Context, broadcast_object, init_distributed, place_from_environment
 from engines.evaluate import Evaluation, evaluate
 from engines.files import write_json
-from engines.logs import RunLog, setup_logging
+from engines.logs import RunLog, loading_advice, setup_logging
 from engines.mixing import create_criterion, create_mixup
 from engines.preemption import install_stop_handlers, stop_deferred
 from engines.results import write_results
@@ -65,7 +65,8 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
         num_classes: classes of the soft targets and the validation.
     """
     mixup = create_mixup(args, num_classes)
-    criterion = create_criterion(args, mixup)
+    labels = [record.label for record in train_loader.dataset.records]
+    criterion = create_criterion(args, mixup, labels, num_classes).to(context.device)
     run_log = RunLog(args.output_dir, args.log_dir or args.output_dir, enabled=context.is_main)
     known_unreadable: set[str] = set()
     parameters = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
@@ -79,6 +80,9 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
             # A validation that is interrupted is done again, without the training before it.
             save_checkpoint(state, args.output_dir, context)
         _warn_of_unreadable("another video takes its place in training", trained.unreadable, known_unreadable)
+        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
+        if advice:
+            _logger.warning("%s", advice)
         validated = _validate(state, val_loader, args, context, num_classes, known_unreadable)
         state.finish_epoch()
         best = bool(validated) and state.note_scores(validated["val_acc1"], validated.get("val_ema_acc1"))
@@ -91,6 +95,8 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
                 **record,
                 "best_acc1": state.best_score,
                 "train_unreadable": len(trained.unreadable),
+                "clips_per_update": state.rates.clips_per_update,
+                "processes": context.world_size,
                 "n_parameters": parameters,
                 "seconds": time.perf_counter() - start,
             }

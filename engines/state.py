@@ -2,7 +2,7 @@
 
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
-from engines.optim import create_optimizer, create_schedule, scale_learning_rates
+from engines.optim import LearningRates, create_optimizer, create_schedule, scale_learning_rates
 from engines.parallel import load_model, load_optimizer, send_weights, shard_model, whole_state, wrap_model
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class TrainingState:
         optimizer: updates the model.
         scheduler: sets the optimiser's learning rates; a function of `step`.
         steps_per_epoch: optimiser updates in one epoch.
+        rates: learning rates after scaling, and the clips per update that they are scaled with.
         args: the run's flags as plain values.
         ema: moving average of the weights, or None.
         epoch: epochs finished, which is the number of the next one.
@@ -64,6 +65,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
     steps_per_epoch: int
+    rates: LearningRates
     args: dict[str, Any]
     ema: ModelEmaV3 | None = None
     epoch: int = 0
@@ -96,6 +98,7 @@ class TrainingState:
             "step": self.step,
             "epoch_step": self.epoch_step,
             "steps_per_epoch": self.steps_per_epoch,
+            "rates": asdict(self.rates),
             "skipped": self.skipped,
             "sums": self.sums.state_dict(),
             "best_score": self.best_score,
@@ -121,6 +124,7 @@ class TrainingState:
                 "starting point (--finetune) but not be resumed"
             )
         self._warn_of_changed_flags(saved.get("args", {}))
+        self._warn_of_changed_batch(saved.get("rates"))
         try:
             load_model(self.model, saved["model"])
             settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
@@ -182,6 +186,16 @@ class TrainingState:
         if changed:
             _logger.warning("flags changed since the checkpoint was written: %s", ", ".join(changed))
 
+    def _warn_of_changed_batch(self, saved_rates: dict[str, Any] | None) -> None:
+        if saved_rates and saved_rates["clips_per_update"] != self.rates.clips_per_update:
+            _logger.warning(
+                "an update had %d clips when the checkpoint was written and has %d now: peak learning rate %g -> %g",
+                saved_rates["clips_per_update"],
+                self.rates.clips_per_update,
+                saved_rates["peak"],
+                self.rates.peak,
+            )
+
 
 def create_training_state(model: nn.Module, args, context: Context, *, steps_per_epoch: int) -> TrainingState:
     """Put `model` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
@@ -208,6 +222,7 @@ def create_training_state(model: nn.Module, args, context: Context, *, steps_per
         optimizer,
         scheduler,
         steps_per_epoch,
+        rates,
         plain_args(args),
         ema,
         epoch=args.start_epoch,

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
 from engines.epoch_sums import EpochSums
-from engines.logs import RunLog, progress
+from engines.logs import RunLog, peak_memory, progress
 from engines.mixing import ClipMixup
 from engines.nonfinite import report_not_finite
 from engines.parallel import gradient_norm, gradient_sync
@@ -64,7 +64,7 @@ def train_one_epoch(
         criterion: loss of logits (N, classes) and labels (N,), or of soft targets (N, classes) with `mixup`.
         args: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
         context: this process.
-        run_log: gets TensorBoard scalars.
+        run_log: gets TensorBoard's scalars, and a picture of the first batch.
         mixup: mixes clips and makes the soft targets; None for none.
     Returns:
         the sums over the whole epoch and all processes.
@@ -77,7 +77,7 @@ def train_one_epoch(
         raise ValueError(f"{type(criterion).__name__} has parameters: make it a submodule of the model to train them")
     state.parallel.train()
     updates = state.steps_per_epoch
-    batches = iter(loader)
+    batches = run_log.with_picture(loader, state.step)
     sums = EpochSums()
     bar = progress(range(state.epoch_step, updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
     for update in bar:
@@ -85,7 +85,7 @@ def train_one_epoch(
         sums = sums.followed_by(done)
         bar.set_postfix(loss=f"{done.loss:.3f}", lr=f"{done.lr:.1e}", refresh=False)
         if (update + 1) % args.log_interval == 0 or update + 1 == updates:
-            run_log.scalars("train", {"loss": done.loss, "lr": done.lr, "grad_norm": done.grad_norm}, state.step)
+            run_log.scalars("train", _scalars(done, context), state.step)
             if bar.disable:
                 _log_update(state, done, sums, update, args, context)
         due = args.save_every_steps > 0 and state.step % args.save_every_steps == 0 and update + 1 < updates
@@ -183,6 +183,19 @@ def _skip(
             "with --clip_grad, or try --no_bf16"
         )
     _logger.warning("%s; update skipped (%d of at most %d)", sentence, state.skipped, args.max_skipped_steps)
+
+
+def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
+    """What TensorBoard gets of one update; step_seconds includes data_seconds."""
+    return {
+        "loss": done.loss,
+        "lr": done.lr,
+        "grad_norm": done.grad_norm,
+        "clips_per_second": done.clips * context.world_size / done.seconds,
+        "step_seconds": done.seconds,
+        "data_seconds": done.data_seconds,
+        "memory_gib": peak_memory(context.device),
+    }
 
 
 def _log_update(state: TrainingState, done: EpochSums, sums: EpochSums, update: int, args, context: Context) -> None:

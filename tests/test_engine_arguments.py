@@ -43,6 +43,7 @@ FLAGS = {
     "mixup_switch_prob",
     "mixup_mode",
     "smoothing",
+    "class_weights",
     "model_ema",
     "model_ema_decay",
     "model_ema_warmup",

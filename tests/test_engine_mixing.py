@@ -5,7 +5,7 @@ import pytest
 import torch
 from engine_standins import make_args
 
-from engines.mixing import create_criterion, create_mixup
+from engines.mixing import balanced_weights, create_criterion, create_mixup
 
 
 def numbered_clips(count=4, frames=5, size=16):
@@ -64,9 +64,39 @@ def test_the_loss_follows_the_flags():
         args = make_args(*off, "--smoothing", str(smoothing))
         assert create_mixup(args, 4) is None
         expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch.testing.assert_close(create_criterion(args, None)(logits, labels), expected)
+        torch.testing.assert_close(create_criterion(args, None, labels, 4)(logits, labels), expected)
     args = make_args("--smoothing", "0.1")
     mixup = create_mixup(args, 4)
     _, targets = mixup(numbered_clips(6), labels)
     expected = torch.nn.functional.cross_entropy(logits, targets)
-    torch.testing.assert_close(create_criterion(args, mixup)(logits, targets), expected)
+    torch.testing.assert_close(create_criterion(args, mixup, labels, 4)(logits, targets), expected)
+
+
+def test_balanced_weights_are_scikit_learns(caplog):
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = [0] * 12 + [1] * 3 + [2] * 5
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(balanced_weights(labels, 3), expected, rtol=1e-6)
+    assert balanced_weights(labels, 4).tolist()[3] == 1 and "1 of 4 classes" in caplog.text
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_balanced_loss_weighs_labels_and_soft_targets(smoothing):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 0, 1, 2])
+    weights = balanced_weights(labels, 4)
+    flags = ("--class_weights", "balanced", "--smoothing", str(smoothing))
+    args = make_args(*flags, "--mixup", "0", "--cutmix", "0")
+    loss = create_criterion(args, None, labels, 4)
+    summed = torch.nn.functional.cross_entropy(
+        logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum"
+    )
+    torch.testing.assert_close(loss(logits, labels), summed / 6)
+    halves = (loss(logits[:2], labels[:2]) + 2 * loss(logits[2:], labels[2:])) / 3
+    torch.testing.assert_close(halves, loss(logits, labels), msg="the sum over batches is the loss over all clips")
+    args = make_args(*flags)
+    mixup = create_mixup(args, 4)
+    _, targets = mixup(numbered_clips(6), labels)
+    expected = -(weights * targets * logits.log_softmax(-1)).sum(1).mean()
+    torch.testing.assert_close(create_criterion(args, mixup, labels, 4)(logits, targets), expected)

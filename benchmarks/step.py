@@ -1,0 +1,117 @@
+"""A training step of the engine against the model's bare forward, backward and optimiser: what the loop costs.
+
+    python -m benchmarks.step [--model videomambapro_tiny --frames 8 --size 224 --batch 1] [--threads 2] [--rounds 5]
+
+Both train copies of one model on one clip held in memory, by turns (A B A B) in one process; the median of the turns
+is shown. The engine's step has all that a run's has (gradient norm, agreement on finite numbers, schedule, sums),
+but no loader, no mixing and no log. Where the two losses differ in a turn, no speed is reported.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn
+
+import models  # noqa: F401  registers the models
+from engines.arguments import add_engine_arguments
+from engines.distributed import Context
+from engines.logs import RunLog
+from engines.optim import create_optimizer
+from engines.state import create_training_state
+from engines.train import train_one_epoch
+
+
+class OneBatch:
+    """A loader that gives one batch in memory once an epoch."""
+
+    def __init__(self, clips: torch.Tensor, labels: torch.Tensor):
+        self.dataset = self
+        self.records = []
+        self.batch = {"clips": clips, "labels": labels, "indices": labels, "unreadable": []}
+
+    def __iter__(self):
+        return iter([self.batch])
+
+
+def engine_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> Callable[[], float]:
+    """A function that trains a copy of `model` for one epoch of one update and returns the loss."""
+    state = create_training_state(copy.deepcopy(model), args, Context(), steps_per_epoch=1)
+
+    def step() -> float:
+        sums = train_one_epoch(state, loader, nn.CrossEntropyLoss(), args, Context(), RunLog())
+        state.finish_epoch()
+        return sums.loss
+
+    return step
+
+
+def bare_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> Callable[[], float]:
+    """The same, as short as it can be written."""
+    model = copy.deepcopy(model).train()
+    optimizer = create_optimizer(model, args, args.lr)
+    clips, labels = loader.batch["clips"], loader.batch["labels"]
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(clips), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Name -> median seconds of a step."""
+    parser = argparse.ArgumentParser()
+    add_engine_arguments(parser)
+    # A learning rate that neither the batch scales nor the schedule changes, so that both take the same steps.
+    constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(options.batch), "--warmup_epochs", "0"]
+    args = parser.parse_args(["--device", "cpu", "--no_bf16", *constant])
+    args.batch_size, args.num_sample = options.batch, 1
+    torch.manual_seed(0)
+    shape = dict(img_size=options.size, num_frames=options.frames, drop_path_rate=0.0)
+    model = timm.create_model(options.model, num_classes=400, **shape)
+    clips = torch.randn(options.batch, 3, options.frames, options.size, options.size)
+    loader = OneBatch(clips, torch.zeros(options.batch, dtype=torch.int64))
+    steps = {"bare": bare_step(model, loader, args), "engine": engine_step(model, loader, args)}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(1 + options.rounds):
+        losses = {}
+        for name, step in steps.items():
+            start = time.perf_counter()
+            losses[name] = step()
+            seconds[name].append(time.perf_counter() - start)
+        if abs(losses["engine"] - losses["bare"]) > 1e-3 * losses["bare"]:
+            raise SystemExit(f"turn {turn}: the losses differ, so no speed is reported: {losses}")
+    # The first turn allocates.
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def main() -> None:
+    """Print the two medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="videomambapro_tiny")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    medians = measure(options)
+    print(
+        f"{options.model}, {options.batch} clip(s) of {options.frames} x {options.size} x {options.size}, "
+        f"{options.threads} thread(s), {options.rounds} turns each:\n"
+        f"bare {medians['bare']:.3f} s, engine {medians['engine']:.3f} s a step, "
+        f"overhead {100 * (medians['engine'] / medians['bare'] - 1):+.1f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()
