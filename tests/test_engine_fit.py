@@ -172,7 +172,12 @@ def test_tensorboard_files_hold_the_loss(tmp_path):
     train(tmp_path / "out", "--log_dir", str(tmp_path / "board"), epochs=1)
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
-    assert {"train/loss", "epoch/val_acc1"} <= set(events.Tags()["scalars"])
+    wanted = ["loss", "lr", "grad_norm", "clips_per_second", "step_seconds", "data_seconds", "memory_gib"]
+    assert {*(f"train/{name}" for name in wanted), "epoch/val_acc1"} <= set(events.Tags()["scalars"])
+    [picture] = events.Images("train/clips")
+    # Four clips of two frames of 8 x 8, with torchvision's margins of two pixels.
+    assert (picture.height, picture.width) == (4 * 10 + 2, 2 * 10 + 2)
+    assert 0.01 < events.Scalars("train/memory_gib")[0].value < 1000
 
 
 def test_unreadable_training_videos_are_named():

@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from engine_standins import CLASSES, MemoryVideos, make_args, run_processes, test_loader, training_loader
+from torch import nn
 
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import Context, close_distributed
@@ -116,3 +118,36 @@ def test_evaluation_of_a_sharded_model_counts_every_video_once(runs, parallel):
     assert (shared.predictions == alone.predictions).all() and shared.acc1 == alone.acc1
     np.testing.assert_allclose(shared.scores, alone.scores, atol=1e-6)
     assert shared.excluded == alone.excluded
+
+
+def test_a_compiled_run_has_the_same_curve_and_clean_names(runs, tmp_path, monkeypatch):
+    """By the tracer alone: the code generator behind it takes a minute and is PyTorch's."""
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled(module, backend="aot_eager"))
+    state, _ = train(tmp_path, 8, "--compile")
+    assert list(read_checkpoint(tmp_path / "checkpoint-latest.pth")["model"]) == list(small_model().state_dict())
+    assert state.parallel._compiled_call_impl is not None
+    np.testing.assert_allclose(curve(tmp_path), curve(runs / "one"), rtol=LOSS_BOUND)
+
+
+def _resume_rank(rank, folder):
+    """Go on from the checkpoint of two processes with three, sharded, and evaluate what was loaded."""
+    state, context = train(folder, 2, "--parallel", "fsdp", epochs=EPOCHS)
+    result = evaluate(
+        state.model, test_loader(MemoryVideos(7), 1, rank, 3), context, num_classes=CLASSES, clips_per_forward=3
+    )
+    if rank == 0:
+        (folder / "result.pkl").write_bytes(pickle.dumps(result))
+    close_distributed()
+
+
+def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
+    shutil.copy(runs / "ddp" / "checkpoint-latest.pth", tmp_path)
+    run_processes(_resume_rank, 3, tmp_path)
+    shared = pickle.loads((tmp_path / "result.pkl").read_bytes())
+    model = small_model()
+    saved = read_checkpoint(runs / "ddp" / "checkpoint-latest.pth")
+    model.load_state_dict(saved["model"])
+    alone = evaluate(model, test_loader(MemoryVideos(7)), Context(), num_classes=CLASSES)
+    assert (shared.predictions == alone.predictions).all() and shared.videos == 7
+    np.testing.assert_allclose(shared.scores, alone.scores, atol=1e-6)

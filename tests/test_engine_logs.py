@@ -1,0 +1,32 @@
+"""What the logs show of a batch, and what they advise where data comes too slowly."""
+
+import os
+
+import pytest
+import torch
+
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines.logs import clip_picture, loading_advice
+
+
+def test_a_picture_has_a_clip_a_row_in_the_videos_own_colours():
+    colours = torch.rand(5, 3, 20, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    clips = ((colours - mean) / std).expand(5, 3, 20, 6, 6)
+    picture = clip_picture(clips)
+    assert picture.shape == (3, 4 * 8 + 2, 8 * 8 + 2), "four clips, eight frames, margins of two pixels"
+    centres = picture[:, 5::8, 5::8]
+    torch.testing.assert_close(centres[:, 2, 0], colours[2, :, 0, 0, 0])
+    torch.testing.assert_close(centres[:, 3, -1], colours[3, :, -1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "workers", "said"),
+    [(0.05, 1, ""), (0.42, 1, "42% of the time with --num_workers 1: raise --num_workers to 4"),
+     (0.42, 4, "every core has one: make videos cheaper to decode")],
+)  # fmt: skip
+def test_advice_on_slow_loading(monkeypatch, waiting, workers, said):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    advice = loading_advice(waiting, workers)
+    assert said in advice and bool(said) == bool(advice)
