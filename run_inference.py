@@ -15,8 +15,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import IO
 
+from datasets.readers import DECODERS
 from engines.logs import progress, setup_logging
 from inference.batch import Outputs, Result, output_paths, process
 from inference.predictor import QUICK, Predictor, load_predictor
@@ -46,7 +48,10 @@ def get_parser() -> argparse.ArgumentParser:
 def _add_output(group) -> None:
     group.add_argument("--json", default="", metavar="FILE", help='a JSON object a line for each video; "-" prints it')
     group.add_argument("--curve", default="", metavar="PNG", help="picture of the probabilities over time")
-    group.add_argument("--annotate", default="", metavar="MP4", help="copy of the video with prediction and curve")
+    group.add_argument("--heatmap", default="", metavar="PNG", help="frames, and what the predictions rest on in them")
+    group.add_argument(
+        "--annotate", default="", metavar="MP4", help="copy of the video with prediction, heat map and curve"
+    )
     group.add_argument(
         "--stride", type=_at_least_one, default=0, help="frames between windows (default: a quarter of the window)"
     )
@@ -63,6 +68,10 @@ def _add_reading(group) -> None:
     group.add_argument("--sampling_rate", type=_at_least_one, help="step between frames of dense sampling")
     group.add_argument("--test_num_segment", type=_at_least_one, help="clips over time")
     group.add_argument("--test_num_crop", type=_at_least_one, help="crops of a clip")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: decord)")
+    group.add_argument(
+        "--read_timeout", type=float, metavar="SECONDS", help="a file that takes longer is unreadable (default: 60)"
+    )
     group.add_argument("--filename_tmpl", help="names of frames in a folder (default: img_{:05}.jpg)")
 
 
@@ -97,6 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         outputs = Outputs(
             curves=output_paths(args.curve, sources, ".png"),
+            heat_maps=output_paths(args.heatmap, sources, ".png"),
             annotated=output_paths(args.annotate, sources, ".mp4"),
             windows=bool(args.stride or args.window),
             window=args.window,
@@ -125,7 +135,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
-    chosen = {name: getattr(args, name, None) for name in (*SAMPLING_FLAGS, "filename_tmpl", "backend")}
+    names = (*SAMPLING_FLAGS, "filename_tmpl", "reader", "read_timeout", "backend")
+    chosen = {name: getattr(args, name, None) for name in names}
     return load_predictor(
         args.checkpoint,
         device=args.device,
@@ -143,6 +154,7 @@ def _json_lines(name: str) -> Iterator[IO[str] | None]:
     if name in ("", "-"):
         yield sys.stdout if name else None
         return
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
     with open(name, "w", encoding="utf-8") as file:
         yield file
 

@@ -1,4 +1,4 @@
-"""An annotated copy of a video: the prediction and its confidence on every frame, the curve running along below."""
+"""An annotated copy of a video: on every frame the prediction, its confidence and the heat map, the curve below."""
 
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -6,14 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.clip_dataset import FrameReader
-from datasets.readers import UnreadableVideoError
+from datasets.readers import FrameReader, UnreadableVideoError
 from engines.files import atomic_write
-from inference.drawing import Strip, class_colours, draw_strip, short_name
-from inference.windows import Curve
+from inference.drawing import FONT_FILE, Strip, class_colours, draw_strip, short_name
+from inference.timeline import Timeline
 
 NARROWEST, WIDEST = 480, 1280  # pixels; what is smaller or larger is resized, so that text and curve can be read
 STRIP_HEIGHT = 160
@@ -23,7 +21,7 @@ FRAME_RATE = 25  # of folders of frames, and of files that do not say
 
 def annotate_video(
     reader: FrameReader,
-    curve: Curve,
+    timeline: Timeline,
     target: Path,
     *,
     rate: Fraction = Fraction(FRAME_RATE),
@@ -32,7 +30,8 @@ def annotate_video(
     """Write an annotated H.264 copy of a video, with as many frames.
 
     Args:
-        reader: of the video. curve: as `follow` gives for it. target: the .mp4 file, which appears when it is whole.
+        reader: of the video. timeline: as `follow` gives for it, its heat maps are drawn where there are any.
+        target: the .mp4 file, which appears when it is whole.
         rate: frames a second. progress: wraps the frames, for a progress bar.
 
     Returns:
@@ -42,8 +41,8 @@ def annotate_video(
         UnreadableVideoError: frames do not decode.
     """
     width, height = _canvas(reader.read([0]).shape[1:3])
-    strip = draw_strip(curve, width, STRIP_HEIGHT)
-    painter = _Painter(curve, strip, (width, height))
+    strip = draw_strip(timeline.curve, width, STRIP_HEIGHT)
+    painter = _Painter(timeline, strip, (width, height))
     # Written through an open file: only a whole one takes the target's name.
     with atomic_write(target) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate)
@@ -89,18 +88,19 @@ def _frames(reader: FrameReader) -> Iterator[np.ndarray]:
 class _Painter:
     """Paints one frame after another onto the same background."""
 
-    def __init__(self, curve: Curve, strip: Strip, size: tuple[int, int]):
+    def __init__(self, timeline: Timeline, strip: Strip, size: tuple[int, int]):
         """Prepare what all frames share; `size` is width and height of the video's part."""
-        self.curve, self.strip, self.size = curve, strip, size
-        self.colours = class_colours(curve)
-        # matplotlib brings this font along, so it is there on every machine.
-        self.font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size=max(14, size[0] // 40))
+        self.curve, self.heat = timeline
+        self.strip, self.size = strip, size
+        self.colours = class_colours(self.curve)
+        self.font = ImageFont.truetype(FONT_FILE, size=max(14, size[0] // 40))
 
     def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
         """Frame `number`, uint8 (H, W, 3), annotated: uint8 (height + STRIP_HEIGHT, width, 3)."""
         width, height = self.size
         canvas = Image.new("RGB", (width, height + STRIP_HEIGHT))
-        canvas.paste(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
+        picture = np.asarray(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
+        canvas.paste(Image.fromarray(self.heat.overlay(picture, number) if self.heat else picture))
         canvas.paste(Image.fromarray(self.strip.picture), (0, height))
         probabilities = self.curve.at(np.array([number]))[0]
         best = int(probabilities.argmax())

@@ -8,7 +8,8 @@ from typing import Any
 
 from datasets.readers import UnreadableVideoError
 from inference.annotate import annotate_video, frame_rate
-from inference.drawing import write_curve
+from inference.drawing import write_curve, write_png
+from inference.heat_grid import draw_heat_grid
 from inference.predictor import Prediction, Predictor, Score
 from inference.timeline import follow
 from inference.windows import Curve
@@ -19,13 +20,14 @@ class Outputs:
     """What is made of each video beside its prediction.
 
     Attributes:
-        curves, annotated: source -> file to write; empty for none.
-        windows: follow the video even where neither is written.
+        curves, annotated, heat_maps: source -> file to write; empty for none.
+        windows: follow the video even where none of them is written.
         window, stride: in frames, as in `follow`; 0 for their defaults.
     """
 
     curves: dict[str, Path] = field(default_factory=dict)
     annotated: dict[str, Path] = field(default_factory=dict)
+    heat_maps: dict[str, Path] = field(default_factory=dict)
     windows: bool = False
     window: int = 0
     stride: int = 0
@@ -33,7 +35,12 @@ class Outputs:
     @property
     def follows(self) -> bool:
         """Whether a window slides over the videos."""
-        return bool(self.windows or self.curves or self.annotated)
+        return bool(self.windows or self.curves or self.explains)
+
+    @property
+    def explains(self) -> bool:
+        """Whether heat maps are drawn."""
+        return bool(self.annotated or self.heat_maps)
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,21 @@ def _follow_and_write(
     if not outputs.follows:
         return None
     reader = predictor.open(path)
-    curve = follow(predictor, reader, window=outputs.window, stride=outputs.stride, progress=progress)
+    timeline = follow(
+        predictor,
+        reader,
+        window=outputs.window,
+        stride=outputs.stride,
+        explain=outputs.explains,
+        progress=progress,
+    )
     if path in outputs.curves:
-        write_curve(curve, outputs.curves[path], title=os.path.basename(path))
+        write_curve(timeline.curve, outputs.curves[path], title=os.path.basename(path))
     if path in outputs.annotated:
-        annotate_video(reader, curve, outputs.annotated[path], rate=frame_rate(path), progress=progress)
-    return curve
+        annotate_video(reader, timeline, outputs.annotated[path], rate=frame_rate(path), progress=progress)
+    if path in outputs.heat_maps:
+        write_png(draw_heat_grid(reader, timeline), outputs.heat_maps[path])
+    return timeline.curve
 
 
 def _plain(scores: list[Score]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -11,6 +12,8 @@ from PIL import Image
 from engines.files import atomic_write
 from inference.windows import Curve
 
+# matplotlib brings this font along, so it is there on every machine.
+FONT_FILE = font_manager.findfont("DejaVu Sans")
 DPI = 100
 MOST_DRAWN = 5
 LONGEST_NAME = 24

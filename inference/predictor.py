@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.build import build_plan
-from datasets.clip_dataset import ClipPlan, FrameReader, read_clips
+from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.presets import get_preset
-from datasets.readers import UnreadableVideoError
+from datasets.readers import FrameReader, Guard, UnreadableVideoError
 from engines.distributed import resolve_device
 from engines.evaluate import mean_over_views
 from inference.labels import label_names_of
 from inference.settings import inference_settings
-from inference.sources import FramesInMemory, open_source
+from inference.sources import FramesInMemory, opener_of
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -79,7 +79,8 @@ class Predictor:
         span: frames that the sampled frames of a clip lie within, the natural window of a curve.
         crop_share: side of a crop over the short side of the picture; below 1 for image models.
         clips_per_forward: most clips in one forward pass, which bounds the memory.
-        filename_tmpl: names of the frames in a folder.
+        filename_tmpl: names of the frames in a folder. reader: what decodes videos.
+        guard: has files decoded in a process of its own, which may hang or crash; None: in this one.
     """
 
     model: VideoMambaPro
@@ -91,6 +92,8 @@ class Predictor:
     crop_share: float
     clips_per_forward: int
     filename_tmpl: str
+    reader: str
+    guard: Guard | None
 
     @property
     def views(self) -> int:
@@ -100,11 +103,15 @@ class Predictor:
     def open(self, source: Source) -> FrameReader:
         """A reader of the frames of a path, of uint8 frames (N, H, W, 3), or the reader that is given.
 
+        With a guard, that of a path serves until the next path is opened.
+
         Raises:
             UnreadableVideoError: the path is not there, or not readable.
         """
         if isinstance(source, (str, os.PathLike)):
-            return open_source(source, self.filename_tmpl)
+            path = os.fspath(source)
+            opener = opener_of(path, self.filename_tmpl, self.reader)
+            return opener() if self.guard is None else self.guard.open(path, opener)
         if isinstance(source, (np.ndarray, Tensor)):
             return FramesInMemory(source)
         return source
@@ -136,7 +143,7 @@ class Predictor:
             batch_size: videos that the model sees at once. num_workers: processes that decode ahead.
         """
         loader = DataLoader(
-            _Videos(paths, self.plan, self.filename_tmpl),
+            _Videos(paths, self),
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=list,
@@ -160,8 +167,8 @@ class Predictor:
 class _Videos(Dataset):
     """(path, clips (views, C, T, H, W) or the error that says why there are none)."""
 
-    def __init__(self, paths: Sequence[str], plan: ClipPlan, filename_tmpl: str):
-        self.paths, self.plan, self.filename_tmpl = paths, plan, filename_tmpl
+    def __init__(self, paths: Sequence[str], predictor: Predictor):
+        self.paths, self.plan, self.open = paths, predictor.plan, predictor.open
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -169,8 +176,7 @@ class _Videos(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Tensor | UnreadableVideoError]:
         path = self.paths[index]
         try:
-            reader = open_source(path, self.filename_tmpl)
-            return path, read_clips(reader, self.plan, np.random.default_rng(0))
+            return path, read_clips(self.open(path), self.plan, np.random.default_rng(0))
         except UnreadableVideoError as error:
             return path, error
 
@@ -199,7 +205,7 @@ def load_predictor(
         bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
         clips_per_forward: most clips in one forward pass.
         overrides: flags of model and data by name, such as `backend`, `sampling_rate`, `num_frames`,
-            `test_num_segment` and `test_num_crop`; `**QUICK` for a single view.
+            `test_num_segment`, `test_num_crop`, `reader` and `read_timeout`; `**QUICK` for a single view.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -232,4 +238,6 @@ def load_predictor(
         crop_share=args.crop_pct if images else 1.0,
         clips_per_forward=clips_per_forward,
         filename_tmpl=args.filename_tmpl,
+        reader=args.reader,
+        guard=Guard(args.read_timeout) if args.read_timeout else None,
     )

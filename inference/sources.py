@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from datasets.annotations import VIDEO_SUFFIXES, is_image_path, read_list
-from datasets.clip_dataset import FrameReader
-from datasets.readers import FrameFolder, ImageFile, UnreadableVideoError, VideoFile
+from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 
 LIST_SUFFIXES = (".csv", ".txt")
 
@@ -38,19 +38,23 @@ class FramesInMemory:
         return self.frames[np.asarray(indices)]
 
 
-def open_source(path: str | os.PathLike, filename_tmpl: str = "img_{:05}.jpg") -> FrameReader:
-    """Open a video, an image or a folder of frames whose names are `filename_tmpl` with the numbers 1, 2, ...
+def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameReader]:
+    """What opens a video, an image or a folder of frames named `filename_tmpl` with the numbers 1, 2, ...
+
+    It can be pickled, and raises `UnreadableVideoError` where the path is not there, or not readable.
+
+    Args:
+        reader: what decodes videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: it is not there, or not readable.
+        UnreadableVideoError: a folder has no such frames.
     """
-    path = os.fspath(path)
     if os.path.isdir(path):
         count = len(_frames_of(path, filename_tmpl))
         if count == 0:
             raise UnreadableVideoError(path, f"the folder has no frames of the name {filename_tmpl}")
-        return FrameFolder(path, count, filename_tmpl)
-    return ImageFile(path) if is_image_path(path) else VideoFile(path)
+        return partial(FrameFolder, path, count, filename_tmpl)
+    return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
 
 
 def expand_sources(

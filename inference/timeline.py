@@ -1,15 +1,24 @@
 """Following a video from its first frame to its last, window by window, in memory that its length does not change."""
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from datasets.clip_dataset import FrameReader
+from datasets.readers import FrameReader
+from inference.heatmaps import HeatTrack, explain_windows, join_windows
 from inference.predictor import Predictor
 from inference.windows import Curve, window_starts
 
-FRAMES_PER_READ = 128  # bounds the decoded pictures in memory; neighbouring windows share theirs
+FRAMES_PER_READ = 64  # bounds the decoded pictures in memory; neighbouring windows share theirs
+
+
+class Timeline(NamedTuple):
+    """What the model says over the time of a video, and, where it was asked for, on what that rests."""
+
+    curve: Curve
+    heat: HeatTrack | None
 
 
 def follow(
@@ -18,8 +27,9 @@ def follow(
     *,
     window: int = 0,
     stride: int = 0,
+    explain: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> Curve:
+) -> Timeline:
     """The probabilities in a window that slides over the video.
 
     Each window is read as the test reads a video of that many frames with one segment, in all of the test's crops.
@@ -28,6 +38,7 @@ def follow(
         reader: of the video, as `predictor.open` gives.
         window: W in frames; 0 for what a clip of the model spans. A shorter video is one window.
         stride: in frames; 0 for a quarter of the window.
+        explain: find the relevance of every token for the most probable class of its window, too.
         progress: wraps the list of steps, for a progress bar.
 
     Raises:
@@ -40,8 +51,14 @@ def follow(
     frames_of_clip = predictor.plan.clip_shape[1]
     windows_per_read = max(1, FRAMES_PER_READ // frames_of_clip)
     parts = [starts[i : i + windows_per_read] for i in range(0, len(starts), windows_per_read)]
-    rows = [predictor.probabilities(read_windows(predictor, reader, part, window)[0]) for part in progress(parts)]
-    return Curve(total, window, starts, np.concatenate(rows), predictor.label_names)
+    rows, relevance = [], []
+    for part in progress(parts):
+        clips, frames = read_windows(predictor, reader, part, window)
+        rows.append(predictor.probabilities(clips))
+        if explain:
+            relevance.append(explain_windows(predictor, clips, frames, rows[-1].argmax(1)))
+    curve = Curve(total, window, starts, np.concatenate(rows), predictor.label_names)
+    return Timeline(curve, join_windows(relevance) if explain else None)
 
 
 def read_windows(

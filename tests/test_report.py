@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, CHROMIUM_FLAGS
 from engine_standins import TinyModel
 from PIL import Image
 from video_files import numbered_frames, write_video
@@ -24,16 +25,6 @@ from tools.report import main as report_tool
 
 run_test.__test__ = False
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NAMES = ["walk", "<b>run</b> & jump", "swim"]
 LOG = [
     {

@@ -1,0 +1,76 @@
+"""A local web page that shows what a model sees in a video: `python run_demo_app.py --checkpoint FILE`.
+
+It listens on 127.0.0.1 alone and needs Gradio (requirements-extras.txt).
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.logs import setup_logging
+from inference.app import HOSTS, create_app
+from inference.limits import Limits
+from inference.predictor import QUICK, load_predictor
+from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
+
+_logger = logging.getLogger(__name__)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """All flags of the page."""
+    parser = argparse.ArgumentParser(
+        description="VideoMambaPro: a local page for videos", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
+    parser.add_argument("--label_names", default="", metavar="FILE", help="a class name a line; else the checkpoint's")
+    parser.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
+    parser.add_argument("--quick", action="store_true", help="one view, from the middle")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; else cuda where there is one")
+    parser.add_argument("--backend", metavar="NAME", help="backend of the scan; else the fastest available")
+    parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1")
+    parser.add_argument("--max_megabytes", type=int, default=Limits.megabytes, help="largest file")
+    parser.add_argument("--max_frames", type=int, default=Limits.frames, help="longest video")
+    parser.add_argument(
+        "--read_timeout", type=float, default=Limits.seconds, metavar="SECONDS", help="how long one reading may take"
+    )
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Serve the page until it is stopped."""
+    parser = get_parser()
+    args = parser.parse_args(words)
+    setup_logging(rank=0)
+    # A program that is told to end must still delete its folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    limits = Limits(args.max_megabytes, args.max_frames, args.read_timeout)
+    with tempfile.TemporaryDirectory(prefix="videomambapro-") as scratch:
+        try:
+            predictor = load_predictor(
+                args.checkpoint,
+                device=args.device,
+                label_names=args.label_names,
+                recipe=args.recipe,
+                backend=args.backend,
+                **(QUICK if args.quick else {}),
+            )
+            app = create_app(predictor, limits, Path(scratch))
+            import uvicorn
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+        except ImportError as error:
+            parser.error(
+                f"the page needs a package that is not there ({error}): pip install -r requirements-extras.txt"
+            )
+        if predictor.device.type == "cpu":
+            keep_freed_memory()
+        _logger.info("the page is at http://%s:%d, for this machine alone; Ctrl-C ends it", HOSTS[0], args.port)
+        uvicorn.run(app, host=HOSTS[0], port=args.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
