@@ -47,7 +47,7 @@ def predictor(tmp_path_factory):
 @pytest.mark.parametrize(("window", "stride"), [(0, 0), (8, 5), (12, 7)])
 def test_each_window_is_predicted_as_the_video_cut_out(predictor, window, stride):
     frames = moving_frames(30)
-    curve = follow(predictor, FramesInMemory(frames), window=window, stride=stride)
+    curve = follow(predictor, FramesInMemory(frames), window=window, stride=stride).curve
     assert curve.window == (window or 8) and curve.total_frames == 30
     for start, row in zip(curve.starts, curve.probabilities, strict=True):
         alone = predictor.predict(frames[start : start + curve.window])
@@ -57,12 +57,12 @@ def test_each_window_is_predicted_as_the_video_cut_out(predictor, window, stride
 
 def test_long_videos_are_read_in_parts(predictor):
     reader = CountingReader(np.zeros((2000, 8, 8, 3), dtype=np.uint8))
-    curve = follow(predictor, reader, stride=20)
+    curve = follow(predictor, reader, stride=20).curve
     assert len(curve.starts) == 101 and reader.most <= 64
 
 
 def test_a_video_shorter_than_a_window_is_one_window(predictor):
-    curve = follow(predictor, FramesInMemory(moving_frames(3)))
+    curve = follow(predictor, FramesInMemory(moving_frames(3))).curve
     assert curve.starts.tolist() == [0] and curve.window == 3
     assert np.isfinite(curve.probabilities).all()
 
