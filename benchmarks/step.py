@@ -72,6 +72,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     add_engine_arguments(parser)
     # A learning rate that neither the batch scales nor the schedule changes, so that both take the same steps.
     constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(options.batch), "--warmup_epochs", "0"]
+    constant += ["--layer_decay", "1"]  # the schedule applies it, which the bare loop has not
     args = parser.parse_args(["--device", "cpu", "--no_bf16", *constant])
     args.batch_size, args.num_sample = options.batch, 1
     torch.manual_seed(0)
