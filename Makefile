@@ -32,6 +32,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.scan
+	$(BIN)/python -m benchmarks.model
 
 clean:
 	rm -rf $(VENV) build outputs
