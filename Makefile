@@ -17,8 +17,9 @@ $(VENV)/installed: requirements.txt requirements-dev.txt requirements-extras.txt
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
 
+# Two processes of one thread each: on two cores that is faster than one process of two threads.
 test: setup lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The kernel's own tests with AddressSanitizer compiled in; takes minutes.
 test-asan: setup
