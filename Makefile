@@ -17,7 +17,7 @@ $(VENV)/installed: requirements.txt requirements-dev.txt requirements-extras.txt
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
 
-# Two processes of one thread each: on two cores that is faster than one process of two threads.
+# Two processes of one thread each, for two cores.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
