@@ -8,30 +8,35 @@ OUTPUT ?= outputs/demo
 
 setup: $(VENV)/installed
 
-$(VENV)/installed: requirements.txt requirements-dev.txt requirements-extras.txt
+$(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
+	touch $@
+
+# What tests and benchmarks want on top, which training does not.
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extras.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
 
 # Two processes of one thread each, for two cores.
-test: setup lint
+test: $(VENV)/installed-dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The kernel's own tests with AddressSanitizer compiled in; takes minutes.
-test-asan: setup
+test-asan: $(VENV)/installed-dev
 	VIDEOMAMBAPRO_SANITIZE=address ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	$(BIN)/python -m pytest tests/test_cpu_kernel.py tests/test_cpu_kernel_conv.py
 
-lint: setup
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: setup
+bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.model
 
