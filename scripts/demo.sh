@@ -24,7 +24,7 @@ python run_class_finetuning.py "${model[@]}" "${plain[@]}" \
     --data_path "$data/videos" --data_root "$data" --label_names "$data/labels.txt" \
     --finetune "$output/pretrain/checkpoint-best.pth" \
     --num_frames 8 --sampling_rate 1 --layer_decay 1 --drop_path 0 \
-    --batch_size 16 --epochs 5 --warmup_epochs 0.5 --lr 16e-3 --no_auto_resume \
+    --batch_size 16 --epochs 3 --warmup_epochs 0.5 --lr 16e-3 --no_auto_resume \
     --test_num_segment 4 --test_num_crop 3 --test_best --output_dir "$output"
 
 python -m tools.report "$output"
