@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Residual and mask on and off, types v1 and v2, both initial step sizes, three seeds each; docs/ablation.md is the result.
+# Residual and mask on and off, types v1 and v2, both initial step sizes, three seeds each; writes docs/ablation.md.
 #
 #   bash scripts/ablation.sh                                    moving digits on two CPU cores, within an hour
 #   bash scripts/ablation.sh --data_root DIR --model tiny --frames 16 --gpus 8 [--data_set k400] [flags of the run]
