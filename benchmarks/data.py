@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks.timing import interleaved_medians
+from benchmarks.timing import by_clock, interleaved_medians
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset
 from datasets.clip_dataset import SampleKey
@@ -128,7 +128,8 @@ def augment(clock: Callable[[], float]) -> dict[str, float]:
     def repeated(transform):
         return lambda: [transform(frames, np.random.default_rng(seed)) for seed in range(CLIPS)]
 
-    seconds = interleaved_medians({"published": repeated(published_order), "ours": repeated(ours)}, ROUNDS, clock)
+    orders = {"published": repeated(published_order), "ours": repeated(ours)}
+    seconds = interleaved_medians(orders, ROUNDS, by_clock(clock))
     times = {name: 1000 * value / CLIPS for name, value in seconds.items()}
     return {"published_ms": times["published"], "ours_ms": times["ours"], "ratio": times["published"] / times["ours"]}
 
@@ -161,9 +162,8 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
         "sample": lambda: [guarded[SampleKey(0, epoch)] for epoch in range(CLIPS)],
         "unguarded": lambda: [alone[SampleKey(0, epoch)] for epoch in range(CLIPS)],
     }
-    times = {
-        name: 1000 * value / CLIPS for name, value in interleaved_medians(candidates, ROUNDS, with_helper).items()
-    }
+    seconds = interleaved_medians(candidates, ROUNDS, by_clock(with_helper))
+    times = {name: 1000 * value / CLIPS for name, value in seconds.items()}
     rates = {f"{name}_share": times["decoding"] / times[name] for name in ("sample", "unguarded")}
     return {f"{name}_ms": value for name, value in times.items()} | rates
 
@@ -190,7 +190,8 @@ def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     found = dataset[0].clips
     VideoFile.read = read
     refuse_if(not torch.equal(found, view_by_view()), "the views differ")
-    seconds = interleaved_medians({"published": view_by_view, "ours": lambda: dataset[0]}, ROUNDS, clock)
+    candidates = {"published": view_by_view, "ours": lambda: dataset[0]}
+    seconds = interleaved_medians(candidates, ROUNDS, by_clock(clock))
     times = {f"{name}_ms": 1000 * value for name, value in seconds.items()}
     return times | {"ratio": seconds["published"] / seconds["ours"], "decode_calls": len(calls)}
 
@@ -206,7 +207,7 @@ def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
         for name, indices in reads.items()
         for by in ("decord", "pyav")
     }
-    return {name: 1000 * value for name, value in interleaved_medians(candidates, ROUNDS, clock).items()}
+    return {name: 1000 * value for name, value in interleaved_medians(candidates, ROUNDS, by_clock(clock)).items()}
 
 
 def memory(folder: Path, reads: int) -> dict[str, float]:

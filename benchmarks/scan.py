@@ -1,95 +1,49 @@
-"""Both scans of one layer, side by side: loop reference, plain PyTorch, C++ kernel and mambapy's parallel scan.
+"""Both scans of one layer, side by side, on the CPU or on your GPU: what each takes, and the least that it could.
 
     python -m benchmarks.scan [--length 1569 --dim 384 --state 16] [--threads 2] [--json out.json]
+    python -m benchmarks.scan --device cuda [--batch 8] [--dtype bfloat16]
 
-All take the same inputs in the same run, by turns (A B A B), and the medians are shown with the peak memory of each in
-a process of its own. Where the outputs or gradients disagree nothing is reported and the exit status is 1. mambapy is
-measured where it is installed (`pip install mambapy`); it has neither the mask nor the elemental residual, both are
-added around its parallel scan.
+On both: this repository's reference loop over tokens, plain PyTorch, and mambapy's parallel scan where it is installed
+(`pip install mambapy`; neither mask nor elemental residual, both are added around it). On the CPU the C++ kernel; on a
+GPU the Triton kernels and, where mamba-ssm is installed, its stock kernel turned into the method (`cuda`), and run
+twice as it is (`stock pass`, `stock kernels`: benchmarks/candidates.py). The published code's loop is not part of this
+repository; it runs forward as the reference loop does, and its backward grows with the square of the length.
+
+All take the same values in the same run, by turns (A B A B); medians. The clock counts on the CPU, on a GPU the time
+between events in its queue, with cold caches. `limit` is the time to move the bytes that must be moved (moved_bytes in
+benchmarks/candidates.py) at the rate of a large copy, timed in the same turns. Peak memory is what forward and backward
+add to the inputs: on the CPU in a process of each one's own, on a GPU by PyTorch's allocator. Where outputs or
+gradients disagree with the loop's in float32, nothing is reported and the exit status is 1.
 """
 
 import argparse
-import json
 import sys
 
 import torch
-import torch.nn.functional as F
 
-from benchmarks.timing import interleaved_medians, peak_bytes, peak_of
-from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan, cpu
-from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
+from benchmarks import devices
+from benchmarks.candidates import (
+    LOOP,
+    NAMES,
+    STOCK_KERNELS,
+    STOCK_PASS,
+    Candidate,
+    candidates,
+    make_inputs,
+    moved_bytes,
+    time_contiguous,
+)
+from benchmarks.timing import interleaved_medians, peak_bytes
+from engines.files import write_json
+from mamba.mamba_ssm.ops.selective_scan import available_backends, cpu
+from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
 
-try:
-    from mambapy.pscan import pscan
-except ImportError:
-    pscan = None
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+GOAL = 1.1  # Triton's time by that of one bidirectional pass of the stock kernel
+COPY = "copy"
 
-NAMES = ("u", "delta", "A", "A_b", "B", "C", "D", "z", "delta_bias")
-TOLERANCE = 1e-4
-ROUNDS = 8
-
-
-def make_inputs(batch: int, length: int, dim: int, state: int) -> dict[str, torch.Tensor]:
-    """Inputs of the operator as a freshly initialised layer has them: A = -(1..state), steps of 0.001 to 0.1."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator)
-
-    A = -torch.arange(1.0, state + 1).repeat(dim, 1)
-    steps = torch.exp(torch.empty(dim).uniform_(-6.9, -2.3, generator=generator))
-    inputs = {
-        "u": normal(batch, length, dim),
-        "delta": 0.1 * normal(batch, length, dim),
-        "A": A,
-        "A_b": A.clone(),
-        "B": normal(batch, length, 1, state),
-        "C": normal(batch, length, 1, state),
-        "D": torch.ones(dim),
-        "z": normal(batch, length, dim),
-        "delta_bias": torch.log(torch.expm1(steps)),
-    }
-    return {name: t.requires_grad_() for name, t in inputs.items()}
-
-
-def loop_reference(u, delta, A, A_b, B, C, D, z, delta_bias):
-    """The two reference loops, channels first, flipped and added."""
-    u, delta, z = (t.transpose(1, 2) for t in (u, delta, z))
-    B, C = (t.squeeze(2).transpose(1, 2) for t in (B, C))
-    forward = selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, True)
-    u, delta, z, B, C = (t.flip(-1) for t in (u, delta, z, B, C))
-    flipped = selective_scan_ref_sub(u, delta, A_b, B, C, D, z, delta_bias, True)
-    return (forward + flipped.flip(-1)).transpose(1, 2)
-
-
-def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
-    """Two of mambapy's parallel scans; the initial state joins the first input, the mask takes the input off again."""
-    d = F.softplus(delta + delta_bias)
-    total = 2 * D * u
-    for A_one, masked in ((A, False), (A_b, True)):
-        inputs = (t.flip(1) if masked else t for t in (u, d, B.squeeze(2), C.squeeze(2)))
-        u_, d_, B_, C_ = inputs
-        decay = torch.exp(d_.unsqueeze(-1) * A_one)
-        drive = (d_ * u_).unsqueeze(-1) * B_.unsqueeze(2)
-        start = F.pad((decay[:, :1] * u_[:, :1].unsqueeze(-1)), (0, 0, 0, 0, 0, u.shape[1] - 1))
-        h = pscan(decay, drive + start)
-        if masked:
-            h = h - drive
-            h = torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1)
-        y = (h @ C_.unsqueeze(-1)).squeeze(-1)
-        total = total + (y.flip(1) if masked else y)
-    return total * F.silu(z)
-
-
-def candidates() -> dict[str, object]:
-    """Name -> function of the operator's nine inputs, for all that can run here."""
-    found = {"loop reference": loop_reference}
-    for backend, state in available_backends().items():
-        if state == "available" and backend != "reference":
-            found[backend] = lambda *tensors, backend=backend: bidirectional_scan(*tensors, backend=backend)
-    if pscan is not None:
-        found["mambapy"] = parallel_scan
-    return found
+Figures = dict[str, dict[str, float]]
 
 
 def run(function, inputs, grad_out=None):
@@ -102,96 +56,159 @@ def run(function, inputs, grad_out=None):
     return out, torch.autograd.grad(out, tensors, grad_out)
 
 
-def disagreements(functions, inputs, grad_out) -> list[str]:
-    """What differs from the loop reference by more than TOLERANCE, relative to its norm; empty if all is well."""
-    expected, wanted = run(loop_reference, inputs, grad_out)
-    found = []
-    for name, function in functions.items():
-        out, grads = run(function, inputs, grad_out)
+def laid_out(candidate: Candidate, inputs, grad_out):
+    """Inputs and gradient of the output with the memory layout that `candidate` wants."""
+    if not candidate.time_contiguous:
+        return inputs, grad_out
+    return {name: time_contiguous(t) for name, t in inputs.items()}, time_contiguous(grad_out)
+
+
+def disagreements(found: dict[str, Candidate], inputs, grad_out) -> list[str]:
+    """What differs from its loop in float32 by more than TOLERANCE, relative to its norm; empty if all is well."""
+    exact = {name: t.detach().float().requires_grad_() for name, t in inputs.items()}
+    yardsticks, wrong = {}, []
+    for name, candidate in found.items():
+        if candidate.yardstick not in yardsticks:
+            yardsticks[candidate.yardstick] = run(candidate.yardstick, exact, grad_out.float())
+        expected, wanted = yardsticks[candidate.yardstick]
+        out, grads = run(candidate.function, *laid_out(candidate, inputs, grad_out))
         for label, got, want in zip(("out", *NAMES), (out, *grads), (expected, *wanted), strict=True):
             error = ((got - want).norm() / want.norm()).item()
-            if not error <= TOLERANCE:
-                found.append(f"{name}: {label} differs from the loop reference by {error:.1e}")
-    return found
+            if not error <= TOLERANCE[inputs["u"].dtype]:
+                wrong.append(f"{name}: {label} differs from the loop reference by {error:.1e}")
+    return wrong
 
 
-def measure(arguments) -> dict[str, dict[str, float]]:
-    """name -> forward_ms, training_ms (forward and backward), peak_mb of the training call above the idle process."""
-    inputs = make_inputs(arguments.batch, arguments.length, arguments.dim, arguments.state)
-    grad_out = torch.randn(arguments.batch, arguments.length, arguments.dim)
-    functions = candidates()
-    wrong = disagreements(functions, inputs, grad_out)
+def measure(arguments) -> tuple[Figures, float]:
+    """(name -> forward_ms, training_ms (forward and backward), peak_mb of a training call; bytes copied a second)."""
+    device, dtype = arguments.device, DTYPES[arguments.dtype]
+    sizes = (arguments.batch, arguments.length, arguments.dim, arguments.state)
+    inputs = make_inputs(*sizes, dtype, device)
+    grad_out = torch.randn(sizes[:3], generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    found = candidates(device, dtype)
+    wrong = disagreements(found, inputs, grad_out)
     if wrong:
         raise SystemExit("no speed is reported for wrong numbers:\n" + "\n".join(wrong))
-    forward = interleaved_medians({n: (lambda f=f: run(f, inputs)) for n, f in functions.items()}, ROUNDS)
-    training = interleaved_medians({n: (lambda f=f: run(f, inputs, grad_out)) for n, f in functions.items()}, ROUNDS)
-    sizes = [str(value) for value in (arguments.batch, arguments.length, arguments.dim, arguments.state)]
-    rows = {}
-    for name in functions:
-        peak = peak_of("benchmarks.scan", "--peak-of", name, "--sizes", *sizes)
-        rows[name] = {
-            "forward_ms": 1e3 * forward[name],
-            "training_ms": 1e3 * training[name],
-            "peak_mb": peak / 1e6,
+    copy = devices.large_copy(device)
+    forward, training = {COPY: copy}, {}
+    for name, candidate in found.items():
+        given, grad = laid_out(candidate, inputs, grad_out)
+        forward[name] = lambda f=candidate.function, i=given: run(f, i)
+        training[name] = lambda f=candidate.function, i=given, g=grad: run(f, i, g)
+    for call in forward.values():
+        call()
+    stopwatch = devices.stopwatch_of(device, copy)
+    forward_seconds = interleaved_medians(forward, arguments.rounds, stopwatch)
+    training_seconds = interleaved_medians(training, arguments.rounds, stopwatch)
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "length", "dim", "state", "dtype")]
+    rows = {
+        name: {
+            "forward_ms": 1e3 * forward_seconds[name],
+            "training_ms": 1e3 * training_seconds[name],
+            "peak_mb": devices.peak_of_call(device, call, "benchmarks.scan", "--peak-of", name, *options) / 1e6,
         }
-    return rows
+        for name, call in training.items()
+    }
+    return rows, devices.copy_rate(device, forward_seconds[COPY])
 
 
-def print_peak(name: str, sizes: list[int]) -> None:
-    """Prints the bytes that one training call of `name` adds to the peak of an idle process holding the inputs."""
-    inputs = make_inputs(*sizes)
-    grad_out = torch.randn(sizes[:3])
-    function = candidates()[name]
-    run(function, make_inputs(1, 2, 8, 4), torch.zeros(1, 2, 8))  # load what is loaded on first use
+def print_peak(arguments) -> None:
+    """Prints the bytes that one training call of a candidate adds to the peak of an idle process with the inputs."""
+    sizes, dtype = (arguments.batch, arguments.length, arguments.dim, arguments.state), DTYPES[arguments.dtype]
+    inputs, grad_out = make_inputs(*sizes, dtype), torch.randn(sizes[:3]).to(dtype)
+    function = candidates("cpu", dtype)[arguments.peak_of].function
+    run(function, make_inputs(1, 2, 8, 4, dtype), torch.zeros(1, 2, 8, dtype=dtype))  # load what first use loads
     idle = peak_bytes()
     run(function, inputs, grad_out)
     print(peak_bytes() - idle)
 
 
-def print_table(rows: dict[str, dict[str, float]], title: str) -> None:
-    """A table with each candidate's factor over the loop reference."""
-    print(title)
-    print(f"{'':16} {'forward':>12} {'':>7} {'fwd + bwd':>12} {'':>7} {'peak memory':>14}")
-    base = rows["loop reference"]
+def limits(arguments, rate: float) -> dict[str, float]:
+    """Milliseconds that moving the operator's bytes takes at `rate` bytes a second."""
+    sizes = (arguments.batch, arguments.length, arguments.dim, arguments.state)
+    moved = moved_bytes(make_inputs(*sizes, DTYPES[arguments.dtype]))
+    return {f"{what}_ms": 1e3 * count / rate for what, count in moved.items()}
+
+
+def stock_ratios(rows: Figures) -> Figures:
+    """Triton's times by those of the stock kernel, where both ran."""
+    peers = [name for name in (STOCK_PASS, STOCK_KERNELS) if name in rows and "triton" in rows]
+    times = ("forward_ms", "training_ms")
+    return {
+        name: {time.removesuffix("_ms"): rows["triton"][time] / rows[name][time] for time in times} for name in peers
+    }
+
+
+def print_table(title: str, rows: Figures, limit: dict[str, float]) -> None:
+    """A table with each candidate's factor over the loop reference, and over the limit."""
+    group = f"{'loop / it':>10} {'it / limit':>10}"
+    print(f"{title}\n{'':16} {'forward':>12} {group} {'fwd + bwd':>14} {group} {'peak memory':>14}")
     for name, row in rows.items():
-        factors = (base["forward_ms"] / row["forward_ms"], base["training_ms"] / row["training_ms"])
-        print(
-            f"{name:16} {row['forward_ms']:9.2f} ms {factors[0]:6.0f}x {row['training_ms']:9.2f} ms "
-            f"{factors[1]:6.0f}x {row['peak_mb']:11.0f} MB"
-        )
+        cells = ""
+        for time in ("forward_ms", "training_ms"):
+            factors = (rows[LOOP][time] / row[time], row[time] / limit[time])
+            cells += f"{row[time]:9.3f} ms {factors[0]:9.1f}x {factors[1]:9.1f}x   "
+        print(f"{name:16} {cells}{row['peak_mb']:9.1f} MB")
 
 
-def parse_arguments():
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def report(arguments, rows: Figures, rate: float) -> None:
+    """Prints the table and what it is compared with; writes --json."""
+    limit, ratios = limits(arguments, rate), stock_ratios(rows)
+    sizes = f"({arguments.batch}, {arguments.length}, {arguments.dim}, {arguments.state})"
+    where = devices.device_name(arguments.device)
+    print_table(f"both scans of one layer, {sizes}, {arguments.dtype}, {where}, medians", rows, limit)
+    print(
+        f"limit: {limit['forward_ms']:.4f} ms forward, {limit['training_ms']:.4f} ms with backward, at the "
+        f"{rate / 1e9:.0f} GB/s of a copy"
+    )
+    for name, ratio in ratios.items():
+        goal = f" (goal: <= {GOAL})" if name == STOCK_PASS else ""
+        print(f"triton / {name}: {ratio['forward']:.2f} forward, {ratio['training']:.2f} with backward{goal}")
+    states = available_backends(arguments.device, DTYPES[arguments.dtype])
+    for name in PREFERENCE[arguments.device]:
+        if states[name] != "available":
+            print(f"left out: {name}: {states[name]}")
+    if arguments.json:
+        settings = {"sizes": sizes, "dtype": arguments.dtype, "device": where, "threads": torch.get_num_threads()}
+        figures = {"candidates": rows, "limit": limit, "copy_gb_s": rate / 1e9, "triton_by_stock": ratios}
+        write_json(arguments.json, settings | figures)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ends the program where it asks for what is not there."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.scan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    devices.add_device_argument(parser)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the tokens; parameters stay float32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument(
         "--length", type=int, default=1569, help="tokens; 1569 = 8 frames of 14 x 14 and the class token"
     )
     parser.add_argument("--dim", type=int, default=384, help="channels of the scan, twice the model's width")
     parser.add_argument("--state", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each candidate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    parser.add_argument("--sizes", type=int, nargs=4, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args(argv)
+    for name in ("batch", "length", "dim", "state", "rounds"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be 1 or more")
+    devices.require_device(parser, arguments.device)
+    return arguments
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measures and prints; the exit status is 1 where the candidates disagree."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     if arguments.peak_of:
-        print_peak(arguments.peak_of, arguments.sizes)
+        print_peak(arguments)
         return 0
     cpu.keep_freed_memory()  # for all candidates alike: the scan is to be measured, not the mapping of fresh pages
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    rows = measure(arguments)
-    sizes = f"({arguments.batch}, {arguments.length}, {arguments.dim}, {arguments.state})"
-    print_table(rows, f"both scans of one layer, {sizes}, float32, {torch.get_num_threads()} threads, medians")
-    if arguments.json:
-        with open(arguments.json, "w") as handle:
-            json.dump({"sizes": sizes, "threads": torch.get_num_threads(), "candidates": rows}, handle, indent=2)
+    report(arguments, *measure(arguments))
     return 0
 
 

@@ -11,9 +11,26 @@ SLOW_SECONDS = 0.1  # a call longer than this is timed once a round, a shorter o
 SLICE_SECONDS = 0.3  # time given to a fast candidate in each round
 MIN_ROUNDS, BUDGET_SECONDS = 3, 6.0  # a candidate rests once it has had both
 
+Call = Callable[[], object]
+Stopwatch = Callable[[Call], list[float]]  # calls its argument once or a few times and returns the seconds of each
+
+
+def by_clock(clock: Callable[[], float]) -> Stopwatch:
+    """A stopwatch of one call; `clock` gives the seconds that count: `time.process_time` where others compute, too."""
+
+    def seconds_of(call: Call) -> list[float]:
+        began = clock()
+        call()
+        return [clock() - began]
+
+    return seconds_of
+
+
+WALL_TIME = by_clock(time.perf_counter)
+
 
 def interleaved_medians(
-    candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    candidates: dict[str, Call], rounds: int, stopwatch: Stopwatch = WALL_TIME
 ) -> dict[str, float]:
     """Median seconds of one call of every candidate.
 
@@ -22,7 +39,7 @@ def interleaved_medians(
     Args:
         candidates: name -> the call to time, already warm.
         rounds: turns each candidate gets.
-        clock: gives the seconds that are counted; `time.process_time` where others use the processor too.
+        stopwatch: how a call is timed.
 
     Returns:
         name -> median seconds a call.
@@ -32,13 +49,10 @@ def interleaved_medians(
         for name, call in candidates.items():
             if turn >= MIN_ROUNDS and sum(seconds[name]) > BUDGET_SECONDS:
                 continue
-            until = clock() + SLICE_SECONDS
+            until = time.perf_counter() + SLICE_SECONDS
             while True:
-                began = clock()
-                call()
-                ended = clock()
-                seconds[name].append(ended - began)
-                if ended >= until or ended - began > SLOW_SECONDS:
+                seconds[name] += stopwatch(call)
+                if time.perf_counter() >= until or seconds[name][-1] > SLOW_SECONDS:
                     break
     return {name: statistics.median(values) for name, values in seconds.items()}
 

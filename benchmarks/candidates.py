@@ -1,0 +1,168 @@
+"""What `benchmarks.scan` times: functions of the operator's nine inputs, each with the loop that computes the same.
+
+"stock pass" and "stock kernels" run the compiled scan of an installed mamba-ssm twice, with its softplus, skip and
+gate, without the method's two changes. The pass takes its second run over flipped tensors and flips the result back, as
+a bidirectional block must; the kernels alone do without the flips, which no block can. Both get tensors whose time is
+contiguous, as that kernel wants them; all others get channels last.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan, cuda
+from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
+
+try:
+    from mambapy.pscan import pscan
+except ImportError:
+    pscan = None
+
+NAMES = ("u", "delta", "A", "A_b", "B", "C", "D", "z", "delta_bias")
+LOOP, STOCK_PASS, STOCK_KERNELS = "loop reference", "stock pass", "stock kernels"
+
+Inputs = dict[str, Tensor]
+
+
+def make_inputs(
+    batch: int, length: int, dim: int, state: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Inputs:
+    """Inputs of the operator as a freshly initialised layer has them: A = -(1..state), steps of 0.001 to 0.1.
+
+    `dtype` is of what comes with the tokens; the parameters A, A_b, D and delta_bias are float32 always.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    A = -torch.arange(1.0, state + 1).repeat(dim, 1)
+    steps = torch.exp(torch.empty(dim).uniform_(-6.9, -2.3, generator=generator))
+    tokens = {
+        "u": normal(batch, length, dim),
+        "delta": 0.1 * normal(batch, length, dim),
+        "B": normal(batch, length, 1, state),
+        "C": normal(batch, length, 1, state),
+        "z": normal(batch, length, dim),
+    }
+    parameters = {"A": A, "A_b": A.clone(), "D": torch.ones(dim), "delta_bias": torch.log(torch.expm1(steps))}
+    inputs = {name: t.to(dtype) for name, t in tokens.items()} | parameters
+    return {name: inputs[name].to(device).requires_grad_() for name in NAMES}
+
+
+def moved_bytes(inputs: Inputs) -> dict[str, int]:
+    """Bytes that forward, and forward and backward together, cannot avoid to move.
+
+    Forward reads every input once and writes the output once. Backward reads the inputs again, since the rest of a
+    network runs in between, and the output's gradient, and writes a gradient as large as each input.
+    """
+    read = sum(t.numel() * t.element_size() for t in inputs.values())
+    out = inputs["u"].numel() * inputs["u"].element_size()
+    return {"forward": read + out, "training": (read + out) + (read + out + read)}
+
+
+def time_contiguous(tensor: Tensor) -> Tensor:
+    """The same values and shape (batch, length, ...) with time last in memory; parameters as they are."""
+    if tensor.dim() < 3:
+        return tensor
+    moved = tensor.detach().movedim(1, -1).contiguous().movedim(-1, 1)
+    return moved.requires_grad_(tensor.requires_grad)
+
+
+def loop_reference(u, delta, A, A_b, B, C, D, z, delta_bias, *, changes=True, flips=True):
+    """The two reference loops, channels first, flipped and added.
+
+    `changes`: with elemental residual and masked second scan; without, both are Mamba's own scan. `flips`: the second
+    scan runs backward in time; without, both run forward.
+    """
+    u, delta, z = (t.transpose(1, 2) for t in (u, delta, z))
+    B, C = (t.squeeze(2).transpose(1, 2) for t in (B, C))
+    first = selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, True, elemental_residual=changes)
+    if flips:
+        u, delta, z, B, C = (t.flip(-1) for t in (u, delta, z, B, C))
+    scan = selective_scan_ref_sub if changes else selective_scan_ref
+    second = scan(u, delta, A_b, B, C, D, z, delta_bias, True, elemental_residual=changes)
+    return (first + (second.flip(-1) if flips else second)).transpose(1, 2)
+
+
+def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
+    """Two of mambapy's parallel scans; the initial state joins the first input, the mask takes the input off again."""
+    d = F.softplus(delta + delta_bias)
+    total = 2 * D * u
+    for A_one, masked in ((A, False), (A_b, True)):
+        inputs = (t.flip(1) if masked else t for t in (u, d, B.squeeze(2), C.squeeze(2)))
+        u_, d_, B_, C_ = inputs
+        decay = torch.exp(d_.unsqueeze(-1) * A_one)
+        drive = (d_ * u_).unsqueeze(-1) * B_.unsqueeze(2)
+        start = F.pad((decay[:, :1] * u_[:, :1].unsqueeze(-1)), (0, 0, 0, 0, 0, u.shape[1] - 1))
+        h = pscan(decay, drive + start)
+        if masked:
+            h = h - drive
+            h = torch.cat([torch.zeros_like(h[:, :1]), h[:, 1:]], dim=1)
+        y = (h @ C_.unsqueeze(-1).to(h.dtype)).squeeze(-1)
+        total = total + (y.flip(1) if masked else y)
+    return (total * F.silu(z)).to(u.dtype)
+
+
+class StockScan(torch.autograd.Function):
+    """mamba-ssm's compiled scan with everything it fuses, channels first, B and C (batch, groups, state, length)."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias):
+        """(batch, dim, length), gated."""
+        module, _ = cuda.load_extension(cuda.SCAN_MODULE)
+        out, states, gated = module.fwd(u, delta, A, B, C, D, z, delta_bias, True)
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, states, out)
+        return gated
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Gradients of all eight inputs."""
+        module, _ = cuda.load_extension(cuda.SCAN_MODULE)
+        *inputs, states, out = ctx.saved_tensors
+        grads = module.bwd(*inputs, grad.contiguous(), states, out, None, True, False)
+        *first, grad_D, grad_bias, grad_z = grads
+        return *first, grad_D, grad_z, grad_bias
+
+
+def stock_twice(u, delta, A, A_b, B, C, D, z, delta_bias, *, flips):
+    """Two runs of the stock scan, added; with `flips` the second runs backward in time."""
+    u, delta, z, B, C = (t.movedim(1, -1) for t in (u, delta, z, B, C))
+    first = StockScan.apply(u, delta, A, B, C, D, z, delta_bias)
+    if flips:
+        u, delta, z, B, C = (t.flip(-1) for t in (u, delta, z, B, C))
+    second = StockScan.apply(u, delta, A_b, B, C, D, z, delta_bias)
+    return (first + (second.flip(-1) if flips else second)).movedim(-1, 1)
+
+
+class Candidate(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        function: of the nine inputs NAMES.
+        yardstick: the loop that computes the same.
+        time_contiguous: whether its inputs have time last in memory.
+    """
+
+    function: Callable[..., Tensor]
+    yardstick: Callable[..., Tensor] = loop_reference
+    time_contiguous: bool = False
+
+
+def candidates(device: str, dtype: torch.dtype) -> dict[str, Candidate]:
+    """Name -> candidate, for all that can run there."""
+    found = {LOOP: Candidate(loop_reference)}
+    for backend, state in available_backends(device, dtype).items():
+        if state == "available" and backend != "reference":
+            found[backend] = Candidate(functools.partial(bidirectional_scan, backend=backend))
+    if cuda.NAME in found:
+        for name, flips in ((STOCK_PASS, True), (STOCK_KERNELS, False)):
+            loop = functools.partial(loop_reference, changes=False, flips=flips)
+            found[name] = Candidate(functools.partial(stock_twice, flips=flips), loop, time_contiguous=True)
+    if pscan is not None:
+        found["mambapy"] = Candidate(parallel_scan)
+    return found
