@@ -1,9 +1,9 @@
 """What `benchmarks.scan` times: functions of the operator's nine inputs, each with the loop that computes the same.
 
 "stock pass" and "stock kernels" run the compiled scan of an installed mamba-ssm twice, with its softplus, skip and
-gate, without the method's two changes. The pass takes its second run over flipped tensors and flips the result back, as
-a bidirectional block must; the kernels alone do without the flips, which no block can. Both get tensors whose time is
-contiguous, as that kernel wants them; all others get channels last.
+gate, without the method's two changes. The pass takes its second run over flipped tensors and flips the result back,
+as a bidirectional block must; the kernels alone do without the flips, which no block can. Both get tensors whose time
+is contiguous, as that kernel wants them; all others get channels last.
 """
 
 import functools

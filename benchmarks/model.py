@@ -1,8 +1,9 @@
 """The whole model side by side with its peers: time, memory, training, one mixer, the machine's limit.
 
-    python -m benchmarks.model [frames memory training backends mixer limit bf16] [--threads 2] [--json out.json]
+    python -m benchmarks.model [frames memory training backends mixer limit bf16 sizes] [--threads 2] [--json out.json]
+    python -m benchmarks.model sizes --device cuda [--batch 8] [--json out.json]
 
-Sections (default: all but bf16 and memory, which take minutes more):
+Sections (default: all but bf16, memory and sizes, which take minutes more; on a GPU there is only sizes):
     frames    forward pass of VideoMambaPro and of VideoMAE's ViTs over 8, 16, 32 and 64 frames
     memory    peak of the same above the idle process that holds model and clip, each in a process of its own
     training  one step (forward, loss, backward, AdamW) over one clip of 8 frames, with its peak memory
@@ -10,12 +11,16 @@ Sections (default: all but bf16 and memory, which take minutes more):
     mixer     one layer's mixer, both directions, against two passes of transformers' and of mambapy's
     limit     Tiny's forward pass against its matrix products alone plus the scans' arithmetic at the processor's rate
     bf16      Tiny under bfloat16 autocast: time, and the five first classes of 32 random clips
+    sizes     Tiny, Small and Middle in float32 and under bfloat16 autocast, forward and training step: clips a second
+              and the peak of memory above model and clips; on a GPU with cold caches, by events in its queue
 
 Everything of a section runs in one process by turns (A B A B); medians. Peers whose library is missing are left out.
 --json keeps the sections that FILE holds from earlier runs, so that they can be measured one by one.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import platform
 import sys
@@ -23,18 +28,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import limit, peers
-from benchmarks.timing import interleaved_medians, peak_bytes, peak_of
+from benchmarks import devices, limit, peers
+from benchmarks.timing import Call, interleaved_medians, peak_bytes, peak_of
 from engines.files import write_json
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
-from mamba.mamba_ssm.ops.selective_scan import available_backends, cpu
+from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backend, cpu
 
 ROUNDS = 7
 FRAMES = (8, 16, 32, 64)
 TRAINED = (peers.TINY, "ViT-Ti")
 TOKENS = 1569  # of the single mixer: 8 frames of 14 x 14 and the class token
 CLIPS, FIRST_CLASSES = 32, 5
-TOLERANCE = 1e-4
+TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 5e-2  # of logits in float32 and under autocast
 
 Rows = dict[str, dict[str, float]]
 
@@ -50,7 +55,7 @@ def installed(names: tuple[str, ...]) -> list[str]:
 
 def frames_section(arguments) -> Rows:
     """model -> frames -> milliseconds of a forward pass."""
-    rows: Rows = {name: {} for name in installed(arguments.models)}
+    rows: Rows = {name: {} for name in installed(arguments.models or peers.MODELS)}
     for frames in arguments.frames:
         candidates = {name: peers.build(name, frames).forward for name in rows}
         for call in candidates.values():
@@ -63,8 +68,8 @@ def frames_section(arguments) -> Rows:
 def memory_section(arguments) -> Rows:
     """model -> frames -> megabytes of a forward pass at its peak."""
     rows: Rows = {}
-    for name in installed(arguments.models):
-        peaks = {n: peak_of("benchmarks.model", "--peak-of", name, "forward", str(n)) for n in arguments.frames}
+    for name in installed(arguments.models or peers.MODELS):
+        peaks = {n: peak_of("benchmarks.model", *peak_flags(name, "forward", n)) for n in arguments.frames}
         rows[name] = {f"{n} frames, MB": peak / 1e6 for n, peak in peaks.items()}
     return rows
 
@@ -77,7 +82,7 @@ def training_section(_arguments) -> Rows:
     return {
         name: {
             "step, ms": 1e3 * seconds,
-            "peak, MB": peak_of("benchmarks.model", "--peak-of", name, "step", "8") / 1e6,
+            "peak, MB": peak_of("benchmarks.model", *peak_flags(name, "step", 8)) / 1e6,
         }
         for name, seconds in interleaved_medians(steps, ROUNDS).items()
     }
@@ -136,24 +141,48 @@ def limit_section(_arguments) -> Rows:
 
 def bf16_section(_arguments) -> Rows:
     """Tiny in float32 and under autocast: milliseconds; how far the logits move; clips with the same first classes."""
-    candidate = peers.build(peers.TINY, 8)
-
-    def autocast() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return candidate.forward()
-
-    autocast()
-    seconds = interleaved_medians({"float32": candidate.forward, "bfloat16 autocast": autocast}, ROUNDS)
+    variants = in_all_precisions(peers.build(peers.TINY, 8))
+    for variant in variants.values():
+        variant.forward()
+    seconds = interleaved_medians({name: variant.forward for name, variant in variants.items()}, ROUNDS)
     same, moved = 0, 0.0
     for seed in range(CLIPS):
-        candidate.clip = torch.randn(candidate.clip.shape, generator=torch.Generator().manual_seed(seed))
-        exact, rounded = candidate.forward(), autocast().float()
+        for variant in variants.values():
+            variant.clip = torch.randn(variant.clip.shape, generator=torch.Generator().manual_seed(seed))
+        exact, rounded = (variant.forward().float() for variant in variants.values())
         same += set(exact.topk(FIRST_CLASSES).indices[0].tolist()) == set(
             rounded.topk(FIRST_CLASSES).indices[0].tolist()
         )
         moved = max(moved, relative_error(rounded, exact))
     rows = with_factors({name: {"forward, ms": 1e3 * s} for name, s in seconds.items()})
     rows["bfloat16 autocast"] |= {f"same {FIRST_CLASSES} first of {CLIPS}": same, "logits moved by": moved}
+    return rows
+
+
+def sizes_section(arguments) -> Rows:
+    """model and precision -> milliseconds, clips a second and megabytes, forward and of a training step."""
+    stopwatch = devices.stopwatch_of(arguments.device, devices.large_copy(arguments.device))
+    rows: Rows = {}
+    for name in arguments.models or peers.SIZES:
+        build = functools.partial(peers.build, name, 8, device=arguments.device, batch=arguments.batch)
+        exact = build(backend="portable").forward()
+        variants = in_all_precisions(build())
+        for precision, variant in variants.items():
+            tolerance = TOLERANCE if precision == peers.PRECISIONS[0] else ROUNDED_TOLERANCE
+            check_equal(f"{name}, {precision}", variant.forward().float(), exact, tolerance)
+        for what in ("forward", "step"):
+            calls = {p: v.forward if what == "forward" else v.training_step() for p, v in variants.items()}
+            peaks = {}
+            for precision, call in calls.items():
+                flags = peak_flags(name, what, 8, arguments.batch, precision)
+                twice = functools.partial(repeat, call, 2)
+                peaks[precision] = devices.peak_of_call(arguments.device, twice, "benchmarks.model", *flags)
+                call()
+            for precision, seconds in interleaved_medians(calls, ROUNDS, stopwatch).items():
+                row = rows.setdefault(f"{name}, {precision}", {})
+                row[f"{what}, ms"] = 1e3 * seconds
+                row[f"{what}, clips/s"] = arguments.batch / seconds
+                row[f"{what}, peak MB"] = peaks[precision] / 1e6
     return rows
 
 
@@ -165,7 +194,9 @@ SECTIONS = {
     "limit": limit_section,
     "memory": memory_section,
     "bf16": bf16_section,
+    "sizes": sizes_section,
 }
+GPU_SECTIONS = ("sizes",)
 DEFAULT_SECTIONS = ("frames", "training", "backends", "mixer", "limit")
 
 
@@ -174,10 +205,10 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     return ((got - want).norm() / want.norm()).item()
 
 
-def check_equal(name: str, got: torch.Tensor, want: torch.Tensor) -> None:
+def check_equal(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float = TOLERANCE) -> None:
     """Ends the program where the two disagree: no speed is reported for wrong numbers."""
     error = relative_error(got, want)
-    if not error <= TOLERANCE:
+    if not error <= tolerance:
         raise SystemExit(f"no speed is reported for wrong numbers: {name} differs by {error:.1e}")
 
 
@@ -187,14 +218,28 @@ def with_factors(rows: Rows) -> Rows:
     return {name: {**row, "factor": base / row["forward, ms"]} for name, row in rows.items()}
 
 
-def print_peak(name: str, what: str, frames: str) -> None:
-    """Prints the bytes that one forward pass or training step of `name` adds to the idle process's peak."""
-    candidate = peers.build(name, int(frames))
+def in_all_precisions(candidate: peers.Candidate) -> dict[str, peers.Candidate]:
+    """Precision -> the candidate in it; all share one model."""
+    return {precision: dataclasses.replace(candidate, precision=precision) for precision in peers.PRECISIONS}
+
+
+def repeat(call: Call, times: int) -> None:
+    """Calls `call` that often: a second training step has the optimiser's state of the first."""
+    for _ in range(times):
+        call()
+
+
+def peak_flags(name: str, what: str, frames: int, batch: int = 1, precision: str = peers.PRECISIONS[0]) -> list[str]:
+    """The command line that has a process of its own run `print_peak`."""
+    return ["--peak-of", name, what, str(frames), str(batch), precision]
+
+
+def print_peak(name: str, what: str, frames: str, batch: str, precision: str) -> None:
+    """Prints the bytes that forward passes or training steps of `name` add to the idle process's peak."""
+    candidate = in_all_precisions(peers.build(name, int(frames), batch=int(batch)))[precision]
     call = candidate.training_step() if what == "step" else candidate.forward
     idle = peak_bytes()
-    call()
-    if what == "step":
-        call()  # with the optimizer's state of the first
+    repeat(call, 2 if what == "step" else 1)
     print(peak_bytes() - idle)
 
 
@@ -208,8 +253,11 @@ def print_table(title: str, rows: Rows) -> None:
         print(f"{name:{width}} " + " ".join(f"{cell:>16}" for cell in cells))
 
 
-def machine() -> dict[str, str | int]:
+def machine(device: str) -> dict[str, str | int]:
     """What the figures depend on, in general terms."""
+    if device == "cuda":
+        backend = choose_backend(None, torch.device(device), torch.float32)
+        return {"GPU": devices.device_name(device), "backend": backend, "torch": torch.__version__}
     use = getattr(torch.ops.vmp_cpu, "use_instruction_set", None)
     return {
         "architecture": platform.machine(),
@@ -221,17 +269,27 @@ def machine() -> dict[str, str | int]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    devices.add_device_argument(parser)
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
     parser.add_argument("--frames", type=int, nargs="+", default=FRAMES, help="of the sections frames and memory")
-    parser.add_argument("--models", nargs="+", default=peers.MODELS, choices=peers.MODELS, metavar="MODEL")
+    models = (*peers.MODELS, peers.MIDDLE)
+    parser.add_argument("--models", nargs="+", choices=models, metavar="MODEL", help="of frames, memory and sizes")
+    parser.add_argument("--batch", type=int, default=1, help="clips of the section sizes")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     unknown = set(arguments.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    defaults = GPU_SECTIONS if arguments.device == "cuda" else DEFAULT_SECTIONS
+    arguments.sections = arguments.sections or list(defaults)
+    if arguments.device == "cuda" and set(arguments.sections) != set(GPU_SECTIONS):
+        parser.error(f"--device cuda measures {', '.join(GPU_SECTIONS)}; the other sections are the processor's")
+    devices.require_device(parser, arguments.device)
     return arguments
 
 
@@ -245,10 +303,10 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
-    for section in arguments.sections or DEFAULT_SECTIONS:
+    for section in arguments.sections:
         rows = SECTIONS[section](arguments)
         print_table(section, rows)
-        found[section] = {"machine": machine(), "rows": rows}
+        found[section] = {"machine": machine(arguments.device), "rows": rows}
         if arguments.json:
             write_json(arguments.json, found)
     return 0

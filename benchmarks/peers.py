@@ -16,21 +16,29 @@ from mamba.mamba_ssm.modules.mamba_simple import Mamba
 
 IMAGE, CLASSES = 224, 400
 VIT_WIDTHS = {"ViT-Ti": (192, 3), "ViT-S": (384, 6)}  # width, heads; 12 blocks, as in VideoMAE
-TINY, SMALL, TINY_TUBELET_2 = "VideoMambaPro-Tiny", "VideoMambaPro-Small", "VideoMambaPro-Tiny, tubelets of 2"
+TINY, SMALL, MIDDLE = (f"VideoMambaPro-{size}" for size in ("Tiny", "Small", "Middle"))
+TINY_TUBELET_2 = f"{TINY}, tubelets of 2"
 MODELS = (TINY, TINY_TUBELET_2, "ViT-Ti", SMALL, "ViT-S")
+SIZES = (TINY, SMALL, MIDDLE)
+PRECISIONS = ("float32", "bfloat16 autocast")
 WIDTH = 192  # of the single mixers: Tiny's
 
 
 @dataclass
 class Candidate:
-    """A model with the clip it takes, in the layout it wants it."""
+    """A model with the clips it takes, in the layout it wants them, and one of PRECISIONS."""
 
     model: nn.Module
     clip: Tensor
+    precision: str = PRECISIONS[0]
 
     def forward(self) -> Tensor:
-        """Logits of the clip, without autograd."""
+        """Logits of the clips, without autograd."""
         with torch.no_grad():
+            return self._logits()
+
+    def _logits(self) -> Tensor:
+        with torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.precision != PRECISIONS[0]):
             out = self.model(self.clip)
         return getattr(out, "logits", out)
 
@@ -38,32 +46,33 @@ class Candidate:
         """A function that takes one step: forward, cross-entropy, backward, AdamW."""
         self.model.train()
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
-        label = torch.zeros(1, dtype=torch.long)
+        labels = torch.zeros(len(self.clip), dtype=torch.long, device=self.clip.device)
 
         def step() -> None:
-            out = self.model(self.clip)
-            nn.functional.cross_entropy(getattr(out, "logits", out), label).backward()
+            nn.functional.cross_entropy(self._logits().float(), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
 
         return step
 
 
-def build(name: str, frames: int, backend: str | None = None) -> Candidate:
-    """The model of MODELS called `name` for one clip of `frames` frames; `backend` is VideoMambaPro's.
+def build(name: str, frames: int, backend: str | None = None, device: str = "cpu", batch: int = 1) -> Candidate:
+    """The model of MODELS or SIZES called `name` for clips of `frames` frames; `backend` is VideoMambaPro's.
 
     Raises:
         ImportError: a ViT without the transformers library.
     """
     torch.manual_seed(0)
     if name in VIT_WIDTHS:
-        return Candidate(_vit(name, frames), torch.randn(1, frames, 3, IMAGE, IMAGE))
-    size = "small" if name == SMALL else "tiny"
-    model = timm.create_model(
-        f"videomambapro_{size}", num_frames=frames, num_classes=CLASSES, backend=backend,
-        tubelet_size=2 if name == TINY_TUBELET_2 else 1,
-    )  # fmt: skip
-    return Candidate(model.eval(), torch.randn(1, 3, frames, IMAGE, IMAGE))
+        model, layout = _vit(name, frames), (frames, 3)
+    else:
+        size = name.split(",")[0].split("-")[1].lower()
+        tubelet = 2 if name == TINY_TUBELET_2 else 1
+        model = timm.create_model(
+            f"videomambapro_{size}", num_frames=frames, num_classes=CLASSES, backend=backend, tubelet_size=tubelet
+        )
+        layout = (3, frames)
+    return Candidate(model.eval().to(device), torch.randn(batch, *layout, IMAGE, IMAGE).to(device))
 
 
 def _vit(name: str, frames: int) -> nn.Module:

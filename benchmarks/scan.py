@@ -11,9 +11,9 @@ repository; it runs forward as the reference loop does, and its backward grows w
 
 All take the same values in the same run, by turns (A B A B); medians. The clock counts on the CPU, on a GPU the time
 between events in its queue, with cold caches. `limit` is the time to move the bytes that must be moved (moved_bytes in
-benchmarks/candidates.py) at the rate of a large copy, timed in the same turns. Peak memory is what forward and backward
-add to the inputs: on the CPU in a process of each one's own, on a GPU by PyTorch's allocator. Where outputs or
-gradients disagree with the loop's in float32, nothing is reported and the exit status is 1.
+benchmarks/candidates.py) at the rate of a large copy, timed in the same turns. Peak memory is what forward and
+backward add to the inputs: on the CPU in a process of each one's own, on a GPU by PyTorch's allocator. Where outputs
+or gradients disagree with the loop's in float32, nothing is reported and the exit status is 1.
 """
 
 import argparse
@@ -40,10 +40,16 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+SIZES = ("batch", "length", "dim", "state")
 GOAL = 1.1  # Triton's time by that of one bidirectional pass of the stock kernel
 COPY = "copy"
 
 Figures = dict[str, dict[str, float]]
+
+
+def sizes_of(arguments) -> tuple[int, ...]:
+    """(batch, length, dim, state)."""
+    return tuple(getattr(arguments, name) for name in SIZES)
 
 
 def run(function, inputs, grad_out=None):
@@ -79,10 +85,14 @@ def disagreements(found: dict[str, Candidate], inputs, grad_out) -> list[str]:
     return wrong
 
 
-def measure(arguments) -> tuple[Figures, float]:
-    """(name -> forward_ms, training_ms (forward and backward), peak_mb of a training call; bytes copied a second)."""
-    device, dtype = arguments.device, DTYPES[arguments.dtype]
-    sizes = (arguments.batch, arguments.length, arguments.dim, arguments.state)
+def measure(arguments) -> tuple[Figures, dict[str, float]]:
+    """Times all candidates.
+
+    Returns:
+        rows: name -> forward_ms, training_ms (forward and backward), peak_mb of a training call.
+        limit: forward_ms and training_ms of moving the bytes at copy_gb_s.
+    """
+    device, dtype, sizes = arguments.device, DTYPES[arguments.dtype], sizes_of(arguments)
     inputs = make_inputs(*sizes, dtype, device)
     grad_out = torch.randn(sizes[:3], generator=torch.Generator().manual_seed(1)).to(device, dtype)
     found = candidates(device, dtype)
@@ -100,7 +110,7 @@ def measure(arguments) -> tuple[Figures, float]:
     stopwatch = devices.stopwatch_of(device, copy)
     forward_seconds = interleaved_medians(forward, arguments.rounds, stopwatch)
     training_seconds = interleaved_medians(training, arguments.rounds, stopwatch)
-    options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "length", "dim", "state", "dtype")]
+    options = [f"--{name}={getattr(arguments, name)}" for name in (*SIZES, "dtype")]
     rows = {
         name: {
             "forward_ms": 1e3 * forward_seconds[name],
@@ -109,12 +119,14 @@ def measure(arguments) -> tuple[Figures, float]:
         }
         for name, call in training.items()
     }
-    return rows, devices.copy_rate(device, forward_seconds[COPY])
+    rate = devices.copy_rate(device, forward_seconds[COPY])
+    limit = {f"{what}_ms": 1e3 * count / rate for what, count in moved_bytes(inputs).items()}
+    return rows, limit | {"copy_gb_s": rate / 1e9}
 
 
 def print_peak(arguments) -> None:
     """Prints the bytes that one training call of a candidate adds to the peak of an idle process with the inputs."""
-    sizes, dtype = (arguments.batch, arguments.length, arguments.dim, arguments.state), DTYPES[arguments.dtype]
+    sizes, dtype = sizes_of(arguments), DTYPES[arguments.dtype]
     inputs, grad_out = make_inputs(*sizes, dtype), torch.randn(sizes[:3]).to(dtype)
     function = candidates("cpu", dtype)[arguments.peak_of].function
     run(function, make_inputs(1, 2, 8, 4, dtype), torch.zeros(1, 2, 8, dtype=dtype))  # load what first use loads
@@ -123,20 +135,11 @@ def print_peak(arguments) -> None:
     print(peak_bytes() - idle)
 
 
-def limits(arguments, rate: float) -> dict[str, float]:
-    """Milliseconds that moving the operator's bytes takes at `rate` bytes a second."""
-    sizes = (arguments.batch, arguments.length, arguments.dim, arguments.state)
-    moved = moved_bytes(make_inputs(*sizes, DTYPES[arguments.dtype]))
-    return {f"{what}_ms": 1e3 * count / rate for what, count in moved.items()}
-
-
 def stock_ratios(rows: Figures) -> Figures:
     """Triton's times by those of the stock kernel, where both ran."""
     peers = [name for name in (STOCK_PASS, STOCK_KERNELS) if name in rows and "triton" in rows]
-    times = ("forward_ms", "training_ms")
-    return {
-        name: {time.removesuffix("_ms"): rows["triton"][time] / rows[name][time] for time in times} for name in peers
-    }
+    times = ("forward", "training")
+    return {name: {t: rows["triton"][f"{t}_ms"] / rows[name][f"{t}_ms"] for t in times} for name in peers}
 
 
 def print_table(title: str, rows: Figures, limit: dict[str, float]) -> None:
@@ -151,15 +154,15 @@ def print_table(title: str, rows: Figures, limit: dict[str, float]) -> None:
         print(f"{name:16} {cells}{row['peak_mb']:9.1f} MB")
 
 
-def report(arguments, rows: Figures, rate: float) -> None:
+def report(arguments, rows: Figures, limit: dict[str, float]) -> None:
     """Prints the table and what it is compared with; writes --json."""
-    limit, ratios = limits(arguments, rate), stock_ratios(rows)
-    sizes = f"({arguments.batch}, {arguments.length}, {arguments.dim}, {arguments.state})"
+    ratios = stock_ratios(rows)
+    sizes = str(sizes_of(arguments))
     where = devices.device_name(arguments.device)
     print_table(f"both scans of one layer, {sizes}, {arguments.dtype}, {where}, medians", rows, limit)
     print(
         f"limit: {limit['forward_ms']:.4f} ms forward, {limit['training_ms']:.4f} ms with backward, at the "
-        f"{rate / 1e9:.0f} GB/s of a copy"
+        f"{limit['copy_gb_s']:.0f} GB/s of a copy"
     )
     for name, ratio in ratios.items():
         goal = f" (goal: <= {GOAL})" if name == STOCK_PASS else ""
@@ -170,7 +173,7 @@ def report(arguments, rows: Figures, rate: float) -> None:
             print(f"left out: {name}: {states[name]}")
     if arguments.json:
         settings = {"sizes": sizes, "dtype": arguments.dtype, "device": where, "threads": torch.get_num_threads()}
-        figures = {"candidates": rows, "limit": limit, "copy_gb_s": rate / 1e9, "triton_by_stock": ratios}
+        figures = {"candidates": rows, "limit": limit, "triton_by_stock": ratios}
         write_json(arguments.json, settings | figures)
 
 
@@ -192,7 +195,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    for name in ("batch", "length", "dim", "state", "rounds"):
+    for name in (*SIZES, "rounds"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be 1 or more")
     devices.require_device(parser, arguments.device)
