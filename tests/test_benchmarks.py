@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import limit, model, peers, timing
+from benchmarks import devices, limit, model, peers, timing
 from models import VideoMambaPro
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +55,8 @@ def test_candidates_take_turns_and_slow_ones_rest(monkeypatch):
     turns = []
     ticks = iter(range(10_000))
     monkeypatch.setattr(timing, "BUDGET_SECONDS", 3.5)
-    medians = timing.interleaved_medians(
-        {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 9, clock=lambda: float(next(ticks))
-    )
+    candidates = {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}
+    medians = timing.interleaved_medians(candidates, 9, timing.by_clock(lambda: float(next(ticks))))
     assert "".join(turns) == "abababab"
     assert medians == {"a": 1.0, "b": 1.0}
 
@@ -66,6 +65,51 @@ def test_a_section_that_does_not_exist_is_named(capsys):
     with pytest.raises(SystemExit):
         model.parse_arguments(["frames", "memry"])
     assert "no section memry" in capsys.readouterr().err
+
+
+def test_sizes_are_measured_in_both_precisions(monkeypatch):
+    built = []
+
+    def build(name, frames, backend=None, device="cpu", batch=1):
+        built.append((name, backend))
+        torch.manual_seed(0)
+        return peers.Candidate(VideoMambaPro(**SMALL, backend=backend).eval(), torch.randn(batch, 3, 2, 32, 32))
+
+    monkeypatch.setattr(peers, "build", build)
+    monkeypatch.setattr(timing, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(devices, "peak_of", lambda module, *flags: 1e6 * len(flags[2]))
+    monkeypatch.setitem(devices.COPIED_BYTES, "cpu", 1 << 20)
+    rows = model.sizes_section(model.parse_arguments(["sizes", "--batch", "3", "--models", peers.MIDDLE]))
+    assert set(rows) == {f"{peers.MIDDLE}, float32", f"{peers.MIDDLE}, bfloat16 autocast"}
+    assert built == [(peers.MIDDLE, "portable"), (peers.MIDDLE, None)]
+    for row in rows.values():
+        for what in ("forward", "step"):
+            assert row[f"{what}, clips/s"] == pytest.approx(3 / (row[f"{what}, ms"] / 1e3))
+            assert row[f"{what}, peak MB"] == len(what)
+
+
+def test_autocast_rounds_the_products():
+    torch.manual_seed(0)
+    candidate = peers.Candidate(VideoMambaPro(**SMALL).eval(), torch.randn(1, 3, 2, 32, 32))
+    exact, rounded = (variant.forward() for variant in model.in_all_precisions(candidate).values())
+    assert rounded.dtype == torch.bfloat16
+    assert 1e-4 < model.relative_error(rounded.float(), exact) < model.ROUNDED_TOLERANCE
+
+
+def test_what_runs_on_the_processor_alone_is_refused_on_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        model.parse_arguments(["frames", "--device", "cuda"])
+    assert "--device cuda measures sizes" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
+def test_sizes_on_a_gpu(tmp_path):
+    figures = tmp_path / "figures.json"
+    flags = ["--device", "cuda", "--models", peers.TINY, "--json", str(figures)]
+    subprocess.run([sys.executable, "-m", "benchmarks.model", "sizes", *flags], cwd=ROOT, check=True)
+    rows = json.loads(figures.read_text())["sizes"]["rows"]
+    assert all(value > 0 for row in rows.values() for value in row.values())
 
 
 def test_the_picture_needs_both_sections(tmp_path):
