@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
+from datasets.pixels import blend_with_grey, blend_with_smooth, grey_sums, histograms, look_up
 from datasets.warp import VIDEO_FILL, AffineMap, Region
 
 MAX_LEVEL = 10.0
+
+Cut = Callable[[np.ndarray], np.ndarray]
 
 _FIELD = re.compile(r"(mstd|mmax|inc|m|n|p)(\d+(?:\.\d+)?)")
 
@@ -107,10 +110,13 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class Operation:
-    """A drawn operation: either an affine map, or a function of frames (T, H, W, 3) uint8."""
+    """A drawn operation: either an affine map, or a function of frames (T, H, W, 3) uint8 and of what cuts a part.
+
+    The function returns the new pixels of the part; it may look at all of the frames.
+    """
 
     name: str
-    function: Callable[[np.ndarray], np.ndarray] | None = None
+    function: Callable[[np.ndarray, Cut], np.ndarray] | None = None
     affine: AffineMap | None = None
     margin: int | None = 0
     """pixels about a region that the function's result depends on; None: on the whole picture."""
@@ -127,7 +133,7 @@ class Operation:
         """Compute the target region from frames (T, h, w, 3) that show the source region."""
         if self.affine is not None:
             return self.affine.apply(frames, source, target, height, width)
-        return source.cut(self.function(frames), target)
+        return self.function(frames, partial(source.cut, part=target))
 
 
 def apply_operations(frames: np.ndarray, operations: Sequence[Operation], region: Region | None = None) -> np.ndarray:
@@ -230,61 +236,69 @@ def _rotate(degrees: float, height: int, width: int) -> tuple[float, ...]:
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
-def _by_table(frames: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Look every byte up in a table (256,)."""
-    looked_up = bytearray(np.ascontiguousarray(frames).data).translate(table.astype(np.uint8).tobytes())
-    return np.frombuffer(looked_up, dtype=np.uint8).reshape(frames.shape)
+def _by_table(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Look values up in a table for all, (256,), or for each frame, (T, 1, 256), or channel of it, (T, 3, 256)."""
+    tables = np.broadcast_to(table, (len(pixels), 3, 256))
+    return look_up(pixels, np.ascontiguousarray(tables, dtype=np.uint8))
 
 
-def _by_picture(frames: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(function(Image.fromarray(frame))) for frame in np.ascontiguousarray(frames)])
+def _auto_contrast(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    """Stretch each channel so that its darkest value becomes 0 and its brightest 255."""
+    found = histograms(frames) > 0
+    darkest = found.argmax(axis=-1)[..., None]
+    brightest = 255 - found[..., ::-1].argmax(axis=-1)[..., None]
+    scale = 255.0 / np.maximum(brightest - darkest, 1)
+    stretched = np.clip((_LEVELS * scale - darkest * scale).astype(int), 0, 255)
+    return _by_table(cut(frames), np.where(brightest > darkest, stretched, _LEVELS))
 
 
-def _auto_contrast(_: None, frames: np.ndarray) -> np.ndarray:
-    return _by_picture(frames, ImageOps.autocontrast)
+def _equalize(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    """Spread each channel's values so that all come about as often."""
+    counts = histograms(frames)
+    brightest = 255 - (counts[..., ::-1] > 0).argmax(axis=-1)[..., None]
+    step = (counts.sum(axis=-1, keepdims=True) - np.take_along_axis(counts, brightest, axis=-1)) // 255
+    below = np.cumsum(counts, axis=-1) - counts
+    spread = np.minimum((step // 2 + below) // np.maximum(step, 1), 255)
+    return _by_table(cut(frames), np.where(step > 0, spread, _LEVELS))
 
 
-def _equalize(_: None, frames: np.ndarray) -> np.ndarray:
-    return _by_picture(frames, ImageOps.equalize)
+def _invert(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return ~cut(frames)
 
 
-def _invert(_: None, frames: np.ndarray) -> np.ndarray:
-    return ~frames
+def _posterize(bits: int, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return cut(frames) & np.uint8(0xFF << (8 - bits) & 0xFF)
 
 
-def _posterize(bits: int, frames: np.ndarray) -> np.ndarray:
-    return frames & np.uint8(0xFF << (8 - bits) & 0xFF)
+def _solarize(threshold: int, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return _by_table(cut(frames), np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
 
 
-def _solarize(threshold: int, frames: np.ndarray) -> np.ndarray:
-    return _by_table(frames, np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS))
+def _solarize_add(added: int, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return _by_table(cut(frames), np.where(_LEVELS < 128, np.minimum(255, _LEVELS + added), _LEVELS))
 
 
-def _solarize_add(added: int, frames: np.ndarray) -> np.ndarray:
-    return _by_table(frames, np.where(_LEVELS < 128, np.minimum(255, _LEVELS + added), _LEVELS))
+def _color(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return blend_with_grey(cut(frames), np.float32(factor))
 
 
-def _color(factor: float, frames: np.ndarray) -> np.ndarray:
-    return _by_picture(frames, lambda picture: ImageEnhance.Color(picture).enhance(factor))
+def _contrast(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    means = (grey_sums(frames) / math.prod(frames.shape[1:3]) + 0.5).astype(int)
+    return _by_table(cut(frames), np.stack([_blended(mean, factor) for mean in means])[:, None])
 
 
-def _contrast(factor: float, frames: np.ndarray) -> np.ndarray:
-    means = [int(np.asarray(Image.fromarray(frame).convert("L")).mean() + 0.5) for frame in frames]
-    return np.stack([_by_table(frame, _blended(mean, factor)) for frame, mean in zip(frames, means, strict=True)])
+def _brightness(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return _by_table(cut(frames), _blended(0, factor))
 
 
-def _brightness(factor: float, frames: np.ndarray) -> np.ndarray:
-    return _by_table(frames, _blended(0, factor))
-
-
-def _sharpness(factor: float, frames: np.ndarray) -> np.ndarray:
-    return _by_picture(frames, lambda picture: ImageEnhance.Sharpness(picture).enhance(factor))
+def _sharpness(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
+    return cut(blend_with_smooth(frames, np.float32(factor)))
 
 
 def _blended(level: int, factor: float) -> np.ndarray:
-    """Table of a grey level blended with every other one, as PIL's enhancers do it."""
+    """Table of a grey level blended with every other one, as PIL's enhancers do it: (256,) uint8."""
     ramp = Image.fromarray(_LEVELS.astype(np.uint8)[None])
-    return np.asarray(Image.blend(Image.new("L", ramp.size, level), ramp, factor))[0]
+    return np.asarray(Image.blend(Image.new("L", ramp.size, int(level)), ramp, factor))[0]
 
 
 _LEVELS = np.arange(256)

@@ -1,0 +1,245 @@
+"""Loops over the bytes of clips for which no array library has one pass: compiled by Numba.
+
+Each is compiled for the processor when it is first called, in a second or two, and kept on disk for later processes;
+`python -m datasets.pixels` (`make setup`) does so beforehand. Clips are uint8 (T, H, W, 3).
+"""
+
+from collections.abc import Callable
+from functools import cache, partial, wraps
+
+import numpy as np
+
+
+def _compiled(loop: Callable, fuse: bool = False) -> Callable:
+    """Compile `loop` over a clip at its first call, for Numba's import alone takes half a second.
+
+    `fuse` lets it multiply and add without rounding in between, where the last bit may be another one.
+    """
+
+    @cache
+    def machine_code() -> Callable:
+        from numba import njit
+
+        return njit(loop, cache=True, nogil=True, fastmath={"contract"} if fuse else False)
+
+    @wraps(loop)
+    def call(clip: np.ndarray, *arguments):
+        return machine_code()(np.ascontiguousarray(clip), *arguments)
+
+    return call
+
+
+@_compiled
+def histograms(frames: np.ndarray) -> np.ndarray:
+    """Count how often each value comes in each frame and channel: (T, 3, 256) int64."""
+    length, height, width, _ = frames.shape
+    counts = np.zeros((length, 3, 256), np.int64)
+    for t in range(length):
+        # two sets by turns: neighbours are often alike, and a counter cannot be raised again before it is written
+        even = np.zeros((3, 256), np.int64)
+        odd = np.zeros((3, 256), np.int64)
+        for y in range(height):
+            for x in range(0, width - 1, 2):
+                for c in range(3):
+                    even[c, frames[t, y, x, c]] += 1
+                    odd[c, frames[t, y, x + 1, c]] += 1
+            if width % 2:
+                for c in range(3):
+                    even[c, frames[t, y, width - 1, c]] += 1
+        counts[t] = even + odd
+    return counts
+
+
+@_compiled
+def look_up(frames: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """Replace each value by its entry in the table of its frame and channel, tables (T, 3, 256) uint8."""
+    out = np.empty_like(frames)
+    length, height, width, _ = frames.shape
+    for t in range(length):
+        red, green, blue = tables[t, 0], tables[t, 1], tables[t, 2]
+        for y in range(height):
+            for x in range(width):
+                out[t, y, x, 0] = red[frames[t, y, x, 0]]
+                out[t, y, x, 1] = green[frames[t, y, x, 1]]
+                out[t, y, x, 2] = blue[frames[t, y, x, 2]]
+    return out
+
+
+@_compiled
+def grey_sums(frames: np.ndarray) -> np.ndarray:
+    """Sum the grey levels of each frame, (T,) int64; a grey level is PIL's, of ITU-R 601 and rounded."""
+    length, height, width, _ = frames.shape
+    sums = np.zeros(length, np.int64)
+    for t in range(length):
+        for y in range(height):
+            row = np.int32(0)
+            for x in range(width):
+                r, g, b = np.int32(frames[t, y, x, 0]), np.int32(frames[t, y, x, 1]), np.int32(frames[t, y, x, 2])
+                row += (r * np.int32(19595) + g * np.int32(38470) + b * np.int32(7471) + np.int32(0x8000)) >> np.int32(
+                    16
+                )
+            sums[t] += row
+    return sums
+
+
+@_compiled
+def blend_with_grey(frames: np.ndarray, factor: np.float32) -> np.ndarray:
+    """Go from each pixel's grey level (0) to its colour (1) or beyond, cut off to whole numbers from 0 to 255."""
+    out = np.empty_like(frames)
+    length, height, width, _ = frames.shape
+    for t in range(length):
+        for y in range(height):
+            for x in range(width):
+                r, g, b = np.int32(frames[t, y, x, 0]), np.int32(frames[t, y, x, 1]), np.int32(frames[t, y, x, 2])
+                grey = (r * np.int32(19595) + g * np.int32(38470) + b * np.int32(7471) + np.int32(0x8000)) >> np.int32(
+                    16
+                )
+                for c in range(3):
+                    step = np.float32(np.int32(frames[t, y, x, c]) - grey)
+                    value = np.float32(grey) + factor * step
+                    out[t, y, x, c] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+    return out
+
+
+@_compiled
+def blend_with_smooth(frames: np.ndarray, factor: np.float32) -> np.ndarray:
+    """Go from the smoothed picture (0) to the picture (1) or beyond; the outermost pixels stay as they are.
+
+    Smooth is the mean over a pixel, five times, and its eight neighbours, rounded.
+    """
+    out = frames.copy()
+    length, height, width, _ = frames.shape
+    rows = frames.reshape(length, height, 3 * width)
+    changed = out.reshape(length, height, 3 * width)
+    for t in range(length):
+        for y in range(1, height - 1):
+            above, row, below = rows[t, y - 1], rows[t, y], rows[t, y + 1]
+            # slices, since an index that may be negative is tested at each step
+            above_next, next_, below_next = above[6:], row[6:], below[6:]
+            above_here, here, below_here = above[3:], row[3:], below[3:]
+            target = changed[t, y, 3:]
+            for x in range(3 * width - 6):
+                total = np.int32(above[x]) + np.int32(above_here[x]) + np.int32(above_next[x])
+                total += np.int32(row[x]) + np.int32(5) * np.int32(here[x]) + np.int32(next_[x])
+                total += np.int32(below[x]) + np.int32(below_here[x]) + np.int32(below_next[x])
+                smooth = (np.int32(2) * total + np.int32(13)) * np.int32(40330) >> np.int32(20)  # total / 13, rounded
+                value = np.float32(smooth) + factor * np.float32(np.int32(here[x]) - smooth)
+                target[x] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+    return out
+
+
+@_compiled
+def pixels_first(frames: np.ndarray) -> np.ndarray:
+    """Lay each pixel's values over the frames side by side: (T, H, W, 3) -> (H, W, 3 T)."""
+    length, height, width, _ = frames.shape
+    pixels = np.empty((height, width, 3 * length), np.uint8)
+    for y in range(height):
+        for t in range(length):
+            for x in range(width):
+                for c in range(3):
+                    pixels[y, x, 3 * t + c] = frames[t, y, x, c]
+    return pixels
+
+
+@_compiled
+def frames_first(pixels: np.ndarray) -> np.ndarray:
+    """Undo `pixels_first`: (H, W, 3 T) -> (T, H, W, 3)."""
+    height, width, values = pixels.shape
+    frames = np.empty((values // 3, height, width, 3), np.uint8)
+    for y in range(height):
+        for t in range(values // 3):
+            for x in range(width):
+                for c in range(3):
+                    frames[t, y, x, c] = pixels[y, x, 3 * t + c]
+    return frames
+
+
+@partial(_compiled, fuse=True)
+def resample(
+    pixels: np.ndarray,
+    matrix: tuple[float, ...],
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    size: tuple[int, int],
+    cubic: bool,
+    fill: np.ndarray,
+) -> np.ndarray:
+    """Show a picture through an affine map, interpolated and cut off to whole numbers from 0 to 255.
+
+    Args:
+        pixels: (H, W, values) uint8, the part of the picture that is needed.
+        matrix: (a, b, c, d, e, f), output (x, y) shows input (a x + b y + c, d x + e y + f).
+        source, target: top, left, bottom, right of `pixels` and of the result, in the whole picture.
+        size: height and width of the whole picture.
+        cubic: interpolate over 4 x 4 pixels, by PIL's kernel; else over 2 x 2.
+        fill: (values,) uint8, of what shows the outside of the picture.
+
+    Returns:
+        (bottom - top, right - left, values) uint8.
+    """
+    a, b, c, d, e, f = matrix
+    values = pixels.shape[2]
+    height, width = target[2] - target[0], target[3] - target[1]
+    out = np.empty((height, width, values), np.uint8)
+    line = np.empty((width, values), np.float32)
+    taps = np.ones(2, np.int64)
+    places = np.zeros((2, 4), np.int64)
+    weights = np.ones((2, 4), np.float32)
+    for row in range(height):
+        for column in range(width):
+            total = line[column]
+            x, y = target[1] + column + 0.5, target[0] + row + 0.5
+            shown = d * x + e * y + f, a * x + b * y + c
+            if not (0 <= shown[0] < size[0] and 0 <= shown[1] < size[1]):
+                total[:] = fill
+                continue
+            for axis in range(2):
+                base = np.floor(shown[axis] - 0.5)
+                s = np.float32(shown[axis] - 0.5 - base)
+                if s == 0:
+                    taps[axis] = 1
+                    weights[axis, 0] = 1
+                elif cubic:
+                    taps[axis] = 4
+                    weights[axis, 0] = 2 * s * s - s - s * s * s
+                    weights[axis, 1] = 1 - 2 * s * s + s * s * s
+                    weights[axis, 2] = s + s * s - s * s * s
+                    weights[axis, 3] = s * s * s - s * s
+                else:
+                    taps[axis] = 2
+                    weights[axis, 0] = 1 - s
+                    weights[axis, 1] = s
+                first = np.int64(base) - (taps[axis] == 4)
+                for tap in range(taps[axis]):
+                    # the border of the picture is repeated; outside of what is there nothing may ever be read
+                    place = min(max(first + tap, 0), size[axis] - 1) - source[axis]
+                    places[axis, tap] = min(max(place, 0), pixels.shape[axis] - 1)
+            # what would be a whole number in exact arithmetic must not fall just below it
+            total[:] = np.float32(1e-3)
+            for i in range(taps[0]):
+                for j in range(taps[1]):
+                    pixel = pixels[places[0, i], places[1, j]]
+                    weight = weights[0, i] * weights[1, j]
+                    for k in range(values):
+                        total[k] += weight * np.float32(pixel[k])
+        sums, written = line.reshape(-1), out[row].reshape(-1)
+        for k in range(sums.size):
+            written[k] = np.uint8(min(max(sums[k], np.float32(0)), np.float32(255)))
+    return out
+
+
+def main() -> None:
+    """Compile all of them."""
+    clip, size = np.zeros((1, 4, 4, 3), np.uint8), (4, 4)
+    histograms(clip)
+    look_up(clip, np.zeros((1, 3, 256), np.uint8))
+    grey_sums(clip)
+    blend_with_grey(clip, np.float32(1))
+    blend_with_smooth(clip, np.float32(1))
+    picture = pixels_first(clip)
+    resample(picture, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0, 0, *size), (0, 0, *size), size, True, np.zeros(3, np.uint8))
+    frames_first(picture)
+
+
+if __name__ == "__main__":
+    main()
