@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.memory import keep_freed_memory
 from engines.logs import setup_logging
 from inference.app import HOSTS, create_app
 from inference.limits import Limits
 from inference.predictor import QUICK, load_predictor
-from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
 
 _logger = logging.getLogger(__name__)
 

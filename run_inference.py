@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from datasets.memory import keep_freed_memory
 from datasets.readers import DECODERS
 from engines.logs import progress, setup_logging
 from inference.batch import Outputs, Result, output_paths, process
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources
-from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -30,9 +30,10 @@ import torch
 
 from benchmarks import devices, limit, peers
 from benchmarks.timing import Call, interleaved_medians, peak_bytes, peak_of
+from datasets.memory import keep_freed_memory
 from engines.files import write_json
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
-from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backend, cpu
+from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backend
 
 ROUNDS = 7
 FRAMES = (8, 16, 32, 64)
@@ -296,7 +297,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measures the sections asked for, prints each at once."""
     arguments = parse_arguments()
-    cpu.keep_freed_memory()  # as training does
+    keep_freed_memory()  # as training does
     if arguments.peak_of:
         print_peak(*arguments.peak_of)
         return 0

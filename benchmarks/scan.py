@@ -34,8 +34,9 @@ from benchmarks.candidates import (
     time_contiguous,
 )
 from benchmarks.timing import interleaved_medians, peak_bytes
+from datasets.memory import keep_freed_memory
 from engines.files import write_json
-from mamba.mamba_ssm.ops.selective_scan import available_backends, cpu
+from mamba.mamba_ssm.ops.selective_scan import available_backends
 from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.peak_of:
         print_peak(arguments)
         return 0
-    cpu.keep_freed_memory()  # for all candidates alike: the scan is to be measured, not the mapping of fresh pages
+    keep_freed_memory()  # for all candidates alike: the scan is to be measured, not the mapping of fresh pages
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     report(arguments, *measure(arguments))

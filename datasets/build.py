@@ -14,7 +14,7 @@ from datasets.clip_dataset import ClipDataset, ClipPlan
 from datasets.collate import Collate
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
-from datasets.loader import ClipLoader, EvalSampler, TrainSampler, outlive_stop_signals
+from datasets.loader import ClipLoader, EvalSampler, TrainSampler, start_worker
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
@@ -108,7 +108,7 @@ def build_loader(
         persistent_workers=args.num_workers > 0,
         pin_memory=args.pin_mem and torch.cuda.is_available(),
         collate_fn=Collate(dataset.plan.clip_shape, views=views),
-        worker_init_fn=outlive_stop_signals,
+        worker_init_fn=start_worker,
         # Its own, unused but for seeding workers: drawing from the global generator, once in a process, would make a
         # resumed run's random numbers differ.
         generator=torch.Generator(),

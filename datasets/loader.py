@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.clip_dataset import ClipDataset, SampleKey
+from datasets.memory import keep_freed_memory
 from datasets.readers import UnreadableVideoError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,13 @@ class ClipLoader(DataLoader):
             logger.warning("unreadable video %s: %s", fate, message)
 
 
-def outlive_stop_signals(_worker: int) -> None:
+def start_worker(_worker: int) -> None:
+    """Prepare a process of a loader."""
+    keep_freed_memory()
+    outlive_stop_signals()
+
+
+def outlive_stop_signals() -> None:
     """Let a loader's worker end with its parent only: SIGUSR1, and SIGTERM from anyone else, do nothing to it.
 
     Launchers and schedulers signal every process of a job, and the parent needs its workers until it has saved.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from datasets.memory import keep_freed_memory
 from engines.checkpoint import BEST, load_weights, read_newest, save_checkpoint
 from engines.distributed import Context, broadcast_object, init_distributed, place_from_environment
 from engines.evaluate import Evaluation, evaluate
@@ -17,7 +18,6 @@ from engines.preemption import install_stop_handlers, stop_deferred
 from engines.results import write_results
 from engines.state import TrainingState, plain_args, seed_everything
 from engines.train import train_one_epoch
-from mamba.mamba_ssm.ops.selective_scan.cpu import keep_freed_memory
 from reports.after_test import try_to_report
 
 _logger = logging.getLogger(__name__)

@@ -102,29 +102,3 @@ def test_the_kernel_shares_pytorchs_threads():
     maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     runtimes = set(re.findall(r"\S*lib[gi]?omp\S*\.so\S*", maps))
     assert len(runtimes) == 1, runtimes
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_memory_kept_after_it_was_freed_is_not_mapped_again():
-    if build_extension.load_failure() is not None:
-        pytest.skip(str(build_extension.load_failure()))
-    code = """
-import resource, sys, torch
-from mamba.mamba_ssm.ops.selective_scan import cpu
-if sys.argv[-1] == "keep":
-    assert cpu.keep_freed_memory()
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(15):  # the heap takes a few rounds to hold a block that fits with its alignment
-    torch.ones(12 << 20)
-before = faults()
-for _ in range(5):
-    torch.ones(12 << 20)
-print(faults() - before)
-"""
-    counts = [
-        int(subprocess.run([sys.executable, "-c", code, mode], cwd=ROOT, capture_output=True, text=True,
-                           check=True).stdout)
-        for mode in ("return", "keep")
-    ]  # fmt: skip
-    assert counts[1] * 10 < counts[0]  # 48 MiB, beyond what glibc keeps by itself

@@ -233,5 +233,5 @@ def test_a_worker_obeys_its_parent_alone():
 
 
 def _work():
-    outlive_stop_signals(0)
+    outlive_stop_signals()
     time.sleep(60)

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from datasets.memory import keep_freed_memory
 from datasets.readers.errors import UnreadableVideoError
 
 # decord, which takes its time, is imported before the clock of the first read runs.
@@ -140,6 +141,7 @@ def serve(connection: float, memory: float, time_limit: float) -> None:
     A callable opens a reader and is answered by its length; frame numbers are read from the reader opened last and
     answered by the shape of the frames, which lie in shared memory. An exception is an answer too.
     """
+    keep_freed_memory()
     requests = Connection(int(connection))
     # launchers and schedulers signal every process of a job; this one ends with the one it reads for
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

@@ -4,12 +4,7 @@
 // the result does not depend on the number of threads.
 #include <torch/library.h>
 
-#if defined(__linux__) && defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include <algorithm>
-#include <climits>
 #include <string>
 #include <tuple>
 
@@ -45,17 +40,6 @@ std::string use_instruction_set(std::string limit) {
                     "instruction set: expected avx512, avx2, baseline or the empty string, got ", limit);
   active = &choose(limit);
   return active->name;
-}
-
-// Tells the C library to keep freed memory for the next tensor instead of handing it back to the system, whose fresh
-// pages cost more to map than a scan to compute. False where the C library has no such setting.
-bool keep_freed_memory() {
-#if defined(__linux__) && defined(__GLIBC__)
-  const bool kept = mallopt(M_TRIM_THRESHOLD, INT_MAX) != 0;
-  return (mallopt(M_MMAP_THRESHOLD, 1 << 30) || mallopt(M_MMAP_THRESHOLD, 32 << 20)) && kept;
-#else
-  return false;
-#endif
 }
 
 Tensor dense_channels(const Tensor& x) { return x.dim() == 0 || x.stride(-1) == 1 ? x : x.contiguous(); }
@@ -307,7 +291,6 @@ std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const T
 
 TORCH_LIBRARY(vmp_cpu, m) {
   m.def("use_instruction_set(str limit) -> str", &vmp::use_instruction_set);
-  m.def("keep_freed_memory() -> bool", &vmp::keep_freed_memory);
   m.def("scan_forward(Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, Tensor? D, Tensor? z, "
         "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward, "
         "bool keep_states) -> (Tensor, Tensor)");

@@ -34,20 +34,6 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return _extension().load_failure()
 
 
-def keep_freed_memory() -> bool:
-    """Has the C library keep freed memory for the next tensor instead of returning it to the system, process-wide.
-
-    Every large tensor is otherwise mapped anew, page by page, each time a layer runs: on a virtual machine that costs
-    about as much as the scans themselves. For programs that own their process (training, benchmarks) to call at start.
-
-    Returns:
-        Whether it is done: False without the kernel, or where the C library is not glibc.
-    """
-    if _extension().load_failure() is not None:
-        return False
-    return torch.ops.vmp_cpu.keep_freed_memory()
-
-
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
     """Shape of the saved states: (batch, directions, chunks of CHUNK tokens, padded state, dim)."""
     return (batch, directions, math.ceil(length / CHUNK), math.ceil(state / STATE_GROUP) * STATE_GROUP, dim)

@@ -1,0 +1,28 @@
+"""What the C library does with freed memory."""
+
+import ctypes
+import sys
+
+# of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_NEVER = 2**31 - 1
+_LARGEST_KEPT = (1 << 30, 32 << 20)  # bytes; what a version of glibc takes at most is one of these
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory for the next array instead of returning it to the system, process-wide.
+
+    Every large array is otherwise mapped anew, page by page: on a virtual machine that costs about as much as the
+    scan of a layer, or as the augmentation of a clip. For processes to call at start, the model's and those that read
+    data; a process that is forked later inherits it.
+
+    Returns:
+        Whether it is done: False where the C library is not glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    kept = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT)
+    return bool(library.mallopt(_TRIM_THRESHOLD, _NEVER)) and kept
