@@ -12,6 +12,7 @@ $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
+	$(BIN)/python -m datasets.pixels
 	touch $@
 
 # What tests and benchmarks want on top, which training does not.

@@ -20,7 +20,11 @@ def _compiled(loop: Callable, fuse: bool = False) -> Callable:
     def machine_code() -> Callable:
         from numba import njit
 
-        return njit(loop, cache=True, nogil=True, fastmath={"contract"} if fuse else False)
+        settings = {"nogil": True, "fastmath": {"contract"} if fuse else False}
+        try:
+            return njit(loop, cache=True, **settings)
+        except RuntimeError:  # neither this folder nor the user's can be written: each process compiles for itself
+            return njit(loop, **settings)
 
     @wraps(loop)
     def call(clip: np.ndarray, *arguments):

@@ -169,7 +169,7 @@ def quick(monkeypatch, capsys):
         scan.main(list(arguments))
         return int(capsys.readouterr().out)
 
-    monkeypatch.setattr(scan.cpu, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(scan, "keep_freed_memory", lambda: True)
     monkeypatch.setattr(timing, "SLICE_SECONDS", 0.0)
     monkeypatch.setitem(devices.COPIED_BYTES, "cpu", 1 << 20)
     monkeypatch.setattr(devices, "peak_of", peak_of)
