@@ -23,7 +23,8 @@ except ImportError:
     pscan = None
 
 NAMES = ("u", "delta", "A", "A_b", "B", "C", "D", "z", "delta_bias")
-LOOP, STOCK_PASS, STOCK_KERNELS = "loop reference", "stock pass", "stock kernels"
+LOOP, PUBLISHED = "loop reference", "published loop"
+STOCK_PASS, STOCK_KERNELS = "stock pass", "stock kernels"
 
 Inputs = dict[str, Tensor]
 
@@ -87,6 +88,30 @@ def loop_reference(u, delta, A, A_b, B, C, D, z, delta_bias, *, changes=True, fl
     scan = selective_scan_ref_sub if changes else selective_scan_ref
     second = scan(u, delta, A_b, B, C, D, z, delta_bias, True, elemental_residual=changes)
     return (first + (second.flip(-1) if flips else second)).transpose(1, 2)
+
+
+def published_loop(u, delta, A, A_b, B, C, D, z, delta_bias):
+    """The two loops with the published code's use of memory, which decides what it costs to train.
+
+    Each step takes its slices out of tensors (batch, dim, length, state). The gradient of a slice is such a tensor
+    again, so that the backward pass grows with the square of the length.
+    """
+    d = F.softplus(delta + delta_bias)
+    total = 2 * D * u
+    for A_one, masked in ((A, False), (A_b, True)):
+        u_, d_, B_, C_ = (t.flip(1) if masked else t for t in (u, d, B.squeeze(2), C.squeeze(2)))
+        decay = torch.exp(torch.einsum("bld,dn->bdln", d_, A_one))
+        drive = torch.einsum("bld,bln,bld->bdln", d_, B_, u_)
+        h = u_[:, 0].unsqueeze(-1)
+        outputs = []
+        for t in range(u.shape[1]):
+            carried = decay[:, :, t] * h
+            h = carried + drive[:, :, t]
+            read = carried * (t > 0) if masked else h
+            outputs.append(torch.einsum("bdn,bn->bd", read, C_[:, t].to(read.dtype)))
+        y = torch.stack(outputs, dim=1)
+        total = total + (y.flip(1) if masked else y)
+    return (total * F.silu(z)).to(u.dtype)
 
 
 def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
@@ -153,9 +178,11 @@ class Candidate(NamedTuple):
     time_contiguous: bool = False
 
 
-def candidates(device: str, dtype: torch.dtype) -> dict[str, Candidate]:
-    """Name -> candidate, for all that can run there."""
+def candidates(device: str, dtype: torch.dtype, published: bool = False) -> dict[str, Candidate]:
+    """Name -> candidate, for all that can run there; `published_loop`, which takes minutes, where it is asked for."""
     found = {LOOP: Candidate(loop_reference)}
+    if published:
+        found[PUBLISHED] = Candidate(published_loop)
     for backend, state in available_backends(device, dtype).items():
         if state == "available" and backend != "reference":
             found[backend] = Candidate(functools.partial(bidirectional_scan, backend=backend))

@@ -2,12 +2,12 @@
 
     python -m benchmarks.scan [--length 1569 --dim 384 --state 16] [--threads 2] [--json out.json]
     python -m benchmarks.scan --device cuda [--batch 8] [--dtype bfloat16]
+    python -m benchmarks.scan --published --rounds 1          with a loop as the published code has it: minutes a call
 
 On both: this repository's reference loop over tokens, plain PyTorch, and mambapy's parallel scan where it is installed
 (`pip install mambapy`; neither mask nor elemental residual, both are added around it). On the CPU the C++ kernel; on a
 GPU the Triton kernels and, where mamba-ssm is installed, its stock kernel turned into the method (`cuda`), and run
-twice as it is (`stock pass`, `stock kernels`: benchmarks/candidates.py). The published code's loop is not part of this
-repository; it runs forward as the reference loop does, and its backward grows with the square of the length.
+twice as it is (`stock pass`, `stock kernels`: benchmarks/candidates.py).
 
 All take the same values in the same run, by turns (A B A B); medians. The clock counts on the CPU, on a GPU the time
 between events in its queue, with cold caches. `limit` is the time to move the bytes that must be moved (moved_bytes in
@@ -96,7 +96,7 @@ def measure(arguments) -> tuple[Figures, dict[str, float]]:
     device, dtype, sizes = arguments.device, DTYPES[arguments.dtype], sizes_of(arguments)
     inputs = make_inputs(*sizes, dtype, device)
     grad_out = torch.randn(sizes[:3], generator=torch.Generator().manual_seed(1)).to(device, dtype)
-    found = candidates(device, dtype)
+    found = candidates(device, dtype, arguments.published)
     wrong = disagreements(found, inputs, grad_out)
     if wrong:
         raise SystemExit("no speed is reported for wrong numbers:\n" + "\n".join(wrong))
@@ -129,7 +129,7 @@ def print_peak(arguments) -> None:
     """Prints the bytes that one training call of a candidate adds to the peak of an idle process with the inputs."""
     sizes, dtype = sizes_of(arguments), DTYPES[arguments.dtype]
     inputs, grad_out = make_inputs(*sizes, dtype), torch.randn(sizes[:3]).to(dtype)
-    function = candidates("cpu", dtype)[arguments.peak_of].function
+    function = candidates("cpu", dtype, published=True)[arguments.peak_of].function
     run(function, make_inputs(1, 2, 8, 4, dtype), torch.zeros(1, 2, 8, dtype=dtype))  # load what first use loads
     idle = peak_bytes()
     run(function, inputs, grad_out)
@@ -191,6 +191,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dim", type=int, default=384, help="channels of the scan, twice the model's width")
     parser.add_argument("--state", type=int, default=16)
+    parser.add_argument("--published", action="store_true", help="time the published loop, too")
     parser.add_argument("--rounds", type=int, default=8, help="turns of each candidate (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")

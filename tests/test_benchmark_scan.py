@@ -177,10 +177,10 @@ def quick(monkeypatch, capsys):
 
 @pytest.mark.parametrize("dtype", scan.DTYPES)
 def test_the_whole_on_the_processor(dtype, quick, tmp_path, capsys):
-    assert scan.main([*TINY, "--dtype", dtype, "--json", str(tmp_path / "figures.json")]) == 0
+    assert scan.main([*TINY, "--dtype", dtype, "--published", "--json", str(tmp_path / "figures.json")]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "figures.json").read_text())
-    assert {"loop reference", "portable"} <= set(found["candidates"])
+    assert {"loop reference", "published loop", "portable"} <= set(found["candidates"])
     for name, row in found["candidates"].items():
         assert name in printed
         assert row["forward_ms"] > 0 < row["training_ms"]
@@ -194,7 +194,7 @@ def test_wrong_numbers_are_not_timed(quick, tmp_path, monkeypatch):
     def wrong(u, *rest):
         return 1.01 * candidates.loop_reference(u, *rest)
 
-    monkeypatch.setattr(scan, "candidates", lambda device, dtype: {"mine": candidates.Candidate(wrong)})
+    monkeypatch.setattr(scan, "candidates", lambda *_: {"mine": candidates.Candidate(wrong)})
     with pytest.raises(SystemExit, match="mine: out differs from the loop reference by 1.0e-02") as ended:
         scan.main([*TINY, "--json", str(tmp_path / "figures.json")])
     assert isinstance(ended.value.code, str)  # which Python prints, with exit status 1
