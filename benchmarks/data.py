@@ -1,10 +1,12 @@
 """Reading and augmenting videos on one core, ours and in the published order of work, side by side.
 
-    python -m benchmarks.data [augment samples views readers] [--json out.json]
+    python -m benchmarks.data [augment handover samples views readers] [--json out.json]
     python -m benchmarks.data memory [--reads 20000]
 
 - augment: one clip of 16 x 256 x 340, RandAugment, crop to 224, flip, normalisation, erasing. The published order has
   PIL augment frame by frame, at full size, and crops at the end.
+- handover: that clip from a worker's hands to a batch, with and without --gpu_transforms, no decoding. What the flag
+  leaves to the device is timed too, on this CPU.
 - samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, against decoding those frames alone.
 - views: all 4 x 3 views of a test video. The published order opens and decodes the video once a view.
 - readers: decord and PyAV, opening and reading 16 frames, spread over the video and in a stretch.
@@ -33,6 +35,8 @@ from benchmarks.timing import by_clock, interleaved_medians
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset
 from datasets.clip_dataset import SampleKey
+from datasets.collate import Collate, clips_on
+from datasets.erasing import RandomErasing, erase
 from datasets.presets import VIDEO_AA
 from datasets.randaugment import RandAugment, parse_randaugment
 from datasets.readers import VideoFile
@@ -40,16 +44,16 @@ from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Normalize,
-    RandomErasing,
     RandomResizedCrop,
     ResizeShortSide,
     SlidingCrops,
     video_train_transform,
 )
+from inference.sources import FramesInMemory
 
 ROUNDS = 3
 CLIPS = 8  # augmented in one timed call, each with other random numbers
-PARTS = ("augment", "samples", "views", "readers")
+PARTS = ("augment", "handover", "samples", "views", "readers")
 DIFFERENCE = 0.05  # mean, of normalised values; the published order does not round between crop and normalisation
 
 
@@ -112,7 +116,7 @@ def published_order(frames: np.ndarray, rng: np.random.Generator, size: int = 22
     )
     if rng.random() < 0.5:
         clip = clip.flip(3)
-    return RandomErasing(0.25)(clip, rng)
+    return erase(clip, RandomErasing(0.25).draw(size, size, rng))
 
 
 def augment(clock: Callable[[], float]) -> dict[str, float]:
@@ -142,6 +146,30 @@ def dataset_of(folder: Path, mode: str, *flags: str):
         (folder / f"{name}.csv").write_text("v.mp4 0\n")
     given = ["--data_path", str(folder), "--data_root", str(folder), "--nb_classes", "2", "--num_frames", "16"]
     return build_dataset(mode, parser.parse_args([*given, *flags]))
+
+
+def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
+    """Time a worker's part of a clip with and without --gpu_transforms; milliseconds and MiB a clip."""
+    frames = smooth_frames(16, 256, 340)
+    (folder / "v.mp4").touch()
+    datasets = {
+        name: dataset_of(folder, "train", "--num_sample", "1", *flags)
+        for name, flags in {"finished": (), "bytes": ("--gpu_transforms",)}.items()
+    }
+    for dataset in datasets.values():
+        dataset.open_record = lambda record: FramesInMemory(frames)
+    collate = Collate(datasets["bytes"].plan.clip_shape)
+
+    def batch_of(name: str) -> dict:
+        return collate([datasets[name][SampleKey(0, epoch)] for epoch in range(CLIPS)])
+
+    finished, left = batch_of("finished")["clips"], batch_of("bytes")
+    refuse_if(not torch.equal(finished, clips_on("cpu", left)), "--gpu_transforms changes the clips")
+    candidates = {name: lambda name=name: batch_of(name) for name in datasets}
+    candidates["left_to_device"] = lambda: clips_on("cpu", left)
+    seconds = interleaved_medians(candidates, ROUNDS, clock)
+    sizes = {"finished_mib": finished.nbytes / 2**20 / CLIPS, "bytes_mib": left["clips"].nbytes / 2**20 / CLIPS}
+    return {f"{name}_ms": 1000 * value / CLIPS for name, value in seconds.items()} | sizes
 
 
 def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
@@ -253,6 +281,7 @@ def main() -> None:
         folder = Path(name)
         work = {
             "augment": lambda: augment(clock),
+            "handover": lambda: handover(folder, clock),
             "samples": lambda: samples(folder, clock),
             "views": lambda: views(folder, clock),
             "readers": lambda: readers(folder, clock),

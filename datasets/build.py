@@ -179,6 +179,7 @@ def build_plan(mode: Mode, preset: Preset, kind: Kind, args: argparse.Namespace)
         crops=args.test_num_crop if many_views else 1,
         repeats=args.num_sample if mode == "train" else 1,
         seed=getattr(args, "seed", 0),
+        gpu_transforms=args.gpu_transforms,
     )
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from datasets.annotations import Record
 from datasets.readers import FrameReader, Guard, UnreadableVideoError
 from datasets.sampling import Mode
+from datasets.transforms import Compose, finish
 
 MAX_REPLACEMENTS = 20
 
@@ -36,12 +37,15 @@ class Sample:
     """What a data set gives for one record."""
 
     clips: torch.Tensor | None
-    """float32 (views, C, T, H, W), normalised; None where an evaluation video could not be read."""
+    """(views, C, T, H, W): float32, normalised; with `ClipPlan.gpu_transforms` uint8. None where an evaluation video
+    could not be read."""
     label: int
     index: int
     """of the record that was read, in `records`."""
     unreadable: list[tuple[int, str]] = field(default_factory=list)
     """records that could not be read on the way: index and message."""
+    boxes: torch.Tensor | None = None
+    """of uint8 clips: what to erase in them, (views, count, COLUMNS) as `datasets.erasing` draws it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class ClipPlan:
     mode: Mode
     sample: Callable[..., np.ndarray]
     """frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
-    transform: Callable[[np.ndarray, np.random.Generator], torch.Tensor]
+    transform: Compose
     """frames uint8 (T, H, W, 3) -> views (V, C, T, H, W)."""
     clip_shape: tuple[int, int, int, int]
     """(C, T, H, W) of what `transform` gives."""
@@ -62,6 +66,8 @@ class ClipPlan:
     repeats: int = 1
     """augmentations of the same frames, in training."""
     seed: int = 0
+    gpu_transforms: bool = False
+    """leave normalisation and erasing to whoever reads the samples: `datasets.transforms.finish`."""
 
 
 class ClipDataset(Dataset, ABC):
@@ -114,7 +120,11 @@ class ClipDataset(Dataset, ABC):
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.records[index]
             try:
-                return Sample(read_clips(self.open_record(record), self.plan, rng), record.label, index, unreadable)
+                clips, boxes = _prepare_clips(self.open_record(record), self.plan, rng)
+                if self.plan.gpu_transforms:
+                    # A copy: the next reading overwrites frames that no step had to change.
+                    return Sample(clips.clone(), record.label, index, unreadable, boxes)
+                return Sample(finish(clips, boxes), record.label, index, unreadable)
             except UnreadableVideoError as error:
                 unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
             if self.plan.mode != "train":
@@ -129,16 +139,24 @@ def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) ->
     """Decode and transform every view of a video, segment by segment, within a segment crop by crop.
 
     Returns:
-        (views, C, T, H, W), as `plan.transform` gives them.
+        float32 (views, C, T, H, W), normalised, whatever `plan.gpu_transforms` says.
 
     Raises:
         UnreadableVideoError: frames do not decode.
     """
+    return finish(*_prepare_clips(reader, plan, rng))
+
+
+def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode a video and do with every view what comes before `finish`: clips and boxes as that takes them."""
     wanted = np.stack([
         plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
         for k in range(plan.segments)
     ])  # fmt: skip
     frames = reader.read(wanted.reshape(-1))
-    clips = frames.reshape(*wanted.shape, *frames.shape[1:])
-    views = [plan.transform(clip, rng) for clip in clips for _ in range(plan.repeats)]
-    return views[0] if len(views) == 1 else torch.cat(views)
+    parts = frames.reshape(*wanted.shape, *frames.shape[1:])
+    prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]
+    if len(prepared) == 1:
+        return prepared[0]
+    clips, boxes = zip(*prepared, strict=True)
+    return torch.cat(clips), torch.cat(boxes)

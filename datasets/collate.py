@@ -1,6 +1,7 @@
 """Samples -> a batch, as a dict the training and evaluation loops read.
 
-- clips: float32 (videos * R, C, T, H, W); in testing (videos, views, C, T, H, W);
+- clips: float32 (videos * R, C, T, H, W); in testing (videos, views, C, T, H, W); with --gpu_transforms uint8;
+- boxes: with --gpu_transforms, what to erase in them: int64 (..., count, COLUMNS), the first dimensions of clips;
 - labels: int64, the first dimension of clips;
 - indices: int64, likewise: which record of the data set;
 - unreadable: list of (index, message), the videos of this batch that could not be read.
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from datasets.clip_dataset import Sample
+from datasets.transforms import finish
 
 
 class Collate:
@@ -26,14 +28,24 @@ class Collate:
         read = [sample for sample in samples if sample.clips is not None]
         repeats = torch.tensor([1 if self.views else len(sample.clips) for sample in read], dtype=torch.int64)
         if read:
-            clips = [sample.clips for sample in read]
-            clips = torch.stack(clips) if self.views else torch.cat(clips)
+            clips = self._join([sample.clips for sample in read])
         else:
             views = (self.views,) if self.views else ()
             clips = torch.empty((0, *views, *self.clip_shape), dtype=torch.float32)
-        return {
+        batch = {
             "clips": clips,
             "labels": torch.tensor([s.label for s in read], dtype=torch.int64).repeat_interleave(repeats),
             "indices": torch.tensor([s.index for s in read], dtype=torch.int64).repeat_interleave(repeats),
             "unreadable": unreadable,
         }
+        if read and read[0].boxes is not None:
+            batch["boxes"] = self._join([sample.boxes for sample in read])
+        return batch
+
+    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(parts) if self.views else torch.cat(parts)
+
+
+def clips_on(device: torch.device | str, batch: dict) -> torch.Tensor:
+    """Bring a batch's clips to a device, finished: float32 (N, C, T, H, W), normalised and erased."""
+    return finish(batch["clips"].to(device, non_blocking=True), batch.get("boxes"))

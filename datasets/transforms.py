@@ -1,9 +1,10 @@
 """From decoded frames to the clip a model reads: crops, flips, augmentation, normalisation.
 
 A pipeline is called with frames, uint8 numpy (T, H, W, 3), and a numpy Generator, and returns a float32 tensor
-(views, C, T, H, W). Within it, steps pass on uint8 clips (T, C, H, W); `Normalize` turns them into float (C, T, H, W).
-All frames of a clip share every random number. Order, ranges and roundings are those of the published video pipelines
-(VideoMAE, VideoMamba) and, for images, of timm.
+(views, C, T, H, W). It has two halves: `Compose.prepare` runs the steps, which pass on uint8 clips (T, C, H, W), and
+`finish` normalises and erases, at once or after the transfer to a device (--gpu_transforms). All frames of a clip
+share every random number. Order, ranges and roundings are those of the published video pipelines (VideoMAE,
+VideoMamba) and, for images, of timm.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.warp import INTERPOLATIONS, Region
 
@@ -29,16 +31,43 @@ Step = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 class Compose:
     """Run steps one after another on frames (T, H, W, 3) uint8; returns (views, C, T, H, W) float32."""
 
-    def __init__(self, steps: Sequence[Step]):
-        """Keep the steps that are there; None stands for a step that is switched off."""
+    def __init__(self, steps: Sequence[Step], erasing: RandomErasing | None = None):
+        """Keep the steps that are there, None stands for one that is switched off, and what is erased at the end."""
         self.steps = [step for step in steps if step is not None]
+        self.erasing = erasing
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Transform the frames of one clip."""
+        return finish(*self.prepare(frames, rng))
+
+    def prepare(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do all but `finish`: uint8 (views, C, T, H, W), and the boxes to erase in each (views, count, COLUMNS)."""
         clip = _to_clip(frames)
         for step in self.steps:
             clip = step(clip, rng)
-        return clip if clip.dim() == 5 else clip[None]
+        views = (clip if clip.dim() == 5 else clip[None]).transpose(1, 2)
+        if self.erasing is None:
+            return views, torch.zeros((len(views), 0, COLUMNS), dtype=torch.int64)
+        return views, torch.stack([self.erasing.draw(*views.shape[-2:], rng) for _ in views])
+
+
+def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
+    """Normalise clips and erase boxes in them, on the device that they are on.
+
+    Args:
+        clips: uint8 (N, C, T, H, W); float ones are finished already, and returned as they are.
+        boxes: int64 (N, count, COLUMNS), on the CPU; None for none.
+
+    Returns:
+        float32 (N, C, T, H, W), contiguous.
+    """
+    if clips.is_floating_point():
+        return clips
+    finished = Normalize()(clips.transpose(1, 2), None)
+    if boxes is not None:
+        for clip, of_clip in zip(finished, boxes, strict=True):
+            erase(clip, of_clip)
+    return finished
 
 
 class Augment:
@@ -135,52 +164,9 @@ class Normalize:
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Normalise a clip; the result is contiguous and may be changed in place."""
         out = clip.transpose(-4, -3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        return out.contiguous().mul_(self.scale).add_(self.shift)
-
-
-class RandomErasing:
-    """Erase random boxes of a normalised clip (C, T, H, W), the same boxes in every frame (Zhong et al. 2017).
-
-    Each box has an area of 0.02 to 1/3 of the picture divided by the number of boxes, and an aspect ratio of 0.3 to
-    1/0.3. Mode "pixel" fills it with normal noise, "rand" with one normal colour, "const" with 0.
-    """
-
-    MODES = ("pixel", "rand", "const")
-
-    def __init__(self, probability: float, mode: str = "pixel", max_count: int = 1):
-        """Remember the settings; `max_count` boxes at most, each number from 1 on as likely."""
-        if mode not in self.MODES:
-            raise ValueError(f'--remode is one of {", ".join(self.MODES)}, not "{mode}"')
-        self.probability, self.mode, self.max_count = probability, mode, max_count
-
-    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Erase in place."""
-        if rng.random() >= self.probability:
-            return clip
-        count = int(rng.integers(1, self.max_count + 1))
-        for _ in range(count):
-            box = self._draw_box(clip.shape[-2], clip.shape[-1], count, rng)
-            if box is not None:
-                top, left, height, width = box
-                target = clip[..., top : top + height, left : left + width]
-                target.copy_(self._noise(target.shape, rng))
-        return clip
-
-    def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator):
-        for _ in range(10):
-            area = rng.uniform(0.02, 1 / 3) * height * width / count
-            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
-            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if h < height and w < width:
-                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
-        return None
-
-    def _noise(self, shape: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
-        if self.mode == "const":
-            return torch.zeros(())
-        if self.mode == "rand":
-            shape = (shape[0], 1, 1, 1)
-        return torch.from_numpy(rng.standard_normal(size=tuple(shape), dtype=np.float32))
+        # Three numbers each; without waiting, or every batch would stop the host until the GPU has caught up.
+        scale, shift = (values.to(out.device, non_blocking=True) for values in (self.scale, self.shift))
+        return out.contiguous().mul_(scale).add_(shift)
 
 
 class ResizeShortSide:
@@ -258,9 +244,7 @@ def video_train_transform(
     return Compose([
         RandomResizedCrop(input_size, scale, ratio, augment=augment),
         RandomHorizontalFlip(hflip) if hflip > 0 else None,
-        Normalize(),
-        RandomErasing(reprob, remode, recount) if reprob > 0 else None,
-    ])  # fmt: skip
+    ], _erasing(reprob, remode, recount))  # fmt: skip
 
 
 def image_train_transform(
@@ -287,9 +271,7 @@ def image_train_transform(
         RandomResizedCrop(input_size, scale, ratio, interpolation, antialias=True),
         RandomHorizontalFlip(hflip) if hflip > 0 else None,
         augment,
-        Normalize(),
-        RandomErasing(reprob, remode, recount) if reprob > 0 else None,
-    ])  # fmt: skip
+    ], _erasing(reprob, remode, recount))  # fmt: skip
 
 
 def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
@@ -299,7 +281,7 @@ def video_validation_transform(input_size: int, short_side_size: int) -> Compose
             f"--short_side_size {short_side_size} is smaller than --input_size {input_size}: "
             "the picture would be smaller than the crop"
         )
-    return Compose([ResizeShortSide(short_side_size), CenterCrop(input_size), Normalize()])
+    return Compose([ResizeShortSide(short_side_size), CenterCrop(input_size)])
 
 
 def video_test_transform(input_size: int, short_side_size: int, num_crops: int) -> Compose:
@@ -309,7 +291,7 @@ def video_test_transform(input_size: int, short_side_size: int, num_crops: int) 
             f"--short_side_size {short_side_size} and --input_size {input_size} must be equal for testing: "
             "the test crops are as large as the short side"
         )
-    return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops), Normalize()])
+    return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops)])
 
 
 def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
@@ -317,7 +299,11 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
     if not 0 < crop_pct <= 1:
         raise ValueError(f"--crop_pct is a share of the picture, above 0 and up to 1, not {crop_pct}")
     resize = ResizeShortSide(int(input_size / crop_pct), interpolation="bicubic", antialias=True)
-    return Compose([resize, CenterCrop(input_size), Normalize()])
+    return Compose([resize, CenterCrop(input_size)])
+
+
+def _erasing(reprob: float, remode: str, recount: int) -> RandomErasing | None:
+    return RandomErasing(reprob, remode, recount) if reprob > 0 else None
 
 
 def _check_interpolation(interpolation: str) -> None:

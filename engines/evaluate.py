@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from datasets.transforms import finish
 from engines.distributed import Context, gather_objects
 from engines.logs import progress
 from engines.parallel import gathered_weights
@@ -123,7 +124,7 @@ def _evaluate_shard(
 def mean_over_views(
     model: nn.Module, clips: torch.Tensor, device: torch.device, bf16: bool, clips_per_forward: int
 ) -> torch.Tensor:
-    """Return log(mean over views of softmax(logits)) for clips (videos, views, C, T, H, W).
+    """Return log(mean over views of softmax(logits)) for clips (videos, views, C, T, H, W), normalised or uint8.
 
     The result is (videos, classes), float32, on the CPU. It stays a logarithm, so that the loss of a prediction that
     is sure and wrong stays finite.
@@ -131,8 +132,9 @@ def mean_over_views(
     videos, views = clips.shape[:2]
     parts = []
     for part in clips.flatten(0, 1).split(clips_per_forward):
+        part = finish(part.to(device, non_blocking=True))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(part.to(device, non_blocking=True))
+            logits = model(part)
         parts.append(logits.float().log_softmax(-1))
     log_probabilities = torch.cat(parts).unflatten(0, (videos, views))
     return (log_probabilities.logsumexp(1) - np.log(views)).cpu()

@@ -13,6 +13,7 @@ import torch
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 _HANDLER = "engines"
@@ -71,10 +72,11 @@ def loading_advice(waiting: float, num_workers: int) -> str:
     return f"training waited for data {waiting:.0%} of the time with --num_workers {num_workers}: {remedy}"
 
 
-def clip_picture(clips: torch.Tensor) -> torch.Tensor:
-    """Draw the first clips of a batch (N, 3, T, H, W), normalised: (3, height, width) from 0 to 1, a clip a row."""
+def clip_picture(batch: dict) -> torch.Tensor:
+    """Draw the first clips of a batch (datasets/collate.py): (3, height, width) from 0 to 1, a clip a row."""
+    clips = clips_on("cpu", {name: values[:_MOST_CLIPS] for name, values in batch.items()})
     frames = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], _MOST_FRAMES)).round().long()
-    pictures = clips[:_MOST_CLIPS, :, frames].float().transpose(1, 2).flatten(0, 1)
+    pictures = clips[:, :, frames].float().transpose(1, 2).flatten(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return make_grid((pictures * std + mean).clamp(0, 1), nrow=len(frames))
 
@@ -108,7 +110,7 @@ class RunLog:
         """Pass `batches` on; the clips of the run's first one become a picture in TensorBoard at `step`."""
         for batch in batches:
             if self._writer is not None and not self._pictured and len(batch["clips"]):
-                self._writer.add_image("train/clips", clip_picture(batch["clips"]), step)
+                self._writer.add_image("train/clips", clip_picture(batch), step)
                 self._pictured = True
             yield batch
 

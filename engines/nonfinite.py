@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from datasets.collate import clips_on
 from engines.distributed import Context, gather_objects
 from engines.files import write_json
 from engines.state import TrainingState
@@ -31,7 +32,7 @@ def report_not_finite(
         records: of the data set. args: output_dir, bf16. context: this process.
     """
     guilty = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
-    clips = batches[guilty[0] if guilty else -1]["clips"]
+    batch = batches[guilty[0] if guilty else -1]
     found = {
         "rank": context.rank,
         "grad_norm": _plain(norm),
@@ -39,7 +40,7 @@ def report_not_finite(
             {"loss": _plain(loss), "files": _paths([batch], records)}
             for loss, batch in zip(losses, batches, strict=True)
         ],
-        "activations": largest_activations(state.model, clips.to(context.device), bf16=bool(args.bf16)),
+        "activations": largest_activations(state.model, clips_on(context.device, batch), bf16=bool(args.bf16)),
     }
     ranks = gather_objects(found)
     sentence = (

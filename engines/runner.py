@@ -47,6 +47,8 @@ def start_run(args) -> Context:
         args.seed,
         torch.__version__,
     )
+    if context.device.type == "cpu" and getattr(args, "gpu_transforms", False):
+        _logger.warning("--gpu_transforms on a CPU takes work from the loader's workers and gives it to the training")
     if args.output_dir and context.is_main:
         write_json(Path(args.output_dir) / "args.json", plain_args(args))
     return context

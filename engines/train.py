@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
+from datasets.collate import clips_on
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
 from engines.epoch_sums import EpochSums
@@ -59,8 +60,8 @@ def train_one_epoch(
 
     Args:
         state: changed in place (weights, average, optimiser, `step`, `sums`); `epoch` is left to the caller.
-        loader: gives batches {"clips": (N, C, T, H, W), "labels": (N,), "indices": (N,), "unreadable": [...]}; its
-            dataset has `records`.
+        loader: gives batches {"clips": (N, C, T, H, W), "labels": (N,), "indices": (N,), "unreadable": [...]}, with
+            "boxes" where the clips are still to be finished (datasets/collate.py); its dataset has `records`.
         criterion: loss of logits (N, classes) and labels (N,), or of soft targets (N, classes) with `mixup`.
         args: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
         context: this process.
@@ -140,7 +141,7 @@ def _backward(
     state.optimizer.zero_grad(set_to_none=True)
     losses = []
     for number, batch in enumerate(group):
-        clips = batch["clips"].to(context.device, non_blocking=True)
+        clips = clips_on(context.device, batch)
         targets = batch["labels"].to(context.device, non_blocking=True)
         if mixup is not None:
             clips, targets = mixup(clips, targets)

@@ -13,7 +13,7 @@ def test_a_picture_has_a_clip_a_row_in_the_videos_own_colours():
     colours = torch.rand(5, 3, 20, 1, 1)
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     clips = ((colours - mean) / std).expand(5, 3, 20, 6, 6)
-    picture = clip_picture(clips)
+    picture = clip_picture({"clips": clips})
     assert picture.shape == (3, 4 * 8 + 2, 8 * 8 + 2), "four clips, eight frames, margins of two pixels"
     centres = picture[:, 5::8, 5::8]
     torch.testing.assert_close(centres[:, 2, 0], colours[2, :, 0, 0, 0])

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.erasing import RandomErasing, erase
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CenterCrop,
     ColorJitter,
     Normalize,
-    RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
     ResizeShortSide,
@@ -103,7 +103,7 @@ def test_erasing_is_one_box_through_all_frames():
     rng = np.random.default_rng(0)
     areas, aspects, erased = [], [], 0
     for _ in range(2000):
-        clip = RandomErasing(0.25)(torch.full((3, 2, 60, 80), 7.0), rng)
+        clip = erase(torch.full((3, 2, 60, 80), 7.0), RandomErasing(0.25).draw(60, 80, rng))
         changed = (clip != 7.0).all(0)
         assert torch.equal(changed[0], changed[1])
         if not changed.any():
@@ -121,7 +121,7 @@ def test_erasing_is_one_box_through_all_frames():
 
 def test_what_is_put_into_erased_boxes():
     def erased(mode):
-        clip = RandomErasing(1.0, mode)(torch.full((3, 4, 64, 64), 7.0), np.random.default_rng(3))
+        clip = erase(torch.full((3, 4, 64, 64), 7.0), RandomErasing(1.0, mode).draw(64, 64, np.random.default_rng(3)))
         inside = (clip != 7.0).all(0)[0]
         return clip[:, :, inside]
 

@@ -1,0 +1,70 @@
+"""Random erasing (Zhong et al. 2017) in two steps: drawing boxes, where a clip is augmented, and filling them, later.
+
+What is drawn travels with the clip as numbers, so that the boxes can be filled on another device and in a whole batch.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+MODES = ("pixel", "rand", "const")
+COLUMNS = 6  # of a box: top, left, height, width, index in MODES, seed of its noise
+
+
+class RandomErasing:
+    """Draws boxes to erase, the same ones in every frame of a clip.
+
+    Each box has an area of 0.02 to 1/3 of the picture divided by the number of boxes, and an aspect ratio of 0.3 to
+    1/0.3. Mode "pixel" fills it with normal noise, "rand" with one normal colour, "const" with 0.
+    """
+
+    def __init__(self, probability: float, mode: str = "pixel", max_count: int = 1):
+        """Remember the settings; `max_count` boxes at most, each number from 1 on as likely."""
+        if mode not in MODES:
+            raise ValueError(f'--remode is one of {", ".join(MODES)}, not "{mode}"')
+        self.probability, self.mode, self.max_count = probability, mode, max_count
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
+        """Draw the boxes of a clip of height x width: int64 (max_count, COLUMNS), zeros where there is none."""
+        boxes = torch.zeros((self.max_count, COLUMNS), dtype=torch.int64)
+        if rng.random() < self.probability:
+            count = int(rng.integers(1, self.max_count + 1))
+            for i in range(count):
+                box = self._draw_box(height, width, count, rng)
+                if box is not None:
+                    boxes[i] = torch.tensor([*box, MODES.index(self.mode), int(rng.integers(2**32))])
+        return boxes
+
+    def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator):
+        for _ in range(10):
+            area = rng.uniform(0.02, 1 / 3) * height * width / count
+            aspect = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+        return None
+
+
+def erase(clip: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Fill the boxes of a normalised clip (C, T, H, W), in place and in their order.
+
+    The noise is a function of a box's seed and of the kind of device: a GPU draws other normal numbers than a CPU.
+
+    Args:
+        clip: on any device. boxes: (count, COLUMNS), on the CPU: they are read there.
+    """
+    for top, left, height, width, mode, seed in boxes.tolist():
+        if height and width:
+            target = clip[..., top : top + height, left : left + width]
+            target.copy_(_noise(target, MODES[mode], seed))
+    return clip
+
+
+def _noise(target: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
+    if mode == "const":
+        return target.new_zeros(())
+    shape = target.shape if mode == "pixel" else (len(target), 1, 1, 1)
+    # A generator of its own: the process's one must not notice, and nothing but the seed must matter.
+    generator = torch.Generator(target.device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=target.device)
