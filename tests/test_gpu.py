@@ -1,9 +1,12 @@
-"""What only a GPU can show: backends on real launches, torch.compile on the device, training steps in bfloat16."""
+"""What only a GPU can show: real launches, torch.compile on the device, training steps, --gpu_transforms."""
 
+import numpy as np
 import pytest
 import torch
 
 import models
+from datasets.collate import clips_on
+from datasets.erasing import MODES, RandomErasing
 from mamba.mamba_ssm.ops.layer_norm import add_norm
 from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
 from tests.test_scan_operator import ABSENT, reference, scan_inputs
@@ -133,3 +136,28 @@ def test_training_steps_in_bfloat16_lower_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_clips_finished_on_the_device_are_those_of_the_cpu_but_for_the_noise(mode):
+    rng = np.random.default_rng(0)
+    clips = torch.randint(0, 256, (8, 3, 4, 64, 64), dtype=torch.uint8)
+    boxes = torch.stack([RandomErasing(1.0, mode, 2).draw(64, 64, rng) for _ in clips])
+    batch = {"clips": clips.pin_memory(), "boxes": boxes.pin_memory()}
+    on_cpu, state = clips_on("cpu", batch), torch.cuda.get_rng_state()
+    found = clips_on("cuda", batch)
+    assert found.is_cuda and torch.equal(state, torch.cuda.get_rng_state())
+    torch.cuda.manual_seed(1234)
+    assert torch.equal(found, clips_on("cuda", batch)), "the boxes' seeds alone make the noise"
+    erased = torch.zeros(8, 1, 1, 64, 64, dtype=torch.bool)
+    for i, of_clip in enumerate(boxes.tolist()):
+        for top, left, height, width, _, _ in of_clip:
+            erased[i, ..., top : top + height, left : left + width] = True
+    erased, found = erased.expand_as(found), found.cpu()
+    torch.testing.assert_close(found[~erased], on_cpu[~erased], rtol=0, atol=1e-6)
+    if mode == "const":
+        assert (found[erased] == 0).all()
+    elif mode == "pixel":
+        assert abs(found[erased].mean()) < 0.05 and abs(found[erased].std() - 1) < 0.05
+    else:
+        assert len(found[erased].unique()) == len(on_cpu[erased].unique())
