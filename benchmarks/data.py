@@ -167,7 +167,7 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     refuse_if(not torch.equal(finished, clips_on("cpu", left)), "--gpu_transforms changes the clips")
     candidates = {name: lambda name=name: batch_of(name) for name in datasets}
     candidates["left_to_device"] = lambda: clips_on("cpu", left)
-    seconds = interleaved_medians(candidates, ROUNDS, clock)
+    seconds = interleaved_medians(candidates, ROUNDS, by_clock(clock))
     sizes = {"finished_mib": finished.nbytes / 2**20 / CLIPS, "bytes_mib": left["clips"].nbytes / 2**20 / CLIPS}
     return {f"{name}_ms": 1000 * value / CLIPS for name, value in seconds.items()} | sizes
 
