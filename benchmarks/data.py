@@ -155,10 +155,13 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     flags = ("--sampling", "sparse", "--num_sample", "1")
     guarded = dataset_of(folder, "train", *flags)
     alone = dataset_of(folder, "train", *flags, "--read_timeout", "0")
+    as_bytes = dataset_of(folder, "train", *flags, "--gpu_transforms")
     refuse_if(not torch.equal(guarded[0].clips, alone[0].clips), "the guard changes the samples")
+    as_bytes[SampleKey(0, 0)]
 
-    def with_helper() -> float:
-        return clock() + (cpu_seconds(guarded.guard.helper) if clock is time.process_time else 0.0)
+    def with_helpers() -> float:
+        helpers = [dataset.guard.helper for dataset in (guarded, as_bytes)]
+        return clock() + (sum(map(cpu_seconds, helpers)) if clock is time.process_time else 0.0)
 
     draws = [np.random.default_rng(seed) for seed in range(CLIPS)]
     wanted = [guarded.plan.sample(len(VideoFile(path)), mode="train", rng=rng) for rng in draws]
@@ -166,10 +169,11 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
         "decoding": lambda: [VideoFile(path).read(indices) for indices in wanted],
         "sample": lambda: [guarded[SampleKey(0, epoch)] for epoch in range(CLIPS)],
         "unguarded": lambda: [alone[SampleKey(0, epoch)] for epoch in range(CLIPS)],
+        "gpu_transforms": lambda: [as_bytes[SampleKey(0, epoch)] for epoch in range(CLIPS)],
     }
-    seconds = interleaved_medians(candidates, ROUNDS, by_clock(with_helper))
+    seconds = interleaved_medians(candidates, ROUNDS, by_clock(with_helpers))
     times = {name: 1000 * value / CLIPS for name, value in seconds.items()}
-    rates = {f"{name}_share": times["decoding"] / times[name] for name in ("sample", "unguarded")}
+    rates = {f"{name}_share": times["decoding"] / times[name] for name in candidates if name != "decoding"}
     return {f"{name}_ms": value for name, value in times.items()} | rates
 
 
@@ -217,7 +221,6 @@ def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time a worker's part of a clip with and without --gpu_transforms; milliseconds and MiB a clip."""
-    keep_freed_memory()  # as a loader's worker does
     frames = smooth_frames(16, 256, 340)
     (folder / "v.mp4").touch()
     datasets = {
@@ -275,6 +278,7 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a loader's worker does
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     clock = time.process_time if args.cpu else time.perf_counter
