@@ -10,6 +10,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch.utils.data import default_collate
 
 from datasets.clip_dataset import Sample
 from datasets.transforms import finish
@@ -42,8 +43,10 @@ class Collate:
             batch["boxes"] = self._join([sample.boxes for sample in read])
         return batch
 
-    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack(parts) if self.views else torch.cat(parts)
+    def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        # PyTorch's own, within a worker, writes into the memory that it will share: the batch need not be copied again
+        joined = default_collate(parts)
+        return joined if self.views else joined.flatten(0, 1)
 
 
 def clips_on(device: torch.device | str, batch: dict) -> torch.Tensor:
