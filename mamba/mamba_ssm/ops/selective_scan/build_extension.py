@@ -90,7 +90,7 @@ def _sanitize_flags() -> tuple[str, ...]:
     kind = os.environ.get(SANITIZE_VARIABLE, "")
     if kind not in ("", "address"):
         raise ExtensionUnavailableError(f"{SANITIZE_VARIABLE} must be 'address' or unset, got {kind!r}")
-    return ("-fsanitize=address", "-fno-omit-frame-pointer", "-g") if kind else ()
+    return ("-fsanitize=address", "-fno-omit-frame-pointer", "-g", "-O1") if kind else ()
 
 
 def instruction_sets() -> dict[str, tuple[str, ...]]:
