@@ -70,37 +70,32 @@ def look_up(frames: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def grey_sums(frames: np.ndarray) -> np.ndarray:
-    """Sum the grey levels of each frame, (T,) int64; a grey level is PIL's, of ITU-R 601 and rounded."""
+def grey_levels(frames: np.ndarray) -> np.ndarray:
+    """Compute PIL's grey level of each pixel, of ITU-R 601 and rounded: (T, H, W) uint8."""
     length, height, width, _ = frames.shape
-    sums = np.zeros(length, np.int64)
+    out = np.empty((length, height, width), np.uint8)
     for t in range(length):
         for y in range(height):
-            row = np.int32(0)
             for x in range(width):
-                r, g, b = np.int32(frames[t, y, x, 0]), np.int32(frames[t, y, x, 1]), np.int32(frames[t, y, x, 2])
-                row += (r * np.int32(19595) + g * np.int32(38470) + b * np.int32(7471) + np.int32(0x8000)) >> np.int32(
-                    16
-                )
-            sums[t] += row
-    return sums
+                total = np.int32(0x8000)
+                total += np.int32(19595) * np.int32(frames[t, y, x, 0])
+                total += np.int32(38470) * np.int32(frames[t, y, x, 1])
+                total += np.int32(7471) * np.int32(frames[t, y, x, 2])
+                out[t, y, x] = total >> np.int32(16)
+    return out
 
 
 @_compiled
-def blend_with_grey(frames: np.ndarray, factor: np.float32) -> np.ndarray:
+def blend_with_grey(frames: np.ndarray, grey: np.ndarray, factor: np.float32) -> np.ndarray:
     """Go from each pixel's grey level (0) to its colour (1) or beyond, cut off to whole numbers from 0 to 255."""
     out = np.empty_like(frames)
     length, height, width, _ = frames.shape
     for t in range(length):
         for y in range(height):
             for x in range(width):
-                r, g, b = np.int32(frames[t, y, x, 0]), np.int32(frames[t, y, x, 1]), np.int32(frames[t, y, x, 2])
-                grey = (r * np.int32(19595) + g * np.int32(38470) + b * np.int32(7471) + np.int32(0x8000)) >> np.int32(
-                    16
-                )
+                level = np.int32(grey[t, y, x])
                 for c in range(3):
-                    step = np.float32(np.int32(frames[t, y, x, c]) - grey)
-                    value = np.float32(grey) + factor * step
+                    value = np.float32(level) + factor * np.float32(np.int32(frames[t, y, x, c]) - level)
                     out[t, y, x, c] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
     return out
 
@@ -237,8 +232,7 @@ def main() -> None:
     clip, size = np.zeros((1, 4, 4, 3), np.uint8), (4, 4)
     histograms(clip)
     look_up(clip, np.zeros((1, 3, 256), np.uint8))
-    grey_sums(clip)
-    blend_with_grey(clip, np.float32(1))
+    blend_with_grey(clip, grey_levels(clip), np.float32(1))
     blend_with_smooth(clip, np.float32(1))
     picture = pixels_first(clip)
     resample(picture, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0, 0, *size), (0, 0, *size), size, True, np.zeros(3, np.uint8))

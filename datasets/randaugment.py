@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from datasets.pixels import blend_with_grey, blend_with_smooth, grey_sums, histograms, look_up
+from datasets.pixels import blend_with_grey, blend_with_smooth, grey_levels, histograms, look_up
 from datasets.warp import VIDEO_FILL, AffineMap, Region
 
 MAX_LEVEL = 10.0
@@ -279,11 +279,12 @@ def _solarize_add(added: int, frames: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def _color(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
-    return blend_with_grey(cut(frames), np.float32(factor))
+    pixels = cut(frames)
+    return blend_with_grey(pixels, grey_levels(pixels), np.float32(factor))
 
 
 def _contrast(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
-    means = (grey_sums(frames) / math.prod(frames.shape[1:3]) + 0.5).astype(int)
+    means = (grey_levels(frames).mean(axis=(1, 2)) + 0.5).astype(int)
     return _by_table(cut(frames), np.stack([_blended(mean, factor) for mean in means])[:, None])
 
 
