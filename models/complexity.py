@@ -90,7 +90,9 @@ def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
     block = _one_block(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = block.to_empty(device="cpu")  # autocast knows the CPU, and not the meta device
-        clip = torch.empty(1, 3, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size)
+        clip = torch.empty(
+            1, model.config.in_chans, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size
+        )
         saved = _SavedBytes(fake)
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
@@ -127,21 +129,5 @@ class _SavedBytes:
 
 def _one_block(model: VideoMambaPro) -> VideoMambaPro:
     """The model with a single block, on the meta device."""
-    mixer = model.layers[0].mixer
     with torch.device("meta"):
-        return VideoMambaPro(
-            img_size=model.patch_embed.img_size,
-            patch_size=model.patch_embed.proj.weight.shape[-1],
-            depth=1,
-            embed_dim=model.embed_dim,
-            num_classes=0,
-            drop_path_rate=0.0,
-            bimamba_type=mixer.bimamba_type,
-            elemental_residual=mixer.elemental_residual,
-            masked_backward=mixer.masked_backward,
-            scan_input=mixer.scan_input,
-            tubelet_size=model.patch_embed.tubelet_size,
-            num_frames=model.num_frames,
-            d_state=mixer.A_log.shape[1],
-            backend=mixer.backend,
-        )
+        return VideoMambaPro(model.config, depth=1, num_classes=0, drop_path_rate=0.0)
