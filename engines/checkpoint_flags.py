@@ -14,7 +14,7 @@ from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
 from models.config import Role
 from models.describe import CheckpointFacts, contradiction, describe_checkpoint
-from models.videomambapro import registered_config, registered_names
+from models.videomambapro import registered_config
 
 _logger = logging.getLogger(__name__)
 
@@ -130,9 +130,9 @@ def _by_name(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
 
 def _registered_flags(model: str) -> dict[str, Any]:
     """What the flags mean that are left to the registered model; nothing for a name that is none."""
-    if model not in registered_names():
-        return {}
     config = registered_config(model)
+    if config is None:
+        return {}
     return {setting.flag: getattr(config, setting.name) for setting in flagged_settings() if setting.by_name}
 
 

@@ -28,8 +28,11 @@ def build_model(args: argparse.Namespace, num_classes: int, **overrides) -> Vide
 
 
 def load_finetune_checkpoint(model: VideoMambaPro, args: argparse.Namespace) -> LoadReport | None:
-    """Loads `--finetune` where it is given; with `--eval` the head must come from the file too."""
-    if not args.finetune:
+    """Load `--finetune` where it is given, unless `--resume` brings all weights.
+
+    With `--eval` the head must come from the file too.
+    """
+    if not args.finetune or args.resume:
         return None
     return load_checkpoint(
         model,

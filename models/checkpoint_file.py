@@ -68,8 +68,6 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             return _read_safetensors(file.read()) if path.suffix == ".safetensors" else _read_pickled(file)
-    except OSError:
-        raise
     except Exception as error:
         # A damaged file fails in whatever part of the reader meets the damage.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_sentence(error)}") from error
@@ -188,6 +186,8 @@ def _sentence(error: Exception) -> str:
         )
     if isinstance(error, (CheckpointError, SafetensorError)):
         return text
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     first = text.strip().splitlines()[0][:200] if text.strip() else ""
     return f"it is damaged or of another format ({type(error).__name__}{': ' if first else ''}{first})"
 

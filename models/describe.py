@@ -187,8 +187,8 @@ def _switches_of_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """Switches among a run's flags; one that was left out (None) is as the run's model is registered."""
     settings = VideoMambaPro.config_class.settings()
     switches = {s.name: flags[s.flag] for s in settings if s.role is Role.SWITCH and s.flag in flags}
-    if None in switches.values() and flags.get("model") in registered_names():
-        registered = registered_config(flags["model"])
+    registered = registered_config(flags.get("model", ""))
+    if registered is not None:
         switches |= {name: getattr(registered, name) for name, value in switches.items() if value is None}
     return {name: value for name, value in switches.items() if value is not None}
 

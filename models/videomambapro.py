@@ -28,6 +28,13 @@ PUBLISHED_SIZES = {
 }
 NANO = dict(embed_dim=96, depth=6)  # trains on a laptop's CPU in minutes; not a published size
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
+REGISTERED = (
+    {"videomambapro_nano": NANO}
+    | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
+    | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
+    | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}
+)
+"""The models that are registered with timm, each with the settings that it has of its own."""
 
 
 class VideoMambaPro(nn.Module):
@@ -127,73 +134,73 @@ class VideoMambaPro(nn.Module):
             )
 
 
-def _create(name: str, pretrained: bool, defaults: dict, **overrides) -> VideoMambaPro:
-    """A model from its size and the caller's arguments; timm's bookkeeping arguments are not the model's."""
+def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:
+    """A registered model with the caller's settings; timm's bookkeeping arguments are not the model's."""
     if pretrained:
         raise ValueError("no weights are hosted for this model; load a file with models.checkpoint or --finetune FILE")
     for bookkeeping in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        overrides.pop(bookkeeping, None)
-    return VideoMambaPro(**({"name": name} | defaults | overrides))
+        settings.pop(bookkeeping, None)
+    return VideoMambaPro(**({"name": name} | REGISTERED[name] | settings))
 
 
 @register_model
 def videomambapro_nano(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro of 96 x 6 for demonstrations and tests."""
-    return _create("videomambapro_nano", pretrained, NANO, **kwargs)
+    return _create("videomambapro_nano", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-Ti, 192 x 24."""
-    return _create("videomambapro_tiny", pretrained, PUBLISHED_SIZES["tiny"], **kwargs)
+    return _create("videomambapro_tiny", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-S, 384 x 24."""
-    return _create("videomambapro_small", pretrained, PUBLISHED_SIZES["small"], **kwargs)
+    return _create("videomambapro_small", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-M, 576 x 32."""
-    return _create("videomambapro_middle", pretrained, PUBLISHED_SIZES["middle"], **kwargs)
+    return _create("videomambapro_middle", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-Ti baseline: type v2, no residual, no mask."""
-    return _create("videomamba_tiny", pretrained, PUBLISHED_SIZES["tiny"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_tiny", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-S baseline."""
-    return _create("videomamba_small", pretrained, PUBLISHED_SIZES["small"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_small", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-M baseline."""
-    return _create("videomamba_middle", pretrained, PUBLISHED_SIZES["middle"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_middle", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_t16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-Ti."""
-    return videomambapro_tiny(pretrained, **kwargs)
+    return _create("videomambapro_t16_in1k", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_s16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-S."""
-    return videomambapro_small(pretrained, **kwargs)
+    return _create("videomambapro_s16_in1k", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_m16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-M."""
-    return videomambapro_middle(pretrained, **kwargs)
+    return _create("videomambapro_m16_in1k", pretrained, **kwargs)
 
 
 def registered_names() -> list[str]:
@@ -201,7 +208,6 @@ def registered_names() -> list[str]:
     return timm.list_models("videomamba*")
 
 
-def registered_config(name: str) -> ModelConfig:
-    """The configuration of a registered model."""
-    with torch.device("meta"):
-        return timm.create_model(name).config
+def registered_config(name: str) -> ModelConfig | None:
+    """The configuration that a name stands for; None for one that is not registered here."""
+    return VideoMambaPro.config_class(**REGISTERED[name]) if name in REGISTERED else None
