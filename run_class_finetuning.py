@@ -9,12 +9,12 @@ import argparse
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from common.flags import FlagParser
+from common.flag_parser import FlagParser
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
-from engines.configuration import add_recipe_arguments, fit_batch_to_list, parse_arguments
+from engines.configuration import add_recipe_arguments, fit_batch_to_list, parse_command_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.runner import fit, start_run, test
@@ -68,4 +68,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(get_parser(), script=SCRIPT))
+    main(parse_command_line(get_parser(), script=SCRIPT))

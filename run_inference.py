@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from common.flags import FlagParser
+from common.flag_parser import FlagParser
 from datasets.memory import keep_freed_memory
 from datasets.readers import DECODERS
 from engines.logs import progress, setup_logging

@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from datasets.build import build_dataset, build_loader
 from engines.checkpoint import resume_training
-from engines.configuration import fit_batch_to_list, parse_arguments, recipe_defaults
+from engines.configuration import fit_batch_to_list, parse_command_line, recipe_defaults
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.runner import fit, start_run, test
@@ -65,4 +65,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_arguments(get_parser(), script=SCRIPT))
+    main(parse_command_line(get_parser(), script=SCRIPT))

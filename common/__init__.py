@@ -1,1 +1,1 @@
-"""What every other package may use, and what uses none of them."""
+"""What every package may use and what depends on none of them."""

@@ -107,6 +107,14 @@ def parse_arguments(
     return args
 
 
+def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
+    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence."""
+    try:
+        return parse_arguments(parser, script=script)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
 def recipe_defaults(parser: argparse.ArgumentParser, name: str) -> None:
     """Make the flags of a recipe the defaults of `parser`, for a script that has a recipe of its own."""
     recipe = load_recipe(name)

@@ -15,6 +15,8 @@ from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
 from engines.optim import LearningRates, create_optimizer, create_schedule, scale_learning_rates
 from engines.parallel import load_model, load_optimizer, send_weights, shard_model, whole_state, wrap_model
+from models.checkpoint_file import CONFIG_KEY
+from models.describe import told_by_model
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +107,8 @@ class TrainingState:
             "test_weights": self.test_weights,
             "random": gather_objects(random_state()),
             "args": self.args,
-        } | ({"model_config": self.model.config.values()} if hasattr(self.model, "config") else {})
+            CONFIG_KEY: told_by_model(self.model),
+        }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over a saved state.

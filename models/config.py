@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self
 
-from common.flags import natural_int, positive_int, share
+from common.flag_types import non_negative_int, positive_int, proper_fraction
 from mamba.mamba_ssm.modules.mamba_simple import BIMAMBA_TYPES
 from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
 from models.initialisation import DT_INITS
@@ -93,20 +93,29 @@ class ModelConfig:
     embed_dim: int = setting(192, "width of the tokens", Role.SIZE, by_name=True, type=positive_int)
     in_chans: int = setting(3, "channels of a frame", Role.SIZE, flag=None, type=positive_int)
     num_classes: int = setting(
-        1000, "outputs of the head; 0 leaves it out", Role.SIZE, flag="nb_classes", from_data=True, type=natural_int
+        1000,
+        "outputs of the head; 0 leaves it out",
+        Role.SIZE,
+        flag="nb_classes",
+        from_data=True,
+        type=non_negative_int,
     )
     num_frames: int = setting(
         8, "frames of a clip, a multiple of the tubelet size", Role.SIZE, from_data=True, type=positive_int
     )
     tubelet_size: int = setting(1, "frames of a tubelet", Role.SIZE, type=positive_int)
-    drop_rate: float = setting(0.0, "dropout after the positions", Role.FREE, flag="drop", type=share)
+    drop_rate: float = setting(0.0, "dropout after the positions", Role.FREE, flag="drop", type=proper_fraction)
     drop_path_rate: float = setting(
-        0.1, "stochastic depth rate of the last block, linear from 0", Role.FREE, flag="drop_path", type=share
+        0.1,
+        "stochastic depth rate of the last block, linear from 0",
+        Role.FREE,
+        flag="drop_path",
+        type=proper_fraction,
     )
-    fc_drop_rate: float = setting(0.0, "dropout before the head", Role.FREE, type=share)
+    fc_drop_rate: float = setting(0.0, "dropout before the head", Role.FREE, type=proper_fraction)
     use_checkpoint: bool = setting(False, "gradient checkpointing: recompute blocks to save memory", Role.FREE)
     checkpoint_num: int = setting(
-        0, "number of blocks to recompute, counted from the first", Role.FREE, type=natural_int
+        0, "number of blocks to recompute, counted from the first", Role.FREE, type=non_negative_int
     )
     rms_norm: bool = setting(True, "RMSNorm, else LayerNorm", Role.SIZE, by_name=True)
     d_state: int = setting(

@@ -115,24 +115,30 @@ def told_config(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     return dict(config)
 
 
+def told_by_model(module: nn.Module) -> dict[str, Any] | None:
+    """The configuration that a file says of the network in `module`; None where there is none of this family."""
+    return next((part.config.values() for part in module.modules() if isinstance(part, VideoMambaPro)), None)
+
+
 def refuse_other_switches(
     model: nn.Module, content: dict[str, Any], path: str | Path, overridden: Collection[str] = ()
 ) -> None:
     """Raise the error that names switches which a file says otherwise than `model` was built.
 
     Args:
-        model: one with a `config`; others have no switches.
+        model: a `VideoMambaPro`, or what holds one; others have no switches.
         content: of the file, as `read_checkpoint_file` returned it.
         overridden: flags of switches that may differ, asked for by name.
     Raises:
         CheckpointError: names flag, both values and the remedy.
     """
-    if not hasattr(model, "config"):
+    config = told_by_model(model)
+    if config is None:
         return
     told = told_config(content, path)
     differing = {
-        setting.flag: (getattr(model.config, setting.name), told[setting.name])
-        for setting in model.config.settings()
+        setting.flag: (config[setting.name], told[setting.name])
+        for setting in VideoMambaPro.config_class.settings()
         if setting.role is Role.SWITCH and setting.name in told and setting.flag not in overridden
     }
     words = [f"--{flag} {ours}, the file has {theirs}" for flag, (ours, theirs) in differing.items() if ours != theirs]

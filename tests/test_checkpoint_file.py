@@ -15,7 +15,7 @@ from inference_files import save_checkpoint
 
 import run_class_finetuning
 from engines.checkpoint import load_weights, read_checkpoint
-from engines.configuration import parse_arguments
+from engines.configuration import parse_arguments, parse_command_line
 from inference import load_predictor
 from models import VideoMambaPro
 from models.build import build_model, load_finetune_checkpoint
@@ -96,6 +96,17 @@ def test_every_user_of_a_file_refuses_a_flipped_weight(tmp_path, capsys):
     ]:
         assert main(arguments) == 1
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_training_scripts_refuse_it_in_a_sentence(tmp_path, monkeypatch, capsys):
+    path = write(tmp_path / "whole.pth")
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(sys, "argv", ["run.py", "--finetune", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        parse_command_line(run_class_finetuning.get_parser(), script=run_class_finetuning.SCRIPT)
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"run.py: error: {path} cannot be read as a checkpoint: it is damaged or of another format")
 
 
 def directory_entry(data, name):

@@ -10,7 +10,7 @@ from inference_files import FLAGS, save_checkpoint
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
-from common.flags import FlagParser
+from common.flag_parser import FlagParser
 from engines.checkpoint import load_weights, resume_training
 from engines.checkpoint import save_checkpoint as save_state
 from engines.configuration import parse_arguments

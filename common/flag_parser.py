@@ -1,4 +1,4 @@
-"""Command-line flags: a parser that takes `--no-x` and `--no_x` alike, and types that refuse nonsense."""
+"""The parser of command lines: `--no-x` and `--no_x` are one flag."""
 
 import argparse
 import sys
@@ -26,27 +26,3 @@ class FlagParser(argparse.ArgumentParser):
         if not self.allow_abbrev:
             return name in self._option_string_actions
         return any(option.startswith(name) for option in self._option_string_actions)
-
-
-def share(text: str) -> float:
-    """A number from 0 to below 1, such as a dropout rate."""
-    value = float(text)
-    if not 0 <= value < 1:  # not-a-number is refused too
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, not {text}")
-    return value
-
-
-def positive_int(text: str) -> int:
-    """A whole number above 0."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return value
-
-
-def natural_int(text: str) -> int:
-    """A whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return value
