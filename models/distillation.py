@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from common.flag_types import non_negative
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.describe import TOLD_BY_FLAGS, describe_checkpoint
 from models.initialisation import LINEAR_STD
@@ -30,7 +31,10 @@ def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are learned too"
     )
     group.add_argument(
-        "--distill_weight", type=float, default=1.0, help="weight of that loss beside cross entropy (default: 1)"
+        "--distill_weight",
+        type=non_negative,
+        default=1.0,
+        help="weight of that loss beside cross entropy (default: 1)",
     )
 
 

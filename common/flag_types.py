@@ -1,0 +1,75 @@
+"""Types of command-line flags: numbers with limits, refused with the flag's name before anything is built on them.
+
+Each is a value for `type=` of argparse; recipes and saved settings pass the same ones (engines/configuration.py).
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a type that reads a whole number from `least` to `most` (None: without end)."""
+    limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number {limits}, not {text}")
+        return value
+
+    return read
+
+
+def real_number(
+    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
+) -> Callable[[str], float]:
+    """Return a type that reads a finite number from `least` to `most`.
+
+    Args:
+        least: smallest value.
+        most: largest value.
+        above: `least` itself is refused.
+        below: `most` itself is refused.
+    """
+    limits = f"above {least:g}" if above else f"of {least:g} or more"
+    if most < math.inf:
+        limits += f" and below {most:g}" if below else f" and at most {most:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        # NaN fails every comparison.
+        inside = least <= value <= most and math.isfinite(value)
+        if not inside or (above and value == least) or (below and value == most):
+            raise argparse.ArgumentTypeError(f"must be a number {limits}, not {text}")
+        return value
+
+    return read
+
+
+positive_int = whole_number(1)
+non_negative_int = whole_number(0)
+seed = whole_number(0, 2**32 - 1)  # what numpy takes
+
+positive = real_number(0, above=True)
+non_negative = real_number(0)
+fraction = real_number(0, 1)
+positive_fraction = real_number(0, 1, above=True)
+proper_fraction = real_number(0, 1, below=True)
+
+
+def frame_template(text: str) -> str:
+    """Read a template of frame names with one place for the number, such as img_{:05}.jpg."""
+    try:
+        different = text.format(1) != text.format(2)
+    except (IndexError, KeyError, ValueError):
+        different = False
+    if not different:
+        raise argparse.ArgumentTypeError(f"must have one place for a number, such as img_{{:05}}.jpg, not {text}")
+    return text
