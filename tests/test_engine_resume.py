@@ -133,7 +133,7 @@ def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
         train(tmp_path / "run", dataset=Interrupted(12, at=5, action=lambda: os.kill(os.getpid(), number)))
     assert (tmp_path / "status").read_text() == "75"
     (tmp_path / "status").unlink()
-    args = make_args()
+    args = make_args("--eval")
     loader = test_loader(Interrupted(6, at=2, action=lambda: os.kill(os.getpid(), number)))
     with pytest.raises(SystemExit) as stop:
         run_test(TinyModel(), loader, args, start_run(args), num_classes=CLASSES)
