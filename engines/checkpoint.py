@@ -212,8 +212,8 @@ def _newest_of_this_run(args) -> Path | None:
     newest = read_newest(args.output_dir, set_aside=True)
     if newest and stopped and not args.auto_resume:
         _logger.warning(
-            "--no_auto_resume: this command was stopped by a signal in %s and goes on from there; another --output_dir "
-            "begins afresh",
+            "--no_auto_resume: this command was stopped by a signal in %s and goes on from there; give another "
+            "--output_dir to begin afresh",
             args.output_dir,
         )
     elif newest and args.resume:

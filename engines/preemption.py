@@ -8,7 +8,6 @@ signal's number, as programs do that a signal ends.
 """
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,13 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from engines.early_stop import SIGNALS, STOPPED, tell_launcher
 from engines.run_folder import note_stop
 
 _logger = logging.getLogger(__name__)
-
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-EXIT_FILE = "VIDEOMAMBAPRO_EXIT_FILE"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 _received = ""
 _deferred = False
@@ -67,10 +63,6 @@ def stop_requested() -> bool:
 def leave(*, agreed: bool = False) -> NoReturn:
     """End this process by SystemExit, with the status `STOPPED` where the same command goes on.
 
-    torchrun hides its processes' exit status. The status is therefore also written to the file that the environment
-    variable `EXIT_FILE` names, which scripts/launch.sh reads; but not where the signal may mean that another process
-    has failed: launchers then send SIGTERM to the rest, and a run that fails must not be started again and again.
-
     Args:
         agreed: all processes have agreed to stop, and so none has failed.
     """
@@ -78,23 +70,21 @@ def leave(*, agreed: bool = False) -> NoReturn:
     name, _received = _received, ""
     kept = bool(_output_dir) or not _training
     status = STOPPED if kept else 128 + signal.Signals[name or signal.SIGTERM.name]
-    if _output_dir:
-        note_stop(_output_dir)
     _logger.warning(
         "stopped by %s: leaving with status %d; %s", name or "another process's signal", status, _what_remains()
     )
-    if os.environ.get(EXIT_FILE) and (agreed or name != signal.SIGTERM.name):
-        with open(os.environ[EXIT_FILE], "w", encoding="utf-8") as file:
-            file.write(str(status))
+    tell_launcher(status, name, agreed=agreed)
     raise SystemExit(status)
 
 
 def _what_remains() -> str:
-    """Say what the same command does next."""
+    """Note the stop in the output folder and say what the same command does next."""
     if not _training:
         return "the same command tests again"
     if not _output_dir:
         return "nothing is kept, since there is no --output_dir: the same command begins anew"
+    if not note_stop(_output_dir):
+        return "the training had not begun"
     if not any(Path(_output_dir).glob("checkpoint-*.pth")):
         return "there is no checkpoint yet: the same command begins anew"
     return "the same command goes on from the last checkpoint"

@@ -45,6 +45,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 # (process, lock file) -> descriptor. A forked child has its parent's entries and none of its locks.
 _held: dict[tuple[int, Path], int] = {}
+# Folders in which a run of this process has begun.
+_begun: set[tuple[int, Path]] = set()
 
 
 def claim(output_dir: str, context: Context, *, patience: float = _PATIENCE_ELSEWHERE) -> None:
@@ -81,13 +83,18 @@ def stopped_here(record: dict[str, Any]) -> bool:
 def note_start(output_dir: str, *, origin: str) -> None:
     """Write run.json: a run has begun from `origin` (a file, or "" for the beginning), or goes on."""
     write_json(Path(output_dir) / RECORD, {"origin": origin, "command": sys.argv, "stopped": False})
+    _begun.add((os.getpid(), _lock_path(Path(output_dir))))
 
 
-def note_stop(output_dir: str) -> None:
-    """Write to run.json that a signal has stopped the run, where this process holds its folder."""
-    record = read_record(output_dir)
-    if record and (os.getpid(), _lock_path(Path(output_dir))) in _held:
-        write_json(Path(output_dir) / RECORD, record | {"stopped": True})
+def note_stop(output_dir: str) -> bool:
+    """Write to run.json that a signal has stopped the run; False where no run of this process has begun there."""
+    if (os.getpid(), _lock_path(Path(output_dir))) not in _begun:
+        return False
+    try:
+        write_json(Path(output_dir) / RECORD, read_record(output_dir) | {"stopped": True})
+    except OSError as error:
+        _logger.warning("%s; --no_auto_resume will begin afresh", error)
+    return True
 
 
 def files_of_earlier_run(output_dir: str) -> list[Path]:
