@@ -102,6 +102,8 @@ def find_checkpoints(output_dir: str) -> list[Path]:
 
 def updates_done(path: Path) -> float:
     """Return the optimiser updates done in a checkpoint, without reading its tensors; -1 where it does not say."""
+    if not path.is_file():
+        return -1.0
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return float(saved["step"])
@@ -112,8 +114,8 @@ def updates_done(path: Path) -> float:
 def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest checkpoint of `output_dir` that is whole; None where there is none at all.
 
-    With `set_aside`, broken ones (folders and links that lead nowhere too) get the suffix .broken, so that they cannot
-    take the place of a whole one later.
+    With `set_aside`, broken ones (links that lead nowhere too) get the suffix .broken, so that they cannot take the
+    place of a whole one later.
 
     Raises:
         ValueError: there are checkpoints and all are broken; going on from nothing would hide that.
@@ -128,8 +130,7 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
             broken.append(path)
             continue
         for other in broken if set_aside else ():
-            _logger.warning("%s is renamed to %s.broken", other, other.name)
-            os.replace(other, other.with_name(f"{other.name}.broken"))
+            _rename_broken(other)
         return path, saved
     if paths:
         raise ValueError(
@@ -137,6 +138,26 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
             "move them away or pass --no_auto_resume to start afresh"
         )
     return None
+
+
+def _rename_broken(path: Path) -> None:
+    """Free the name of what cannot be read as a checkpoint."""
+    target, number = path.with_name(f"{path.name}.broken"), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.broken-{number}")
+    _logger.warning("%s is no checkpoint that can be read and is renamed to %s", path, target.name)
+    os.replace(path, target)
+
+
+def _clear_names(output_dir: str) -> None:
+    """Remove what a killed run left unfinished, and rename folders that are called like checkpoints."""
+    for path in unfinished_files(output_dir):
+        _logger.warning("removing %s, which a killed run left unfinished", path)
+        path.unlink(missing_ok=True)
+    for path in Path(output_dir).glob("checkpoint-*.pth"):
+        if path.is_dir():
+            _rename_broken(path)
 
 
 def resume_training(state: TrainingState, args, context: Context) -> None:
@@ -152,9 +173,7 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
         FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
     """
     if args.output_dir and context.is_main:
-        for path in unfinished_files(args.output_dir):
-            _logger.warning("removing %s, which a killed run left unfinished", path)
-            path.unlink(missing_ok=True)
+        _clear_names(args.output_dir)
     newest = broadcast_object(_newest_of_this_run(args) if context.is_main else None)
     path = newest or (Path(args.resume) if args.resume else None)
     if path is not None:

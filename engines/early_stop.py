@@ -1,6 +1,7 @@
-"""Stop signals while a run script still imports, before engines/preemption.py can handle them.
+"""Stop signals in the first seconds of a run script, until training or testing begins (engines/preemption.py).
 
-It imports nothing beyond the standard library, so that it comes first.
+There is nothing to save yet, and imports must not be left by an exception. This module itself imports nothing beyond
+the standard library, so that it comes first.
 """
 
 import os
@@ -38,5 +39,4 @@ def _leave(number: int, _) -> None:
     name = signal.Signals(number).name
     os.write(2, f"stopped by {name} before the run began: leaving with status {STOPPED}\n".encode())
     tell_launcher(STOPPED, name)
-    # An exception could be lost in a module that is half imported.
     os._exit(STOPPED)

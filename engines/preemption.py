@@ -32,8 +32,8 @@ def install_stop_handlers(output_dir: str = "", *, training: bool = True) -> Non
         output_dir: folder of the run; empty for none.
         training: the run trains, and loses what is not in that folder.
     """
-    global _output_dir, _training
-    _output_dir, _training = output_dir, training
+    global _output_dir, _training, _received
+    _output_dir, _training, _received = output_dir, training, ""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _handle)
@@ -66,8 +66,8 @@ def leave(*, agreed: bool = False) -> NoReturn:
     Args:
         agreed: all processes have agreed to stop, and so none has failed.
     """
-    global _received
-    name, _received = _received, ""
+    # It stays noted: where this exception is swallowed, as in a destructor, training stops at its next update.
+    name = _received
     kept = bool(_output_dir) or not _training
     status = STOPPED if kept else 128 + signal.Signals[name or signal.SIGTERM.name]
     _logger.warning(

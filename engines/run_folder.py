@@ -41,7 +41,6 @@ _OF_ONE_RUN = (
 )
 # Seconds that a process of this machine gets to end, and one of another machine to be given up by the file server.
 _PATIENCE_HERE, _PATIENCE_ELSEWHERE = 10, 120
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 # (process, lock file) -> descriptor. A forked child has its parent's entries and none of its locks.
 _held: dict[tuple[int, Path], int] = {}
@@ -57,7 +56,7 @@ def claim(output_dir: str, context: Context, *, patience: float = _PATIENCE_ELSE
         context: this process.
         patience: most seconds to wait for a holder that is just ending or whose machine is gone.
     Raises:
-        SystemExit: another process has it; the message names host and process.
+        SystemExit: another process has it, and the message names host and process; or it cannot be written.
     """
     if not output_dir:
         return
@@ -126,22 +125,23 @@ def _lock_path(folder: Path) -> Path:
 
 def _lock(folder: Path, patience: float) -> str:
     """Take the lock; return "" or the sentence that says who has it."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = _lock_path(folder)
     if _is_held(path):
         return ""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        return f"--output_dir {folder} cannot be written: {error}"
     began, told = time.monotonic(), False
     while True:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system that has no locks
                 _logger.warning("%s cannot be locked (%s): see to it that no other run writes there", folder, error)
                 break
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
         holder = _read_holder(descriptor)
         here = holder.get("host") == socket.gethostname()
         name = f"process {holder.get('process', '?')} on {holder.get('host', 'a host that is not known yet')}"

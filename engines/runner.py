@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def start_run(args) -> Context:
-    """Join the other processes, set up logging, stop signals and random seeds, and take args.output_dir.
+    """Join the other processes, set up logging and random seeds, and take args.output_dir.
 
     The folder is locked until the process ends, and gets args.json. Settles what the flags leave open: args.device,
     and args.bf16 (on with CUDA where the GPU has bfloat16).
@@ -34,7 +34,6 @@ def start_run(args) -> Context:
         SystemExit: another run has the folder.
     """
     setup_logging(place_from_environment()[0])
-    install_stop_handlers(args.output_dir, training=not args.eval)
     context = init_distributed(args.device, timeout=args.dist_timeout)
     claim(args.output_dir, context, patience=args.dist_timeout / 2)
     args.device = str(context.device)
@@ -74,6 +73,7 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
         context: this process.
         num_classes: classes of the soft targets and the validation.
     """
+    install_stop_handlers(args.output_dir)
     mixup = create_mixup(args, num_classes)
     labels = [record.label for record in train_loader.dataset.records]
     criterion = create_criterion(args, mixup, labels, num_classes).to(context.device)
@@ -134,6 +134,7 @@ def test(
     args.output_dir, else the weights `model` has. Where a moving average is kept, it is taken instead of the model if
     it was no worse in the validation.
     """
+    install_stop_handlers(args.output_dir, training=state is not None)
     path = _weights_to_test(args, context, state)
     if path is not None:
         load_weights(model, path)

@@ -141,20 +141,24 @@ def test_what_is_no_file_falls_back_with_a_sentence(tmp_path, caplog, odd):
     with caplog.at_level(logging.WARNING):
         resume_training(fresh, args, Context())
     assert fresh.epoch == 2
-    assert "checkpoint-latest.pth" in caplog.text and "trying the next older" in caplog.text
+    assert f"{latest} is no checkpoint that can be read and is renamed" in caplog.text
     save(fresh, args, 4)
     assert read_checkpoint(latest)["epoch"] == 4, "its name is free again"
     assert os.path.lexists(tmp_path / "checkpoint-latest.pth.broken")
 
 
-def test_other_odd_names_do_not_disturb(tmp_path):
+@pytest.mark.parametrize("name", ["previous", "best", "3"])
+def test_a_folder_under_another_name_does_not_end_the_run_hours_later(tmp_path, caplog, name):
     state, args = make_state(tmp_path)
     save(state, args, 2)
-    (tmp_path / "checkpoint-9.pth").mkdir()
+    (tmp_path / f"checkpoint-{name}.pth" / "full").mkdir(parents=True)
+    (tmp_path / f"checkpoint-{name}.pth.broken").mkdir()
     (tmp_path / "checkpoint-8.pth").symlink_to(tmp_path / "absent")
     fresh, args = make_state(tmp_path)
     resume_training(fresh, args, Context())
-    assert fresh.epoch == 2
+    assert fresh.epoch == 2 and f"renamed to checkpoint-{name}.pth.broken-2" in caplog.text
+    save(fresh, args, 4, best=True, keep=True)
+    assert read_checkpoint(tmp_path / f"checkpoint-{name}.pth")["epoch"] == (2 if name == "previous" else 4)
 
 
 def test_the_farthest_trained_is_the_next_older_whatever_the_clock_said(tmp_path):

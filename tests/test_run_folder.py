@@ -112,6 +112,13 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
     assert "cannot be locked" in caplog.text and "No locks available" in caplog.text
 
 
+def test_a_folder_that_is_a_file_is_refused_with_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        with pytest.raises(SystemExit, match=f"--output_dir .*{name} cannot be written"):
+            claim(str(tmp_path / name), Context())
+
+
 def _refused(rank, folder):
     with pytest.raises(SystemExit) as stop:
         start_run(make_args("--output_dir", str(folder / "run"), "--dist_timeout", "1"))
