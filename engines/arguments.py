@@ -232,7 +232,7 @@ def _add_checkpoint_arguments(group) -> None:
         help="optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a "
         "report in nonfinite-STEP.json; one more stops the run (default: 10)",
     )
-    group.add_argument("--resume", default="", help="checkpoint to go on from; overrides --auto_resume")
+    group.add_argument("--resume", default="", help="checkpoint to go on from (see docs/engine.md)")
     group.add_argument(
         "--auto_resume",
         action="store_true",
@@ -240,7 +240,10 @@ def _add_checkpoint_arguments(group) -> None:
         help="go on from checkpoint-latest.pth in --output_dir where there is one (default)",
     )
     group.add_argument(
-        "--no_auto_resume", action="store_false", dest="auto_resume", help="start afresh whatever lies in --output_dir"
+        "--no_auto_resume",
+        action="store_false",
+        dest="auto_resume",
+        help="start afresh; files of an earlier run in --output_dir are moved to earlier-N in it",
     )
 
 

@@ -13,7 +13,6 @@ import fcntl
 import json
 import logging
 import os
-import shlex
 import socket
 import sys
 import time
@@ -148,9 +147,8 @@ def _lock(folder: Path, patience: float) -> str:
         limit = min(patience, _PATIENCE_HERE) if here else patience
         if time.monotonic() - began >= limit:
             os.close(descriptor)
-            command = f" ({holder['command']})" if "command" in holder else ""
             return (
-                f"{folder} is in use by {name}{command}: two runs would mix their files. Give another --output_dir, "
+                f"{folder} is in use by {name}: two runs would mix their files. Give another --output_dir, "
                 f"or wait for that run to end; if its machine is gone, delete {path}"
             )
         if not told:
@@ -158,9 +156,8 @@ def _lock(folder: Path, patience: float) -> str:
             told = True
         time.sleep(0.2)
     _held[os.getpid(), path] = descriptor
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "command": shlex.join(sys.argv)}
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode(), 0)
     return ""
 
 

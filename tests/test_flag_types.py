@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_standins import TinyModel, make_args
 
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
 from common.flag_types import fraction, frame_template, non_negative, positive, positive_int, proper_fraction, seed
 from engines.configuration import check_flags
+from engines.distributed import Context
 from engines.recipe import RecipeError
+from engines.state import create_training_state
 
 ROOT = Path(__file__).parent.parent
 TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if "add_argument(" in p.read_text(encoding="utf-8"))
@@ -131,3 +134,10 @@ def test_the_script_ends_with_2_before_it_reads_a_list():
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2 and "--test_num_segment: must be a whole number of 1 or more, not 0" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_first_epoch_after_the_last_is_refused():
+    with pytest.raises(ValueError, match="--start_epoch 3 leaves nothing to train: --epochs is 3"):
+        create_training_state(
+            TinyModel(), make_args("--start_epoch", "3", "--epochs", "3"), Context(), steps_per_epoch=1
+        )
