@@ -179,12 +179,12 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
     if path is not None:
         _load(state, path, args)
     if args.output_dir and context.is_main:
-        if newest is None:
+        if newest is not None:
+            origin = read_record(args.output_dir).get("origin", "")
+        else:
             _make_way(args, state)
-        origin = str(Path(args.resume).resolve()) if args.resume else ""
-        note_start(
-            args.output_dir, origin=origin if newest is None else read_record(args.output_dir).get("origin", "")
-        )
+            origin = str(Path(args.resume).resolve()) if args.resume else ""
+        note_start(args.output_dir, origin=origin)
 
 
 def _load(state: TrainingState, path: Path, args) -> None:

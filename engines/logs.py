@@ -125,9 +125,8 @@ class RunLog:
     def epoch(self, record: dict) -> None:
         """Append `record` to log.txt as one line. A number that is not finite is written as null: JSON has no NaN."""
         with self._tensorboard() as writer:
-            # Its own thread goes by the clock, which may be set back.
             if writer:
-                writer.flush()
+                writer.flush()  # its own thread goes by the clock, which may be set back
         if self._path is None:
             return
         clean = {

@@ -133,23 +133,15 @@ def _lock(folder: Path, patience: float) -> str:
     except OSError as error:
         return f"--output_dir {folder} cannot be written: {error}"
     began, told = time.monotonic(), False
-    while True:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system that has no locks
-                _logger.warning("%s cannot be locked (%s): see to it that no other run writes there", folder, error)
-                break
+    while not _try_lock(descriptor, folder):
         holder = _read_holder(descriptor)
-        here = holder.get("host") == socket.gethostname()
         name = f"process {holder.get('process', '?')} on {holder.get('host', 'a host that is not known yet')}"
-        limit = min(patience, _PATIENCE_HERE) if here else patience
+        limit = min(patience, _PATIENCE_HERE) if holder.get("host") == socket.gethostname() else patience
         if time.monotonic() - began >= limit:
             os.close(descriptor)
             return (
-                f"{folder} is in use by {name}: two runs would mix their files. Give another --output_dir, "
-                f"or wait for that run to end; if its machine is gone, delete {path}"
+                f"{folder} is in use by {name}: two runs would mix their files. Give another --output_dir, or wait "
+                f"for that run to end; if its machine is gone, delete {path}"
             )
         if not told:
             _logger.warning("%s is in use by %s: waiting up to %.0f s for it to end", folder, name, limit)
@@ -159,6 +151,17 @@ def _lock(folder: Path, patience: float) -> str:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode(), 0)
     return ""
+
+
+def _try_lock(descriptor: int, folder: Path) -> bool:
+    """Lock at once or not at all; true also where the file system of `folder` has no locks."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        _logger.warning("%s cannot be locked (%s): see to it that no other run writes there", folder, error)
+    return True
 
 
 def _is_held(path: Path) -> bool:
