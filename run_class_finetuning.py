@@ -7,6 +7,11 @@ stops. All results go to --output_dir: checkpoints, log.txt, TensorBoard events,
 
 import argparse
 
+from engines.early_stop import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what follows takes seconds to import
+
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.flag_parser import FlagParser

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.flag_types import positive, positive_int, whole_number
 from datasets.memory import keep_freed_memory
 from engines.logs import setup_logging
 from inference.app import HOSTS, create_app
@@ -31,11 +32,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one view, from the middle")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; else cuda where there is one")
     parser.add_argument("--backend", metavar="NAME", help="backend of the scan; else the fastest available")
-    parser.add_argument("--port", type=int, default=7860, help="of 127.0.0.1")
-    parser.add_argument("--max_megabytes", type=int, default=Limits.megabytes, help="largest file")
-    parser.add_argument("--max_frames", type=int, default=Limits.frames, help="longest video")
+    parser.add_argument("--port", type=whole_number(1, 65535), default=7860, help="of 127.0.0.1")
+    parser.add_argument("--max_megabytes", type=positive_int, default=Limits.megabytes, help="largest file")
+    parser.add_argument("--max_frames", type=positive_int, default=Limits.frames, help="longest video")
     parser.add_argument(
-        "--read_timeout", type=float, default=Limits.seconds, metavar="SECONDS", help="how long one reading may take"
+        "--read_timeout",
+        type=positive,
+        default=Limits.seconds,
+        metavar="SECONDS",
+        help="how long one reading may take",
     )
     return parser
 

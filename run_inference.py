@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from common.flag_parser import FlagParser
+from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
 from datasets.memory import keep_freed_memory
 from datasets.readers import DECODERS
 from engines.logs import progress, setup_logging
@@ -54,10 +55,10 @@ def _add_output(group) -> None:
         "--annotate", default="", metavar="MP4", help="copy of the video with prediction, heat map and curve"
     )
     group.add_argument(
-        "--stride", type=_at_least_one, default=0, help="frames between windows (default: a quarter of the window)"
+        "--stride", type=positive_int, default=0, help="frames between windows (default: a quarter of the window)"
     )
     group.add_argument(
-        "--window", type=_at_least_one, default=0, help="frames of a window (default: what a clip of the model spans)"
+        "--window", type=positive_int, default=0, help="frames of a window (default: what a clip of the model spans)"
     )
 
 
@@ -65,15 +66,20 @@ def _add_reading(group) -> None:
     group.add_argument("--quick", action="store_true", help="one view, from the middle")
     group.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
     group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are chosen")
-    group.add_argument("--num_frames", type=_at_least_one, help="frames of a clip")
-    group.add_argument("--sampling_rate", type=_at_least_one, help="step between frames of dense sampling")
-    group.add_argument("--test_num_segment", type=_at_least_one, help="clips over time")
-    group.add_argument("--test_num_crop", type=_at_least_one, help="crops of a clip")
+    group.add_argument("--num_frames", type=positive_int, help="frames of a clip")
+    group.add_argument("--sampling_rate", type=positive_int, help="step between frames of dense sampling")
+    group.add_argument("--test_num_segment", type=positive_int, help="clips over time")
+    group.add_argument("--test_num_crop", type=positive_int, help="crops of a clip")
     group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: decord)")
     group.add_argument(
-        "--read_timeout", type=float, metavar="SECONDS", help="a file that takes longer is unreadable (default: 60)"
+        "--read_timeout",
+        type=non_negative,
+        metavar="SECONDS",
+        help="a file that takes longer is unreadable (default: 60)",
     )
-    group.add_argument("--filename_tmpl", help="names of frames in a folder (default: img_{:05}.jpg)")
+    group.add_argument(
+        "--filename_tmpl", type=frame_template, help="names of frames in a folder (default: img_{:05}.jpg)"
+    )
 
 
 def _add_computing(group) -> None:
@@ -85,9 +91,11 @@ def _add_computing(group) -> None:
         help="compute in bfloat16 (default: on a GPU that has it)",
     )
     group.add_argument(
-        "--batch_size", type=_at_least_one, default=8, help="most clips in a forward pass (default: %(default)s)"
+        "--batch_size", type=positive_int, default=8, help="most clips in a forward pass (default: %(default)s)"
     )
-    group.add_argument("--num_workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
+    group.add_argument(
+        "--num_workers", type=non_negative_int, default=2, help="processes that decode ahead (default: %(default)s)"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -164,13 +172,6 @@ def _table(result: Result) -> str:
     scores = result.prediction.top(5)
     lines = [f"  {100 * score.probability:5.1f} %  {score.name}" for score in scores]
     return "\n".join([f"{result.path} ({result.prediction.views} views)", *lines])
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ run_class_finetuning.py with VideoMamba's ImageNet defaults; `checkpoint-best.pt
 
 import argparse
 
+from engines.early_stop import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what follows takes seconds to import
+
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from datasets.build import build_dataset, build_loader

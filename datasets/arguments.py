@@ -2,6 +2,15 @@
 
 import argparse
 
+from common.flag_types import (
+    fraction,
+    frame_template,
+    non_negative,
+    non_negative_int,
+    positive,
+    positive_fraction,
+    positive_int,
+)
 from datasets.presets import PRESETS
 from datasets.readers import DECODERS
 from datasets.transforms import CROP_AREA, CROP_ASPECT
@@ -31,7 +40,7 @@ def _add_lists(group) -> None:
     group.add_argument(
         "--nb_classes",
         "--num_classes",
-        type=int,
+        type=non_negative_int,
         default=0,
         help="number of classes (default: the preset's, or read off the lists)",
     )
@@ -43,6 +52,7 @@ def _add_lists(group) -> None:
     )
     group.add_argument(
         "--filename_tmpl",
+        type=frame_template,
         default="img_{:05}.jpg",
         help="names of frames in a folder, counted from 1 (default: %(default)s)",
     )
@@ -55,51 +65,68 @@ def _add_sampling(group) -> None:
         default=None,
         help="how frames are chosen (default: the preset's)",
     )
-    group.add_argument("--num_frames", type=int, default=8, help="frames of a clip (default: %(default)s)")
+    group.add_argument("--num_frames", type=positive_int, default=8, help="frames of a clip (default: %(default)s)")
     group.add_argument(
-        "--sampling_rate", type=int, default=4, help="step between frames of dense sampling (default: %(default)s)"
+        "--sampling_rate",
+        type=positive_int,
+        default=4,
+        help="step between frames of dense sampling (default: %(default)s)",
     )
-    group.add_argument("--input_size", type=int, default=224, help="side of a clip in pixels (default: %(default)s)")
     group.add_argument(
-        "--short_side_size", type=int, default=224, help="side that evaluation resizes to (default: %(default)s)"
+        "--input_size", type=positive_int, default=224, help="side of a clip in pixels (default: %(default)s)"
     )
-    group.add_argument("--test_num_segment", type=int, default=4, help="test clips over time (default: %(default)s)")
-    group.add_argument("--test_num_crop", type=int, default=3, help="test crops of a clip (default: %(default)s)")
     group.add_argument(
-        "--crop_pct", type=float, default=0.875, help="share of an image kept in evaluation (default: %(default)s)"
+        "--short_side_size",
+        type=positive_int,
+        default=224,
+        help="side that evaluation resizes to (default: %(default)s)",
+    )
+    group.add_argument(
+        "--test_num_segment", type=positive_int, default=4, help="test clips over time (default: %(default)s)"
+    )
+    group.add_argument(
+        "--test_num_crop", type=positive_int, default=3, help="test crops of a clip (default: %(default)s)"
+    )
+    group.add_argument(
+        "--crop_pct",
+        type=positive_fraction,
+        default=0.875,
+        help="share of an image kept in evaluation (default: %(default)s)",
     )
 
 
 def _add_augmentation(group) -> None:
     group.add_argument(
-        "--num_sample", type=int, default=2, help="augmentations of each decoded clip (default: %(default)s)"
+        "--num_sample", type=positive_int, default=2, help="augmentations of each decoded clip (default: %(default)s)"
     )
     group.add_argument("--aa", default=None, help='RandAugment, "none" for off (default: the preset\'s)')
     group.add_argument(
-        "--color_jitter", type=float, default=0.4, help="images without --aa: strength (default: %(default)s)"
+        "--color_jitter", type=non_negative, default=0.4, help="images without --aa: strength (default: %(default)s)"
     )
     group.add_argument(
         "--train_interpolation", default="bicubic", help="bilinear, bicubic or random (default: %(default)s)"
     )
     group.add_argument(
         "--scale",
-        type=float,
+        type=positive_fraction,
         nargs=2,
         default=CROP_AREA,
         metavar=("MIN", "MAX"),
         help="area of a random crop, a share",
     )
     group.add_argument(
-        "--ratio", type=float, nargs=2, default=CROP_ASPECT, metavar=("MIN", "MAX"), help="its width / height"
+        "--ratio", type=positive, nargs=2, default=CROP_ASPECT, metavar=("MIN", "MAX"), help="its width / height"
     )
-    group.add_argument("--hflip", type=float, default=None, help="probability of mirroring (default: the preset's)")
-    group.add_argument("--reprob", type=float, default=0.25, help="probability of erasing (default: %(default)s)")
+    group.add_argument("--hflip", type=fraction, default=None, help="probability of mirroring (default: the preset's)")
+    group.add_argument("--reprob", type=fraction, default=0.25, help="probability of erasing (default: %(default)s)")
     group.add_argument("--remode", default="pixel", help="erase with pixel, rand or const (default: %(default)s)")
-    group.add_argument("--recount", type=int, default=1, help="most boxes to erase (default: %(default)s)")
+    group.add_argument("--recount", type=positive_int, default=1, help="most boxes to erase (default: %(default)s)")
 
 
 def _add_loading(group) -> None:
-    group.add_argument("--batch_size", type=int, default=64, help="videos per process and step (default: %(default)s)")
+    group.add_argument(
+        "--batch_size", type=positive_int, default=64, help="videos per process and step (default: %(default)s)"
+    )
     group.add_argument(
         "--sampler",
         choices=("uniform", "balanced"),
@@ -107,13 +134,15 @@ def _add_loading(group) -> None:
         help="uniform: every training video once an epoch; balanced: every class as often as the others (default: "
         "%(default)s)",
     )
-    group.add_argument("--num_workers", type=int, default=10, help="loader processes (default: %(default)s)")
+    group.add_argument(
+        "--num_workers", type=non_negative_int, default=10, help="loader processes (default: %(default)s)"
+    )
     group.add_argument(
         "--reader", choices=tuple(DECODERS), default="decord", help="what decodes videos (default: %(default)s)"
     )
     group.add_argument(
         "--read_timeout",
-        type=float,
+        type=non_negative,
         default=60,
         metavar="SECONDS",
         help="a file that takes longer, or crashes its decoder, is unreadable and does not stop the run; "

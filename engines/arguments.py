@@ -2,6 +2,18 @@
 
 import argparse
 
+from common.flag_types import (
+    fraction,
+    non_negative,
+    non_negative_int,
+    positive,
+    positive_fraction,
+    positive_int,
+    proper_fraction,
+    seed,
+    whole_number,
+)
+
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags read by engines/ to `parser`, in one titled group per subject."""
@@ -23,9 +35,9 @@ def _add_run_arguments(group) -> None:
     )
     group.add_argument("--log_dir", default="", help="folder for TensorBoard files (default: --output_dir)")
     group.add_argument(
-        "--log_interval", type=_positive_int, default=20, help="optimiser updates between two log lines (default: 20)"
+        "--log_interval", type=positive_int, default=20, help="optimiser updates between two log lines (default: 20)"
     )
-    group.add_argument("--seed", type=int, default=0, help="random seed; the rank is added to it (default: 0)")
+    group.add_argument("--seed", type=seed, default=0, help="random seed; the rank is added to it (default: 0)")
     group.add_argument("--device", default="", help="cpu, cuda or cuda:N (default: cuda where there is one)")
     group.add_argument(
         "--bf16",
@@ -46,7 +58,7 @@ def _add_parallel_arguments(group) -> None:
     )
     group.add_argument(
         "--dist_timeout",
-        type=_positive_int,
+        type=positive_int,
         default=600,
         help="seconds that a process waits for the others before the run ends with an error (default: 600)",
     )
@@ -59,24 +71,24 @@ def _add_parallel_arguments(group) -> None:
 
 def _add_optimizer_arguments(group) -> None:
     group.add_argument("--opt", default="adamw", help="optimiser, by timm's name (default: adamw)")
-    group.add_argument("--opt_eps", type=float, default=1e-8, help="epsilon of the optimiser (default: 1e-8)")
+    group.add_argument("--opt_eps", type=positive, default=1e-8, help="epsilon of the optimiser (default: 1e-8)")
     group.add_argument(
         "--opt_betas",
-        type=float,
+        type=proper_fraction,
         nargs="+",
         default=[0.9, 0.999],
         help="betas of Adam-like optimisers (default: 0.9 0.999)",
     )
-    group.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD-like optimisers (default: 0.9)")
+    group.add_argument("--momentum", type=fraction, default=0.9, help="momentum of SGD-like optimisers (default: 0.9)")
     group.add_argument(
         "--weight_decay",
-        type=float,
+        type=non_negative,
         default=0.05,
         help="weight decay; biases, norms and what the model names have none (default: 0.05)",
     )
     group.add_argument(
         "--layer_decay",
-        type=float,
+        type=positive_fraction,
         default=0.75,
         help="factor of the learning rate per layer below the head; 1 switches it off (default: 0.75)",
     )
@@ -89,48 +101,48 @@ def _add_optimizer_arguments(group) -> None:
     )
     group.add_argument(
         "--clip_grad",
-        type=float,
+        type=positive,
         default=None,
         help="largest gradient norm; larger gradients are scaled down to it (default: no clipping)",
     )
     group.add_argument(
         "--update_freq",
-        type=_positive_int,
+        type=positive_int,
         default=1,
         help="batches accumulated for one optimiser update (default: 1)",
     )
 
 
 def _add_schedule_arguments(group) -> None:
-    group.add_argument("--epochs", type=int, default=30, help="epochs in all (default: 30)")
+    group.add_argument("--epochs", type=non_negative_int, default=30, help="epochs in all (default: 30)")
     group.add_argument(
         "--start_epoch",
-        type=int,
+        type=non_negative_int,
         default=0,
         help="first epoch, counted from 0; a resumed checkpoint overrides it (default: 0)",
     )
     group.add_argument(
         "--lr",
-        type=float,
+        type=non_negative,
         default=1e-3,
         help="peak learning rate for --lr_base clips per update; it is multiplied by "
         "batch_size x processes x update_freq x num_sample / lr_base (default: 1e-3)",
     )
     group.add_argument(
         "--min_lr",
-        type=float,
+        type=non_negative,
         default=1e-6,
         help="learning rate at the end of the cosine, scaled like --lr (default: 1e-6)",
     )
     group.add_argument(
         "--warmup_lr",
-        type=float,
+        type=non_negative,
         default=1e-6,
         help="learning rate at the first update, scaled like --lr (default: 1e-6)",
     )
     group.add_argument(
         "--lr_base",
-        type=float,
+        type=positive,
         default=256,
         help="clips per update that --lr is meant for (default: 256; the image recipes use 512)",
     )
@@ -143,21 +155,21 @@ def _add_schedule_arguments(group) -> None:
         dest="scale_min_lr",
         help="take --min_lr and --warmup_lr as they are, as the image recipes do",
     )
-    group.add_argument("--warmup_epochs", type=float, default=5, help="epochs of linear warm-up (default: 5)")
+    group.add_argument("--warmup_epochs", type=non_negative, default=5, help="epochs of linear warm-up (default: 5)")
     group.add_argument(
         "--warmup_steps",
-        type=int,
+        type=whole_number(-1),
         default=-1,
         help="optimiser updates of warm-up; overrides --warmup_epochs when above 0 (default: -1)",
     )
 
 
 def _add_regularisation_arguments(group) -> None:
-    group.add_argument("--mixup", type=float, default=0.8, help="mixup alpha, 0 for none (default: 0.8)")
-    group.add_argument("--cutmix", type=float, default=1.0, help="cutmix alpha, 0 for none (default: 1.0)")
+    group.add_argument("--mixup", type=non_negative, default=0.8, help="mixup alpha, 0 for none (default: 0.8)")
+    group.add_argument("--cutmix", type=non_negative, default=1.0, help="cutmix alpha, 0 for none (default: 1.0)")
     group.add_argument(
         "--cutmix_minmax",
-        type=float,
+        type=fraction,
         nargs=2,
         default=None,
         metavar=("MIN", "MAX"),
@@ -165,10 +177,13 @@ def _add_regularisation_arguments(group) -> None:
         "switches cutmix on and overrides its alpha (default: unset)",
     )
     group.add_argument(
-        "--mixup_prob", type=float, default=1.0, help="probability of mixing a batch at all (default: 1)"
+        "--mixup_prob", type=fraction, default=1.0, help="probability of mixing a batch at all (default: 1)"
     )
     group.add_argument(
-        "--mixup_switch_prob", type=float, default=0.5, help="probability of cutmix where both are on (default: 0.5)"
+        "--mixup_switch_prob",
+        type=fraction,
+        default=0.5,
+        help="probability of cutmix where both are on (default: 0.5)",
     )
     group.add_argument(
         "--mixup_mode",
@@ -176,7 +191,7 @@ def _add_regularisation_arguments(group) -> None:
         default="batch",
         help="draw the mixing per batch, pair of clips or clip (default: batch)",
     )
-    group.add_argument("--smoothing", type=float, default=0.1, help="label smoothing (default: 0.1)")
+    group.add_argument("--smoothing", type=proper_fraction, default=0.1, help="label smoothing (default: 0.1)")
     group.add_argument(
         "--class_weights",
         choices=("none", "balanced"),
@@ -189,7 +204,10 @@ def _add_regularisation_arguments(group) -> None:
         help="keep a moving average of the weights; it is validated and tested (default: off)",
     )
     group.add_argument(
-        "--model_ema_decay", type=float, default=0.9999, help="decay of the average per update (default: 0.9999)"
+        "--model_ema_decay",
+        type=proper_fraction,
+        default=0.9999,
+        help="decay of the average per update (default: 0.9999)",
     )
     group.add_argument(
         "--model_ema_warmup",
@@ -201,21 +219,21 @@ def _add_regularisation_arguments(group) -> None:
 def _add_checkpoint_arguments(group) -> None:
     group.add_argument(
         "--save_ckpt_freq",
-        type=int,
+        type=non_negative_int,
         default=0,
         help="keep checkpoint-EPOCH.pth every so many epochs, beside checkpoint-latest.pth and "
         "checkpoint-best.pth; 0 keeps none (default: 0)",
     )
     group.add_argument(
         "--save_every_steps",
-        type=int,
+        type=non_negative_int,
         default=0,
         help="write checkpoint-latest.pth every so many optimiser updates too, not only after an epoch; a run goes on "
         "from there in the middle of the epoch (default: 0, never)",
     )
     group.add_argument(
         "--max_skipped_steps",
-        type=int,
+        type=non_negative_int,
         default=10,
         help="optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a "
         "report in nonfinite-STEP.json; one more stops the run (default: 10)",
@@ -228,7 +246,7 @@ def _add_checkpoint_arguments(group) -> None:
         help="flags, such as masked_backward, that may contradict what the checkpoint says of its network "
         "(default: none, a contradiction is an error)",
     )
-    group.add_argument("--resume", default="", help="checkpoint to go on from; overrides --auto_resume")
+    group.add_argument("--resume", default="", help="checkpoint to go on from (see docs/engine.md)")
     group.add_argument(
         "--auto_resume",
         action="store_true",
@@ -236,7 +254,10 @@ def _add_checkpoint_arguments(group) -> None:
         help="go on from checkpoint-latest.pth in --output_dir where there is one (default)",
     )
     group.add_argument(
-        "--no_auto_resume", action="store_false", dest="auto_resume", help="start afresh whatever lies in --output_dir"
+        "--no_auto_resume",
+        action="store_false",
+        dest="auto_resume",
+        help="start afresh; files of an earlier run in --output_dir are moved to earlier-N in it",
     )
 
 
@@ -257,11 +278,3 @@ def _add_test_arguments(group) -> None:
         action="store_true",
         help="do not validate after each epoch; there is then no checkpoint-best.pth",
     )
-
-
-def _positive_int(text: str) -> int:
-    """Read a whole number above 0; argparse turns the error into a message that names the flag."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value

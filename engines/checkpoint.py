@@ -12,6 +12,7 @@ from torch import nn
 from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.parallel import load_model
+from engines.run_folder import files_of_earlier_run, note_start, read_record, set_aside, stopped_here
 from engines.state import TrainingState
 from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
 from models.describe import refuse_other_switches
@@ -71,17 +72,32 @@ def read_checkpoint(path: str | Path, *, keep: bool = False) -> dict[str, Any]:
 
 
 def find_checkpoints(output_dir: str) -> list[Path]:
-    """Return the checkpoints in `output_dir`: checkpoint-latest.pth first, then the others, the youngest first."""
-    if not output_dir or not Path(output_dir).is_dir():
+    """Return the checkpoints in `output_dir`: checkpoint-latest.pth first, then the others, most updates first.
+
+    Those whose progress cannot be read come last. The files' times are not asked: clocks are set back.
+    """
+    if not output_dir:
         return []
-    found = sorted(Path(output_dir).glob("checkpoint-*.pth"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return sorted(found, key=lambda path: path.name != LATEST)
+    found = sorted(Path(output_dir).glob("checkpoint-*.pth"))
+    return sorted(found, key=lambda path: (path.name != LATEST, -updates_done(path)))
+
+
+def updates_done(path: Path) -> float:
+    """Return the optimiser updates done in a checkpoint, without reading its tensors; -1 where it does not say."""
+    if not path.is_file():
+        return -1.0
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return float(saved["step"])
+    except Exception:  # noqa: BLE001 - damage has many names; `read_checkpoint` says which
+        return -1.0
 
 
 def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest checkpoint of `output_dir` that is whole; None where there is none at all.
 
-    With `set_aside`, broken ones get the suffix .broken, so that they cannot take the place of a whole one later.
+    With `set_aside`, broken ones (links that lead nowhere too) get the suffix .broken, so that they cannot take the
+    place of a whole one later.
 
     Raises:
         ValueError: there are checkpoints and all are broken; going on from nothing would hide that.
@@ -91,13 +107,12 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
     for path in paths:
         try:
             saved = read_checkpoint(path, keep=True)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             _logger.warning("%s; trying the next older checkpoint", error)
             broken.append(path)
             continue
         for other in broken if set_aside else ():
-            _logger.warning("%s is renamed to %s.broken", other, other.name)
-            os.replace(other, other.with_name(f"{other.name}.broken"))
+            _rename_broken(other)
         return path, saved
     if paths:
         raise ValueError(
@@ -107,18 +122,54 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
     return None
 
 
+def _rename_broken(path: Path) -> None:
+    """Free the name of what cannot be read as a checkpoint."""
+    target, number = path.with_name(f"{path.name}.broken"), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.broken-{number}")
+    _logger.warning("%s is no checkpoint that can be read and is renamed to %s", path, target.name)
+    os.replace(path, target)
+
+
+def _clear_names(output_dir: str) -> None:
+    """Remove what a killed run left unfinished, and rename folders that are called like checkpoints."""
+    for path in unfinished_files(output_dir):
+        _logger.warning("removing %s, which a killed run left unfinished", path)
+        path.unlink(missing_ok=True)
+    for path in Path(output_dir).glob("checkpoint-*.pth"):
+        if path.is_dir():
+            _rename_broken(path)
+
+
 def resume_training(state: TrainingState, args, context: Context) -> None:
     """Continue from --resume, else (--auto_resume) from the newest whole checkpoint in --output_dir; else do nothing.
 
+    Where the run in --output_dir began from that very --resume, its newest checkpoint is taken instead; likewise where
+    this command was stopped there by a signal, --no_auto_resume or not: so the same command goes on.
+
     Rank 0 chooses the file, and all ranks load that one. Rank 0 also removes the files that a killed run left
-    unfinished in --output_dir.
+    unfinished in --output_dir, and sets aside those of an earlier run that this one does not continue.
 
     Raises:
         FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
     """
-    path = _choose(args, context)
-    if path is None:
-        return
+    if args.output_dir and context.is_main:
+        _clear_names(args.output_dir)
+    newest = broadcast_object(_newest_of_this_run(args) if context.is_main else None)
+    path = newest or (Path(args.resume) if args.resume else None)
+    if path is not None:
+        _load(state, path, args)
+    if args.output_dir and context.is_main:
+        if newest is not None:
+            origin = read_record(args.output_dir).get("origin", "")
+        else:
+            _make_way(args, state)
+            origin = str(Path(args.resume).resolve()) if args.resume else ""
+        note_start(args.output_dir, origin=origin)
+
+
+def _load(state: TrainingState, path: Path, args) -> None:
     saved = read_checkpoint(path)
     refuse_other_switches(state.model, saved, path, args.override_checkpoint)
     try:
@@ -156,16 +207,49 @@ def load_weights(model: nn.Module, path: str | Path, overridden: Collection[str]
     _logger.info("testing the %sweights of %s", "averaged " if kind == "model_ema" else "", path)
 
 
-def _choose(args, context: Context) -> Path | None:
-    """Return the file to resume from, the same on all ranks."""
-    if args.output_dir and context.is_main:
-        for path in unfinished_files(args.output_dir):
-            _logger.warning("removing %s, which a killed run left unfinished", path)
-            path.unlink(missing_ok=True)
-    if args.resume:
-        return Path(args.resume)
-    choice = None
-    if args.auto_resume and context.is_main:
-        found = read_newest(args.output_dir, set_aside=True)
-        choice = found[0] if found else None
-    return broadcast_object(choice)
+def _newest_of_this_run(args) -> Path | None:
+    """Return the newest checkpoint in --output_dir where this command continues the run that is there."""
+    record = read_record(args.output_dir) if args.output_dir else {}
+    began_there = bool(args.resume) and record.get("origin") == str(Path(args.resume).resolve())
+    stopped = stopped_here(record)
+    if not (stopped or (args.auto_resume and (began_there or not args.resume))):
+        return None
+    newest = read_newest(args.output_dir, set_aside=True)
+    if newest and stopped and not args.auto_resume:
+        _logger.warning(
+            "--no_auto_resume: this command was stopped by a signal in %s and goes on from there; give another "
+            "--output_dir to begin afresh",
+            args.output_dir,
+        )
+    elif newest and args.resume:
+        _logger.warning(
+            "the run in %s began from --resume %s and goes on from its newest state; --no_auto_resume begins again",
+            args.output_dir,
+            args.resume,
+        )
+    return newest[0] if newest else None
+
+
+def _make_way(args, state: TrainingState) -> None:
+    """Set aside what an earlier run left in --output_dir, for the run that begins there with `state`.
+
+    Where it begins from a checkpoint in that folder, it goes back in the same run: only later states are in its way.
+
+    Raises:
+        ValueError: the run begins from weights that would be moved.
+    """
+    earlier = files_of_earlier_run(args.output_dir)
+    origin = Path(args.resume).resolve() if args.resume else None
+    if origin and origin.parent == Path(args.output_dir).resolve():
+        earlier = [
+            path for path in find_checkpoints(args.output_dir)
+            if path.resolve() != origin and not 0 <= updates_done(path) <= state.step
+        ]  # fmt: skip
+    for flag in ("finetune", "teacher"):
+        file = getattr(args, flag, "")
+        if file and Path(file).resolve() in [path.resolve() for path in earlier]:
+            raise ValueError(
+                f"--{flag} {file} is a file of the earlier run in --output_dir, which a new run there would replace: "
+                "give another --output_dir"
+            )
+    set_aside(earlier, args.output_dir)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.flag_types import non_negative_int
 from datasets.label_names import read_label_names
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
@@ -40,14 +41,14 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--global_batch",
-        type=int,
+        type=non_negative_int,
         default=0,
         help="videos of an optimiser update over all processes; batch_size and update_freq are fitted "
         "to the number of processes, unless given (default: 0, the recipe's)",
     )
     group.add_argument(
         "--dry_run",
-        type=int,
+        type=non_negative_int,
         nargs="?",
         const=0,
         default=None,

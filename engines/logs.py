@@ -6,8 +6,11 @@ import math
 import os
 import resource
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.utils import make_grid
@@ -15,6 +18,8 @@ from tqdm import tqdm
 
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+_logger = logging.getLogger(__name__)
 
 _HANDLER = "engines"
 # Share of the time that training may wait for the loader before it is said.
@@ -84,6 +89,8 @@ def clip_picture(batch: dict) -> torch.Tensor:
 class RunLog:
     """Writes log.txt (one JSON object a line) and TensorBoard scalars and pictures; silent on other ranks than 0.
 
+    TensorBoard's files are a convenience: where they cannot be written, that is said once and the run goes on.
+
     Args:
         output_dir: folder of log.txt; empty for none. Lines are appended, so that a resumed run continues its file.
         log_dir: folder of TensorBoard's files; empty for none.
@@ -94,28 +101,32 @@ class RunLog:
         self._path = Path(output_dir) / "log.txt" if output_dir and enabled else None
         self._writer = None
         self._pictured = False
+        if self._path is not None:
+            repair_lines(self._path)
         if log_dir and enabled:
-            # Imported here: it takes seconds, and most tests and tools never write TensorBoard files.
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(log_dir)
+            self._open_tensorboard(log_dir)
 
     def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
         """Send numbers to TensorBoard under `prefix`/name at `step` (an optimiser update or an epoch)."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        with self._tensorboard() as writer:
+            for name, value in values.items() if writer else ():
+                writer.add_scalar(f"{prefix}/{name}", value, step)
 
     def with_picture(self, batches: Iterable[dict], step: int) -> Iterator[dict]:
         """Pass `batches` on; the clips of the run's first one become a picture in TensorBoard at `step`."""
         for batch in batches:
-            if self._writer is not None and not self._pictured and len(batch["clips"]):
-                self._writer.add_image("train/clips", clip_picture(batch), step)
+            if not self._pictured and len(batch["clips"]):
+                with self._tensorboard() as writer:
+                    if writer:
+                        writer.add_image("train/clips", clip_picture(batch), step)
                 self._pictured = True
             yield batch
 
     def epoch(self, record: dict) -> None:
         """Append `record` to log.txt as one line. A number that is not finite is written as null: JSON has no NaN."""
+        with self._tensorboard() as writer:
+            if writer:
+                writer.flush()  # its own thread goes by the clock, which may be set back
         if self._path is None:
             return
         clean = {
@@ -125,8 +136,64 @@ class RunLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean, allow_nan=False) + "\n")
+            # On the disk before the checkpoint that says that the epoch is done.
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Flush and close TensorBoard's files."""
-        if self._writer is not None:
-            self._writer.close()
+        with self._tensorboard() as writer:
+            if writer:
+                writer.close()
+        self._writer = None
+
+    def _open_tensorboard(self, log_dir: str) -> None:
+        # Imported here: it takes seconds, and most tests and tools never write TensorBoard files.
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self._tensorboard():
+            self._writer = SummaryWriter(log_dir)
+            threading.excepthook = _without_tensorboard(threading.excepthook)
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[Any]:
+        """Give the writer, or None; one that fails is named and not used again."""
+        try:
+            yield self._writer
+        except OSError as error:
+            _logger.warning("TensorBoard's files cannot be written (%s): the run goes on without them", error)
+            self._writer = None
+
+
+def repair_lines(path: Path) -> None:
+    """Make a file of JSON lines end with a whole line, as it does not where its writer was killed.
+
+    A last line that lacks nothing but its end gets it; one that was cut off is removed with a warning. Its epoch is
+    trained or validated again, for its checkpoint is written after the line.
+    """
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    torn = content[whole:]
+    if not torn:
+        return
+    with open(path, "r+b") as file:
+        try:
+            json.loads(torn)
+        except ValueError:
+            _logger.warning("%s: the last line was cut off when its writer was killed, and is removed", path)
+            file.truncate(whole)
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
+def _without_tensorboard(hook):
+    """Wrap threading.excepthook: what ends TensorBoard's thread is raised in the next call anyway, and told there."""
+
+    def handle(failure) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            hook(failure)
+
+    return handle

@@ -16,6 +16,7 @@ from engines.logs import RunLog, loading_advice, setup_logging
 from engines.mixing import create_criterion, create_mixup
 from engines.preemption import install_stop_handlers, stop_deferred
 from engines.results import write_results
+from engines.run_folder import claim
 from engines.state import TrainingState, plain_args, seed_everything
 from engines.train import train_one_epoch
 from reports.after_test import try_to_report
@@ -24,13 +25,17 @@ _logger = logging.getLogger(__name__)
 
 
 def start_run(args) -> Context:
-    """Join the other processes, set up logging, stop signals and random seeds, and write args.json to args.output_dir.
+    """Join the other processes, set up logging and random seeds, and take args.output_dir.
 
-    Settles what the flags leave open: args.device, and args.bf16 (on with CUDA where the GPU has bfloat16).
+    The folder is locked until the process ends, and gets args.json. Settles what the flags leave open: args.device,
+    and args.bf16 (on with CUDA where the GPU has bfloat16).
+
+    Raises:
+        SystemExit: another run has the folder.
     """
     setup_logging(place_from_environment()[0])
-    install_stop_handlers()
     context = init_distributed(args.device, timeout=args.dist_timeout)
+    claim(args.output_dir, context, patience=args.dist_timeout / 2)
     args.device = str(context.device)
     if args.bf16 is None:
         args.bf16 = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -51,6 +56,8 @@ def start_run(args) -> Context:
         _logger.warning("--gpu_transforms on a CPU takes work from the loader's workers and gives it to the training")
     if args.output_dir and context.is_main:
         write_json(Path(args.output_dir) / "args.json", plain_args(args))
+    elif not (args.output_dir or args.eval):
+        _logger.warning("there is no --output_dir: nothing of this training will be kept")
     return context
 
 
@@ -66,6 +73,7 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
         context: this process.
         num_classes: classes of the soft targets and the validation.
     """
+    install_stop_handlers(args.output_dir)
     mixup = create_mixup(args, num_classes)
     labels = [record.label for record in train_loader.dataset.records]
     criterion = create_criterion(args, mixup, labels, num_classes).to(context.device)
@@ -126,6 +134,7 @@ def test(
     args.output_dir, else the weights `model` has. Where a moving average is kept, it is taken instead of the model if
     it was no worse in the validation.
     """
+    install_stop_handlers(args.output_dir, training=state is not None)
     path = _weights_to_test(args, context, state)
     if path is not None:
         load_weights(model, path, args.override_checkpoint)

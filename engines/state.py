@@ -208,7 +208,12 @@ def create_training_state(model: nn.Module, args, context: Context, *, steps_per
         args: flags of engines/arguments.py, batch_size and num_sample.
         context: this process.
         steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
+
+    Raises:
+        ValueError: --start_epoch leaves nothing to train.
     """
+    if args.start_epoch and args.start_epoch >= args.epochs:
+        raise ValueError(f"--start_epoch {args.start_epoch} leaves nothing to train: --epochs is {args.epochs} in all")
     model.to(context.device)
     send_weights(model)
     # Before the wrapper: a sharded model cannot be copied.

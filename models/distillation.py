@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from common.flag_types import non_negative
 from models.build import build_described
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -30,7 +31,10 @@ def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are learned too"
     )
     group.add_argument(
-        "--distill_weight", type=float, default=1.0, help="weight of that loss beside cross entropy (default: 1)"
+        "--distill_weight",
+        type=non_negative,
+        default=1.0,
+        help="weight of that loss beside cross entropy (default: 1)",
     )
 
 

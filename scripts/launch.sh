@@ -101,9 +101,9 @@ fi
 # processes end with; they leave their status in a file.
 VIDEOMAMBAPRO_EXIT_FILE=$(mktemp)
 export VIDEOMAMBAPRO_EXIT_FILE
-torchrun=""
+torchrun="" stopped=false
 trap 'rm -f "$VIDEOMAMBAPRO_EXIT_FILE"' EXIT
-trap 'kill -TERM "$torchrun" || true' TERM
+trap 'stopped=true; kill -TERM "$torchrun" || true' TERM
 trap 'kill -INT "$torchrun" || true' INT
 trap 'pkill -USR1 -P "$torchrun" || true' USR1
 # SIGUSR1 would end torchrun: it is ignored, which programs inherit until they set a handler, as its processes do.
@@ -116,5 +116,9 @@ status=0
 wait "$torchrun" || status=$?
 if [[ -s $VIDEOMAMBAPRO_EXIT_FILE ]]; then
     status=$(<"$VIDEOMAMBAPRO_EXIT_FILE")
+elif $stopped && ((status != 0)); then
+    # The processes could not agree on it, as in the first seconds; but the signal was not theirs.
+    echo "stopped by SIGTERM: leaving with status 75" >&2
+    status=75
 fi
 exit "$status"

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import socket
 from types import SimpleNamespace
 
@@ -83,6 +84,20 @@ class MemoryVideos(Dataset):
             "indices": torch.tensor([index for index, _ in good], dtype=torch.int64),
             "unreadable": [(index, "cannot decode") for index, clip in items if clip is None],
         }
+
+
+class Interrupted(MemoryVideos):
+    """Signals this process, or does something else, at its `at`-th access, counted from 0."""
+
+    def __init__(self, *values, at, action=lambda: os.kill(os.getpid(), signal.SIGTERM), **settings):
+        super().__init__(*values, **settings)
+        self.at, self.action, self.accesses = at, action, 0
+
+    def __getitem__(self, index):
+        if self.accesses == self.at:
+            self.action()
+        self.accesses += 1
+        return super().__getitem__(index)
 
 
 class EpochSampler(Sampler):

@@ -87,4 +87,4 @@ def test_defaults_of_the_recipes():
 def test_update_freq_of_zero_is_refused(capsys):
     with pytest.raises(SystemExit):
         make_args("--update_freq", "0")
-    assert "--update_freq: must be 1 or more" in capsys.readouterr().err
+    assert "--update_freq: must be a whole number of 1 or more" in capsys.readouterr().err

@@ -115,6 +115,65 @@ def test_a_broken_latest_falls_back_with_a_warning(tmp_path, caplog, damage):
     assert "checkpoint-latest.pth" in caplog.text
 
 
+def compressed_unknown(path):
+    """Make an archive say that its entries are compressed by a method that nobody knows."""
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset] = 99
+            at = content.find(signature, at + 1)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("odd", ["folder", "dangling link", "link to itself", "unknown compression"])
+def test_what_is_no_file_falls_back_with_a_sentence(tmp_path, caplog, odd):
+    state, args = make_state(tmp_path)
+    save(state, args, 2)
+    save(state, args, 3)
+    latest = tmp_path / "checkpoint-latest.pth"
+    if odd == "unknown compression":
+        compressed_unknown(latest)
+    else:
+        latest.unlink()
+        latest.mkdir() if odd == "folder" else latest.symlink_to(latest if "itself" in odd else tmp_path / "absent")
+    fresh, args = make_state(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        resume_training(fresh, args, Context())
+    assert fresh.epoch == 2
+    assert f"{latest} is no checkpoint that can be read and is renamed" in caplog.text
+    save(fresh, args, 4)
+    assert read_checkpoint(latest)["epoch"] == 4, "its name is free again"
+    assert os.path.lexists(tmp_path / "checkpoint-latest.pth.broken")
+
+
+@pytest.mark.parametrize("name", ["previous", "best", "3"])
+def test_a_folder_under_another_name_does_not_end_the_run_hours_later(tmp_path, caplog, name):
+    state, args = make_state(tmp_path)
+    save(state, args, 2)
+    (tmp_path / f"checkpoint-{name}.pth" / "full").mkdir(parents=True)
+    (tmp_path / f"checkpoint-{name}.pth.broken").mkdir()
+    (tmp_path / "checkpoint-8.pth").symlink_to(tmp_path / "absent")
+    fresh, args = make_state(tmp_path)
+    resume_training(fresh, args, Context())
+    assert fresh.epoch == 2 and f"renamed to checkpoint-{name}.pth.broken-2" in caplog.text
+    save(fresh, args, 4, best=True, keep=True)
+    assert read_checkpoint(tmp_path / f"checkpoint-{name}.pth")["epoch"] == (2 if name == "previous" else 4)
+
+
+def test_the_farthest_trained_is_the_next_older_whatever_the_clock_said(tmp_path):
+    state, args = make_state(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        save(state, args, epoch, keep=True)
+    (tmp_path / "checkpoint-latest.pth").write_bytes(b"broken")
+    (tmp_path / "checkpoint-previous.pth").unlink()
+    for number in (0, 1, 2, 3):  # the clock was set back between them
+        os.utime(tmp_path / f"checkpoint-{number}.pth", (1000 - number, 1000 - number))
+    fresh, args = make_state(tmp_path)
+    resume_training(fresh, args, Context())
+    assert fresh.epoch == 4
+
+
 def test_nothing_but_broken_checkpoints_stops_the_run(tmp_path):
     (tmp_path / "checkpoint-latest.pth").write_bytes(b"broken")
     state, args = make_state(tmp_path)

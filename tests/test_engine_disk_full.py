@@ -13,6 +13,7 @@ from engine_standins import TinyModel, make_args
 from engines.checkpoint import read_checkpoint, save_checkpoint
 from engines.distributed import Context
 from engines.files import atomic_write, require_space, tensor_bytes
+from engines.logs import RunLog
 from engines.state import create_training_state
 
 
@@ -100,3 +101,24 @@ def test_the_size_asked_for_is_that_of_the_file(tmp_path):
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(PermissionError, match="^.Errno 13. no$"), atomic_write(tmp_path / "file"):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_tensorboard_on_a_full_disk_is_told_once_and_the_run_goes_on(small_disk, tmp_path, caplog, capfd):
+    log = RunLog(str(tmp_path), str(small_disk / "events"))
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    for step in range(30):
+        log.scalars("train", {f"loss{i}": 1.0 for i in range(200)}, step)
+        log.epoch({"epoch": step})
+    log.close()
+    told = [record.message for record in caplog.records if "TensorBoard's files cannot be written" in record.message]
+    assert len(told) == 1 and "No space left" in told[0]
+    assert "Traceback" not in capfd.readouterr().err
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 30
+
+
+def test_a_folder_for_tensorboard_that_cannot_be_made_is_told(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    log = RunLog(str(tmp_path), str(tmp_path / "file" / "events"))
+    log.scalars("train", {"loss": 1.0}, 1)
+    log.close()
+    assert "TensorBoard's files cannot be written" in caplog.text

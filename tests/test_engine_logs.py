@@ -1,12 +1,13 @@
 """What the logs show of a batch, and what they advise where data comes too slowly."""
 
+import json
 import os
 
 import pytest
 import torch
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from engines.logs import clip_picture, loading_advice
+from engines.logs import RunLog, clip_picture, loading_advice
 
 
 def test_a_picture_has_a_clip_a_row_in_the_videos_own_colours():
@@ -30,3 +31,26 @@ def test_advice_on_slow_loading(monkeypatch, waiting, workers, said):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     advice = loading_advice(waiting, workers)
     assert said in advice and bool(said) == bool(advice)
+
+
+WHOLE = json.dumps({"epoch": 0, "train_loss": 1.5})
+
+
+@pytest.mark.parametrize("torn", ["{", '{"epoch": 1, "train_lo', '{"epoch": 1, "name": "\xc3', "\0\0\0"])
+def test_a_line_that_a_kill_has_cut_off_costs_no_epochs_record(tmp_path, caplog, torn):
+    file = tmp_path / "log.txt"
+    file.write_bytes((WHOLE + "\n" + torn).encode("latin-1"))
+    log = RunLog(str(tmp_path))
+    log.epoch({"epoch": 1})
+    assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1]
+    assert "log.txt: the last line was cut off" in caplog.text
+
+
+def test_a_line_that_lacks_only_its_end_is_kept(tmp_path, caplog):
+    file = tmp_path / "log.txt"
+    file.write_text(WHOLE)
+    RunLog(str(tmp_path)).epoch({"epoch": 1})
+    assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1]
+    RunLog(str(tmp_path)).epoch({"epoch": 2})
+    assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1, 2]
+    assert not caplog.text

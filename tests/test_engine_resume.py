@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine_standins import (
     CLASSES,
-    MemoryVideos,
+    Interrupted,
     TinyModel,
     assert_equal_states,
     make_args,
@@ -27,7 +27,7 @@ from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import SampleKey
 from datasets.loader import TrainSampler, outlive_stop_signals
-from engines import preemption
+from engines import early_stop
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
 from engines.runner import fit, start_run
@@ -36,20 +36,6 @@ from engines.state import create_training_state
 from engines.train import updates_per_epoch
 
 run_test.__test__ = False
-
-
-class Interrupted(MemoryVideos):
-    """Signals this process, or does something else, at its `at`-th access, counted from 0."""
-
-    def __init__(self, *values, at, action=lambda: os.kill(os.getpid(), signal.SIGTERM), **settings):
-        super().__init__(*values, **settings)
-        self.at, self.action, self.accesses = at, action, 0
-
-    def __getitem__(self, index):
-        if self.accesses == self.at:
-            self.action()
-        self.accesses += 1
-        return super().__getitem__(index)
 
 
 def log_lines(folder):
@@ -65,7 +51,7 @@ def test_a_stopped_run_ends_with_the_same_weights(tmp_path, update):
     straight = train(tmp_path / "straight", *flags)
     with pytest.raises(SystemExit) as stop:
         train(tmp_path / "parts", *flags, dataset=Interrupted(12, noise=0.3, at=4 * update + 1))
-    assert stop.value.code == preemption.STOPPED == 75
+    assert stop.value.code == early_stop.STOPPED == 75
     saved = read_checkpoint(tmp_path / "parts" / "checkpoint-latest.pth")
     assert (saved["epoch"], saved["step"], saved["epoch_step"]) == (update // 3, update + 1, update % 3 + 1)
     torch.rand(7)
@@ -125,15 +111,15 @@ def test_another_batch_keeps_the_share_of_the_epoch(tmp_path):
     assert dataset.accesses == 16 and state.step == 3, "one of three updates is done, the next three records"
 
 
-@pytest.mark.parametrize("number", preemption.SIGNALS)
+@pytest.mark.parametrize("number", early_stop.SIGNALS)
 def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
     """In training by both signals; in a test by SIGUSR1 alone: launchers send SIGTERM when a process has failed."""
-    monkeypatch.setenv(preemption.EXIT_FILE, str(tmp_path / "status"))
+    monkeypatch.setenv(early_stop.EXIT_FILE, str(tmp_path / "status"))
     with pytest.raises(SystemExit):
         train(tmp_path / "run", dataset=Interrupted(12, at=5, action=lambda: os.kill(os.getpid(), number)))
     assert (tmp_path / "status").read_text() == "75"
     (tmp_path / "status").unlink()
-    args = make_args()
+    args = make_args("--eval")
     loader = test_loader(Interrupted(6, at=2, action=lambda: os.kill(os.getpid(), number)))
     with pytest.raises(SystemExit) as stop:
         run_test(TinyModel(), loader, args, start_run(args), num_classes=CLASSES)

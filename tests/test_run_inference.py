@@ -109,7 +109,7 @@ def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, 
     for words, told in [
         (["--annotate", folder / "a.mp4"], "would overwrite"),
         (["--label_names", tmp_path / "absent.txt"], "absent.txt"),
-        (["--stride", "0"], "must be 1 or more"),
+        (["--stride", "0"], "of 1 or more"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             run(checkpoint, folder / "a.mp4", *words)

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.flag_types import non_negative_int, positive_int, seed
 from models.config import ModelConfig, Setting
 from tools.ablation_table import Score, write_document
 from tools.make_moving_digits import make_data_set
@@ -99,7 +100,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         "--output", type=Path, default=Path("outputs/ablation"), help="folder of the runs (%(default)s)"
     )
     parser.add_argument("--document", type=Path, default=Path("docs/ablation.md"), help="the table (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="random seeds (default: 0 1 2)")
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="random seeds (default: 0 1 2)")
     parser.add_argument(
         "--fix",
         nargs="+",
@@ -107,14 +108,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         metavar="FACTOR=LEVEL",
         help="run one level only, such as type=v1 dt_init=mamba",
     )
-    parser.add_argument("--jobs", type=int, default=0, help="runs at a time (default: a CPU core each; 1 on GPUs)")
+    parser.add_argument(
+        "--jobs", type=non_negative_int, default=0, help="runs at a time (default: a CPU core each; 1 on GPUs)"
+    )
     parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of what there is")
     real = parser.add_argument_group("a real data set")
     real.add_argument("--data_root", default="", help="its videos, and its lists unless --data_path says where")
     real.add_argument("--data_set", default="custom", help="its recipe file (default: custom)")
     real.add_argument("--model", default="tiny", help="tiny, small or middle (default: tiny)")
-    real.add_argument("--frames", type=int, default=16, help="frames of a clip (default: 16)")
-    real.add_argument("--gpus", type=int, default=1, help="GPUs of each run (default: 1)")
+    real.add_argument("--frames", type=positive_int, default=16, help="frames of a clip (default: 16)")
+    real.add_argument("--gpus", type=non_negative_int, default=1, help="GPUs of each run (default: 1)")
     options, passed_on = parser.parse_known_args(arguments)
     for pair in options.fix:
         factor, _, level = pair.partition("=")

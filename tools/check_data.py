@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.flag_types import frame_template, non_negative_int, positive, positive_int
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
 from engines.files import atomic_write
 from tools.file_check import FileJob, check_file
@@ -78,8 +79,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("list", type=Path, help="list of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths start from")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
-    parser.add_argument("--filename_tmpl", default="img_{:05}.jpg", help="names of frames (default: %(default)s)")
-    parser.add_argument("--min_frames", type=int, default=16, help="fewer are short (default: %(default)s)")
+    parser.add_argument(
+        "--filename_tmpl", type=frame_template, default="img_{:05}.jpg", help="names of frames (default: %(default)s)"
+    )
+    parser.add_argument("--min_frames", type=positive_int, default=16, help="fewer are short (default: %(default)s)")
     parser.add_argument(
         "--leave_out",
         nargs="+",
@@ -87,9 +90,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=["broken"],
         help="what the written list leaves out (default: broken)",
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each processor)")
     parser.add_argument(
-        "--time_limit", type=float, default=120.0, metavar="SECONDS", help="for one file (default: %(default)s)"
+        "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
+    )
+    parser.add_argument(
+        "--time_limit", type=positive, default=120.0, metavar="SECONDS", help="for one file (default: %(default)s)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write to (default: checked/ beside the list)"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.flag_types import non_negative_int
 from engines.files import write_json
 from reports.comparison import CompareError, Outcome, compare, read_results
 from reports.page import class_names
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("a", type=Path, metavar="A/results.json")
     parser.add_argument("b", type=Path, metavar="B/results.json")
-    parser.add_argument("--classes", type=int, default=20, help="classes to print, those that differ most first")
+    parser.add_argument(
+        "--classes", type=non_negative_int, default=20, help="classes to print, those that differ most first"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, all classes too")
     options = parser.parse_args(arguments)
     try:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from common.flag_types import positive
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engines.files import atomic_write
 from inference import Predictor, load_predictor
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=sorted(BACKENDS),
         help="of the scan in a .pt2 file (default: the fastest here; portable runs everywhere)",
     )
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of a logit (default: 1e-4)")
+    parser.add_argument(
+        "--tolerance", type=positive, default=1e-4, help="largest difference of a logit (default: 1e-4)"
+    )
     options = parser.parse_args(arguments)
     try:
         difference = export(options.checkpoint, options.target, backend=options.backend, tolerance=options.tolerance)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.flag_types import proper_fraction, seed
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
 from engines.files import atomic_write
 from tools.list_sources import (
@@ -65,9 +66,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
         command.add_argument("--overwrite", action="store_true", help="replace lists that are there")
-        command.add_argument("--val_share", type=float, default=0.1, help="of training clips, where no split is given")
-        command.add_argument("--test_share", type=float, default=0.0, help="likewise for the test")
-        command.add_argument("--seed", type=int, default=0, help="of the splits made here")
+        command.add_argument(
+            "--val_share", type=proper_fraction, default=0.1, help="of training clips, where no split is given"
+        )
+        command.add_argument("--test_share", type=proper_fraction, default=0.0, help="likewise for the test")
+        command.add_argument("--seed", type=seed, default=0, help="of the splits made here")
         command.add_argument(
             "--group_by", default="", metavar="REGEX", help="clips whose paths match alike are never in two splits"
         )
@@ -81,8 +84,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
             command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
     options = parser.parse_args(arguments)
-    if not 0 <= options.val_share < 1 or not 0 <= options.test_share < 1:
-        parser.error("--val_share and --test_share are shares from 0 to below 1")
     try:
         re.compile(options.group_by)
     except re.error as error:

@@ -26,6 +26,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
+from common.flag_types import non_negative_int, positive_int, seed
+
 CLASSES = ("left", "right", "up", "down", "clockwise", "anticlockwise", "approaching", "receding")
 SPLITS = ("train", "val", "test")
 SPLIT_SHARES = (0.7, 0.15, 0.15)
@@ -242,16 +244,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
-    parser.add_argument("--train", type=int, default=1600, help="training clips")
-    parser.add_argument("--val", type=int, default=320, help="validation clips")
-    parser.add_argument("--test", type=int, default=320, help="test clips")
-    parser.add_argument("--num_frames", type=int, default=8, help="frames of a clip")
-    parser.add_argument("--size", type=int, default=64, help="side of the square picture in pixels, even")
-    parser.add_argument("--frame_clips", type=int, default=320, help="clips of each split also written as folders")
-    parser.add_argument("--images_train", type=int, default=2600, help="training images")
-    parser.add_argument("--images_val", type=int, default=400, help="validation images")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one for each processor")
+    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same files")
+    parser.add_argument("--train", type=non_negative_int, default=1600, help="training clips")
+    parser.add_argument("--val", type=non_negative_int, default=320, help="validation clips")
+    parser.add_argument("--test", type=non_negative_int, default=320, help="test clips")
+    parser.add_argument("--num_frames", type=positive_int, default=8, help="frames of a clip")
+    parser.add_argument("--size", type=positive_int, default=64, help="side of the square picture in pixels, even")
+    parser.add_argument(
+        "--frame_clips", type=non_negative_int, default=320, help="clips of each split also written as folders"
+    )
+    parser.add_argument("--images_train", type=non_negative_int, default=2600, help="training images")
+    parser.add_argument("--images_val", type=non_negative_int, default=400, help="validation images")
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes; 0: one for each processor")
     options = parser.parse_args(arguments)
     if options.size < 16 or options.size % 2:
         parser.error(f"--size {options.size}: H.264 needs an even number of pixels, and the motions at least 16")

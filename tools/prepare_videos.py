@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.flag_types import non_negative_int, positive, positive_int, whole_number
 from datasets.annotations import (
     VIDEO_SUFFIXES,
     FrameFolderRecord,
@@ -76,16 +77,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
     parser.add_argument("--form", choices=("videos", "frames"), default=how.form, help="(default: %(default)s)")
     parser.add_argument(
-        "--short_side", type=int, default=how.short_side, help="in pixels, never enlarged to (default: %(default)s)"
+        "--short_side",
+        type=positive_int,
+        default=how.short_side,
+        help="in pixels, never enlarged to (default: %(default)s)",
     )
-    parser.add_argument("--gop", type=int, default=how.gop, help="frames from key to key (default: %(default)s)")
     parser.add_argument(
-        "--crf", type=int, default=how.crf, help="x264's quality, lower is better and larger (default: %(default)s)"
+        "--gop", type=positive_int, default=how.gop, help="frames from key to key (default: %(default)s)"
     )
-    parser.add_argument("--quality", type=int, default=how.quality, help="of JPEGs (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: one for each processor)")
     parser.add_argument(
-        "--time_limit", type=float, default=1800.0, metavar="SECONDS", help="for one video (default: %(default)s)"
+        "--crf",
+        type=whole_number(0, 51),
+        default=how.crf,
+        help="x264's quality, lower is better and larger (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quality", type=whole_number(1, 100), default=how.quality, help="of JPEGs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
+    )
+    parser.add_argument(
+        "--time_limit", type=positive, default=1800.0, metavar="SECONDS", help="for one video (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.short_side < 16 or options.gop < 1:

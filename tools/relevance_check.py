@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.flag_types import non_negative_int
 from datasets.annotations import read_list
 from engines.files import write_json
 from explain.relevance import METHODS, token_relevance
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="default: checkpoint-best.pth in the output folder")
     parser.add_argument("--data", type=Path, help="moving digits; default: data in the output folder")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--limit", type=int, default=0, help="clips, from the first; 0: all")
+    parser.add_argument("--limit", type=non_negative_int, default=0, help="clips, from the first; 0: all")
     options = parser.parse_args(arguments)
     try:
         predictor = load_predictor(options.checkpoint or options.output_dir / "checkpoint-best.pth", **QUICK)
