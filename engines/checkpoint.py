@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
+from engines.objectives.base import Objective
 from engines.parallel import load_model
 from engines.state import TrainingState
 
@@ -149,12 +149,12 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
         args.epochs,
         state.epoch_step,
         state.steps_per_epoch,
-        "" if state.best_score is None else f", best top-1 {state.best_score:.2f} %",
+        "" if state.best_score is None else f", best {state.objective.score.name} {state.best_score:.4g}",
     )
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a run's weights into the bare `model` for testing: the model's or their average, as the run noted.
+def load_weights(objective: Objective, path: str | Path) -> None:
+    """Load a run's weights into the bare objective for testing: the model's or their average, as the run noted.
 
     Raises:
         FileNotFoundError, ValueError: no file, a broken one, or weights of another model.
@@ -162,7 +162,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     saved = read_checkpoint(path)
     kind = saved.get("test_weights", "model")
     try:
-        load_model(model, saved[kind])
+        load_model(objective, saved[kind])
     except RuntimeError as error:
         raise ValueError(
             f"{path} holds weights of another model; check --model and the number of classes: {error}"
