@@ -17,8 +17,8 @@ from engines.checkpoint import resume_training
 from engines.configuration import add_recipe_arguments, fit_batch_to_list, parse_arguments
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
-from engines.mixing import LossSettings
 from engines.objectives.classification import Classification
+from engines.objectives.mixing import LossSettings
 from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch

@@ -15,9 +15,9 @@ from engines.checkpoint import resume_training
 from engines.configuration import fit_batch_to_list, parse_arguments, recipe_defaults
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
-from engines.mixing import LossSettings
 from engines.objectives.classification import Classification
 from engines.objectives.distillation import Distillation
+from engines.objectives.mixing import LossSettings
 from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch

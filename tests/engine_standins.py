@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
-from engines.mixing import LossSettings
 from engines.objectives.classification import Classification
+from engines.objectives.mixing import LossSettings
 from engines.runner import fit, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch

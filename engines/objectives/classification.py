@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.mixing import LossSettings, create_criterion, create_mixup
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
+from engines.objectives.mixing import LossSettings, create_criterion, create_mixup
 
 
 class Classification(Objective):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from engine_standins import make_args
 
-from engines.mixing import LossSettings, balanced_weights, create_criterion, create_mixup
+from engines.objectives.mixing import LossSettings, balanced_weights, create_criterion, create_mixup
 
 
 def settings(*flags):
