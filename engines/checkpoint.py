@@ -12,7 +12,7 @@ import torch
 from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.objectives.base import Objective
-from engines.parallel import load_model
+from engines.parallel import load_for_test
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
         args.epochs,
         state.epoch_step,
         state.steps_per_epoch,
-        "" if state.best_score is None else f", best {state.objective.score.name} {state.best_score:.4g}",
+        "" if state.best_score is None else f", best score {state.best_score:.4g}",
     )
 
 
@@ -162,7 +162,7 @@ def load_weights(objective: Objective, path: str | Path) -> None:
     saved = read_checkpoint(path)
     kind = saved.get("test_weights", "model")
     try:
-        load_model(objective, saved[kind])
+        load_for_test(objective, saved[kind])
     except RuntimeError as error:
         raise ValueError(
             f"{path} holds weights of another model; check --model and the number of classes: {error}"

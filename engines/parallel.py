@@ -130,6 +130,19 @@ def load_model(objective: Objective, state: dict[str, Any]) -> None:
     objective.load_state_dict({name: _part_like(value, there.get(name)) for name, value in parts.items()})
 
 
+def load_for_test(objective: Objective, state: dict[str, Any]) -> None:
+    """Load what `saved_weights` returned of this objective or of another one with the same model.
+
+    What that one had trained beside the model, such as a projection to a teacher's width, is left out: a test does not
+    need it.
+
+    Raises:
+        RuntimeError: the names or shapes are another model's.
+    """
+    modules = {saved_name(name).partition(".")[0] for name in objective.state_dict()}
+    load_model(objective, {name: value for name, value in state.items() if name.partition(".")[0] in modules})
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the state of `whole_state(optimizer.state_dict())`; each rank takes its part.
 

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_standins import MemoryVideos, make_args, training_loader
+from engine_standins import MemoryVideos, classify, make_args, training_loader
 
 import run_pretrain_imagenet
+from engines.checkpoint import load_weights, save_checkpoint
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
@@ -78,7 +79,7 @@ def test_the_projection_is_saved_beside_the_model_and_the_teacher_is_not():
     assert copy.deepcopy(objective).distillation.teacher.module is objective.distillation.teacher.module
 
 
-def test_the_distance_is_logged_and_the_projection_trained_and_averaged(tmp_path):
+def test_the_distance_is_logged_the_projection_trained_and_averaged_and_the_student_tested(tmp_path):
     args = make_args("--model_ema", "--model_ema_decay", "0.5", "--lr", "1", "--warmup_epochs", "0")
     objective = Distillation(
         build(48, img_size=8, patch_size=4, num_frames=2),
@@ -93,6 +94,16 @@ def test_the_distance_is_logged_and_the_projection_trained_and_averaged(tmp_path
     saved = state.state_dict()
     moved = [(saved[kind]["distillation.proj.weight"] - before).abs().max() for kind in ("model", "model_ema")]
     assert moved[0] > moved[1] > 0
+
+    state.step = state.steps_per_epoch
+    save_checkpoint(state, str(tmp_path), Context())
+    tested = classify(build(48, seed=2, img_size=8, patch_size=4, num_frames=2), classes=5)
+    load_weights(tested, tmp_path / "checkpoint-latest.pth")
+    averaged = state.ema.module.model.state_dict()
+    assert all(torch.equal(value, averaged[name]) for name, value in tested.model.state_dict().items())
+    shallow = classify(build(48, depth=1, img_size=8, patch_size=4, num_frames=2), classes=5)
+    with pytest.raises(ValueError, match="another model"):
+        load_weights(shallow, tmp_path / "checkpoint-latest.pth")
 
 
 def test_the_flag_builds_the_teacher_that_the_file_tells(tmp_path):

@@ -105,7 +105,7 @@ def _write(target: Path, tensors: dict[str, Tensor], flags: dict[str, Any]) -> N
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
     """What a training checkpoint holds beside weights."""
-    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best top-1"}
+    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best score"}
     found = []
     for key, word in words.items():
         value = content.get(key)
