@@ -17,16 +17,21 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from common.flag_parser import FlagParser
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
+from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
 from engines.configuration import add_recipe_arguments, fit_batch_to_list, parse_command_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
-from engines.runner import fit, start_run, test
+from engines.objectives.classification import Classification
+from engines.objectives.mixing import LossSettings
+from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 from models.arguments import add_model_arguments
 from models.build import build_model, load_finetune_checkpoint
+from models.videomambapro import VideoMambaPro
+from reports.best_effort import try_to_report
 
 SCRIPT = "run_class_finetuning.py"
 
@@ -39,6 +44,17 @@ def get_parser() -> argparse.ArgumentParser:
     add_engine_arguments(parser)
     add_recipe_arguments(parser)
     return parser
+
+
+def classify(
+    model: VideoMambaPro, args: argparse.Namespace, num_classes: int, train_set: ClipDataset | None
+) -> Classification:
+    """The objective of the run; without a training list, one that only tests."""
+    if train_set is None:
+        return Classification(model, num_classes, class_names=args.class_names)
+    labels = [record.target for record in train_set.records]
+    settings = LossSettings.from_flags(args)
+    return Classification(model, num_classes, settings, labels=labels, class_names=args.class_names)
 
 
 @record  # torchrun shows the traceback of the process that failed first
@@ -56,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
 
     model = build_model(args, test_set.num_classes)
     load_finetune_checkpoint(model, args)
+    objective = classify(model, args, test_set.num_classes, train_set)
 
     state = None
     if train_set is not None:
@@ -63,12 +80,14 @@ def main(args: argparse.Namespace) -> None:
         train_loader = build_loader(train_set, "train", args, **shards)
         val_loader = None if val_set is None else build_loader(val_set, "validation", args, **shards)
         steps = updates_per_epoch(train_loader, args.update_freq)
-        state = create_training_state(model, args, context, steps_per_epoch=steps)
+        state = create_training_state(objective, args, context, steps_per_epoch=steps)
         resume_training(state, args, context)
-        fit(state, train_loader, val_loader, args, context, num_classes=test_set.num_classes)
+        fit(state, train_loader, val_loader, args, context)
 
     test_loader = build_loader(test_set, "test", args, **shards)
-    test(model, test_loader, args, context, num_classes=test_set.num_classes, state=state)
+    run_test(objective, test_loader, args, context, state=state)
+    if args.output_dir and context.is_main:
+        try_to_report(args.output_dir, test_set)
     close_distributed()
 
 

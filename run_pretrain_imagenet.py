@@ -15,15 +15,22 @@ if __name__ == "__main__":
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from datasets.build import build_dataset, build_loader
+from datasets.clip_dataset import ClipDataset
 from engines.checkpoint import resume_training
 from engines.configuration import fit_batch_to_list, parse_command_line, recipe_defaults
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
-from engines.runner import fit, start_run, test
+from engines.objectives.classification import Classification
+from engines.objectives.distillation import Distillation
+from engines.objectives.mixing import LossSettings
+from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 from models.build import build_model, load_finetune_checkpoint
-from models.distillation import add_distillation_arguments, add_teacher
+from models.distillation import add_distillation_arguments, load_teacher
+from models.videomambapro import VideoMambaPro
+from reports.best_effort import try_to_report
+from run_class_finetuning import classify
 from run_class_finetuning import get_parser as get_video_parser
 
 SCRIPT = "run_pretrain_imagenet.py"
@@ -37,6 +44,30 @@ def get_parser() -> argparse.ArgumentParser:
     add_distillation_arguments(parser)
     recipe_defaults(parser, DEFAULTS)
     return parser
+
+
+def create_objective(
+    model: VideoMambaPro, args: argparse.Namespace, num_classes: int, train_set: ClipDataset | None
+) -> Classification:
+    """Classification, with the tokens of --teacher to learn where it is given and the run trains."""
+    if not args.teacher or train_set is None:
+        return classify(model, args, num_classes, train_set)
+    teacher = load_teacher(
+        args.teacher,
+        input_size=args.input_size,
+        num_frames=args.num_frames,
+        tubelet_size=args.tubelet_size,
+        backend=args.backend,
+    )
+    return Distillation(
+        model,
+        num_classes,
+        LossSettings.from_flags(args),
+        teacher=teacher,
+        weight=args.distill_weight,
+        labels=[record.target for record in train_set.records],
+        class_names=args.class_names,
+    )
 
 
 @record  # torchrun shows the traceback of the process that failed first
@@ -54,18 +85,20 @@ def main(args: argparse.Namespace) -> None:
 
     model = build_model(args, val_set.num_classes)
     load_finetune_checkpoint(model, args)
-    add_teacher(model, args)
+    objective = create_objective(model, args, val_set.num_classes, train_set)
 
     state = None
     if train_set is not None:
         fit_batch_to_list(args, len(train_set), context.world_size)
         train_loader = build_loader(train_set, "train", args, **shards)
         steps = updates_per_epoch(train_loader, args.update_freq)
-        state = create_training_state(model, args, context, steps_per_epoch=steps)
+        state = create_training_state(objective, args, context, steps_per_epoch=steps)
         resume_training(state, args, context)
-        fit(state, train_loader, val_loader, args, context, num_classes=val_set.num_classes)
+        fit(state, train_loader, val_loader, args, context)
 
-    test(model, val_loader, args, context, num_classes=val_set.num_classes, state=state)
+    run_test(objective, val_loader, args, context, state=state)
+    if args.output_dir and context.is_main:
+        try_to_report(args.output_dir, val_set)
     close_distributed()
 
 

@@ -21,9 +21,12 @@ import models  # noqa: F401  registers the models
 from engines.arguments import add_engine_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
+from engines.objectives.classification import Classification
 from engines.optim import create_optimizer
 from engines.state import create_training_state
 from engines.train import train_one_epoch
+
+CLASSES = 400
 
 
 class OneBatch:
@@ -32,7 +35,7 @@ class OneBatch:
     def __init__(self, clips: torch.Tensor, labels: torch.Tensor):
         self.dataset = self
         self.records = []
-        self.batch = {"clips": clips, "labels": labels, "indices": labels, "unreadable": []}
+        self.batch = {"clips": clips, "targets": labels, "indices": labels, "unreadable": []}
 
     def __iter__(self):
         return iter([self.batch])
@@ -40,12 +43,12 @@ class OneBatch:
 
 def engine_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> Callable[[], float]:
     """A function that trains a copy of `model` for one epoch of one update and returns the loss."""
-    state = create_training_state(copy.deepcopy(model), args, Context(), steps_per_epoch=1)
+    state = create_training_state(Classification(copy.deepcopy(model), CLASSES), args, Context(), steps_per_epoch=1)
 
     def step() -> float:
-        sums = train_one_epoch(state, loader, nn.CrossEntropyLoss(), args, Context(), RunLog())
+        sums = train_one_epoch(state, loader, args, Context(), RunLog())
         state.finish_epoch()
-        return sums.loss
+        return sums.scalars["loss"]
 
     return step
 
@@ -54,7 +57,7 @@ def bare_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> C
     """The same, as short as it can be written."""
     model = copy.deepcopy(model).train()
     optimizer = create_optimizer(model, args, args.lr)
-    clips, labels = loader.batch["clips"], loader.batch["labels"]
+    clips, labels = loader.batch["clips"], loader.batch["targets"]
 
     def step() -> float:
         optimizer.zero_grad()
@@ -77,7 +80,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     args.batch_size, args.num_sample = options.batch, 1
     torch.manual_seed(0)
     shape = dict(img_size=options.size, num_frames=options.frames, drop_path_rate=0.0)
-    model = timm.create_model(options.model, num_classes=400, **shape)
+    model = timm.create_model(options.model, num_classes=CLASSES, **shape)
     clips = torch.randn(options.batch, 3, options.frames, options.size, options.size)
     loader = OneBatch(clips, torch.zeros(options.batch, dtype=torch.int64))
     steps = {"bare": bare_step(model, loader, args), "engine": engine_step(model, loader, args)}

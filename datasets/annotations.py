@@ -37,7 +37,7 @@ class VideoRecord:
     """A video file: where it is, its class, and the 1-based line of its list."""
 
     path: str
-    label: int
+    target: int
     line: int
 
 
@@ -47,7 +47,7 @@ class FrameFolderRecord:
 
     path: str
     total_frames: int
-    label: int
+    target: int
     line: int
 
 
@@ -113,7 +113,7 @@ def read_list(
     for number, text, columns in rows:
         try:
             record = parse(columns, data_root, number)
-            _check_label(record.label, num_classes)
+            _check_label(record.target, num_classes)
         except _LineError as error:
             faults.append((number, text, str(error)))
         else:
@@ -133,7 +133,7 @@ def format_list(records: Sequence[Record], kind: Kind) -> str:
     for record in records:
         path = '"' + record.path.replace('"', '""') + '"' if re.search(r'[\s",]', record.path) else record.path
         total = f" {record.total_frames}" if isinstance(record, FrameFolderRecord) else ""
-        lines.append(f"{path}{total} {record.label}")
+        lines.append(f"{path}{total} {record.target}")
     for line, record in zip(lines, records, strict=True):
         if _read_back(line, kind) != replace(record, line=1):
             raise ListFileError(f"no line of a list can say {record.path!r}; rename it")
@@ -152,7 +152,7 @@ def _read_back(line: str, kind: Kind) -> Record | None:
 
 def count_classes(records: Sequence[Record]) -> int:
     """Give the number of classes a list needs: its highest label + 1."""
-    return max(record.label for record in records) + 1
+    return max(record.target for record in records) + 1
 
 
 def is_image_path(path: str) -> bool:

@@ -85,7 +85,7 @@ def build_loader(
     if train:
         shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed)
         if args.sampler == "balanced":
-            sampler = BalancedSampler([record.label for record in dataset.records], **shards)
+            sampler = BalancedSampler([record.target for record in dataset.records], **shards)
         else:
             sampler = TrainSampler(len(dataset), **shards)
         batch_size = args.batch_size

@@ -10,7 +10,7 @@ out, and either way the sample tells which file and why.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class Sample:
     clips: torch.Tensor | None
     """(views, C, T, H, W): float32, normalised; with `ClipPlan.gpu_transforms` uint8. None where an evaluation video
     could not be read."""
-    label: int
+    target: Any
+    """of its record."""
     index: int
     """of the record that was read, in `records`."""
     unreadable: list[tuple[int, str]] = field(default_factory=list)
@@ -123,12 +124,12 @@ class ClipDataset(Dataset, ABC):
                 clips, boxes = _prepare_clips(self.open_record(record), self.plan, rng)
                 if self.plan.gpu_transforms:
                     # A copy: the next reading overwrites frames that no step had to change.
-                    return Sample(clips.clone(), record.label, index, unreadable, boxes)
-                return Sample(finish(clips, boxes), record.label, index, unreadable)
+                    return Sample(clips.clone(), record.target, index, unreadable, boxes)
+                return Sample(finish(clips, boxes), record.target, index, unreadable)
             except UnreadableVideoError as error:
                 unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
             if self.plan.mode != "train":
-                return Sample(None, record.label, index, unreadable)
+                return Sample(None, record.target, index, unreadable)
             index = int(rng.integers(len(self.records)))
         raise UnreadableVideoError(
             self.list_file, f"{len(unreadable)} of its videos in a row cannot be read; the last: {unreadable[-1][1]}"

@@ -2,13 +2,16 @@
 
 - clips: float32 (videos * R, C, T, H, W); in testing (videos, views, C, T, H, W); with --gpu_transforms uint8;
 - boxes: with --gpu_transforms, what to erase in them: int64 (..., count, COLUMNS), the first dimensions of clips;
-- labels: int64, the first dimension of clips;
-- indices: int64, likewise: which record of the data set;
+- targets: of each clip (in testing of each video), in the order of clips. Whole numbers, such as labels, are int64
+  (N,), other numbers float32 (N,), arrays of one shape a tensor (N, ...); anything else, such as a dict with the boxes
+  of a clip, stays a list of N;
+- indices: int64 (N,), likewise: which record of the data set;
 - unreadable: list of (index, message), the videos of this batch that could not be read.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import default_collate
 
@@ -35,7 +38,7 @@ class Collate:
             clips = torch.empty((0, *views, *self.clip_shape), dtype=torch.float32)
         batch = {
             "clips": clips,
-            "labels": torch.tensor([s.label for s in read], dtype=torch.int64).repeat_interleave(repeats),
+            "targets": join_targets([s.target for s, count in zip(read, repeats, strict=True) for _ in range(count)]),
             "indices": torch.tensor([s.index for s in read], dtype=torch.int64).repeat_interleave(repeats),
             "unreadable": unreadable,
         }
@@ -47,6 +50,18 @@ class Collate:
         # PyTorch's own, within a worker, writes into the memory that it will share: the batch need not be copied again
         joined = default_collate(parts)
         return joined if self.views else joined.flatten(0, 1)
+
+
+def join_targets(targets: list) -> torch.Tensor | list:
+    """Make one tensor of numbers or of arrays of one shape; leave everything else a list."""
+    if all(isinstance(target, (int, np.integer)) for target in targets):
+        return torch.tensor(targets, dtype=torch.int64)
+    if all(isinstance(target, (int, float, np.number)) for target in targets):
+        return torch.tensor(targets, dtype=torch.float32)
+    arrays = all(isinstance(target, (np.ndarray, torch.Tensor)) for target in targets)
+    if arrays and len({tuple(target.shape) for target in targets}) == 1:
+        return torch.stack([torch.as_tensor(target) for target in targets])
+    return targets
 
 
 def clips_on(device: torch.device | str, batch: dict) -> torch.Tensor:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
-from engines.parallel import load_model
+from engines.objectives.base import Objective
+from engines.parallel import load_for_test
 from engines.run_folder import files_of_earlier_run, note_start, read_record, set_aside, stopped_here
 from engines.state import TrainingState
 from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
@@ -183,23 +183,23 @@ def _load(state: TrainingState, path: Path, args) -> None:
         args.epochs,
         state.epoch_step,
         state.steps_per_epoch,
-        "" if state.best_score is None else f", best top-1 {state.best_score:.2f} %",
+        "" if state.best_score is None else f", best score {state.best_score:.4g}",
     )
 
 
-def load_weights(model: nn.Module, path: str | Path, overridden: Collection[str] = ()) -> None:
-    """Load a run's weights into the bare `model` for testing: the model's or their average, as the run noted.
+def load_weights(objective: Objective, path: str | Path, overridden: Collection[str] = ()) -> None:
+    """Load a run's weights into the bare objective for testing: the model's or their average, as the run noted.
 
     Args:
-        overridden: flags of switches in which `model` may differ from what the file says.
+        overridden: flags of switches in which the model may differ from what the file says.
     Raises:
         FileNotFoundError, ValueError: no file, a broken one, or weights of another model or with other switches.
     """
     saved = read_checkpoint(path)
-    refuse_other_switches(model, saved, path, overridden)
+    refuse_other_switches(objective.model, saved, path, overridden)
     kind = saved.get("test_weights", "model")
     try:
-        load_model(model, saved[kind])
+        load_for_test(objective, saved[kind])
     except RuntimeError as error:
         raise ValueError(
             f"{path} holds weights of another model; check --model and the number of classes: {error}"

@@ -13,7 +13,8 @@ class EpochSums:
     Attributes:
         updates: that changed the weights.
         skipped: updates left out because loss or gradient were not finite; nothing of them is in the other sums.
-        loss: sum of the updates' losses; of all processes: of their means over the processes.
+        scalars: sums of the objective's "loss" and further scalars by name; of all processes: of their means over the
+            processes.
         grad_norm: sum of the gradient norms before clipping.
         clips: seen; of all processes: by all.
         seconds: that the updates took, waiting for data included; of all processes: the slowest one's.
@@ -24,7 +25,7 @@ class EpochSums:
 
     updates: int = 0
     skipped: int = 0
-    loss: float = 0.0
+    scalars: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
     clips: int = 0
     seconds: float = 0.0
@@ -37,7 +38,7 @@ class EpochSums:
         return EpochSums(
             self.updates + later.updates,
             self.skipped + later.skipped,
-            self.loss + later.loss,
+            _added(self.scalars, later.scalars),
             self.grad_norm + later.grad_norm,
             self.clips + later.clips,
             self.seconds + later.seconds,
@@ -52,7 +53,7 @@ class EpochSums:
         return EpochSums(
             self.updates,
             self.skipped,
-            sum(rank.loss for rank in ranks) / len(ranks),
+            {name: sum(rank.scalars[name] for rank in ranks) / len(ranks) for name in self.scalars},
             sum(rank.grad_norm for rank in ranks) / len(ranks),
             sum(rank.clips for rank in ranks),
             max(rank.seconds for rank in ranks),
@@ -63,14 +64,15 @@ class EpochSums:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the log tells: loss and grad_norm (means), lr (the last), clips_per_second, data_time, skipped.
+        """What the log tells: loss, the objective's other scalars, grad_norm (means), lr (the last), and more.
 
         data_time is the share of the time spent waiting for the loader, 0 to 1. Means over no update at all are nan.
         """
         mean = 1 / self.updates if self.updates else float("nan")
         seconds = self.seconds or float("nan")
         return {
-            "loss": self.loss * mean,
+            "loss": float("nan"),
+            **{name: total * mean for name, total in self.scalars.items()},
             "lr": self.lr,
             "grad_norm": self.grad_norm * mean,
             "clips_per_second": self.clips / seconds,
@@ -79,5 +81,18 @@ class EpochSums:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums as plain values; `EpochSums(**values)` takes them back."""
+        """Return the sums as plain values, which `from_saved` takes back."""
         return asdict(self)
+
+    @classmethod
+    def from_saved(cls, values: dict[str, Any]) -> "EpochSums":
+        """Take the sums back; checkpoints of version 0.1 hold the loss alone, and not among `scalars`."""
+        values = dict(values)
+        if "loss" in values:
+            values["scalars"] = {"loss": values.pop("loss")}
+        return cls(**values)
+
+
+def _added(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """Add numbers by name."""
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in first | second}

@@ -79,7 +79,7 @@ def loading_advice(waiting: float, num_workers: int) -> str:
 
 def clip_picture(batch: dict) -> torch.Tensor:
     """Draw the first clips of a batch (datasets/collate.py): (3, height, width) from 0 to 1, a clip a row."""
-    clips = clips_on("cpu", {name: values[:_MOST_CLIPS] for name, values in batch.items()})
+    clips = clips_on("cpu", {name: batch[name][:_MOST_CLIPS] for name in ("clips", "boxes") if name in batch})
     frames = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], _MOST_FRAMES)).round().long()
     pictures = clips[:, :, frames].float().transpose(1, 2).flatten(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))

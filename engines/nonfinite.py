@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from datasets.collate import clips_on
 from engines.distributed import Context, gather_objects
 from engines.files import write_json
+from engines.objectives.base import Objective, saved_name
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def report_not_finite(
             {"loss": _plain(loss), "files": _paths([batch], records)}
             for loss, batch in zip(losses, batches, strict=True)
         ],
-        "activations": largest_activations(state.model, clips_on(context.device, batch), bf16=bool(args.bf16)),
+        "activations": largest_activations(state.objective, batch, context.device, bf16=bool(args.bf16)),
     }
     ranks = gather_objects(found)
     sentence = (
@@ -55,8 +55,8 @@ def report_not_finite(
 
 
 @torch.no_grad()
-def largest_activations(model: nn.Module, clips: Tensor, *, bf16: bool) -> dict[str, dict]:
-    """Run `model` on `clips` (N, C, T, H, W) in evaluation mode and look at what each module gives.
+def largest_activations(objective: Objective, batch: dict, device: torch.device, *, bf16: bool) -> dict[str, dict]:
+    """Compute the loss of a loader's batch in evaluation mode and look at what each module gives.
 
     Returns:
         module's name, in the order of the computation -> {"largest": magnitude of the largest finite value,
@@ -75,14 +75,18 @@ def largest_activations(model: nn.Module, clips: Tensor, *, bf16: bool) -> dict[
 
         return hook
 
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
-    was_training = model.training
-    model.eval()
+    handles = [
+        module.register_forward_hook(look(saved_name(name)))
+        for name, module in objective.named_modules()
+        if module not in (objective, objective.model)
+    ]
+    was_training = objective.training
+    objective.eval()
     try:
-        with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=bf16):
-            model(clips)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            objective(objective.prepare(batch, device))
     finally:
-        model.train(was_training)
+        objective.train(was_training)
         for handle in handles:
             handle.remove()
     return seen

@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from engines.distributed import Context
+from engines.objectives.base import Objective, saved_name
 
 
 def send_weights(model: nn.Module) -> None:
@@ -29,40 +30,41 @@ def send_weights(model: nn.Module) -> None:
             dist.broadcast(tensor.detach(), src=0)
 
 
-def wrap_model(model: nn.Module, context: Context, *, parallel: str, compiled: bool = False) -> nn.Module:
-    """Return what training calls in place of `model`, whose weights must be equal on all ranks.
+def wrap_model(objective: Objective, context: Context, *, parallel: str, compiled: bool = False) -> nn.Module:
+    """Return what training calls in place of the objective, whose weights must be equal on all ranks.
 
     Args:
-        model: on its device. With "fsdp" it is changed in place: its parameters become parts of whole ones.
+        objective: on its device. With "fsdp" it is changed in place: its parameters become parts of whole ones.
         context: this process.
         parallel: "ddp", every rank holds all weights; "fsdp", a rank holds its part of every weight, gradient and
-            moment, and gathers a block of `model.layers` at a time.
+            moment, and gathers a block of the model's `layers` at a time.
         compiled: let torch.compile translate the result, in place, at its first call; names stay as they are.
     """
     if context.world_size > 1 and parallel == "fsdp":
-        shard_model(model, context)
-        wrapped = model
+        shard_model(objective, context)
+        wrapped = objective
     elif context.world_size > 1:
         device_ids = [context.device.index] if context.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=device_ids)
+        wrapped = DistributedDataParallel(objective, device_ids=device_ids)
     else:
-        wrapped = model
+        wrapped = objective
     if compiled:
         wrapped.compile()
     return wrapped
 
 
-def shard_model(model: nn.Module, context: Context) -> None:
-    """Leave this rank its part of every parameter (FSDP2), in place: each block of `model.layers`, then the rest."""
+def shard_model(objective: Objective, context: Context) -> None:
+    """Leave this rank its part of every parameter (FSDP2), in place: each block of the model, then the rest."""
     mesh = init_device_mesh(context.device.type, (context.world_size,))
     # The new parameters do not inherit what the model wrote on the old ones, such as _no_weight_decay.
-    marks = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
-    for layer in getattr(model, "layers", ()):
+    marks = {name: dict(vars(parameter)) for name, parameter in objective.named_parameters()}
+    for layer in getattr(objective.model, "layers", ()):
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(objective, mesh=mesh)
+    register_fsdp_forward_method(objective, "predict")
     # Nothing is done in place to a block's output, which may be a view of another tensor.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for name, parameter in model.named_parameters():
+    for name, parameter in objective.named_parameters():
         vars(parameter).update(marks[name])
 
 
@@ -108,14 +110,37 @@ def whole_state(state: Any) -> Any:
     return state
 
 
-def load_model(model: nn.Module, state: dict[str, Any]) -> None:
-    """Load whole tensors by the bare model's names; each rank takes its part.
+def saved_weights(objective: Objective) -> dict[str, Any]:
+    """Copy all weights under the names of a checkpoint, put together, to the CPU. Every rank must call it.
+
+    These are the bare model's names, followed by those of the objective's own parameters.
+    """
+    return {saved_name(name): value for name, value in whole_state(objective.state_dict()).items()}
+
+
+def load_model(objective: Objective, state: dict[str, Any]) -> None:
+    """Load what `saved_weights` returned; each rank takes its part.
+
+    Raises:
+        RuntimeError: the names or shapes are another model's or objective's.
+    """
+    there = objective.state_dict()
+    names = {saved_name(name): name for name in there}
+    parts = {names.get(name, name): value for name, value in state.items()}
+    objective.load_state_dict({name: _part_like(value, there.get(name)) for name, value in parts.items()})
+
+
+def load_for_test(objective: Objective, state: dict[str, Any]) -> None:
+    """Load what `saved_weights` returned of this objective or of another one with the same model.
+
+    What that one had trained beside the model, such as a projection to a teacher's width, is left out: a test does not
+    need it.
 
     Raises:
         RuntimeError: the names or shapes are another model's.
     """
-    there = model.state_dict()
-    model.load_state_dict({name: _part_like(value, there.get(name)) for name, value in state.items()})
+    modules = {saved_name(name).partition(".")[0] for name in objective.state_dict()}
+    load_model(objective, {name: value for name, value in state.items() if name.partition(".")[0] in modules})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

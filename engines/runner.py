@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from datasets.memory import keep_freed_memory
 from engines.checkpoint import BEST, load_weights, read_newest, save_checkpoint
@@ -13,13 +12,12 @@ from engines.distributed import Context, broadcast_object, init_distributed, pla
 from engines.evaluate import Evaluation, evaluate
 from engines.files import write_json
 from engines.logs import RunLog, loading_advice, setup_logging
-from engines.mixing import create_criterion, create_mixup
+from engines.objectives.base import Objective
 from engines.preemption import install_stop_handlers, stop_deferred
-from engines.results import write_results
+from engines.results import AboutTest, write_results
 from engines.run_folder import claim
 from engines.state import TrainingState, plain_args, seed_everything
 from engines.train import train_one_epoch
-from reports.after_test import try_to_report
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ def start_run(args) -> Context:
     return context
 
 
-def fit(state: TrainingState, train_loader, val_loader, args, context: Context, *, num_classes: int) -> None:
+def fit(state: TrainingState, train_loader, val_loader, args, context: Context) -> None:
     """Train from state.epoch to args.epochs; after each epoch validate, save the checkpoints and write log.txt.
 
     Args:
@@ -71,31 +69,28 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
         val_loader: see `evaluate`; None for no validation, and then there is no best checkpoint.
         args: flags of engines/arguments.py.
         context: this process.
-        num_classes: classes of the soft targets and the validation.
     """
     install_stop_handlers(args.output_dir)
-    mixup = create_mixup(args, num_classes)
-    labels = [record.label for record in train_loader.dataset.records]
-    criterion = create_criterion(args, mixup, labels, num_classes).to(context.device)
     run_log = RunLog(args.output_dir, args.log_dir or args.output_dir, enabled=context.is_main)
     known_unreadable: set[str] = set()
-    parameters = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
+    score = state.objective.score
+    parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
     for epoch in range(state.epoch, args.epochs):
         start = time.perf_counter()
         if hasattr(train_loader.sampler, "set_epoch"):
             train_loader.sampler.set_epoch(epoch, start=state.epoch_step * args.update_freq * train_loader.batch_size)
         with stop_deferred():
-            trained = train_one_epoch(state, train_loader, criterion, args, context, run_log, mixup)
+            trained = train_one_epoch(state, train_loader, args, context, run_log)
             # A validation that is interrupted is done again, without the training before it.
             save_checkpoint(state, args.output_dir, context)
         _warn_of_unreadable("another video takes its place in training", trained.unreadable, known_unreadable)
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
-        validated = _validate(state, val_loader, args, context, num_classes, known_unreadable)
+        validated = _validate(state, val_loader, args, context, known_unreadable)
         state.finish_epoch()
-        best = bool(validated) and state.note_scores(validated["val_acc1"], validated.get("val_ema_acc1"))
+        best = _note_scores(state, validated)
         keep = args.save_ckpt_freq > 0 and state.epoch % args.save_ckpt_freq == 0
         record = {f"train_{name}": value for name, value in trained.metrics.items()} | validated
         run_log.scalars("epoch", record, state.epoch)
@@ -103,7 +98,7 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
             {
                 "epoch": epoch,
                 **record,
-                "best_acc1": state.best_score,
+                **({f"best_{score.name}": state.best_score} if score else {}),
                 "train_unreadable": len(trained.unreadable),
                 "clips_per_update": state.rates.clips_per_update,
                 "processes": context.world_size,
@@ -124,72 +119,69 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context, 
     run_log.close()
 
 
-def test(
-    model: nn.Module, test_loader, args, context: Context, *, num_classes: int, state: TrainingState | None = None
+def run_test(
+    objective: Objective, test_loader, args, context: Context, *, state: TrainingState | None = None
 ) -> Evaluation:
-    """Test over all views and write results.json, scores.npz and report.html to args.output_dir.
+    """Test over all views and write results.json and scores.npz to args.output_dir.
 
     Which weights: after training (`state` given) those of checkpoint-best.pth with --test_best, else the last ones.
     Without training: --resume, else checkpoint-best.pth (--test_best) or the newest checkpoint (--auto_resume) of
-    args.output_dir, else the weights `model` has. Where a moving average is kept, it is taken instead of the model if
-    it was no worse in the validation.
+    args.output_dir, else the weights that `objective` has. Where a moving average is kept, it is taken instead of the
+    model if it was no worse in the validation.
     """
     install_stop_handlers(args.output_dir, training=state is not None)
     path = _weights_to_test(args, context, state)
     if path is not None:
-        load_weights(model, path, args.override_checkpoint)
+        load_weights(objective, path, args.override_checkpoint)
         weights = str(path)
     elif state is not None:
-        model, weights = state.test_model(), "those of the last epoch"
+        objective, weights = state.tested(), "those of the last epoch"
     else:
         weights = f"those of --finetune {args.finetune}" if getattr(args, "finetune", "") else "random, untrained"
         _logger.warning("testing weights that are %s", weights)
-    model.to(context.device)
-    result = evaluate(
-        model, test_loader, context, num_classes=num_classes, bf16=args.bf16, clips_per_forward=args.batch_size
-    )
-    _logger.info(
-        "test: top-1 %.2f %%, top-5 %.2f %% on %d videos x %d views",
-        result.acc1,
-        result.acc5,
-        result.videos,
-        result.views,
-    )
+    objective.to(context.device)
+    result = evaluate(objective, test_loader, context, bf16=args.bf16, clips_per_forward=args.batch_size)
+    _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
     for video in result.excluded:
         _logger.warning("excluded from the test: line %s, %s: %s", video["line"], video["path"], video["reason"])
     if args.output_dir and context.is_main:
-        dataset = test_loader.dataset
-        path = write_results(args.output_dir, result, args, dataset, num_classes=num_classes, weights=weights)
+        about = AboutTest(
+            getattr(args, "model", None),
+            weights,
+            args.test_num_segment,
+            args.test_num_crop,
+            getattr(args, "data_root", ""),
+        )
+        path = write_results(args.output_dir, result, objective, test_loader.dataset, about)
         _logger.info("wrote %s", path)
-        try_to_report(args.output_dir, dataset)
     return result
 
 
-def _validate(
-    state: TrainingState, loader, args, context: Context, num_classes: int, known_unreadable: set[str]
-) -> dict[str, float]:
+def _validate(state: TrainingState, loader, args, context: Context, known_unreadable: set[str]) -> dict[str, float]:
     """Validate the model, and its moving average where one is kept; return val_* and val_ema_* numbers."""
     if loader is None:
         return {}
-    models = {"val": state.model}
+    validated = {"val": state.objective}
     if state.ema is not None:
-        models["val_ema"] = state.ema.module
+        validated["val_ema"] = state.ema.module
     record = {}
-    for prefix, model in models.items():
+    for prefix, objective in validated.items():
         result = evaluate(
-            model,
-            loader,
-            context,
-            num_classes=num_classes,
-            bf16=args.bf16,
-            clips_per_forward=args.batch_size,
-            desc="Validation",
+            objective, loader, context, bf16=args.bf16, clips_per_forward=args.batch_size, desc="Validation"
         )
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
     _warn_of_unreadable(
         "left out of the validation", {video["path"]: video["reason"] for video in result.excluded}, known_unreadable
     )
     return record
+
+
+def _note_scores(state: TrainingState, validated: dict[str, float]) -> bool:
+    """Remember the score of a validation, where there is one; True when it is the best so far."""
+    score = state.objective.score
+    if score is None or not validated:
+        return False
+    return state.note_scores(validated[f"val_{score.name}"], validated.get(f"val_ema_{score.name}"))
 
 
 def _weights_to_test(args, context: Context, state: TrainingState | None) -> Path | None:

@@ -13,8 +13,17 @@ from torch import nn
 
 from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
+from engines.objectives.base import Objective, SavedNames
 from engines.optim import LearningRates, create_optimizer, create_schedule, scale_learning_rates
-from engines.parallel import load_model, load_optimizer, send_weights, shard_model, whole_state, wrap_model
+from engines.parallel import (
+    load_model,
+    load_optimizer,
+    saved_weights,
+    send_weights,
+    shard_model,
+    whole_state,
+    wrap_model,
+)
 from models.checkpoint_file import CONFIG_KEY
 from models.describe import told_by_model
 
@@ -44,25 +53,25 @@ class TrainingState:
     """Everything that changes while training.
 
     Attributes:
-        model: the bare module; its parameter names are the checkpoint's.
-        parallel: what training calls: `model`, or `model` wrapped for several processes.
-        optimizer: updates the model.
+        objective: the bare module, with the model in it.
+        parallel: what training calls: `objective`, or `objective` wrapped for several processes.
+        optimizer: updates the model and the objective's own parameters.
         scheduler: sets the optimiser's learning rates; a function of `step`.
         steps_per_epoch: optimiser updates in one epoch.
         rates: learning rates after scaling, and the clips per update that they are scaled with.
         args: the run's flags as plain values.
-        ema: moving average of the weights, or None.
+        ema: moving average of the weights, whose `module` is a copy of the objective; or None.
         epoch: epochs finished, which is the number of the next one.
         step: optimiser updates done or skipped.
         skipped: updates left out in the whole run because loss or gradient were not finite.
         sums: over the updates of the current epoch, all processes together, up to the last checkpoint.
-        best_score: best validation top-1 so far in percent, None before the first validation.
+        best_score: best value so far of the objective's score in a validation, None before the first one.
         test_weights: "model" or "model_ema", whichever was better in the last validation; an average over more updates
             than the run has had is worse than the model.
         random_states: every rank's random states of a loaded checkpoint, until `restore_random_states` uses them.
     """
 
-    model: nn.Module
+    objective: Objective
     parallel: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
@@ -79,6 +88,11 @@ class TrainingState:
     random_states: list[dict] = field(default_factory=list)
 
     @property
+    def model(self) -> nn.Module:
+        """The bare model; its parameter names are the checkpoint's."""
+        return self.objective.model
+
+    @property
     def epoch_step(self) -> int:
         """Optimiser updates done or skipped in the current epoch."""
         return self.step - self.epoch * self.steps_per_epoch
@@ -92,8 +106,8 @@ class TrainingState:
         """Return the whole state as tensors and plain values. Every rank must call it: it gathers from all."""
         return {
             "format": FORMAT,
-            "model": whole_state(self.model.state_dict()),
-            "model_ema": whole_state(self.ema.module.state_dict()) if self.ema is not None else None,
+            "model": saved_weights(self.objective),
+            "model_ema": saved_weights(self.ema.module) if self.ema is not None else None,
             "optimizer": whole_state(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
@@ -129,7 +143,7 @@ class TrainingState:
         self._warn_of_changed_flags(saved.get("args", {}))
         self._warn_of_changed_batch(saved.get("rates"))
         try:
-            load_model(self.model, saved["model"])
+            load_model(self.objective, saved["model"])
             settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
             load_optimizer(self.optimizer, saved["optimizer"])
         except (RuntimeError, ValueError) as error:
@@ -142,7 +156,7 @@ class TrainingState:
         done = saved.get("epoch_step", 0) * self.steps_per_epoch // saved.get("steps_per_epoch", self.steps_per_epoch)
         self.step = self.epoch * self.steps_per_epoch + done
         self.skipped = saved.get("skipped", 0)
-        self.sums = EpochSums(**saved.get("sums", {}))
+        self.sums = EpochSums.from_saved(saved.get("sums", {}))
         self.best_score = saved.get("best_score")
         self.test_weights = saved.get("test_weights", "model") if self.ema is not None else "model"
         self.random_states = saved["random"]
@@ -166,18 +180,19 @@ class TrainingState:
             return
         set_random_state(states[context.rank])
 
-    def test_model(self) -> nn.Module:
-        """Return the module to test, as `test_weights` says."""
-        return self.ema.module if self.test_weights == "model_ema" else self.model
+    def tested(self) -> Objective:
+        """Return the objective whose weights are to be tested, as `test_weights` says."""
+        return self.ema.module if self.test_weights == "model_ema" else self.objective
 
     def note_scores(self, model_score: float, ema_score: float | None) -> bool:
-        """Remember an epoch's validation top-1 of the model and its average; True when it is the best so far."""
-        averaged = ema_score is not None and ema_score >= model_score
+        """Remember an epoch's validation score of the model and its average; True when it is the best so far."""
+        score = self.objective.score
+        averaged = ema_score is not None and (ema_score == model_score or score.is_better(ema_score, model_score))
         self.test_weights = "model_ema" if averaged else "model"
-        score = ema_score if averaged else model_score
-        if self.best_score is not None and score <= self.best_score:
+        reached = ema_score if averaged else model_score
+        if not score.is_better(reached, self.best_score):
             return False
-        self.best_score = score
+        self.best_score = reached
         return True
 
     def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:
@@ -200,11 +215,11 @@ class TrainingState:
             )
 
 
-def create_training_state(model: nn.Module, args, context: Context, *, steps_per_epoch: int) -> TrainingState:
-    """Put `model` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
+def create_training_state(objective: Objective, args, context: Context, *, steps_per_epoch: int) -> TrainingState:
+    """Put `objective` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
 
     Args:
-        model: the bare module; parameters frozen by requires_grad = False stay out of the optimiser.
+        objective: the bare module; parameters frozen by requires_grad = False stay out of the optimiser.
         args: flags of engines/arguments.py, batch_size and num_sample.
         context: this process.
         steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
@@ -214,18 +229,20 @@ def create_training_state(model: nn.Module, args, context: Context, *, steps_per
     """
     if args.start_epoch and args.start_epoch >= args.epochs:
         raise ValueError(f"--start_epoch {args.start_epoch} leaves nothing to train: --epochs is {args.epochs} in all")
-    model.to(context.device)
-    send_weights(model)
+    objective.to(context.device)
+    send_weights(objective)
     # Before the wrapper: a sharded model cannot be copied.
-    ema = ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
-    parallel = wrap_model(model, context, parallel=args.parallel, compiled=args.compile)
+    ema = (
+        ModelEmaV3(objective, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
+    )
+    parallel = wrap_model(objective, context, parallel=args.parallel, compiled=args.compile)
     if ema is not None and args.parallel == "fsdp" and context.world_size > 1:
         shard_model(ema.module, context)
     rates = scale_learning_rates(args, context.world_size)
-    optimizer = create_optimizer(model, args, rates.peak)
+    optimizer = create_optimizer(SavedNames(objective), args, rates.peak)
     scheduler = create_schedule(optimizer, args, rates, steps_per_epoch)
     state = TrainingState(
-        model,
+        objective,
         parallel,
         optimizer,
         scheduler,

@@ -7,15 +7,13 @@ from itertools import islice
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from datasets.collate import clips_on
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
 from engines.epoch_sums import EpochSums
 from engines.logs import RunLog, peak_memory, progress
-from engines.mixing import ClipMixup
 from engines.nonfinite import report_not_finite
 from engines.parallel import gradient_norm, gradient_sync
 from engines.preemption import leave, stop_requested
@@ -39,52 +37,36 @@ def updates_per_epoch(loader, update_freq: int) -> int:
     return updates
 
 
-def train_one_epoch(
-    state: TrainingState,
-    loader,
-    criterion: nn.Module,
-    args,
-    context: Context,
-    run_log: RunLog,
-    mixup: ClipMixup | None = None,
-) -> EpochSums:
+def train_one_epoch(state: TrainingState, loader, args, context: Context, run_log: RunLog) -> EpochSums:
     """Train `state` to the end of its epoch: args.update_freq batches forward and backward, then one optimiser update.
 
     The epoch may have begun before: state.epoch_step updates of it are done, and `loader` gives the batches that are
     left. Every args.save_every_steps updates the state is saved. When a process has received a stop signal, all of
     them save after the same update and leave.
 
-    A second objective, such as models/distillation.py, is a submodule of the model with heads of its own: so its
-    parameters get into the optimiser, the checkpoint, the average and the exchange between processes like all others.
-    A criterion has none.
-
     Args:
         state: changed in place (weights, average, optimiser, `step`, `sums`); `epoch` is left to the caller.
-        loader: gives batches {"clips": (N, C, T, H, W), "labels": (N,), "indices": (N,), "unreadable": [...]}, with
-            "boxes" where the clips are still to be finished (datasets/collate.py); its dataset has `records`.
-        criterion: loss of logits (N, classes) and labels (N,), or of soft targets (N, classes) with `mixup`.
+        loader: gives batches as datasets/collate.py makes them, which the objective understands; its dataset has
+            `records`.
         args: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
         context: this process.
         run_log: gets TensorBoard's scalars, and a picture of the first batch.
-        mixup: mixes clips and makes the soft targets; None for none.
     Returns:
         the sums over the whole epoch and all processes.
     Raises:
         RuntimeError: more than args.max_skipped_steps updates of the run had a loss or gradient that is not finite.
-        ValueError: the criterion has parameters, which nothing would train.
         SystemExit: the run was told to stop, and is saved.
     """
-    if any(True for _ in criterion.parameters()):
-        raise ValueError(f"{type(criterion).__name__} has parameters: make it a submodule of the model to train them")
     state.parallel.train()
     updates = state.steps_per_epoch
     batches = run_log.with_picture(loader, state.step)
     sums = EpochSums()
     bar = progress(range(state.epoch_step, updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
     for update in bar:
-        done, stop = _update(state, batches, loader.dataset.records, criterion, args, context, mixup)
+        done, stop = _update(state, batches, loader.dataset.records, args, context)
         sums = sums.followed_by(done)
-        bar.set_postfix(loss=f"{done.loss:.3f}", lr=f"{done.lr:.1e}", refresh=False)
+        shown = {name: f"{value:.3f}" for name, value in done.scalars.items()}
+        bar.set_postfix(shown | {"lr": f"{done.lr:.1e}"}, refresh=False)
         if (update + 1) % args.log_interval == 0 or update + 1 == updates:
             run_log.scalars("train", _scalars(done, context), state.step)
             if bar.disable:
@@ -99,9 +81,7 @@ def train_one_epoch(
     return state.sums
 
 
-def _update(
-    state: TrainingState, batches, records, criterion: nn.Module, args, context: Context, mixup: ClipMixup | None
-) -> tuple[EpochSums, bool]:
+def _update(state: TrainingState, batches, records, args, context: Context) -> tuple[EpochSums, bool]:
     """Do one optimiser update from the next batches, or skip it where it is not finite on any process.
 
     Returns:
@@ -112,18 +92,19 @@ def _update(
     group = list(islice(batches, args.update_freq))
     done.data_seconds = time.perf_counter() - start
     _note_unreadable(group, records, done.unreadable)
-    losses, norm = _backward(state, group, criterion, args, context, mixup)
-    losses, norm_value, finite, stop = _agree(losses, norm, context)
+    scalars, norm = _backward(state, group, args, context)
+    scalars, norm_value, finite, stop = _agree(scalars, norm, context)
     if finite:
         if args.clip_grad is not None:
-            clip_grads_with_norm_(state.model.parameters(), args.clip_grad, norm)
+            clip_grads_with_norm_(state.objective.parameters(), args.clip_grad, norm)
         state.optimizer.step()
         if state.ema is not None:
-            state.ema.update(state.model, step=state.step + 1)
-        done.updates, done.loss, done.grad_norm = 1, sum(losses), norm_value
+            state.ema.update(state.objective, step=state.step + 1)
+        done.updates, done.grad_norm = 1, norm_value
+        done.scalars = {name: sum(values) for name, values in scalars.items()}
         done.clips = sum(len(batch["clips"]) for batch in group)
     else:
-        _skip(state, group, losses, norm_value, records, args, context)
+        _skip(state, group, scalars["loss"], norm_value, records, args, context)
         done.skipped = 1
     state.step += 1
     state.scheduler.step_update(state.step)
@@ -132,42 +113,62 @@ def _update(
 
 
 def _backward(
-    state: TrainingState, group: list[dict], criterion: nn.Module, args, context: Context, mixup: ClipMixup | None
-) -> tuple[list[Tensor], Tensor]:
-    """Compute the gradient of one update from the batches of `group`; return their losses and the gradient's norm.
+    state: TrainingState, group: list[dict], args, context: Context
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Compute the gradient of one update from the batches of `group`; return their scalars and the gradient's norm.
 
-    The losses add up to the mean over the batches. Both stay on the device.
+    The scalars of the batches add up to this process's share: their mean over the processes is the mean over
+    everything that the objective counts. All of it stays on the device.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for number, batch in enumerate(group):
-        clips = clips_on(context.device, batch)
-        targets = batch["labels"].to(context.device, non_blocking=True)
-        if mixup is not None:
-            clips, targets = mixup(clips, targets)
+    scalars = []
+    for number, (batch, divisor) in enumerate(zip(group, _divisors(state, group, context), strict=True)):
+        prepared = state.objective.prepare(batch, context.device)
         with gradient_sync(state.parallel, on=number + 1 == len(group)):
             with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
-                logits = state.parallel(clips)
-            loss = criterion(logits.float(), targets) / len(group)
+                found = state.parallel(prepared)
+            loss = found["loss"] / divisor
             loss.backward()
-        losses.append(loss.detach())
-    return losses, gradient_norm(state.model)
+        others = {name: torch.as_tensor(value).detach() for name, value in found.items() if name != "loss"}
+        scalars.append({"loss": loss.detach()} | {name: value.to(loss) / divisor for name, value in others.items()})
+    return scalars, gradient_norm(state.objective)
 
 
-def _agree(losses: list[Tensor], norm: Tensor, context: Context) -> tuple[list[float], float, bool, bool]:
+def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tensor:
+    """Return what each batch's mean loss is divided by, (batches,).
+
+    The gradients of the batches are added up and those of the processes averaged. Divided so, their result is the
+    gradient of the mean over all that the objective counts in the update, however it is dealt out to batches and
+    processes: count of the update / (count of the batch x processes). A batch that counts nothing has infinity.
+    """
+    counts = torch.tensor(
+        [state.objective.count(batch) for batch in group], dtype=torch.float64, device=context.device
+    )
+    total = counts.sum()
+    if context.world_size > 1:
+        dist.all_reduce(total)
+    return (total.clamp(min=1) / (counts * context.world_size)).float()
+
+
+def _agree(
+    scalars: list[dict[str, Tensor]], norm: Tensor, context: Context
+) -> tuple[dict[str, list[float]], float, bool, bool]:
     """Bring the numbers of an update to the host and settle what all processes do with it.
 
     Returns:
-        this process's losses and the norm as numbers; whether they are finite on all processes; whether any process
-        was told to stop.
+        this process's scalars, name -> a number for each batch; the norm; whether losses and norm are finite on all
+        processes; whether any process was told to stop.
     """
-    numbers = torch.stack([*losses, norm.to(losses[0])])
-    votes = torch.stack([(~numbers.isfinite()).any().to(numbers), torch.full_like(numbers[0], stop_requested())])
+    names = list(scalars[0])
+    decisive = torch.stack([*(batch["loss"] for batch in scalars), norm.to(scalars[0]["loss"])])
+    votes = torch.stack([(~decisive.isfinite()).any().to(decisive), torch.full_like(decisive[0], stop_requested())])
     if context.world_size > 1:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
+    values = torch.stack([torch.stack([batch[name] for batch in scalars]) for name in names])
     # One transfer from the device per update, for all numbers: each one makes the host wait for the GPU.
-    *loss_values, norm_value, broken, stop = torch.cat([numbers, votes]).tolist()
-    return loss_values, norm_value, not broken, bool(stop)
+    *numbers, norm_value, broken, stop = torch.cat([values.flatten(), decisive[-1:], votes]).tolist()
+    by_name = {name: numbers[i * len(scalars) : (i + 1) * len(scalars)] for i, name in enumerate(names)}
+    return by_name, norm_value, not broken, bool(stop)
 
 
 def _skip(
@@ -189,7 +190,7 @@ def _skip(
 def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
     """What TensorBoard gets of one update; step_seconds includes data_seconds."""
     return {
-        "loss": done.loss,
+        **done.scalars,
         "lr": done.lr,
         "grad_norm": done.grad_norm,
         "clips_per_second": done.clips * context.world_size / done.seconds,
@@ -202,12 +203,12 @@ def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
 def _log_update(state: TrainingState, done: EpochSums, sums: EpochSums, update: int, args, context: Context) -> None:
     """Log one update, and the clips per second since the last checkpoint or the epoch's beginning."""
     _logger.info(
-        "epoch %d/%d update %d/%d loss %.4f lr %.3g grad norm %.3g, %.1f clips/s",
+        "epoch %d/%d update %d/%d %s lr %.3g grad norm %.3g, %.1f clips/s",
         state.epoch,
         args.epochs,
         update + 1,
         state.steps_per_epoch,
-        done.loss,
+        " ".join(f"{name} {value:.4f}" for name, value in done.scalars.items()) or "skipped",
         done.lr,
         done.grad_norm,
         sums.clips * context.world_size / sums.seconds,

@@ -17,7 +17,7 @@ from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.presets import get_preset
 from datasets.readers import FrameReader, Guard, UnreadableVideoError
 from engines.distributed import resolve_device
-from engines.evaluate import mean_over_views
+from engines.objectives.classification import Classification
 from inference.labels import label_names_of
 from inference.settings import inference_settings
 from inference.sources import FramesInMemory, opener_of
@@ -157,8 +157,9 @@ class Predictor:
 
     def probabilities(self, clips: Tensor) -> np.ndarray:
         """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views."""
-        with torch.no_grad():
-            return mean_over_views(self.model, clips, self.device, self.bf16, self.clips_per_forward).exp().numpy()
+        objective = Classification(self.model, len(self.label_names))
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return np.exp(objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward))
 
     def _predictions(self, clips: Tensor) -> list[Prediction]:
         return [Prediction(row, self.label_names, clips.shape[1]) for row in self.probabilities(clips)]

@@ -109,7 +109,11 @@ class VideoMambaPro(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """(b, 3, frames, height, width) to logits (b, num_classes). An image is a clip of one frame."""
-        return self.head(self.head_drop(self.forward_features(clips)))
+        return self.forward_head(self.forward_features(clips))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Class tokens (b, d) to logits (b, num_classes)."""
+        return self.head(self.head_drop(features))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone, beside vectors and biases."""

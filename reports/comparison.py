@@ -68,7 +68,7 @@ def read_results(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise CompareError(f"{path} is no results.json: {error}") from error
     if not isinstance(results, dict) or "predictions" not in results:
-        raise CompareError(f"{path} has no predictions; test again with --eval to get them")
+        raise CompareError(f"{path} has no predicted classes; of a classifier, test again with --eval to get them")
     return results | {"file": str(path)}
 
 

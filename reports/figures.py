@@ -1,10 +1,11 @@
 """Figures of a run, drawn without a display: training curves, confusion matrix, reliability diagram.
 
-`counts`, `calibration` as in `reports.statistics`; `epochs` are the records of a run's log.txt.
+`counts`, `calibration` as in `engines.objectives.class_statistics`; `epochs` are the records of a run's log.txt.
 """
 
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +13,16 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#9aa5b1"
+
+
+class Scale(NamedTuple):
+    """How a figure is shown: its label, and the limits of its axis, None for those of the data."""
+
+    label: str
+    limits: tuple[float, float] | None = None
+
+
+SCORES = {"acc1": Scale("top-1 (%)", (0, 100))}  # figures with a better label than their name
 NAMED_CLASSES = 40  # up to here a confusion matrix has names and counts written in
 
 
@@ -22,16 +33,22 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
     return buffer.getvalue()
 
 
-def training_curves(epochs: Sequence[dict]) -> Figure:
-    """Loss, top-1 (%), learning rate and throughput by epoch; a number that was not finite leaves a gap."""
+def training_curves(epochs: Sequence[dict], score: str | None = "acc1") -> Figure:
+    """Loss, score, learning rate and throughput by epoch; a number that was not finite leaves a gap.
+
+    Args:
+        epochs: records of log.txt.
+        score: name of the figure that chose the best checkpoint; None leaves its axes empty.
+    """
     figure = Figure(figsize=(10, 6), layout="constrained")
-    (loss, accuracy), (rate, throughput) = figure.subplots(2, 2)
+    (loss, judged), (rate, throughput) = figure.subplots(2, 2)
     _curves(loss, epochs, {"train_loss": "training", "val_loss": "validation", "val_ema_loss": "validation, average"})
-    _curves(accuracy, epochs, {"val_acc1": "validation", "val_ema_acc1": "validation, average"})
+    _curves(judged, epochs, {f"val_{score}": "validation", f"val_ema_{score}": "validation, average"})
     _curves(rate, epochs, {"train_lr": "at the end of the epoch"})
     _curves(throughput, epochs, {"train_clips_per_second": "training"})
     loss.set(ylabel="loss")
-    accuracy.set(ylabel="top-1 (%)", ylim=(0, 100))
+    scale = SCORES.get(score, Scale(score or "no score"))
+    judged.set(ylabel=scale.label, ylim=scale.limits)
     rate.set(ylabel="learning rate", xlabel="epoch")
     throughput.set(ylabel="clips / s", xlabel="epoch")
     throughput.margins(y=0.1)

@@ -48,9 +48,13 @@ def write_report(
     if epochs:
         sections["training"] = _training(folder, epochs)
     if results is not None:
-        pictures = Pictures(dataset, no_pictures or "the videos were not opened for this report")
-        names = class_names(results, label_names)
-        sections["evaluation"] = _evaluation(folder, results, names, pictures)
+        if not {"figures", "predictions"} & results.keys():
+            raise ValueError(f"{folder / 'results.json'} is of an older version without predictions; test again")
+        sections["evaluation"] = results | {"excluded_shown": results["excluded"][:SHOWN_EXCLUDED]}
+        if "classes" in results:
+            pictures = Pictures(dataset, no_pictures or "the videos were not opened for this report")
+            names = class_names(results, label_names)
+            sections["evaluation"] |= _classification(folder, results, names, pictures)
     page = _template().render(sections)
     with atomic_write(folder / REPORT, "w") as file:
         file.write(page)
@@ -74,6 +78,11 @@ def read_log(path: Path) -> list[dict]:
     return [records[epoch] for epoch in sorted(records)]
 
 
+def score_name(epochs: Sequence[dict]) -> str | None:
+    """The name of the figure that chose the best checkpoint, as the objective calls it; None where none did."""
+    return next((key.removeprefix("best_") for key in epochs[-1] if key.startswith("best_")), None)
+
+
 def class_names(results: dict, label_names: Sequence[str] | None = None) -> list[str]:
     """A name for each class: those given, else those of results.json, else the labels.
 
@@ -87,27 +96,27 @@ def class_names(results: dict, label_names: Sequence[str] | None = None) -> list
 
 
 def _training(folder: Path, epochs: list[dict]) -> dict:
-    picture = figures.png(figures.training_curves(epochs))
+    score = score_name(epochs)
+    picture = figures.png(figures.training_curves(epochs, score))
     _write_picture(folder / TRAINING_PICTURE, picture)
     rates = [record["train_clips_per_second"] for record in epochs if record.get("train_clips_per_second")]
-    best = max((record["val_acc1"] for record in epochs if record.get("val_acc1") is not None), default=None)
     return {
         "picture": data_uri(picture, "image/png"),
         "epochs": len(epochs),
         "last": epochs[-1],
-        "best_val_acc1": best,
+        "score": figures.SCORES.get(score, figures.Scale(score)) if score else None,
+        "best": epochs[-1][f"best_{score}"] if score else None,
         "hours": sum(record.get("seconds", 0) for record in epochs) / 3600,
         "clips_per_second": float(np.median(rates)) if rates else None,
     }
 
 
-def _evaluation(folder: Path, results: dict, names: list[str], pictures: Pictures) -> dict:
-    if "predictions" not in results:
-        raise ValueError(f"{folder / 'results.json'} has no predictions, it is of an older version; test again")
+def _classification(folder: Path, results: dict, names: list[str], pictures: Pictures) -> dict:
+    """What the page shows of a test by class and by video."""
     counts = np.array(results["confusion_matrix"])
     confusion = figures.png(figures.confusion_matrix(counts, names))
     _write_picture(folder / CONFUSION_PICTURE, confusion)
-    return results | {
+    return {
         "names": names,
         "chance": 100 / results["classes"],
         "confusion_picture": data_uri(confusion, "image/png"),
@@ -121,7 +130,6 @@ def _evaluation(folder: Path, results: dict, names: list[str], pictures: Picture
             mistake | {"clip": pictures.clip(mistake["line"])}
             for mistake in results["worst_mistakes"][:SHOWN_MISTAKES]
         ],
-        "excluded_shown": results["excluded"][:SHOWN_EXCLUDED],
     }
 
 

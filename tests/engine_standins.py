@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
+from engines.objectives.classification import Classification
+from engines.objectives.mixing import LossSettings
 from engines.runner import fit, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
@@ -61,10 +63,10 @@ class MemoryVideos(Dataset):
 
     def __init__(self, count=12, views=0, noise=0.0, broken=(), classes=CLASSES):
         generator = torch.Generator().manual_seed(5)
-        self.records = [SimpleNamespace(path=f"videos/{i}.mp4", label=i % classes, line=i + 1) for i in range(count)]
+        self.records = [SimpleNamespace(path=f"videos/{i}.mp4", target=i % classes, line=i + 1) for i in range(count)]
         shape = (count, views, 3, 2, 8, 8) if views else (count, 3, 2, 8, 8)
         self.clips = torch.randn(shape, generator=generator)
-        self.clips += torch.tensor([r.label for r in self.records]).view(-1, *[1] * (len(shape) - 1)) * 0.5
+        self.clips += torch.tensor([r.target for r in self.records]).view(-1, *[1] * (len(shape) - 1)) * 0.5
         self.noise = noise
         self.broken = set(broken)
 
@@ -80,7 +82,7 @@ class MemoryVideos(Dataset):
         good = [(index, clip) for index, clip in items if clip is not None]
         return {
             "clips": torch.stack([clip for _, clip in good]) if good else torch.empty((0, *self.clips.shape[1:])),
-            "labels": torch.tensor([self.records[index].label for index, _ in good], dtype=torch.int64),
+            "targets": torch.tensor([self.records[index].target for index, _ in good], dtype=torch.int64),
             "indices": torch.tensor([index for index, _ in good], dtype=torch.int64),
             "unreadable": [(index, "cannot decode") for index, clip in items if clip is None],
         }
@@ -144,8 +146,23 @@ def make_args(*flags, **values):
     return args
 
 
+def classify(model, args=None, classes=CLASSES):
+    """The objective that the flags ask for; without flags, plain cross entropy."""
+    return Classification(model, classes, LossSettings.from_flags(args) if args else None)
+
+
 def train(
-    output_dir, *flags, epochs=2, noise=0.3, broken=(), batch_size=4, until=None, dataset=None, count=12, dropout=0.1
+    output_dir,
+    *flags,
+    epochs=2,
+    noise=0.3,
+    broken=(),
+    batch_size=4,
+    until=None,
+    dataset=None,
+    count=12,
+    dropout=0.1,
+    objective=None,
 ):
     """Build everything anew, as a new process would, and train; return the state."""
     args = make_args(
@@ -168,13 +185,13 @@ def train(
         if args.disable_eval_during_finetuning
         else test_loader(MemoryVideos(7), 2, context.rank, context.world_size)
     )
-    state = create_training_state(
-        TinyModel(dropout=dropout), args, context, steps_per_epoch=updates_per_epoch(loader, args.update_freq)
-    )
+    objective = objective or classify(TinyModel(dropout=dropout), args)
+    steps = updates_per_epoch(loader, args.update_freq)
+    state = create_training_state(objective, args, context, steps_per_epoch=steps)
     resume_training(state, args, context)
     if until is not None:
         args.epochs = until
-    fit(state, loader, validation, args, context, num_classes=CLASSES)
+    fit(state, loader, validation, args, context)
     return state
 
 

@@ -72,7 +72,7 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
         assert reason in line and f"line {index + 1}" in line
     read = torch.cat([batch["indices"] for batch in batches]).tolist()
     assert not broken.keys() & set(read)
-    assert torch.cat([batch["labels"] for batch in batches]).tolist() == [records[i].label for i in read]
+    assert torch.cat([batch["targets"] for batch in batches]).tolist() == [records[i].target for i in read]
     if mode == "train":
         assert len(read) == len(records)
     else:

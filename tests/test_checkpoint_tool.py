@@ -81,7 +81,7 @@ def test_inspect_tells_a_video_model_without_head_and_what_else_there_is(tmp_pat
     state = build(num_classes=400).state_dict()
     content = {"model": state, "model_ema": state, "optimizer": {"state": {}}, "epoch": 9, "best_score": 41.5}
     text = inspect(saved(tmp_path, content))
-    assert "optimiser, moving average, epoch 9, best top-1 41.5" in text and "--data_set k400" in text
+    assert "optimiser, moving average, epoch 9, best score 41.5" in text and "--data_set k400" in text
     headless = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     assert "it has no head; start from it with --finetune" in inspect(saved(tmp_path, headless))
 

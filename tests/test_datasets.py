@@ -54,7 +54,7 @@ def test_validation_reads_the_middle_clip_once(root, sampling, frames):
     args = arguments(root, "--sampling", sampling, *(frame_lists(root) if frames else []))
     dataset = build_dataset("validation", args)
     assert (len(dataset), dataset.num_classes) == (COUNT, 3)
-    assert [(r.label, r.line) for r in dataset.records] == [(label, i + 1) for i, label in enumerate(LABELS)]
+    assert [(r.target, r.line) for r in dataset.records] == [(label, i + 1) for i, label in enumerate(LABELS)]
     got = batches(build_loader(dataset, "validation", args))
     expected = {
         "dense": dense_indices(20, 4, 2, mode="validation"),
@@ -63,9 +63,9 @@ def test_validation_reads_the_middle_clip_once(root, sampling, frames):
     }[sampling].tolist()
     assert got[0]["clips"].shape == (4, 3, 4, 32, 32) and got[0]["clips"].dtype == torch.float32
     assert torch.cat([batch["indices"] for batch in got]).tolist() == list(range(COUNT))
-    assert torch.cat([batch["labels"] for batch in got]).tolist() == LABELS
+    assert torch.cat([batch["targets"] for batch in got]).tolist() == LABELS
     for batch in got:
-        assert batch["labels"].dtype == batch["indices"].dtype == torch.int64
+        assert batch["targets"].dtype == batch["indices"].dtype == torch.int64
         assert shown(batch["clips"]) == [expected] * len(batch["clips"])
 
 
@@ -78,7 +78,7 @@ def test_all_views_of_a_test_video_segment_by_segment_decoded_once(root, samplin
     monkeypatch.setattr(VideoFile, "read", lambda self, indices: reads.append(indices) or read(self, indices))
     batch = next(iter(build_loader(dataset, "test", args)))
     assert batch["clips"].shape == (1, 6, 3, 4, 32, 32)
-    assert batch["labels"].tolist() == [0] and batch["indices"].tolist() == [0]
+    assert batch["targets"].tolist() == [0] and batch["indices"].tolist() == [0]
     assert len(reads) == 1
     sample = {"dense": lambda k: dense_indices(20, 4, 2, mode="test", segment=k, num_segments=2)}
     sample["sparse"] = lambda k: sparse_indices(20, 4, mode="test", segment=k, num_segments=2)
@@ -110,7 +110,7 @@ def test_repeated_augmentations_share_their_frames_and_stand_next_to_each_other(
     assert batch["clips"].shape == (9, 3, 4, 32, 32)
     indices = batch["indices"].tolist()
     assert indices == [indices[0]] * 3 + [indices[3]] * 3 + [indices[6]] * 3 and len(set(indices)) == 3
-    assert batch["labels"].tolist() == [LABELS[i] for i in indices]
+    assert batch["targets"].tolist() == [LABELS[i] for i in indices]
     for i in range(0, 9, 3):
         assert not torch.equal(batch["clips"][i], batch["clips"][i + 1])
 
@@ -193,7 +193,7 @@ def test_evaluation_leaves_unreadable_videos_out_and_says_so(damaged, caplog, mo
             assert [index for b in got for index, _ in b["unreadable"]] == [1, 4]
     views = (12,) if mode == "test" else ()
     assert got[1]["clips"].shape == (0, *views, 3, 4, 32, 32)
-    assert got[1]["labels"].shape == got[1]["indices"].shape == (0,)
+    assert got[1]["targets"].shape == got[1]["indices"].shape == (0,)
     told = said_by_loader(caplog)
     assert len(told) == 2
     assert "left out" in told[0] and "line 2" in told[0] and "broken.mp4" in told[0] and "not a video" in told[0]
@@ -219,7 +219,7 @@ def test_training_replaces_unreadable_videos_and_says_so(damaged, caplog):
             used = torch.cat([b["indices"] for b in got]).tolist()
             assert not {1, 4} & set(used)
             assert {1, 4} <= {index for b in got for index, _ in b["unreadable"]}
-            assert torch.cat([b["labels"] for b in got]).tolist() == [LABELS[i] for i in used]
+            assert torch.cat([b["targets"] for b in got]).tolist() == [LABELS[i] for i in used]
     told = said_by_loader(caplog)
     assert len(told) == 2 and all("replaced" in line for line in told)
 

@@ -1,15 +1,23 @@
-"""Self-distillation against the loss written out: same gradients, same logits, nothing of it in evaluation."""
+"""Self-distillation against the loss written out: same gradients, both terms told, nothing of it in evaluation."""
 
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from engine_standins import MemoryVideos, classify, make_args, training_loader
 
 import run_pretrain_imagenet
+from engines.checkpoint import load_weights, save_checkpoint
 from engines.configuration import parse_arguments
+from engines.distributed import Context
+from engines.logs import RunLog
+from engines.objectives.distillation import Distillation, token_distance
+from engines.parallel import saved_weights
+from engines.state import create_training_state
+from engines.train import train_one_epoch
 from models.build import build_model
-from models.distillation import TokenDistillation, add_teacher, attach_distillation, token_distance
 from models.videomambapro import VideoMambaPro
 
 
@@ -19,10 +27,8 @@ def build(embed_dim, seed=0, **settings):
     return VideoMambaPro(**(sizes | settings))
 
 
-def distilled(weight=1.0, batches=1):
-    student = build(48)
-    attach_distillation(student, TokenDistillation(build(32, seed=1), 48, weight, batches))
-    return student
+def distilled(weight=1.0):
+    return Distillation(build(48), 5, teacher=build(32, seed=1), weight=weight)
 
 
 def test_the_distance_by_hand():
@@ -33,57 +39,89 @@ def test_the_distance_by_hand():
 
 
 def test_gradients_are_those_of_cross_entropy_plus_the_distance():
-    student, clips, labels = distilled(weight=0.7, batches=2), torch.randn(3, 3, 1, 32, 32), torch.tensor([0, 4, 2])
-    (F.cross_entropy(student(clips), labels) / 2).backward()
-    got = {name: parameter.grad for name, parameter in student.named_parameters()}
+    objective, clips, labels = distilled(weight=0.7), torch.randn(3, 3, 1, 32, 32), torch.tensor([0, 4, 2])
+    found = objective({"clips": clips, "targets": labels})
+    found["loss"].backward()
+    got = {name.removeprefix("model."): parameter.grad for name, parameter in objective.named_parameters()}
 
     plain, teacher = build(48), build(32, seed=1)
-    proj = copy.deepcopy(student.distillation.proj)
+    proj = copy.deepcopy(objective.distillation.proj)
     proj.zero_grad()
     tokens = plain.forward_tokens(clips)
     with torch.no_grad():
         wanted = teacher.eval().forward_tokens(clips)
     unit = F.normalize(proj(tokens), dim=-1), F.normalize(wanted, dim=-1)
     distance = (2 - 2 * (unit[0] * unit[1]).sum(-1)).mean()
-    ((F.cross_entropy(plain.head(tokens[:, 0]), labels) + 0.7 * distance) / 2).backward()
+    cross_entropy = F.cross_entropy(plain.head(tokens[:, 0]), labels)
+    (cross_entropy + 0.7 * distance).backward()
     expected = {name: parameter.grad for name, parameter in plain.named_parameters()}
     expected |= {f"distillation.proj.{name}": parameter.grad for name, parameter in proj.named_parameters()}
     assert got.keys() == expected.keys(), "the teacher has no gradient and is no parameter"
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], msg=name)
+    assert found["distance"].item() == pytest.approx(distance.item(), rel=1e-5)
+    assert found["cross_entropy"].item() == pytest.approx(cross_entropy.item(), rel=1e-5)
 
 
-def test_logits_are_unchanged_and_the_teacher_sleeps_in_evaluation():
-    student, plain, clips = distilled(), build(48), torch.randn(2, 3, 1, 32, 32)
-    assert torch.equal(student.train()(clips), plain.train()(clips))
-    student.distillation.distance = lambda *_: pytest.fail("asked in evaluation")
-    assert torch.equal(student.eval()(clips), plain.eval()(clips))
+def test_an_evaluation_is_the_plain_models_and_the_teacher_sleeps():
+    objective, plain, clips = distilled().eval(), build(48).eval(), torch.randn(2, 3, 1, 32, 32)
+    objective.distillation.forward = lambda *_: pytest.fail("asked in evaluation")
     with torch.no_grad():
-        student.train()(clips)
+        found = objective.outputs({"clips": clips}, torch.device("cpu"), clips_per_forward=2)
+        assert torch.equal(torch.from_numpy(found), plain(clips).log_softmax(-1))
 
 
-def test_the_teacher_is_not_saved_and_copies_share_it():
-    student = distilled()
-    student(torch.randn(1, 3, 1, 32, 32)).sum().backward()
-    assert student.state_dict().keys() - build(48).state_dict().keys() == {
+def test_the_projection_is_saved_beside_the_model_and_the_teacher_is_not():
+    objective = distilled()
+    assert saved_weights(objective).keys() - build(48).state_dict().keys() == {
         "distillation.proj.weight", "distillation.proj.bias",
     }  # fmt: skip
-    assert copy.deepcopy(student).distillation._teacher.module is student.distillation._teacher.module
+    assert copy.deepcopy(objective).distillation.teacher.module is objective.distillation.teacher.module
+
+
+def test_the_distance_is_logged_the_projection_trained_and_averaged_and_the_student_tested(tmp_path):
+    args = make_args("--model_ema", "--model_ema_decay", "0.5", "--lr", "1", "--warmup_epochs", "0")
+    objective = Distillation(
+        build(48, img_size=8, patch_size=4, num_frames=2),
+        5,
+        teacher=build(32, seed=1, img_size=8, patch_size=4, num_frames=2),
+    )
+    state = create_training_state(objective, args, Context(), steps_per_epoch=3)
+    before = saved_weights(objective)["distillation.proj.weight"].clone()
+    metrics = train_one_epoch(state, training_loader(MemoryVideos(12)), args, Context(), RunLog()).metrics
+    assert metrics["loss"] == pytest.approx(metrics["cross_entropy"] + metrics["distance"], rel=1e-6)
+    assert 0 < metrics["distance"] < 4 and json.dumps(metrics)
+    saved = state.state_dict()
+    moved = [(saved[kind]["distillation.proj.weight"] - before).abs().max() for kind in ("model", "model_ema")]
+    assert moved[0] > moved[1] > 0
+
+    state.step = state.steps_per_epoch
+    save_checkpoint(state, str(tmp_path), Context())
+    tested = classify(build(48, seed=2, img_size=8, patch_size=4, num_frames=2), classes=5)
+    load_weights(tested, tmp_path / "checkpoint-latest.pth")
+    averaged = state.ema.module.model.state_dict()
+    assert all(torch.equal(value, averaged[name]) for name, value in tested.model.state_dict().items())
+    shallow = classify(build(48, depth=1, img_size=8, patch_size=4, num_frames=2), classes=5)
+    with pytest.raises(ValueError, match="another model"):
+        load_weights(shallow, tmp_path / "checkpoint-latest.pth")
 
 
 def test_the_flag_builds_the_teacher_that_the_file_tells(tmp_path):
     teacher = build(192, depth=24, img_size=16)
     torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
     words = ["--model", "videomambapro_nano", "--input_size", "16", "--teacher", str(tmp_path / "teacher.pth")]
-    words += ["--distill_weight", "0.5", "--update_freq", "4"]
-    args = parse_arguments(run_pretrain_imagenet.get_parser(), words, script=run_pretrain_imagenet.SCRIPT)
-    student = build_model(args, 5)
-    add_teacher(student, args)
+    args = parse_arguments(
+        run_pretrain_imagenet.get_parser(), [*words, "--distill_weight", "0.5"], script=run_pretrain_imagenet.SCRIPT
+    )
+    videos = MemoryVideos(5)
+    objective = run_pretrain_imagenet.create_objective(build_model(args, 5), args, 5, videos)
     clips = torch.randn(1, 3, 1, 16, 16)
-    built = student.distillation._teacher.module
+    built = objective.distillation.teacher.module
     assert torch.equal(built.forward_tokens(clips), teacher.eval().forward_tokens(clips))
-    assert student.distillation.scale == 0.5 / 4
+    assert objective.weight == 0.5 and objective.mixup is not None
     assert not any(parameter.requires_grad for parameter in built.parameters())
+    tested = run_pretrain_imagenet.create_objective(build_model(args, 5), args, 5, None)
+    assert not isinstance(tested, Distillation)
 
 
 def test_the_recipe_of_middle_asks_for_its_teacher(caplog):

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from engine_standins import TinyModel, make_args
+from engine_standins import TinyModel, classify, make_args
 
 from engines.checkpoint import find_checkpoints, load_weights, read_checkpoint, resume_training, save_checkpoint
 from engines.distributed import Context
@@ -18,7 +18,7 @@ from engines.state import create_training_state, random_state, set_random_state
 
 def make_state(output_dir, *flags, **values):
     args = make_args("--output_dir", str(output_dir), "--lr", "1.0", *flags, **values)
-    return create_training_state(TinyModel(), args, Context(), steps_per_epoch=4), args
+    return create_training_state(classify(TinyModel(), args), args, Context(), steps_per_epoch=4), args
 
 
 def save(state, args, epoch, best=False, keep=False):
@@ -210,13 +210,13 @@ def test_weights_alone_cannot_be_resumed(tmp_path):
 
 def test_another_models_checkpoint_is_refused(tmp_path):
     args = make_args("--output_dir", str(tmp_path))
-    other = create_training_state(TinyModel(depth=2), args, Context(), steps_per_epoch=4)
+    other = create_training_state(classify(TinyModel(depth=2)), args, Context(), steps_per_epoch=4)
     save(other, args, 1)
     state, args = make_state(tmp_path)
     with pytest.raises(ValueError, match="another model"):
         resume_training(state, args, Context())
     with pytest.raises(ValueError, match="--model"):
-        load_weights(TinyModel(), tmp_path / "checkpoint-latest.pth")
+        load_weights(classify(TinyModel()), tmp_path / "checkpoint-latest.pth")
 
 
 def test_pickled_code_is_refused(tmp_path):

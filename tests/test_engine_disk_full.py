@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine_standins import TinyModel, make_args
+from engine_standins import TinyModel, classify, make_args
 
 from engines.checkpoint import read_checkpoint, save_checkpoint
 from engines.distributed import Context
@@ -19,7 +19,7 @@ from engines.state import create_training_state
 
 def make_state(folder, width=8):
     args = make_args("--output_dir", str(folder), "--lr", "1.0")
-    return create_training_state(TinyModel(width=width), args, Context(), steps_per_epoch=4)
+    return create_training_state(classify(TinyModel(width=width)), args, Context(), steps_per_epoch=4)
 
 
 def save(state, folder, step):

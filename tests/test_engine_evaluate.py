@@ -5,12 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from engine_standins import CLASSES, MemoryVideos, TinyModel, run_processes, test_loader
+from engine_standins import CLASSES, MemoryVideos, TinyModel, classify, run_processes, test_loader
 from torch import nn
 from torch.utils.data import DataLoader
 
 from engines.distributed import Context, close_distributed, init_distributed
 from engines.evaluate import evaluate
+from engines.objectives.classification import confusion_matrix
 
 
 def seeded_model(classes=CLASSES):
@@ -18,26 +19,36 @@ def seeded_model(classes=CLASSES):
     return TinyModel(classes=classes)
 
 
+def evaluated(model, loader, context=None, classes=CLASSES, **options):
+    return evaluate(classify(model, classes=classes).train(model.training), loader, context or Context(), **options)
+
+
+def decided(result):
+    """Labels, predictions and probabilities."""
+    return classify(nn.Identity()).decisions(result)
+
+
 def test_scores_are_the_mean_probability_over_views_in_float64():
     model, videos = seeded_model().eval(), MemoryVideos(7, views=4)
-    result = evaluate(model, test_loader(videos, 3), Context(), num_classes=CLASSES, clips_per_forward=5)
+    result = evaluated(model, test_loader(videos, 3), clips_per_forward=5)
     with torch.no_grad():
         logits = model.double()(videos.clips.double().flatten(0, 1))
     expected = logits.softmax(-1).view(7, 4, CLASSES).mean(1).numpy()
-    np.testing.assert_allclose(result.scores, expected, atol=1e-6)
-    labels = np.array([record.label for record in videos.records])
-    assert (result.labels == labels).all() and (result.predictions == expected.argmax(1)).all()
-    assert result.acc1 == pytest.approx(100 * (expected.argmax(1) == labels).mean())
-    assert result.loss == pytest.approx(-np.log(expected[np.arange(7), labels]).mean(), rel=1e-5)
+    found_labels, predictions, scores = decided(result)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    labels = np.array([record.target for record in videos.records])
+    assert (found_labels == labels).all() and (predictions == expected.argmax(1)).all()
+    assert result.figures["acc1"] == pytest.approx(100 * (expected.argmax(1) == labels).mean())
+    assert result.figures["loss"] == pytest.approx(-np.log(expected[np.arange(7), labels]).mean(), rel=1e-5)
     assert result.views == 4 and result.videos == 7
 
 
 def test_validation_loss_of_one_view_is_the_cross_entropy():
     model, videos = seeded_model().eval(), MemoryVideos(7)
-    result = evaluate(model, test_loader(videos, 3), Context(), num_classes=CLASSES)
+    result = evaluated(model, test_loader(videos, 3))
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(videos.clips), torch.tensor([r.label for r in videos.records]))
-    assert result.loss == pytest.approx(expected.item(), rel=1e-5) and result.views == 1
+        expected = nn.functional.cross_entropy(model(videos.clips), torch.tensor([r.target for r in videos.records]))
+    assert result.figures["loss"] == pytest.approx(expected.item(), rel=1e-5) and result.views == 1
 
 
 class LargestForward(nn.Module):
@@ -54,34 +65,34 @@ class LargestForward(nn.Module):
 
 def test_memory_is_bounded_by_clips_per_forward():
     model = LargestForward(CLASSES)
-    evaluate(model, test_loader(MemoryVideos(4, views=6), 4), Context(), num_classes=CLASSES, clips_per_forward=5)
+    evaluated(model, test_loader(MemoryVideos(4, views=6), 4), clips_per_forward=5)
     assert model.largest == 5
 
 
 def test_top5_counts_the_five_highest():
-    result = evaluate(LargestForward(8), test_loader(MemoryVideos(16, classes=8)), Context(), num_classes=8)
-    assert (result.acc1, result.acc5) == (100 / 8, 500 / 8)
+    result = evaluated(LargestForward(8), test_loader(MemoryVideos(16, classes=8)), classes=8)
+    assert (result.figures["acc1"], result.figures["acc5"]) == (100 / 8, 500 / 8)
 
 
 def test_top5_with_fewer_than_five_classes():
-    result = evaluate(LargestForward(CLASSES), test_loader(MemoryVideos(6)), Context(), num_classes=CLASSES)
-    assert result.acc5 == 100
+    result = evaluated(LargestForward(CLASSES), test_loader(MemoryVideos(6)))
+    assert result.figures["acc5"] == 100
 
 
 def test_confusion_matrix_has_true_classes_in_rows():
-    result = evaluate(LargestForward(CLASSES), test_loader(MemoryVideos(7)), Context(), num_classes=CLASSES)
-    assert result.confusion_matrix(CLASSES).tolist() == [[0, 0, 3], [0, 0, 2], [0, 0, 2]]
+    result = evaluated(LargestForward(CLASSES), test_loader(MemoryVideos(7)))
+    assert confusion_matrix(*decided(result)[:2], CLASSES).tolist() == [[0, 0, 3], [0, 0, 2], [0, 0, 2]]
 
 
 def test_model_mode_is_put_back():
     model = seeded_model().train()
-    evaluate(model, test_loader(MemoryVideos(3)), Context(), num_classes=CLASSES)
+    evaluated(model, test_loader(MemoryVideos(3)))
     assert model.training
 
 
 def test_unreadable_videos_are_excluded_and_named_even_a_whole_batch():
     videos = MemoryVideos(7, broken=[1, 4, 5])
-    result = evaluate(seeded_model(), test_loader(videos, 2), Context(), num_classes=CLASSES)
+    result = evaluated(seeded_model(), test_loader(videos, 2))
     assert result.indices.tolist() == [0, 2, 3, 6]
     assert [(video["path"], video["line"]) for video in result.excluded] == [
         ("videos/1.mp4", 2),
@@ -93,7 +104,7 @@ def test_unreadable_videos_are_excluded_and_named_even_a_whole_batch():
 
 def test_no_readable_video_is_an_error():
     with pytest.raises(ValueError, match=r"none of the 2 videos .* videos/0\.mp4"):
-        evaluate(seeded_model(), test_loader(MemoryVideos(2, broken=[0, 1])), Context(), num_classes=CLASSES)
+        evaluated(seeded_model(), test_loader(MemoryVideos(2, broken=[0, 1])))
 
 
 def test_a_video_that_comes_twice_or_never_is_an_error():
@@ -101,51 +112,42 @@ def test_a_video_that_comes_twice_or_never_is_an_error():
     for order, message in (([0, 1, 1, 2, 3], r"videos/1\.mp4 came twice"), ([0, 1, 3], r"1 video.*videos/2\.mp4")):
         loader = DataLoader(videos, 2, sampler=order, collate_fn=videos.collate)
         with pytest.raises(RuntimeError, match=message):
-            evaluate(seeded_model(), loader, Context(), num_classes=CLASSES)
+            evaluated(seeded_model(), loader)
 
 
 def test_scores_that_are_not_finite_name_the_video():
     videos = MemoryVideos(4)
     videos.clips[2] = float("nan")
     with pytest.raises(RuntimeError, match=r"1 of 4 videos.*videos/2\.mp4"):
-        evaluate(seeded_model(), test_loader(videos), Context(), num_classes=CLASSES)
+        evaluated(seeded_model(), test_loader(videos))
 
 
 def test_a_label_beyond_the_classes_names_its_line():
     with pytest.raises(ValueError, match=r"line 3: videos/2\.mp4 has label 2"):
-        evaluate(LargestForward(2), test_loader(MemoryVideos(3)), Context(), num_classes=2)
+        evaluated(LargestForward(2), test_loader(MemoryVideos(3)), classes=2)
 
 
 def test_a_head_of_another_size_is_refused():
     with pytest.raises(ValueError, match="4 scores per clip"):
-        evaluate(LargestForward(4), test_loader(MemoryVideos(3)), Context(), num_classes=CLASSES)
+        evaluated(LargestForward(4), test_loader(MemoryVideos(3)))
 
 
 def _evaluate_rank(rank, folder, world_size):
     context = init_distributed("cpu")
     videos = MemoryVideos(8, views=2, broken=[3, 7])
-    result = evaluate(
-        seeded_model(), test_loader(videos, 2, context.rank, context.world_size), context, num_classes=CLASSES
-    )
+    result = evaluated(seeded_model(), test_loader(videos, 2, context.rank, context.world_size), context)
     (folder / f"{world_size}-{rank}.pkl").write_bytes(pickle.dumps(result))
     close_distributed()
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_processes_agree_with_one(tmp_path, world_size):
-    alone = evaluate(
-        seeded_model(), test_loader(MemoryVideos(8, views=2, broken=[3, 7]), 2), Context(), num_classes=CLASSES
-    )
+    alone = evaluated(seeded_model(), test_loader(MemoryVideos(8, views=2, broken=[3, 7]), 2))
     run_processes(_evaluate_rank, world_size, tmp_path, world_size)
     for rank in range(world_size):
         shared = pickle.loads((tmp_path / f"{world_size}-{rank}.pkl").read_bytes())
-        for name in ("indices", "labels", "predictions"):
-            assert (getattr(alone, name) == getattr(shared, name)).all(), name
-        np.testing.assert_allclose(alone.scores, shared.scores, atol=1e-6)
-        assert (alone.acc1, alone.acc5, alone.excluded, alone.views) == (
-            shared.acc1,
-            shared.acc5,
-            shared.excluded,
-            shared.views,
-        )
-        assert alone.loss == pytest.approx(shared.loss, rel=1e-6)
+        assert (alone.indices == shared.indices).all() and alone.records == shared.records
+        assert (decided(alone)[1] == decided(shared)[1]).all()
+        np.testing.assert_allclose(np.exp(alone.outputs), np.exp(shared.outputs), atol=1e-6)
+        assert (alone.excluded, alone.views) == (shared.excluded, shared.views)
+        assert alone.figures == pytest.approx(shared.figures, rel=1e-6)

@@ -10,23 +10,20 @@ from engine_standins import (
     MemoryVideos,
     TinyModel,
     assert_equal_states,
+    classify,
     make_args,
     run_processes,
     test_loader,
     train,
     training_loader,
 )
-from torch import nn
 
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
 from engines.logs import RunLog
-from engines.runner import start_run
-from engines.runner import test as run_test
+from engines.runner import run_test, start_run
 from engines.state import create_training_state
 from engines.train import train_one_epoch, updates_per_epoch
-
-run_test.__test__ = False
 
 
 def test_resumed_training_ends_with_the_same_weights(tmp_path):
@@ -59,7 +56,7 @@ def test_changed_flags_are_named_and_the_new_schedule_holds(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     args = make_args("--output_dir", str(tmp_path), "--epochs", "4", "--lr", "0.05", "--warmup_epochs", "1")
     context = start_run(args)
-    state = create_training_state(TinyModel(), args, context, steps_per_epoch=3)
+    state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=3)
     resume_training(state, args, context)
     assert "--epochs 2 -> 4" in caplog.text
     # 12 updates, 3 of warm-up, 6 done: a third of the cosine's way from the peak to the end.
@@ -86,9 +83,9 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
         context = start_run(args)
         loader = training_loader(MemoryVideos(12), batch_size)
         state = create_training_state(
-            TinyModel(dropout=0), args, context, steps_per_epoch=updates_per_epoch(loader, update_freq)
+            classify(TinyModel(dropout=0)), args, context, steps_per_epoch=updates_per_epoch(loader, update_freq)
         )
-        train_one_epoch(state, loader, nn.CrossEntropyLoss(), args, context, RunLog())
+        train_one_epoch(state, loader, args, context, RunLog())
         assert state.step == 3
         models[update_freq] = state.model
     for a, b in zip(models[1].parameters(), models[2].parameters(), strict=True):
@@ -116,9 +113,9 @@ def test_clipping_bounds_the_step_and_logs_the_norm_before(tmp_path):
     )
     context = start_run(args)
     loader = training_loader(MemoryVideos(4))
-    state = create_training_state(TinyModel(dropout=0), args, context, steps_per_epoch=1)
+    state = create_training_state(classify(TinyModel(dropout=0)), args, context, steps_per_epoch=1)
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
-    result = train_one_epoch(state, loader, nn.CrossEntropyLoss(), args, context, RunLog())
+    result = train_one_epoch(state, loader, args, context, RunLog())
     moved = torch.cat([(a - b).flatten() for a, b in zip(state.model.parameters(), before, strict=True)]).norm()
     assert moved.item() == pytest.approx(0.01 * 64 * 4 / 256, rel=1e-3)
     assert result.metrics["grad_norm"] > 0.05
@@ -130,8 +127,8 @@ def test_bf16_trains_float32_weights(tmp_path):
     model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(module.linear(inputs[0]).dtype))
     args = make_args("--bf16")
     context = start_run(args)
-    state = create_training_state(model, args, context, steps_per_epoch=1)
-    train_one_epoch(state, training_loader(MemoryVideos(4)), nn.CrossEntropyLoss(), args, context, RunLog())
+    state = create_training_state(classify(model), args, context, steps_per_epoch=1)
+    train_one_epoch(state, training_loader(MemoryVideos(4)), args, context, RunLog())
     assert seen == [torch.bfloat16]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
@@ -184,8 +181,8 @@ def test_unreadable_training_videos_are_named():
     args = make_args()
     context = start_run(args)
     dataset = MemoryVideos(12, broken=[2, 7])
-    state = create_training_state(TinyModel(), args, context, steps_per_epoch=3)
-    result = train_one_epoch(state, training_loader(dataset), nn.CrossEntropyLoss(), args, context, RunLog())
+    state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=3)
+    result = train_one_epoch(state, training_loader(dataset), args, context, RunLog())
     assert result.unreadable == {"videos/2.mp4": "cannot decode", "videos/7.mp4": "cannot decode"}
 
 
@@ -197,9 +194,7 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
     best = read_checkpoint(tmp_path / "checkpoint-best.pth")["model"]
     args = make_args("--output_dir", str(tmp_path), "--test_best")
     context = start_run(args)
-    run_test(
-        state.model, test_loader(MemoryVideos(6, views=4, broken=[1])), args, context, num_classes=CLASSES, state=state
-    )
+    run_test(state.objective, test_loader(MemoryVideos(6, views=4, broken=[1])), args, context, state=state)
     assert all(torch.equal(value, best[name]) for name, value in state.model.state_dict().items())
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["videos"] == 5 and results["views"] == 4 and results["classes"] == CLASSES
@@ -210,9 +205,9 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
 
 def test_the_average_is_tested_only_where_it_is_no_worse():
     args = make_args("--model_ema")
-    state = create_training_state(TinyModel(), args, start_run(args), steps_per_epoch=1)
-    assert state.note_scores(30.0, 20.0) and state.test_model() is state.model
-    assert state.note_scores(10.0, 40.0) and state.test_model() is state.ema.module
+    state = create_training_state(classify(TinyModel(), args), args, start_run(args), steps_per_epoch=1)
+    assert state.note_scores(30.0, 20.0) and state.tested() is state.objective
+    assert state.note_scores(10.0, 40.0) and state.tested() is state.ema.module
     assert not state.note_scores(40.0, 39.0)
     assert state.best_score == 40.0
 
@@ -222,8 +217,8 @@ def test_eval_alone_finds_the_runs_averaged_weights(tmp_path):
     args = make_args("--output_dir", str(tmp_path), "--eval")
     context = start_run(args)
     model = TinyModel()
-    run_test(model, test_loader(MemoryVideos(6)), args, context, num_classes=CLASSES)
-    assert torch.equal(model.head.weight, state.ema.module.head.weight)
+    run_test(classify(model), test_loader(MemoryVideos(6)), args, context)
+    assert torch.equal(model.head.weight, state.ema.module.model.head.weight)
     assert not torch.equal(model.head.weight, state.model.head.weight)
 
 
@@ -245,7 +240,9 @@ def train_plainly(folder, update_freq, batch_size):
 
 def _train_rank(rank, folder):
     state = train_plainly(folder, 2, 2)
-    torch.save({"model": state.model.state_dict(), "ema": state.ema.module.state_dict()}, folder / f"rank{rank}.pt")
+    torch.save(
+        {"model": state.model.state_dict(), "ema": state.ema.module.model.state_dict()}, folder / f"rank{rank}.pt"
+    )
     close_distributed()
 
 

@@ -4,18 +4,18 @@ import json
 
 import pytest
 import torch
-from engine_standins import MemoryVideos, TinyModel, make_args, run_processes, training_loader
-from torch import nn
+from engine_standins import CLASSES, MemoryVideos, TinyModel, classify, make_args, run_processes, training_loader
 
 from engines.distributed import close_distributed
 from engines.logs import RunLog
 from engines.nonfinite import largest_activations
+from engines.objectives.classification import Classification
 from engines.runner import start_run
 from engines.state import create_training_state
 from engines.train import train_one_epoch, updates_per_epoch
 
 
-def build(*flags, bad=(5,), count=8):
+def build(*flags, bad=(5,), count=8, kind=Classification):
     """A run whose videos `bad` are infinite; returns what `train_one_epoch` takes."""
     args = make_args("--lr", "1", "--warmup_epochs", "0", *flags)
     context = start_run(args)
@@ -23,8 +23,8 @@ def build(*flags, bad=(5,), count=8):
     dataset.clips[list(bad)] = float("inf")
     loader = training_loader(dataset, 4, context.rank, context.world_size)
     steps = updates_per_epoch(loader, args.update_freq)
-    state = create_training_state(TinyModel(), args, context, steps_per_epoch=steps)
-    return state, loader, nn.CrossEntropyLoss(), args, context, RunLog()
+    state = create_training_state(kind(TinyModel(), CLASSES), args, context, steps_per_epoch=steps)
+    return state, loader, args, context, RunLog()
 
 
 def snapshot(state):
@@ -54,11 +54,11 @@ def test_a_skip_changes_nothing_for_the_updates_after_it(tmp_path):
     train_one_epoch(state, loader, *rest)
     assert state.skipped == 1
 
-    other, loader, criterion, args, context, _ = build(count=12, bad=())
+    other, loader, *_ = build(count=12, bad=())
     loader.dataset.clips[order[4]] = float("inf")
     for number, batch in enumerate(loader):
         other.optimizer.zero_grad()
-        criterion(other.parallel.train()(batch["clips"]), batch["labels"]).backward()
+        other.parallel.train()(batch)["loss"].backward()
         if number != 1:
             other.optimizer.step()
         other.step += 1
@@ -86,11 +86,12 @@ def test_largest_activations_against_the_forward_pass():
     with torch.no_grad():
         expected = model.stem(clips).abs().max().item()
     state = torch.get_rng_state()
-    seen = largest_activations(model, clips, bf16=False)
+    batch = {"clips": clips, "targets": torch.tensor([0, 2])}
+    seen = largest_activations(classify(model), batch, torch.device("cpu"), bf16=False)
     assert seen["stem"] == {"largest": expected, "not_finite": 0}
     assert model.training and torch.equal(state, torch.get_rng_state())
     model.layers[1].linear.bias.data[0] = float("inf")
-    seen = largest_activations(model, clips, bf16=False)
+    seen = largest_activations(classify(model), batch, torch.device("cpu"), bf16=False)
     assert seen["layers.0"]["not_finite"] == 0 and seen["layers.1.linear"]["not_finite"] == 2 * 8
 
 
@@ -103,27 +104,17 @@ def test_one_too_many_stops_the_run_and_names_the_files():
     assert torch.equal(before, state.model.head.weight)
 
 
+class SteepRoot(Classification):
+    """Its loss is finite and its gradient is not."""
+
+    def loss(self, logits, targets):
+        return logits.clamp(max=0).sum() * 0 + (logits - logits.detach()).abs().sum().sqrt()  # slope 1 / 0 at 0
+
+
 def test_the_gradient_alone_counts_too():
-    state, loader, _, *rest = build(bad=())
-
-    class Criterion(nn.Module):
-        def forward(self, logits, labels):
-            return logits.clamp(max=0).sum() * 0 + (logits - logits.detach()).abs().sum().sqrt()  # slope 1 / 0 at 0
-
-    result = train_one_epoch(state, loader, Criterion(), *rest)
+    state, loader, *rest = build(bad=(), kind=SteepRoot)
+    result = train_one_epoch(state, loader, *rest)
     assert result.skipped == 2 and result.updates == 0
-
-
-def test_a_criterion_with_parameters_is_refused():
-    state, loader, _, *rest = build(bad=())
-
-    class Criterion(nn.CrossEntropyLoss):
-        def __init__(self):
-            super().__init__()
-            self.temperature = nn.Parameter(torch.ones(()))
-
-    with pytest.raises(ValueError, match="submodule of the model"):
-        train_one_epoch(state, loader, Criterion(), *rest)
 
 
 def _train_rank(rank, folder):

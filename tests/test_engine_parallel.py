@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from engine_standins import CLASSES, MemoryVideos, make_args, run_processes, test_loader, training_loader
+from engine_standins import CLASSES, MemoryVideos, classify, make_args, run_processes, test_loader, training_loader
 from torch import nn
 
 from engines.checkpoint import read_checkpoint, resume_training
@@ -51,9 +51,9 @@ def train(folder, batch_size, *flags, epochs=EPOCHS):
     shards = (context.rank, context.world_size)
     loader = training_loader(MemoryVideos(16), batch_size, *shards)
     steps = updates_per_epoch(loader, args.update_freq)
-    state = create_training_state(small_model(), args, context, steps_per_epoch=steps)
+    state = create_training_state(classify(small_model(), args), args, context, steps_per_epoch=steps)
     resume_training(state, args, context)
-    fit(state, loader, None, args, context, num_classes=CLASSES)
+    fit(state, loader, None, args, context)
     return state, context
 
 
@@ -71,9 +71,7 @@ def _rank(rank, folder, world_size):
             local = sum(p.to_local().numel() for p in state.model.parameters())
             assert local < 0.7 * sum(p.numel() for p in small_model().parameters()), "a rank holds a part"
         videos = MemoryVideos(7, views=2, broken=[3])
-        result = evaluate(
-            state.model, test_loader(videos, 2, rank, world_size), context, num_classes=CLASSES, clips_per_forward=3
-        )
+        result = evaluate(state.objective, test_loader(videos, 2, rank, world_size), context, clips_per_forward=3)
         if rank == 0:
             (folder / f"{parallel}.pkl").write_bytes(pickle.dumps(result))
     close_distributed()
@@ -113,10 +111,11 @@ def test_evaluation_of_a_sharded_model_counts_every_video_once(runs, parallel):
     shared = pickle.loads((runs / f"{parallel}.pkl").read_bytes())
     model = small_model()
     model.load_state_dict(read_checkpoint(runs / parallel / "checkpoint-latest.pth")["model"])
-    alone = evaluate(model, test_loader(MemoryVideos(7, views=2, broken=[3])), Context(), num_classes=CLASSES)
+    alone = evaluate(classify(model), test_loader(MemoryVideos(7, views=2, broken=[3])), Context())
     assert shared.indices.tolist() == [0, 1, 2, 4, 5, 6]
-    assert (shared.predictions == alone.predictions).all() and shared.acc1 == alone.acc1
-    np.testing.assert_allclose(shared.scores, alone.scores, atol=1e-6)
+    assert (shared.outputs.argmax(1) == alone.outputs.argmax(1)).all()
+    assert shared.figures["acc1"] == alone.figures["acc1"]
+    np.testing.assert_allclose(np.exp(shared.outputs), np.exp(alone.outputs), atol=1e-6)
     assert shared.excluded == alone.excluded
 
 
@@ -133,9 +132,7 @@ def test_a_compiled_run_has_the_same_curve_and_clean_names(runs, tmp_path, monke
 def _resume_rank(rank, folder):
     """Go on from the checkpoint of two processes with three, sharded, and evaluate what was loaded."""
     state, context = train(folder, 2, "--parallel", "fsdp", epochs=EPOCHS)
-    result = evaluate(
-        state.model, test_loader(MemoryVideos(7), 1, rank, 3), context, num_classes=CLASSES, clips_per_forward=3
-    )
+    result = evaluate(state.objective, test_loader(MemoryVideos(7), 1, rank, 3), context, clips_per_forward=3)
     if rank == 0:
         (folder / "result.pkl").write_bytes(pickle.dumps(result))
     close_distributed()
@@ -148,6 +145,6 @@ def test_a_run_goes_on_with_another_number_of_processes(runs, tmp_path):
     model = small_model()
     saved = read_checkpoint(runs / "ddp" / "checkpoint-latest.pth")
     model.load_state_dict(saved["model"])
-    alone = evaluate(model, test_loader(MemoryVideos(7)), Context(), num_classes=CLASSES)
-    assert (shared.predictions == alone.predictions).all() and shared.videos == 7
-    np.testing.assert_allclose(shared.scores, alone.scores, atol=1e-6)
+    alone = evaluate(classify(model), test_loader(MemoryVideos(7)), Context())
+    assert (shared.outputs.argmax(1) == alone.outputs.argmax(1)).all() and shared.videos == 7
+    np.testing.assert_allclose(np.exp(shared.outputs), np.exp(alone.outputs), atol=1e-6)

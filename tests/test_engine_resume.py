@@ -16,6 +16,7 @@ from engine_standins import (
     Interrupted,
     TinyModel,
     assert_equal_states,
+    classify,
     make_args,
     run_processes,
     test_loader,
@@ -30,12 +31,9 @@ from datasets.loader import TrainSampler, outlive_stop_signals
 from engines import early_stop
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
-from engines.runner import fit, start_run
-from engines.runner import test as run_test
+from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
-
-run_test.__test__ = False
 
 
 def log_lines(folder):
@@ -122,7 +120,7 @@ def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
     args = make_args("--eval")
     loader = test_loader(Interrupted(6, at=2, action=lambda: os.kill(os.getpid(), number)))
     with pytest.raises(SystemExit) as stop:
-        run_test(TinyModel(), loader, args, start_run(args), num_classes=CLASSES)
+        run_test(classify(TinyModel()), loader, args, start_run(args))
     assert stop.value.code == 75
     assert (tmp_path / "status").exists() == (number == signal.SIGUSR1)
 
@@ -186,11 +184,13 @@ def train_on_images(root, output_dir, *, stop_at=None):
     context = start_run(args)
     loaders = [build_loader(build_dataset(mode, args), mode, args) for mode in ("train", "validation")]
     model = TinyModel()
-    state = create_training_state(model, args, context, steps_per_epoch=updates_per_epoch(loaders[0], 1))
+    state = create_training_state(
+        classify(model, args), args, context, steps_per_epoch=updates_per_epoch(loaders[0], 1)
+    )
     resume_training(state, args, context)
     if stop_at is not None:
         model.register_forward_hook(lambda *_: signal_all() if state.step == stop_at and model.training else None)
-    fit(state, *loaders, args, context, num_classes=CLASSES)
+    fit(state, *loaders, args, context)
     return state
 
 

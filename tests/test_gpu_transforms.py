@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from data_flags import data_flags
-from engine_standins import TinyModel, assert_equal_states, make_args
+from engine_standins import TinyModel, assert_equal_states, classify, make_args
 from video_files import write_folder, write_video
 
 from datasets.build import build_dataset, build_loader
@@ -16,12 +16,10 @@ from datasets.erasing import COLUMNS, MODES, RandomErasing
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, finish
 from engines.checkpoint import resume_training
 from engines.logs import clip_picture
-from engines.runner import fit, start_run
-from engines.runner import test as run_test
+from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 
-run_test.__test__ = False
 COUNT, CLASSES = 8, 3
 STRONG = ("--aa", "rand-m7-n4-mstd0.5-inc1", "--num_sample", "2", "--reprob", "0.7", "--recount", "3")
 
@@ -55,7 +53,7 @@ def assert_same_batches(root, mode, *flags):
     for want, got in zip(plain, raw, strict=True):
         assert got["clips"].dtype == torch.uint8 and want["clips"].dtype == torch.float32
         assert got["clips"].shape == want["clips"].shape and 4 * got["clips"].nbytes == want["clips"].nbytes
-        for name in ("labels", "indices"):
+        for name in ("targets", "indices"):
             assert torch.equal(got[name], want[name])
         if mode == "test":  # evaluation takes views out of their videos, and erases nothing
             clips = finish(got["clips"].flatten(0, 1)).unflatten(0, got["clips"].shape[:2])
@@ -125,11 +123,11 @@ def run(root, output_dir, *flags, until=None):
     context = start_run(args)
     loaders = {mode: build_loader(build_dataset(mode, args), mode, args) for mode in ("train", "validation", "test")}
     updates = updates_per_epoch(loaders["train"], 1)
-    state = create_training_state(TinyModel(), args, context, steps_per_epoch=updates)
+    state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=updates)
     resume_training(state, args, context)
     args.epochs = until or args.epochs
-    fit(state, loaders["train"], loaders["validation"], args, context, num_classes=CLASSES)
-    return state, run_test(state.model, loaders["test"], args, context, num_classes=CLASSES, state=state)
+    fit(state, loaders["train"], loaders["validation"], args, context)
+    return state, run_test(state.objective, loaders["test"], args, context, state=state)
 
 
 def test_a_run_is_the_same_with_it_and_is_resumed_exactly(root, tmp_path, caplog):
@@ -138,7 +136,7 @@ def test_a_run_is_the_same_with_it_and_is_resumed_exactly(root, tmp_path, caplog
         flagged, found = run(root, tmp_path / "flagged", "--gpu_transforms")
     assert "--gpu_transforms on a CPU takes work from the loader's workers" in caplog.text
     assert_equal_states(plain, flagged)
-    assert np.array_equal(expected.scores, found.scores) and found.views == 12
+    assert np.array_equal(expected.outputs, found.outputs) and found.views == 12
     lines = [json.loads((tmp_path / name / "log.txt").read_text().splitlines()[-1]) for name in ("plain", "flagged")]
     assert lines[0]["val_loss"] == lines[1]["val_loss"]
     assert json.loads((tmp_path / "flagged" / "args.json").read_text())["gpu_transforms"] is True
@@ -153,7 +151,7 @@ def test_a_bad_update_is_reported_and_the_picture_is_the_same(root, tmp_path, mo
     assert torch.equal(*map(clip_picture, first))
     forward = TinyModel.forward
     monkeypatch.setattr(TinyModel, "forward", lambda self, clips: forward(self, clips) * float("nan"))
-    with pytest.raises(RuntimeError, match="the model's scores are not finite"):
+    with pytest.raises(RuntimeError, match="the model's outputs are not finite"):
         run(root, tmp_path, "--gpu_transforms")
     report = json.loads((tmp_path / "nonfinite-0.json").read_text())["processes"][0]
     assert len(report["batches"][0]["files"]) == 4 and report["activations"]["stem"]["largest"] > 0

@@ -96,8 +96,8 @@ def test_an_epoch_names_the_guilty_and_goes_on(mode, tmp_path, caplog):
     assert set(loader.unreadable) == {1, 4}
     read = torch.cat([batch["indices"] for batch in batches]).tolist()
     assert len(read) == (8 if mode == "train" else 6) and not {1, 4} & set(read)
-    labels = torch.cat([batch["labels"] for batch in batches]).tolist()
-    assert labels == [loader.dataset.records[i].label for i in read]
+    labels = torch.cat([batch["targets"] for batch in batches]).tolist()
+    assert labels == [loader.dataset.records[i].target for i in read]
 
 
 def test_the_guard_does_not_change_the_samples(tmp_path):

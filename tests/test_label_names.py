@@ -14,7 +14,8 @@ from datasets.build import build_dataset
 from datasets.label_names import LabelNamesError, read_label_names
 from engines.configuration import parse_arguments
 from engines.evaluate import Evaluation
-from engines.results import write_results
+from engines.objectives.classification import Classification
+from engines.results import AboutTest, write_results
 from engines.state import plain_args
 from models.videomambapro import VideoMambaPro
 
@@ -93,9 +94,9 @@ def test_an_evaluated_file_says_the_names_of_its_classes(tmp_path):
 
 
 def test_results_name_the_classes(tmp_path):
-    one = np.zeros(1, np.int64)
-    result = Evaluation(100.0, 100.0, 0.1, 1, [], one, one, one, np.ones((1, 2), np.float32))
-    args = argparse.Namespace(model="m", class_names=["left", "right"])
-    videos = SimpleNamespace(records=[SimpleNamespace(path="a.mp4", label=0, line=1)])
-    path = write_results(str(tmp_path), result, args, videos, num_classes=2, weights="w")
+    videos = SimpleNamespace(records=[SimpleNamespace(path="a.mp4", target=0, line=1)])
+    objective = Classification(torch.nn.Identity(), 2, class_names=["left", "right"])
+    outputs = np.log(np.array([[0.75, 0.25]], np.float32))
+    result = Evaluation(objective.figures(outputs, videos.records), outputs, videos.records, np.zeros(1, int), 1, [])
+    path = write_results(str(tmp_path), result, objective, videos, AboutTest("m", "w"))
     assert json.loads(path.read_text())["label_names"] == ["left", "right"]

@@ -28,7 +28,7 @@ def write(path, text):
 def read(output, split):
     """A list as {path: label}, frame folders as {path: (total, label)}."""
     records, kind = read_list(output / f"{split}.csv")
-    return {r.path: r.label if kind == "video" else (r.total_frames, r.label) for r in records}
+    return {r.path: r.target if kind == "video" else (r.total_frames, r.target) for r in records}
 
 
 def labels(output):

@@ -158,12 +158,12 @@ def test_lists_name_the_files(written):
             records, found = read_list(written / kind / f"{split}.csv", data_root=str(written))
             assert found == {"videos": "video", "frames": "frames", "images": "image"}[kind]
             assert check_files_exist(records) == []
-            assert max(record.label for record in records) < (10 if kind == "images" else 8)
+            assert max(record.target for record in records) < (10 if kind == "images" else 8)
             counts[kind, split] = len(records)
     assert list(counts.values()) == [17, 8, 8, 5, 5, 5, 12, 6]
     assert (written / "labels.txt").read_text().split() == list(CLASSES)
     records, _ = read_list(written / "videos" / "train.csv")
-    assert {record.label for record in records} == set(range(8))
+    assert {record.target for record in records} == set(range(8))
 
 
 def test_files_show_the_drawn_clips(written):

@@ -12,6 +12,7 @@ from datasets.readers import UnreadableVideoError, VideoFile
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.evaluate import evaluate
+from engines.objectives.classification import Classification
 from inference import load_predictor
 from inference.predictor import QUICK
 from models.build import build_model, load_finetune_checkpoint
@@ -45,7 +46,7 @@ def evaluated(checkpoint, videos, folder, *words):
     model = build_model(args, dataset.num_classes)
     load_finetune_checkpoint(model, args)
     loader = build_loader(dataset, "test", args)
-    return evaluate(model, loader, Context(), num_classes=dataset.num_classes).scores
+    return np.exp(evaluate(Classification(model, dataset.num_classes), loader, Context()).outputs)
 
 
 def test_probabilities_are_those_of_the_evaluation(tmp_path, checkpoint, predictor, videos):

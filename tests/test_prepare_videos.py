@@ -41,7 +41,7 @@ def test_every_frame_keeps_its_number_and_a_key_frame_is_near(listed, capsys):
     assert run(listed, "--crf", "5") == 1
     out = listed / "out"
     records, kind = read_list(out / "train.csv")
-    assert [(r.path, r.label) for r in records] == [("clips/a b.mp4", 1), ("c.mp4", 0)] and kind == "video"
+    assert [(r.path, r.target) for r in records] == [("clips/a b.mp4", 1), ("c.mp4", 0)] and kind == "video"
     said = capsys.readouterr().out
     assert f"not prepared: {listed / 'text.mp4'}" in said and "train.csv: 2 of 3 videos" in said
     sources = ["clips/a b.avi", "c.mp4"]
@@ -61,7 +61,7 @@ def test_every_frame_keeps_its_number_and_a_key_frame_is_near(listed, capsys):
 def test_frame_folders(listed):
     assert run(listed, "--form", "frames") == 1
     records, kind = read_list(listed / "out" / "train.csv", data_root=str(listed / "out"))
-    assert kind == "frames" and [(r.total_frames, r.label) for r in records] == [(20, 1), (30, 0)]
+    assert kind == "frames" and [(r.total_frames, r.target) for r in records] == [(20, 1), (30, 0)]
     frames = FrameFolder(records[1].path, 30).read(range(30))
     assert frames.shape[1:] == (72, 48, 3) and frame_numbers(frames) == list(range(30))
 

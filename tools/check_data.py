@@ -171,7 +171,7 @@ def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]
     for i, record in enumerate(records):
         earlier = first.setdefault(record.path, record)
         if earlier is not record:
-            label = "" if earlier.label == record.label else " with another label"
+            label = "" if earlier.target == record.target else " with another label"
             verdict, findings = verdicts[i]
             verdicts[i] = (
                 "odd" if verdict == "good" else verdict,

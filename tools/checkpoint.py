@@ -97,7 +97,7 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
     """What a training checkpoint holds beside weights."""
-    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best top-1"}
+    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best score"}
     found = []
     for key, word in words.items():
         value = content.get(key)

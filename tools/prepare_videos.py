@@ -182,9 +182,9 @@ def _write_list(
         target = targets[record.path]
         name = target.relative_to(options.output).as_posix()
         if options.form == "videos":
-            written.append(VideoRecord(name, record.label, record.line))
+            written.append(VideoRecord(name, record.target, record.line))
         else:
-            written.append(FrameFolderRecord(name, len(list(target.iterdir())), record.label, record.line))
+            written.append(FrameFolderRecord(name, len(list(target.iterdir())), record.target, record.line))
     with atomic_write(path, "w") as file:
         file.write(format_list(written, "video" if options.form == "videos" else "frames"))
 

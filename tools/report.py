@@ -37,11 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results_file.is_file():
         results = json.loads(results_file.read_text(encoding="utf-8"))
         print(
-            f"test top-1 {results['top1']:.2f} % (chance {100 / results['classes']:.2f} %), "
-            f"{results['videos']} videos x {results['views']} views, {len(results['excluded'])} excluded"
+            f"test {_told(results)}, {results['videos']} videos x {results['views']} views, "
+            f"{len(results['excluded'])} excluded"
         )
     print(f"report: {page}")
     return 0
+
+
+def _told(results: dict) -> str:
+    if "classes" in results:
+        return f"top-1 {results['top1']:.2f} % (chance {100 / results['classes']:.2f} %)"
+    return ", ".join(f"{name} {value:.4g}" for name, value in results["figures"].items())
 
 
 def tested_dataset(output_dir: Path) -> tuple:

@@ -1,4 +1,4 @@
-"""The report at the end of a test, which must never cost the run its result."""
+"""The report at the end of a run, which must never cost the run its result."""
 
 import logging
 

@@ -5,7 +5,11 @@ import pytest
 import torch
 from engine_standins import make_args
 
-from engines.mixing import balanced_weights, create_criterion, create_mixup
+from engines.objectives.mixing import LossSettings, balanced_weights, create_criterion, create_mixup
+
+
+def settings(*flags):
+    return LossSettings.from_flags(make_args(*flags))
 
 
 def numbered_clips(count=4, frames=5, size=16):
@@ -16,7 +20,7 @@ def numbered_clips(count=4, frames=5, size=16):
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_cutmix_box_is_the_same_on_all_frames_and_channels(mode):
     np.random.seed(0)
-    mixup = create_mixup(make_args("--mixup", "0", "--mixup_mode", mode, "--smoothing", "0"), 4)
+    mixup = create_mixup(settings("--mixup", "0", "--mixup_mode", mode, "--smoothing", "0"), 4)
     mixed = 0
     for _ in range(10):
         clips, targets = mixup(numbered_clips(), torch.arange(4))
@@ -31,7 +35,7 @@ def test_cutmix_box_is_the_same_on_all_frames_and_channels(mode):
 
 def test_mixup_blends_all_frames_by_one_share():
     np.random.seed(0)
-    mixup = create_mixup(make_args("--cutmix", "0", "--smoothing", "0"), 4)
+    mixup = create_mixup(settings("--cutmix", "0", "--smoothing", "0"), 4)
     clips, targets = mixup(numbered_clips(), torch.arange(4))
     share = targets[0, 0]
     torch.testing.assert_close(clips[0], torch.full_like(clips[0], (1 - share).item() * 3))
@@ -39,7 +43,7 @@ def test_mixup_blends_all_frames_by_one_share():
 
 def test_minmax_bounds_the_box():
     np.random.seed(0)
-    mixup = create_mixup(make_args("--mixup", "0", "--cutmix", "0", "--cutmix_minmax", "0.25", "0.5"), 4)
+    mixup = create_mixup(settings("--mixup", "0", "--cutmix", "0", "--cutmix_minmax", "0.25", "0.5"), 4)
     for _ in range(20):
         clips, _ = mixup(numbered_clips(), torch.arange(4))
         rows = (clips[0, 0, 0] != 0).any(1).sum()
@@ -48,12 +52,12 @@ def test_minmax_bounds_the_box():
 
 def test_odd_batches_are_refused():
     with pytest.raises(ValueError, match="--batch_size"):
-        create_mixup(make_args(), 4)(numbered_clips(3), torch.arange(3))
+        create_mixup(settings(), 4)(numbered_clips(3), torch.arange(3))
 
 
 def test_a_minmax_that_is_no_range_is_refused():
     with pytest.raises(ValueError, match="--cutmix_minmax"):
-        create_mixup(make_args("--cutmix_minmax", "0.8", "0.2"), 4)
+        create_mixup(settings("--cutmix_minmax", "0.8", "0.2"), 4)
 
 
 def test_the_loss_follows_the_flags():
@@ -61,15 +65,15 @@ def test_the_loss_follows_the_flags():
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     off = ("--mixup", "0", "--cutmix", "0")
     for smoothing in (0.0, 0.1):
-        args = make_args(*off, "--smoothing", str(smoothing))
-        assert create_mixup(args, 4) is None
+        chosen = settings(*off, "--smoothing", str(smoothing))
+        assert create_mixup(chosen, 4) is None
         expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        torch.testing.assert_close(create_criterion(args, None, labels, 4)(logits, labels), expected)
-    args = make_args("--smoothing", "0.1")
-    mixup = create_mixup(args, 4)
+        torch.testing.assert_close(create_criterion(chosen, None, labels, 4)(logits, labels), expected)
+    chosen = settings("--smoothing", "0.1")
+    mixup = create_mixup(chosen, 4)
     _, targets = mixup(numbered_clips(6), labels)
     expected = torch.nn.functional.cross_entropy(logits, targets)
-    torch.testing.assert_close(create_criterion(args, mixup, labels, 4)(logits, targets), expected)
+    torch.testing.assert_close(create_criterion(chosen, mixup, labels, 4)(logits, targets), expected)
 
 
 def test_balanced_weights_are_scikit_learns(caplog):
@@ -87,16 +91,16 @@ def test_balanced_loss_weighs_labels_and_soft_targets(smoothing):
     logits, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 0, 1, 2])
     weights = balanced_weights(labels, 4)
     flags = ("--class_weights", "balanced", "--smoothing", str(smoothing))
-    args = make_args(*flags, "--mixup", "0", "--cutmix", "0")
-    loss = create_criterion(args, None, labels, 4)
+    chosen = settings(*flags, "--mixup", "0", "--cutmix", "0")
+    loss = create_criterion(chosen, None, labels, 4)
     summed = torch.nn.functional.cross_entropy(
         logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum"
     )
     torch.testing.assert_close(loss(logits, labels), summed / 6)
     halves = (loss(logits[:2], labels[:2]) + 2 * loss(logits[2:], labels[2:])) / 3
     torch.testing.assert_close(halves, loss(logits, labels), msg="the sum over batches is the loss over all clips")
-    args = make_args(*flags)
-    mixup = create_mixup(args, 4)
+    chosen = settings(*flags)
+    mixup = create_mixup(chosen, 4)
     _, targets = mixup(numbered_clips(6), labels)
     expected = -(weights * targets * logits.log_softmax(-1)).sum(1).mean()
-    torch.testing.assert_close(create_criterion(args, mixup, labels, 4)(logits, targets), expected)
+    torch.testing.assert_close(create_criterion(chosen, mixup, labels, 4)(logits, targets), expected)

@@ -1,7 +1,10 @@
 """Mixup and CutMix on clips, and the loss that goes with the targets."""
 
+import argparse
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,37 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How a classifier is trained; the flags of the same names say more. The defaults are plain cross entropy.
+
+    Attributes:
+        mixup, cutmix: alphas; 0 for none.
+        cutmix_minmax: smallest and largest side of the cutmix box as a share of the frame; overrides its alpha.
+        mixup_prob, mixup_switch_prob: of mixing a batch at all, and of cutmix where both are on.
+        mixup_mode: whether the mixing is drawn per batch, pair of clips or clip.
+        smoothing: of labels.
+        class_weights: "balanced" to weigh the classes by `balanced_weights`.
+        sampler: of the training list; "balanced" excludes balanced class weights.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    cutmix_minmax: tuple[float, float] | None = None
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampler: str = "random"
+
+    @classmethod
+    def from_flags(cls, flags: argparse.Namespace) -> "LossSettings":
+        """Take those flags that are settings of the loss."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in vars(flags).items() if name in names})
 
 
 class ClipMixup:
@@ -36,25 +70,26 @@ class ClipMixup:
         return mixed.reshape(clips.shape), targets
 
 
-def create_mixup(args, num_classes: int) -> ClipMixup | None:
-    """Return the mixing that the flags ask for, None for none.
+def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:
+    """Return the mixing that the settings ask for, None for none.
 
     Raises:
         ValueError: a range in --cutmix_minmax that is none.
     """
-    if args.mixup <= 0 and args.cutmix <= 0 and args.cutmix_minmax is None:
+    if settings.mixup <= 0 and settings.cutmix <= 0 and settings.cutmix_minmax is None:
         return None
-    if args.cutmix_minmax is not None and not 0 <= args.cutmix_minmax[0] < args.cutmix_minmax[1] <= 1:
-        raise ValueError(f"--cutmix_minmax {args.cutmix_minmax} must be two shares of the frame, 0 <= MIN < MAX <= 1")
+    sides = settings.cutmix_minmax
+    if sides is not None and not 0 <= sides[0] < sides[1] <= 1:
+        raise ValueError(f"--cutmix_minmax {sides} must be two shares of the frame, 0 <= MIN < MAX <= 1")
     return ClipMixup(
         Mixup(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            cutmix_minmax=args.cutmix_minmax,
-            prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob,
-            mode=args.mixup_mode,
-            label_smoothing=args.smoothing,
+            mixup_alpha=settings.mixup,
+            cutmix_alpha=settings.cutmix,
+            cutmix_minmax=sides,
+            prob=settings.mixup_prob,
+            switch_prob=settings.mixup_switch_prob,
+            mode=settings.mixup_mode,
+            label_smoothing=settings.smoothing,
             num_classes=num_classes,
         )
     )
@@ -72,7 +107,7 @@ class BalancedCrossEntropy(nn.Module):
 
     def __init__(self, weights: torch.Tensor, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("weights", weights)
+        self.register_buffer("weights", weights, persistent=False)  # a checkpoint has only what is trained
         self.smoothing = smoothing
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -96,21 +131,25 @@ def balanced_weights(labels: Iterable[int], num_classes: int) -> torch.Tensor:
     return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
 
 
-def create_criterion(args, mixup: ClipMixup | None, labels: Iterable[int], num_classes: int) -> nn.Module:
+def create_criterion(
+    settings: LossSettings, mixup: ClipMixup | None, labels: Iterable[int], num_classes: int
+) -> nn.Module:
     """Return the training loss: soft targets with mixing (they carry the smoothing), else smoothed or plain labels.
 
     Args:
-        args: smoothing; class_weights, "balanced" to weigh the classes by `balanced_weights`.
-        mixup: of the run. labels: of the training clips, from 0 to num_classes - 1.
+        settings: smoothing, class_weights, sampler.
+        mixup: of the run.
+        labels: of the training clips, from 0 to num_classes - 1.
+        num_classes: width of the logits.
     Raises:
         ValueError: the sampler balances the classes already.
     """
-    if args.class_weights == "balanced":
-        if getattr(args, "sampler", "") == "balanced":
+    if settings.class_weights == "balanced":
+        if settings.sampler == "balanced":
             raise ValueError("--class_weights balanced and --sampler balanced both even out the classes; use one")
-        return BalancedCrossEntropy(balanced_weights(labels, num_classes), args.smoothing)
+        return BalancedCrossEntropy(balanced_weights(labels, num_classes), settings.smoothing)
     if mixup is not None:
         return SoftTargetCrossEntropy()
-    if args.smoothing > 0:
-        return LabelSmoothingCrossEntropy(args.smoothing)
+    if settings.smoothing > 0:
+        return LabelSmoothingCrossEntropy(settings.smoothing)
     return nn.CrossEntropyLoss()

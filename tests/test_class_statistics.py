@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from reports.statistics import CALIBRATION_BINS, calibration, most_confused, per_class, worst_mistakes
+from engines.objectives.class_statistics import (
+    CALIBRATION_BINS,
+    calibration,
+    most_confused,
+    per_class,
+    worst_mistakes,
+)
 
 CLASSES = 6
 

@@ -1,0 +1,162 @@
+"""Classification: one label per clip, cross entropy, accuracies over the mean probability of all views."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.objectives.base import Objective, Score
+from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
+from engines.objectives.mixing import LossSettings, create_criterion, create_mixup
+
+
+class Classification(Objective):
+    """A classifier of clips.
+
+    Args:
+        model: clips (N, C, T, H, W) -> logits (N, num_classes).
+        num_classes: width of the logits.
+        settings: of the training loss; without any, plain cross entropy.
+        labels: of the training clips, from 0 to num_classes - 1; for weights of the classes.
+        class_names: for results.json; None leaves them out.
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+
+    score = Score("acc1")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        settings: LossSettings | None = None,
+        *,
+        labels: Iterable[int] = (),
+        class_names: Sequence[str] | None = None,
+    ):
+        super().__init__(model)
+        settings = settings or LossSettings()
+        self.num_classes, self.class_names = num_classes, class_names
+        self.mixup = create_mixup(settings, num_classes)
+        self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
+
+    def prepare(self, batch: dict, device: torch.device) -> dict:
+        """Bring clips and labels to the device; in training, mix them, which makes the targets (N, classes)."""
+        prepared = super().prepare(batch, device)
+        if self.training and self.mixup is not None:
+            prepared["clips"], prepared["targets"] = self.mixup(prepared["clips"], prepared["targets"])
+        return prepared
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """Compute the loss of prepared clips (N, C, T, H, W) and targets."""
+        return {"loss": self.loss(self.model(batch["clips"]), batch["targets"])}
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of logits (N, classes): as the settings say in training, else plain cross entropy."""
+        criterion = self.criterion if self.training else F.cross_entropy
+        return criterion(logits.float(), targets)
+
+    def predict(self, clips: Tensor) -> Tensor:
+        """Return log-probabilities (n, classes) of single views, float32."""
+        return super().predict(clips).log_softmax(-1)
+
+    def merge_views(self, outputs: Tensor) -> Tensor:
+        """Return the log of the mean probability over views: (videos, views, classes) -> (videos, classes).
+
+        It stays a logarithm, so that the loss of a prediction that is sure and wrong stays finite.
+        """
+        return outputs.logsumexp(1) - np.log(outputs.shape[1])
+
+    def figures(self, outputs: np.ndarray, records: Sequence) -> dict[str, float]:
+        """Return top-1 and top-5 accuracy in percent, and the mean of -log(probability of the label).
+
+        Top-5 is 100 where there are at most five classes.
+        """
+        labels = self._checked_labels(outputs, records)
+        hits = self._ranking(outputs) == labels[:, None]
+        return {
+            "acc1": 100.0 * float(hits[:, 0].mean()),
+            "acc5": 100.0 * float(hits.any(axis=1).mean()),
+            "loss": float(-outputs[np.arange(len(labels)), labels].mean(dtype=np.float64)),
+        }
+
+    def describe(self, figures: dict[str, float]) -> str:
+        """Say the accuracies in a log line."""
+        return f"top-1 {figures['acc1']:.2f} %, top-5 {figures['acc5']:.2f} %"
+
+    def results(self, evaluation) -> dict:
+        """Return accuracies, calibration, the confusion matrix and all that is told by class or by video."""
+        labels, predictions, scores = self.decisions(evaluation)
+        counts = confusion_matrix(labels, predictions, self.num_classes)
+        return {
+            "top1": evaluation.figures["acc1"],
+            "top5": evaluation.figures["acc5"],
+            "loss": evaluation.figures["loss"],
+            "classes": self.num_classes,
+            "label_names": self.class_names,
+            "calibration": calibration(labels, predictions, scores),
+            "per_class": per_class(counts),
+            "most_confused": most_confused(counts),
+            "worst_mistakes": [
+                _decision(evaluation.records[place], labels[place], predictions[place], scores[place])
+                for place in worst_mistakes(labels, predictions, scores)
+            ],
+            "confusion_matrix": counts.tolist(),
+            "predictions": [
+                {
+                    "line": record.line,
+                    "label": int(label),
+                    "prediction": int(prediction),
+                    "confidence": round(float(row[prediction]), 6),
+                }
+                for record, label, prediction, row in zip(evaluation.records, labels, predictions, scores, strict=True)
+            ],
+        }
+
+    def arrays(self, evaluation) -> dict[str, np.ndarray]:
+        """Return `label` (videos,) and `scores` (videos, classes), float32 probabilities."""
+        labels, _, scores = self.decisions(evaluation)
+        return {"label": labels, "scores": scores}
+
+    def decisions(self, evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return labels (videos,), classes of highest mean probability (videos,), probabilities (videos, classes)."""
+        labels = np.array([record.target for record in evaluation.records])
+        return labels, self._ranking(evaluation.outputs)[:, 0], np.exp(evaluation.outputs)
+
+    def _ranking(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the most probable classes of each video, the best first: (videos, 5), or as many as there are."""
+        return torch.from_numpy(outputs).topk(min(5, self.num_classes)).indices.numpy()
+
+    def _checked_labels(self, outputs: np.ndarray, records: Sequence) -> np.ndarray:
+        """Return the labels (videos,); refuse what would give an accuracy that means nothing."""
+        if outputs.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the model gives {outputs.shape[1]} scores per clip, and there are {self.num_classes} classes"
+            )
+        for record in records:
+            if not 0 <= record.target < self.num_classes:
+                raise ValueError(
+                    f"line {record.line}: {record.path} has label {record.target}, and the model has "
+                    f"{self.num_classes} classes, of which 0 is the first; check the list and --nb_classes"
+                )
+        return np.array([record.target for record in records])
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count videos per (true class, predicted class): (num_classes, num_classes) int64."""
+    cells = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def _decision(record, label: int, prediction: int, scores: np.ndarray) -> dict:
+    """One video's file, label and prediction, with the probabilities of both."""
+    return {
+        "path": str(record.path),
+        "line": record.line,
+        "label": int(label),
+        "prediction": int(prediction),
+        "confidence": float(scores[prediction]),
+        "label_probability": float(scores[label]),
+    }
