@@ -6,13 +6,13 @@ from datasets.annotations import (
     FrameFolderRecord,
     ListFileError,
     VideoRecord,
-    check_files_exist,
-    count_classes,
+    find_absent,
     find_list,
     format_list,
     read_list,
     resolve_video_path,
 )
+from datasets.class_labels import count_classes
 
 
 def write(tmp_path, text, name="list.csv"):
@@ -88,7 +88,7 @@ def test_root_line_numbers_and_byte_order_mark(tmp_path):
     path.write_bytes("\ufeffa.mp4 1\r\n\r\n/abs/b.mp4 2\r\n".encode())
     records, _ = read_list(path, data_root="/data")
     assert records == [VideoRecord("/data/a.mp4", 1, 1), VideoRecord("/abs/b.mp4", 2, 3)]
-    assert count_classes(records) == 3
+    assert count_classes(records, path) == 3
 
 
 def test_a_given_separator_wins(tmp_path):
@@ -160,7 +160,14 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     assert resolve_video_path(str(tmp_path / "18")) == str(tmp_path / "18")
     records = [VideoRecord(str(tmp_path / name), 0, i) for i, name in enumerate(["17", "18", "there.mp4", "no.mp4"])]
     records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
-    assert check_files_exist(records) == [records[1], records[3]]
+    records.append(VideoRecord(str(tmp_path / "folder"), 0, 10))
+    records.append(FrameFolderRecord(str(tmp_path / "there.mp4"), 3, 0, 11))
+    assert find_absent(records) == [
+        (records[1], "is not there"),
+        (records[3], "is not there"),
+        (records[5], "is a folder, not a file"),
+        (records[6], "is a file, not a folder of frames"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,5 +187,5 @@ def test_written_lists_are_read_back(tmp_path, name):
 def test_names_that_no_line_can_hold_are_refused():
     with pytest.raises(ListFileError, match="rename it"):
         format_list([VideoRecord("a\nb.mp4", 0, 1)], "video")
-    with pytest.raises(ListFileError, match="v.mp4"):
-        format_list([FrameFolderRecord("v.mp4", 10, 0, 1)], "frames")
+    with pytest.raises(ListFileError, match="rename it"):
+        format_list([VideoRecord("\udcff.mp4", 0, 1)], "video")
