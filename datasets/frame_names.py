@@ -62,7 +62,7 @@ def main_template(folders: Collection[Mapping[str, FrameRun]]) -> str:
     folders_with: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     for runs in folders:
-        folders_with.update(runs)
+        folders_with.update(runs.keys())
         frames.update({template: run.count for template, run in runs.items()})
     return max(
         folders_with,

@@ -158,6 +158,8 @@ def _read(options: argparse.Namespace) -> Lists:
         source = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[options.form](options.splits, options.fold)
     lists = Lists(source, index.kind, frame_flags=_frame_flags(index), passed_over=index.passed_over)
     for split, entries in source.splits.items():
+        if not entries:
+            raise SourceError(f"the data set's own files name no {split} clip")
         clips = lists.splits[split] = []
         for entry in entries:
             found, reason = index.find(entry.names)
