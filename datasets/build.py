@@ -69,7 +69,8 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
         dataset = VideoClsDataset(records, plan, reader=args.reader, **shared)
     else:
         folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
-        first_frame = args.first_frame
+        # args.json of a run before the flag has none
+        first_frame = getattr(args, "first_frame", None)
         if first_frame is None:
             first_frame = find_first_frame(records, args.filename_tmpl, list_file)
         dataset = folder_class(records, plan, filename_tmpl=args.filename_tmpl, first_frame=first_frame, **shared)

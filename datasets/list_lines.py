@@ -46,8 +46,9 @@ def split_columns(line: str, separator: str) -> list[str]:
 
     Between columns that spaces separate several spaces count as one; in an unquoted path they are kept.
     """
-    columns = _split_at_spaces(line) if separator == " " else next(csv.reader([line], delimiter=separator))
-    columns = [column.strip() for column in columns] if separator != " " else columns
+    columns = (
+        _split_at_spaces(line) if separator == " " else [column.strip() for column in _split_csv(line, separator)]
+    )
     while len(columns) > 1 and not columns[-1]:
         del columns[-1]
     return columns
@@ -67,6 +68,13 @@ def read_text(path: str | os.PathLike) -> str:
 def _ends_in_number(line: str, separator: str) -> bool:
     line = line.rstrip(separator + " ")
     return separator in line and bool(INTEGER.fullmatch(line.rpartition(separator)[2].strip().strip('"')))
+
+
+def _split_csv(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator))
+    except csv.Error:  # a column of more than 128 KiB
+        return line.split(separator)
 
 
 def _split_at_spaces(line: str) -> list[str]:

@@ -231,6 +231,7 @@ def test_an_unquoted_comma_stays_part_of_the_path(tmp_path, path):
         ("0,a.mp4,3", "0 stands before the path; leave out row numbers (pandas: index=False)"),
         ("0,a.jpg,3", "0 stands before the path"),
         ("a.mp4," + "7" * 5000, "label has 5000 digits"),
+        ("a.mp4," + "7" * 200_000, "label has 200000 digits"),
         ("a.mp4,20240101123", "label has 11 digits"),
         ("a.mp4,2.5", 'label should be a whole number, not "2.5"'),
         ("a.mp4,nan", 'label should be a whole number, not "nan"'),

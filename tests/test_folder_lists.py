@@ -102,9 +102,9 @@ def test_splits_that_were_taken_for_classes_are_suspected(tmp_path, capsys):
     assert "every class has the same folders in it (jump, run); are those the classes?" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", [".", "..", "jump", "/"])
+@pytest.mark.parametrize("target", [".", "..", "jump", "../.."])
 def test_a_link_gives_no_file_a_second_name(videos, capsys, target):
-    os.symlink(target if target == "/" else videos / target, videos / "run" / "again")
+    os.symlink(videos / target, videos / "run" / "again")
     assert run(videos) == 0
     assert train(videos) == CLEAN
     assert "a link to a folder that is walked through already" in capsys.readouterr().out
