@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
 from datasets.annotations import FrameFolderRecord, Record, is_image_path, is_single_image
@@ -78,18 +79,21 @@ def frame_numbers(names: Collection[str], template: str) -> list[int]:
     before, after = before.format(), after.format()
     there = set(names)
     middles = [name[len(before) : len(name) - len(after)] for name in there if name.startswith(before)]
-    numbers = {int(middle) for middle in middles if re.fullmatch(r"[0-9]{1,18}", middle)}
+    numbers = {int(middle) for middle in middles if re.fullmatch(r"[0-9]+", middle)}
     return sorted(number for number in numbers if template.format(number) in there)
 
 
 def describe_gap(folder: str | os.PathLike, template: str) -> str:
     """Name frames that are missing between the first and the last of a folder; empty where none is."""
     numbers = frame_numbers(os.listdir(folder), template)
-    missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
-    if not missing:
+    count = numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0
+    if not count:
         return ""
-    told = ", ".join(template.format(number) for number in missing[:NAMES_TOLD])
-    more = f" and {len(missing) - NAMES_TOLD} more" if len(missing) > NAMES_TOLD else ""
+    # one by one: where frames are named by time stamps, there are more missing numbers than memory
+    gaps = chain.from_iterable(range(before + 1, after) for before, after in pairwise(numbers))
+    missing = list(islice(gaps, NAMES_TOLD))
+    told = ", ".join(template.format(number) for number in missing)
+    more = f" and {count - len(missing)} more" if count > len(missing) else ""
     ends = f"{template.format(numbers[0])} and {template.format(numbers[-1])}"
     return f"{told}{more} missing between {ends}"
 
@@ -109,7 +113,7 @@ def find_first_frame(records: Sequence[Record], template: str, list_file: str | 
     for record in folders:
         numbers = frame_numbers(os.listdir(record.path), template)
         if numbers:
-            is_whole = numbers == list(range(numbers[0], numbers[0] + record.total_frames))
+            is_whole = len(numbers) == numbers[-1] - numbers[0] + 1 == record.total_frames
             (whole if is_whole else others).setdefault(numbers[0], record)
     firsts = whole or others
     if len(firsts) > 1:

@@ -119,6 +119,15 @@ def test_folders_that_cannot_be_read_like_the_others_are_named(tmp_path):
     assert "b/zero" in missing[2] and "count from 0, and those of most folders from 1" in missing[2]
 
 
+def test_frames_named_by_time_stamps_are_refused_by_name(tmp_path, capsys):
+    for name in ("a/v0", "b/v0"):
+        for stamp in (1403636579763555584, 1403636579813555456):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / f"{stamp}.png").touch()
+    assert list_maker(tmp_path) == 1
+    assert "1403636579763555585.png, 1403636579763555586.png, " in capsys.readouterr().err
+
+
 def test_unpadded_numbers_are_counted_not_sorted_as_text(tmp_path, capsys):
     for name in ("a/v0", "b/v0"):
         write_frames(tmp_path / name, 12, first=0, template="{}.png")
