@@ -54,7 +54,15 @@ def _add_lists(group) -> None:
         "--filename_tmpl",
         type=frame_template,
         default="img_{:05}.jpg",
-        help="names of frames in a folder, counted from 1 (default: %(default)s)",
+        help="names of frames in a folder (default: %(default)s)",
+    )
+    group.add_argument(
+        "--first_frame",
+        "--start_index",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of a folder's first frame (default: found by looking at some folders)",
     )
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
-from datasets.annotations import Kind, Record, check_files_exist, count_classes, find_list, read_list
+from datasets.annotations import Kind, Record, find_absent, find_list, read_list
 from datasets.balanced_sampler import BalancedSampler
+from datasets.class_labels import count_classes, describe_empty_classes
 from datasets.clip_dataset import ClipDataset, ClipPlan
 from datasets.collate import Collate
+from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
+from datasets.list_lines import evenly_spread
 from datasets.loader import ClipLoader, EvalSampler, TrainSampler, start_worker
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
@@ -43,7 +46,8 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
 
     Raises:
         FileNotFoundError: a list is missing, or none of the files that a list names is there.
-        ValueError: a list has faulty lines, --label_names does not fit it, or flags contradict each other.
+        ValueError: a list has faulty lines or labels that cannot be meant, --label_names does not fit it, frames are
+            named otherwise than the flags say, or flags contradict each other.
     """
     if mode not in MODES:
         raise ValueError(f'mode is one of {", ".join(MODES)}, not "{mode}"')
@@ -56,6 +60,8 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
         list_file, kind=preset.kind, data_root=args.data_root, split=args.split, num_classes=num_classes
     )
     _check_some_files(records, list_file)
+    if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
+        logger.warning("%s: %s", list_file, empty)
     plan = build_plan(mode, preset, kind, args)
     guard = Guard(args.read_timeout) if args.read_timeout else None
     shared = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
@@ -63,7 +69,11 @@ def build_dataset(mode: Mode, args: argparse.Namespace) -> ClipDataset:
         dataset = VideoClsDataset(records, plan, reader=args.reader, **shared)
     else:
         folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
-        dataset = folder_class(records, plan, filename_tmpl=args.filename_tmpl, **shared)
+        # args.json of a run before the flag has none
+        first_frame = getattr(args, "first_frame", None)
+        if first_frame is None:
+            first_frame = find_first_frame(records, args.filename_tmpl, list_file)
+        dataset = folder_class(records, plan, filename_tmpl=args.filename_tmpl, first_frame=first_frame, **shared)
     logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
     return dataset
 
@@ -89,10 +99,15 @@ def build_loader(
         else:
             sampler = TrainSampler(len(dataset), **shards)
         batch_size = args.batch_size
+        if len(sampler) == 0:
+            raise ValueError(
+                f"{dataset.list_file} has {len(dataset)} videos, fewer than the {world_size} processes of this run, "
+                f"and each needs one of its own; start {len(dataset)} processes or fewer"
+            )
         if len(sampler) < batch_size:
             raise ValueError(
                 f"{dataset.list_file} has {len(dataset)} videos, too few for a step of --batch_size {batch_size} "
-                f"on {world_size} process(es); make --batch_size {len(sampler) or 1} or less"
+                f"on {world_size} process(es); make --batch_size {len(sampler)} or less"
             )
     else:
         sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
@@ -149,21 +164,23 @@ def _classes_of_training_list(preset: Preset, args: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} (or say the number of classes with --nb_classes)") from error
     records, _ = read_list(list_file, kind=preset.kind, data_root=args.data_root, split=args.split)
-    return count_classes(records)
+    return count_classes(records, list_file)
 
 
 def _check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:
     """Look for a few files over the list: when none is there, the root is wrong and a run would be wasted."""
-    some = records[:: max(1, len(records) // count)][:count]
-    missing = check_files_exist(some)
-    if len(missing) == len(some):
-        first = missing[0]
+    some = evenly_spread(records, count)
+    absent = find_absent(some)
+    if not absent:
+        return
+    first, reason = absent[0]
+    told = f"line {first.line}: {first.path} {reason}"
+    if len(absent) == len(some):
         raise FileNotFoundError(
-            f"{list_file}: none of {len(some)} files looked for is there, first line {first.line}: {first.path}; "
+            f"{list_file}: none of {len(some)} files looked for is there, first {told}; "
             "paths are relative to --data_root, or else to the current folder"
         )
-    if missing:
-        logger.warning("%s: %d of %d files looked for are missing", list_file, len(missing), len(some))
+    logger.warning("%s: %d of %d files looked for are missing, first %s", list_file, len(absent), len(some), told)
 
 
 def build_plan(mode: Mode, preset: Preset, kind: Kind, args: argparse.Namespace) -> ClipPlan:

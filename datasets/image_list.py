@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from datasets.annotations import FrameFolderRecord, is_image_path
+from datasets.annotations import FrameFolderRecord, is_single_image
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import FrameFolder, ImageFile
 
@@ -13,6 +13,6 @@ class ImageListDataset(RawFrameClsDataset):
 
     def opener(self, record: FrameFolderRecord) -> Callable[[], ImageFile | FrameFolder]:
         """Give what names the image file, or the folder."""
-        if record.total_frames == 1 and is_image_path(record.path):
+        if is_single_image(record):
             return partial(ImageFile, record.path)
         return super().opener(record)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from datasets.annotations import FrameFolderRecord, check_files_exist, is_image_path
+from datasets.annotations import find_absent, is_single_image
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
+from datasets.rawframe_cls import RawFrameClsDataset
 
 _logger = logging.getLogger(__name__)
 
@@ -41,29 +42,46 @@ def check_data(args: argparse.Namespace, modes: Sequence[str]) -> DataCheck:
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        missing = check_files_exist(dataset.records)
-        check.faults += [f"{dataset.list_file}, line {record.line}: {record.path} is not there" for record in missing]
-        there = {record.line for record in missing}
-        check.faults += _missing_frames(dataset, args.filename_tmpl, skip=there)
-        if not missing:
+        absent = find_absent(dataset.records)
+        check.faults += [
+            f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent
+        ]
+        if isinstance(dataset, RawFrameClsDataset):
+            _check_frames(dataset, check, skip={record.line for record, _ in absent})
+        if not absent:
             _try_one(mode, dataset, check)
     _warn_of_shared_files(check)
     return check
 
 
-def _missing_frames(dataset: ClipDataset, template: str, skip: set[int]) -> list[str]:
-    """Frame folders whose last frame is not there: the list says more frames than they have, or other names."""
-    faults = []
+def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:
+    """Hold what the list says of frame folders to their first and last frames.
+
+    Either is missing where the list says more frames than there are, other names, or another first number; frames
+    beyond the last are never read.
+    """
+    more = []
     for record in dataset.records:
-        if not isinstance(record, FrameFolderRecord) or record.line in skip or is_image_path(record.path):
+        if record.line in skip or is_single_image(record):
             continue
-        last = os.path.join(record.path, template.format(record.total_frames))
-        if not os.path.isfile(last):
-            faults.append(
-                f"{dataset.list_file}, line {record.line}: frame {record.total_frames} of {record.path} is not "
-                f"there ({last}); see --filename_tmpl"
+        first = dataset.first_frame
+        numbers = {"first": first, "last": first + record.total_frames - 1, "next": first + record.total_frames}
+        files = {
+            place: os.path.join(record.path, dataset.filename_tmpl.format(number)) for place, number in numbers.items()
+        }
+        absent = next((place for place in ("first", "last") if not os.path.isfile(files[place])), None)
+        if absent:
+            check.faults.append(
+                f"{dataset.list_file}, line {record.line}: the {absent} of {record.total_frames} frames of "
+                f"{record.path} is not there ({files[absent]}); see --filename_tmpl and --first_frame"
             )
-    return faults
+        elif files["next"] != files["last"] and os.path.isfile(files["next"]):
+            more.append(record)
+    if more:
+        check.warnings.append(
+            f"{dataset.list_file}: {len(more)} folder(s) have more frames than the list says, the first in line "
+            f"{more[0].line}: {more[0].path} ({more[0].total_frames} in the list)"
+        )
 
 
 def _try_one(mode: str, dataset: ClipDataset, check: DataCheck) -> None:

@@ -1,7 +1,6 @@
 """What can be predicted on: paths of videos, images, frame folders and lists; frames in memory; clips."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 
 from datasets.annotations import VIDEO_SUFFIXES, is_image_path, read_list
+from datasets.folder_walk import walk_folders
+from datasets.frame_names import describe_gap, frame_numbers
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 
 LIST_SUFFIXES = (".csv", ".txt")
@@ -39,7 +40,7 @@ class FramesInMemory:
 
 
 def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameReader]:
-    """What opens a video, an image or a folder of frames named `filename_tmpl` with the numbers 1, 2, ...
+    """What opens a video, an image or a folder of frames named `filename_tmpl` with numbers from any first one on.
 
     It can be pickled, and raises `UnreadableVideoError` where the path is not there, or not readable.
 
@@ -47,13 +48,16 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         reader: what decodes videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: a folder has no such frames.
+        UnreadableVideoError: a folder has no such frames, or lacks some of them.
     """
     if os.path.isdir(path):
-        count = len(_frames_of(path, filename_tmpl))
-        if count == 0:
+        numbers = frame_numbers(os.listdir(path), filename_tmpl)
+        if not numbers:
             raise UnreadableVideoError(path, f"the folder has no frames of the name {filename_tmpl}")
-        return partial(FrameFolder, path, count, filename_tmpl)
+        gap = describe_gap(path, filename_tmpl)
+        if gap:
+            raise UnreadableVideoError(path, gap)
+        return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
     return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
 
 
@@ -91,12 +95,11 @@ def expand_sources(
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
     sources = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        if not images and _frames_of(parent, filename_tmpl):
+    for parent, files in walk_folders(folder, passed_over=[]):
+        if not images and frame_numbers(files, filename_tmpl):
             sources.append(parent)
         wanted = [name for name in files if name.lower().endswith(VIDEO_SUFFIXES) or (images and is_image_path(name))]
-        sources += [os.path.join(parent, name) for name in sorted(wanted)]
+        sources += [os.path.join(parent, name) for name in wanted]
     return sources
 
 
@@ -107,10 +110,3 @@ def _in_list(file: Path, data_root: str) -> list[str]:
     if lines and all(line.lower().endswith(VIDEO_SUFFIXES) or is_image_path(line) for line in lines):
         return [os.path.join(data_root, line) for line in lines]
     return [record.path for record in read_list(file, data_root=data_root)[0]]
-
-
-def _frames_of(folder: str | os.PathLike, filename_tmpl: str) -> list[str]:
-    """The names in `folder` that `filename_tmpl` gives for some number."""
-    before, _, after = re.sub(r"\{[^}]*\}", "\0", filename_tmpl).partition("\0")
-    pattern = re.compile(re.escape(before) + r"\d+" + re.escape(after))
-    return [name for name in os.listdir(folder) if pattern.fullmatch(name)]

@@ -2,17 +2,18 @@
 
 import pytest
 
+from datasets import annotations
 from datasets.annotations import (
     FrameFolderRecord,
     ListFileError,
     VideoRecord,
-    check_files_exist,
-    count_classes,
+    find_absent,
     find_list,
     format_list,
     read_list,
     resolve_video_path,
 )
+from datasets.class_labels import count_classes, describe_empty_classes
 
 
 def write(tmp_path, text, name="list.csv"):
@@ -88,7 +89,7 @@ def test_root_line_numbers_and_byte_order_mark(tmp_path):
     path.write_bytes("\ufeffa.mp4 1\r\n\r\n/abs/b.mp4 2\r\n".encode())
     records, _ = read_list(path, data_root="/data")
     assert records == [VideoRecord("/data/a.mp4", 1, 1), VideoRecord("/abs/b.mp4", 2, 3)]
-    assert count_classes(records) == 3
+    assert count_classes(records, path) == 3
 
 
 def test_a_given_separator_wins(tmp_path):
@@ -160,7 +161,14 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     assert resolve_video_path(str(tmp_path / "18")) == str(tmp_path / "18")
     records = [VideoRecord(str(tmp_path / name), 0, i) for i, name in enumerate(["17", "18", "there.mp4", "no.mp4"])]
     records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
-    assert check_files_exist(records) == [records[1], records[3]]
+    records.append(VideoRecord(str(tmp_path / "folder"), 0, 10))
+    records.append(FrameFolderRecord(str(tmp_path / "there.mp4"), 3, 0, 11))
+    assert find_absent(records) == [
+        (records[1], "is not there"),
+        (records[3], "is not there"),
+        (records[5], "is a folder, not a file"),
+        (records[6], "is a file, not a folder of frames"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,5 +188,102 @@ def test_written_lists_are_read_back(tmp_path, name):
 def test_names_that_no_line_can_hold_are_refused():
     with pytest.raises(ListFileError, match="rename it"):
         format_list([VideoRecord("a\nb.mp4", 0, 1)], "video")
-    with pytest.raises(ListFileError, match="v.mp4"):
-        format_list([FrameFolderRecord("v.mp4", 10, 0, 1)], "frames")
+    with pytest.raises(ListFileError, match="rename it"):
+        format_list([VideoRecord("\udcff.mp4", 0, 1)], "video")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"a b.mp4","2"\n"c.mp4","0"\n',
+        "a b.mp4,2,\nc.mp4,0,\n",
+        "a b.mp4,2,,\nc.mp4,0,,\n",
+        "a b.mp4,2.0\nc.mp4,0.0\n",
+        "a b.mp4;2\nc.mp4;0\n",
+        '"a b.mp4";"2";\n"c.mp4";"0";\n',
+        '"a b.mp4"\t"2"\t\n"c.mp4"\t"0"\t\n',
+        '"a b.mp4" "2"\n"c.mp4" "0"\n',
+        "a b.mp4, 2\nc.mp4, 0\n",
+        "a b.mp4 2.0\nc.mp4 0.0\n",
+    ],
+)
+def test_lists_as_pandas_and_spreadsheets_write_them(tmp_path, text):
+    records, _ = read_list(write(tmp_path, text))
+    assert records == [VideoRecord("a b.mp4", 2, 1), VideoRecord("c.mp4", 0, 2)]
+
+
+def test_frame_and_image_lists_of_spreadsheets(tmp_path):
+    frames = FrameFolderRecord("take 2, left", 48, 3, 1)
+    assert read_list(write(tmp_path, '"take 2, left","48.0","3",\n')) == ([frames], "frames")
+    image = FrameFolderRecord("n01/x, y.JPEG", 1, 7, 1)
+    assert read_list(write(tmp_path, '"n01/x, y.JPEG","7.0",\n')) == ([image], "image")
+
+
+@pytest.mark.parametrize("path", ["a,b.mp4", "x, y.mp4"])
+def test_an_unquoted_comma_stays_part_of_the_path(tmp_path, path):
+    records, _ = read_list(write(tmp_path, f"{path},5\n"))
+    assert records[0].path.replace(" ", "") == path.replace(" ", "") and records[0].target == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0,a.mp4,3", "0 stands before the path; leave out row numbers (pandas: index=False)"),
+        ("0,a.jpg,3", "0 stands before the path"),
+        ("a.mp4," + "7" * 5000, "label has 5000 digits"),
+        ("a.mp4," + "7" * 200_000, "label has 200000 digits"),
+        ("a.mp4,20240101123", "label has 11 digits"),
+        ("a.mp4,2.5", 'label should be a whole number, not "2.5"'),
+        ("a.mp4,nan", 'label should be a whole number, not "nan"'),
+    ],
+)
+def test_columns_that_are_no_label_are_told_with_their_line(tmp_path, line, said):
+    path = write(tmp_path, f"{'0,' if line[0] == '0' else ''}b.{'jpg' if 'jpg' in line else 'mp4'},1\n{line}\n")
+    with pytest.raises(ListFileError) as error:
+        read_list(path)
+    message = str(error.value)
+    assert str(path) in message and said in message and "line 2:" in message and len(message) < 1500
+
+
+def labelled(*labels):
+    return [VideoRecord(f"{i}.mp4", label, i + 1) for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("label", [200_000, 20_240_101, 999_999_999])
+def test_labels_that_cannot_be_meant_are_refused_with_their_line(label):
+    with pytest.raises(
+        ListFileError, match=rf"train.csv, line 5: label {label} would make .*--nb_classes {label + 1} "
+    ):
+        count_classes(labelled(0, 1, 2, 3, label, 4), "train.csv")
+
+
+def test_many_classes_with_clips_are_fine():
+    assert count_classes(labelled(*range(0, 21841, 5)), "train.csv") == 21841
+    assert count_classes(labelled(3, 399), "train.csv") == 400
+
+
+def test_classes_without_a_clip_are_told():
+    assert describe_empty_classes(labelled(0, 1, 2, 1), 3) == ""
+    assert describe_empty_classes(labelled(1, 2, 3), 4).startswith(
+        "1 of 4 classes have no clip: 0; do its labels count"
+    )
+    told = describe_empty_classes(labelled(0, 99), 100)
+    assert told.startswith("98 of 100 classes have no clip: 1, 2, 3") and told.endswith("20, ...")
+
+
+def test_a_list_is_parsed_once_in_a_process(tmp_path, monkeypatch):
+    path = write(tmp_path, "".join(f"{i}.mp4 {i % 3}\n" for i in range(50)))
+    parsed = []
+    parse = annotations._PARSERS["video"]
+    monkeypatch.setitem(annotations._PARSERS, "video", lambda *line: parsed.append(line) or parse(*line))
+    first, _ = read_list(path, data_root=str(tmp_path))
+    again, _ = read_list(path, data_root=str(tmp_path), num_classes=3)
+    assert first == again and len(parsed) == 50
+    write(tmp_path, "other.mp4 0\n")
+    assert [record.path for record in read_list(path, data_root=str(tmp_path))[0]] == [str(tmp_path / "other.mp4")]
+
+
+def test_videos_without_suffix_may_have_columns_that_are_ignored(tmp_path):
+    (tmp_path / "00123.webm").touch()
+    path = write(tmp_path, "00123 5 7\n")
+    assert read_list(path, data_root=str(tmp_path)) == ([VideoRecord(str(tmp_path / "00123"), 5, 1)], "video")

@@ -318,3 +318,18 @@ def test_lists_that_are_not_there_are_told(root, tmp_path):
     with pytest.raises(ValueError, match="make --batch_size 5 or less"):
         args = arguments(root, "--batch_size", "6")
         build_loader(build_dataset("train", args), "train", args, rank=0, world_size=2)
+    with pytest.raises(ValueError, match="has 10 videos, fewer than the 11 processes .*start 10 processes or fewer"):
+        build_loader(build_dataset("train", args), "train", args, rank=0, world_size=11)
+
+
+def test_labels_that_cannot_be_meant_are_told_before_a_head_is_built(tmp_path, caplog):
+    for i in range(4):
+        (tmp_path / f"{i}.mp4").touch()
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text("0.mp4 1\n1.mp4 2\n2.mp4 3\n3.mp4 200000\n")
+    for mode in ("train", "validation"):
+        with pytest.raises(ValueError, match=r"train.csv, line 4: label 200000 would make 200001 classes"):
+            build_dataset(mode, arguments(tmp_path))
+    (tmp_path / "train.csv").write_text("0.mp4 1\n1.mp4 2\n2.mp4 3\n3.mp4 3\n")
+    build_dataset("train", arguments(tmp_path))
+    assert "1 of 4 classes have no clip: 0; do its labels count from 1?" in caplog.text

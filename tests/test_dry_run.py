@@ -107,8 +107,8 @@ def test_a_frame_folder_with_fewer_frames_than_listed_is_told(data, tmp_path, ca
         (tmp_path / f"{name}.csv").write_text("clip 4 0\nclip 5 1\n")
     words = ["--recipe", "custom/tiny_f8_res224", "--data_path", str(tmp_path), "--data_root", str(tmp_path)]
     assert run(words) == 1
-    assert re.search(r"train.csv, line 2: frame 5 of .*clip is not there", caplog.text)
-    assert ", line 1: frame" not in caplog.text
+    assert re.search(r"train.csv, line 2: the last of 5 frames of .*clip is not there", caplog.text)
+    assert ", line 1: the" not in caplog.text
 
 
 def test_the_batch_is_that_of_the_processes_asked_for(data, caplog):

@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from common.flag_types import frame_template, non_negative_int, positive, positive_int
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
+from datasets.class_labels import describe_empty_classes
+from datasets.frame_names import FrameNamesError, find_first_frame
 from engines.files import atomic_write
 from tools.file_check import FileJob, check_file
 from tools.worker_pool import run_jobs
@@ -44,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         records, kind = read_list(options.list, data_root=options.data_root, split=options.split)
-    except (ListFileError, FileNotFoundError) as error:
+        if options.first_frame is None:
+            options.first_frame = (
+                1 if kind == "video" else find_first_frame(records, options.filename_tmpl, options.list)
+            )
+    except (ListFileError, FrameNamesError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
+    empty = describe_empty_classes(records, max(record.target for record in records) + 1)
+    if empty:
+        print(f"{options.list}: {empty}")
     output.mkdir(parents=True, exist_ok=True)
     facts = _check_all(records, kind, output / f"{options.list.stem}.facts.jsonl", options)
     min_frames = 0 if kind == "image" else options.min_frames
@@ -82,6 +91,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--filename_tmpl", type=frame_template, default="img_{:05}.jpg", help="names of frames (default: %(default)s)"
     )
+    parser.add_argument(
+        "--first_frame", type=non_negative_int, metavar="N", help="number of the first (default: found by looking)"
+    )
     parser.add_argument("--min_frames", type=positive_int, default=16, help="fewer are short (default: %(default)s)")
     parser.add_argument(
         "--leave_out",
@@ -108,12 +120,12 @@ def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: ar
     jobs, stamps, facts = {}, {}, {}
     for record in records:
         total = record.total_frames if isinstance(record, FrameFolderRecord) else 0
-        stamps[record.path] = _stamp(record.path, total, options.filename_tmpl)
+        stamps[record.path] = _stamp(record.path, total, options.filename_tmpl, options.first_frame)
         before = known.get(record.path)
         if before is not None and before["stamp"] == stamps[record.path]:
             facts[record.path] = before
         else:
-            jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl)
+            jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl, options.first_frame)
     if facts:
         print(f"{len(facts)} of {len(facts) + len(jobs)} were looked at before; delete {journal} to do it again")
     outcomes = run_jobs(check_file, jobs.values(), workers=options.workers, time_limit=options.time_limit)
@@ -148,13 +160,13 @@ def _read_journal(journal: Path) -> Facts:
     return known
 
 
-def _stamp(path: str, total_frames: int, filename_tmpl: str) -> list:
+def _stamp(path: str, total_frames: int, filename_tmpl: str, first_frame: int) -> list:
     """What changes when a file does, or what the list says of a folder."""
     try:
         status = os.stat(resolve_video_path(path))
     except OSError:
         return []
-    return [status.st_size, status.st_mtime_ns, total_frames, filename_tmpl]
+    return [status.st_size, status.st_mtime_ns, total_frames, filename_tmpl, first_frame]
 
 
 def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:

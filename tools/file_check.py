@@ -25,6 +25,7 @@ class FileJob:
     kind: Kind
     total_frames: int = 0
     filename_tmpl: str = ""
+    first_frame: int = 1
 
 
 @dataclass
@@ -123,7 +124,9 @@ def _check_images(job: FileJob) -> FileFacts:
     """Decode every picture of a frame folder, or a single one."""
     facts = FileFacts()
     single = job.kind == "image" and job.total_frames == 1
-    reader = ImageFile(job.path) if single else FrameFolder(job.path, job.total_frames, job.filename_tmpl)
+    reader = (
+        ImageFile(job.path) if single else FrameFolder(job.path, job.total_frames, job.filename_tmpl, job.first_frame)
+    )
     sizes = set()
     try:
         for start in range(0, len(reader), FRAMES_AT_ONCE):

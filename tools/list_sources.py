@@ -4,23 +4,22 @@ A source names clips as its files do, by path or by id; `MediaIndex` finds the v
 """
 
 import csv
+import io
 import json
-import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from datasets.annotations import VIDEO_SUFFIXES, is_image_path
+from datasets.annotations import is_image_path
+from datasets.folder_walk import is_system_name, walk_folders
+from datasets.list_lines import read_text
+from tools.media_index import Found, MediaIndex, SourceError, suffix_of, tally
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of one group are cut from one recording
 HMDB51_GROUP = r"([^/]+)/(.+?)_\1_"  # a clip's name starts with that of the film it is cut from
-
-
-class SourceError(ValueError):
-    """A data set's own files cannot be used; the message names file, line and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,125 +33,108 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """The clips of each split ("train", "val", "test"), the classes' names, and what tells clips of one recording."""
+    """The clips of each split ("train", "val", "test"), and the classes' names.
+
+    `group_by` tells clips of one recording, `notes` are things to know about the folder, in words.
+    """
 
     splits: dict[str, list[Entry]]
     label_names: list[str]
     group_by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A video, image or frame folder, its path relative to the root; `total_frames` is 0 for a video."""
-
-    path: str
-    total_frames: int = 0
-
-
-class MediaIndex:
-    """All videos below a folder, or where it has none all folders of frames, by name.
-
-    `filename_tmpl` is how frames seem to be named, "" where there are none.
-    """
-
-    def __init__(self, root: Path):
-        """Walk through `root`; raises `SourceError` where it has neither videos nor frames."""
-        if not root.is_dir():
-            raise SourceError(f"{root} is not a folder; it should hold the videos")
-        videos, folders, self.filename_tmpl = [], [], ""
-        for folder, _, files in os.walk(root, followlinks=True):
-            relative = Path(folder).relative_to(root)
-            videos += [Found((relative / name).as_posix()) for name in files if name.lower().endswith(VIDEO_SUFFIXES)]
-            frames = sorted(filter(is_image_path, files))
-            if frames:
-                folders.append(Found(relative.as_posix(), len(frames)))
-                self.filename_tmpl = self.filename_tmpl or guess_template(frames[0])
-        if not videos and not folders:
-            raise SourceError(f"{root} has neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
-        self.kind = "video" if videos else "frames"
-        self.found = sorted(videos or folders, key=lambda found: found.path)
-        self._by_path = {found.path: found for found in self.found}
-        self._by_name: dict[str, list[Found]] = defaultdict(list)
-        for found in self.found:
-            for name in self._names(found):
-                self._by_name[name].append(found)
-
-    def find(self, names: Sequence[str]) -> tuple[Found | None, str]:
-        """The one file of the first name that there is, else None and why."""
-        for name in names:
-            if name in self._by_path:
-                return self._by_path[name], ""
-            found = self._by_name.get(name, [])
-            if len(found) == 1:
-                return found[0], ""
-            if found:
-                return None, f"{len(found)} files have that name: {found[0].path}, {found[1].path}"
-        return None, "there is no such file"
-
-    def _names(self, found: Found) -> set[str]:
-        """Path, folder and name, and name alone, each with and without suffix."""
-        path = PurePosixPath(found.path)
-        bare = path.with_suffix("") if self.kind == "video" else path
-        return {name for p in (path, bare) for name in (str(p), "/".join(p.parts[-2:]), p.name)}
-
-
-def guess_template(name: str) -> str:
-    """Guess the template of frames from the name of the first: its last number counts them."""
-    numbers = list(re.finditer(r"\d+", name))
-    if not numbers:
-        return name
-    start, end = numbers[-1].span()
-    width = f":0{end - start}" if name[start] == "0" else ""
-    return f"{name[:start]}{{{width}}}{name[end:]}"
+    notes: list[str] = field(default_factory=list)
 
 
 def read_folder(root: Path, index: MediaIndex) -> Source:
     """Folders of classes, or train/, val/, test/ with folders of classes in them; in a class, clips at any depth."""
-    entries = [(found.path, index.kind == "frames") for found in index.found]
-    lone = next((path for path, _ in entries if len(PurePosixPath(path).parts) == 1), None)
+    paths = [found.path for found in index.found]
+    lone = next((path for path in paths if len(PurePosixPath(path).parts) == 1), None)
     if lone and index.kind == "frames":
         raise SourceError(
             f"{root / lone} holds pictures itself, and a class should hold a folder for each clip; for classes of "
             "single pictures use `imagenet`"
         )
-    return _by_class_folder(root, [path for path, _ in entries])
+    return _by_class_folder(root, paths)
 
 
-def read_image_folder(root: Path) -> tuple[Source, list[Found]]:
-    """Folders of classes with pictures, or train/ and val/ of them, as ImageNet's; also gives the pictures."""
+def read_image_folder(root: Path) -> tuple[Source, list[Found], list[str]]:
+    """Folders of classes with pictures, or train/ and val/ of them, as ImageNet's.
+
+    Also gives the pictures, and a line for each thing that is passed over.
+    """
     if not root.is_dir():
         raise SourceError(f"{root} is not a folder; it should hold train/CLASS/*.JPEG")
-    found = [
-        Found((Path(folder).relative_to(root) / name).as_posix(), 1)
-        for folder, _, files in os.walk(root, followlinks=True)
-        for name in files
-        if is_image_path(name)
-    ]
+    passed_over: list[str] = []
+    others: Counter[str] = Counter()
+    found = []
+    for folder, files in walk_folders(root, passed_over):
+        relative = Path(folder).relative_to(root)
+        found += [Found((relative / name).as_posix(), 1) for name in files if is_image_path(name)]
+        others.update(suffix_of(name) for name in files if not is_image_path(name))
+    if others:
+        passed_over.append(f"{others.total()} files that are no pictures: {tally(others)}")
     found.sort(key=lambda image: image.path)
-    return _by_class_folder(root, [image.path for image in found]), found
+    return _by_class_folder(root, [image.path for image in found]), found, passed_over
 
 
 def _by_class_folder(root: Path, paths: Sequence[str]) -> Source:
     """Sort paths by their folders: split, where the root has split folders, and class."""
-    split_of = {name: split for split, names in SPLIT_FOLDERS.items() for name in names if (root / name).is_dir()}
-    if "train" not in split_of.values():
-        split_of = {}
-    rows = []
+    split_of = _split_folders(root)
+    rows, outside = [], []
     for path in paths:
         folders = PurePosixPath(path).parts[:-1]
         if split_of and (not folders or folders[0] not in split_of):
+            outside.append(path)
             continue
         split, folders = (split_of[folders[0]], folders[1:]) if split_of else ("train", folders)
         if not folders:
             raise SourceError(f"{root / path} lies in no class's folder; move it into one")
-        rows.append((split, folders[0], path))
+        rows.append((split, folders, path))
     if not rows:
         raise SourceError(f"{root} holds no folders of classes with clips in them")
-    names = sorted({name for _, name, _ in rows})
+    names = sorted({folders[0] for _, folders, _ in rows})
+    label_of = {name: label for label, name in enumerate(names)}
+    notes = _suspicions(root, split_of, rows, names)
+    if outside:
+        notes.append(f"{len(outside)} clips outside {', '.join(split_of)}, such as {outside[0]}")
     splits: dict[str, list[Entry]] = {split: [] for split in dict.fromkeys(split_of.values())} or {"train": []}
-    for split, name, path in rows:
-        splits[split].append(Entry((path,), names.index(name), str(root / path)))
-    return Source({split: entries for split, entries in splits.items() if entries}, names)
+    for split, folders, path in rows:
+        splits[split].append(Entry((path,), label_of[folders[0]], str(root / path)))
+    return Source({split: entries for split, entries in splits.items() if entries}, names, notes=notes)
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """The root's folders of splits -> split; none where there is none to train on."""
+    folders = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    there = {
+        entry.name: folders[entry.name.lower()] for entry in sorted(root.iterdir()) if entry.name.lower() in folders
+    }
+    return there if "train" in there.values() else {}
+
+
+def _suspicions(root: Path, split_of: dict[str, str], rows: Sequence[tuple], names: Sequence[str]) -> list[str]:
+    """What suggests that other folders are meant, and classes that have come to nothing.
+
+    Raises:
+        SourceError: there is but one class, as where the folder is one too high.
+    """
+    inside: dict[str, set[str]] = defaultdict(set)
+    for _, folders, _ in rows:
+        inside[folders[0]].update(folders[1:2])
+    if len(names) == 1:
+        deeper = ", ".join(sorted(inside[names[0]])[:3])
+        hint = f"; are the folders in it the classes ({deeper})? Then give {root / names[0]}" if deeper else ""
+        raise SourceError(f"{root} has only one folder with clips, {names[0]}, and so only one class{hint}")
+    notes = []
+    shared = set.intersection(*inside.values())
+    if len(shared) > 1:
+        told = ", ".join(sorted(shared)[:3])
+        notes.append(f"warning: every class has the same folders in it ({told}); are those the classes?")
+    for parent in [root / name for name in split_of] or [root]:
+        for folder in sorted(entry for entry in parent.iterdir() if entry.is_dir()):
+            if folder.name not in names and not is_system_name(folder.name):
+                held = Counter(suffix_of(name) for _, files in walk_folders(folder, []) for name in files)
+                notes.append(f"warning: {folder} has no clip, so it is no class; it holds {tally(held) or 'no files'}")
+    return notes
 
 
 def read_kinetics(files: dict[str, Path]) -> Source:
@@ -171,32 +153,45 @@ def read_kinetics(files: dict[str, Path]) -> Source:
                 raise SourceError(f'{place}: class "{row["label"]}" is not in {files["train"]}')
             exact = ()
             if row.get("time_start") and row.get("time_end"):
-                start, end = (round(float(row[key])) for key in ("time_start", "time_end"))
+                start, end = (_seconds(row[key], place) for key in ("time_start", "time_end"))
                 exact = (f"{row['youtube_id']}_{start:06}_{end:06}",)
             splits[split].append(Entry((*exact, row["youtube_id"]), label_of[row["label"]], place))
     return Source(splits, names)
 
 
+def _seconds(text: str, place: str) -> int:
+    try:
+        return round(float(text))
+    except (ValueError, OverflowError) as error:
+        raise SourceError(f'{place}: a time should be seconds, not "{text}"') from error
+
+
 def _csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV with a header, each with its place."""
-    with _open(path) as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    missing = [name for name in needed if name not in (reader.fieldnames or ())]
+    if missing:
+        raise SourceError(
+            f"{path}, line 1: there is no column {', '.join(missing)}; Kinetics' files have label, youtube_id, "
+            "time_start, time_end"
+        )
+    for row in reader:
+        place = f"{path}, line {reader.line_num}"
+        empty = [name for name in needed if not row[name]]
+        if empty:
             raise SourceError(
-                f"{path}, line 1: there is no column {', '.join(missing)}; Kinetics' files have label, youtube_id, "
-                "time_start, time_end"
+                f"{place}: its {empty[0]} is empty; the published test lists have none, leave --test out"
             )
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
+        yield place, row
 
 
 def read_something_something(files: dict[str, Path], labels: Path) -> Source:
     """Something-Something V2's JSON: id and template of each clip; `labels` maps template to number, as published."""
-    numbers = {name: int(number) for name, number in _read_json(labels, dict).items()}
+    numbers = {name: str(number) for name, number in _read_json(labels, dict).items()}
+    if set(numbers.values()) != {str(number) for number in range(len(numbers))}:
+        raise SourceError(f"{labels}: the labels are not the numbers from 0 to {len(numbers) - 1}")
+    numbers = {name: int(number) for name, number in numbers.items()}
     names = sorted(numbers, key=numbers.get)
-    if [numbers[name] for name in names] != list(range(len(names))):
-        raise SourceError(f"{labels}: the labels are not the numbers from 0 to {len(names) - 1}")
     splits = {}
     for split, path in files.items():
         splits[split] = []
@@ -206,7 +201,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
                 raise SourceError(
                     f"{place}: there is no id or no template; the published test split has no labels, leave --test out"
                 )
-            template = re.sub(r"[\[\]]", "", clip["template"])
+            template = re.sub(r"[\[\]]", "", str(clip["template"]))
             if template not in numbers:
                 raise SourceError(f'{place}: "{template}" is not in {labels}')
             splits[split].append(Entry((str(clip["id"]),), numbers[template], place))
@@ -221,6 +216,8 @@ def read_ucf101(folder: Path, fold: int) -> Source:
         if len(words) != 2 or not words[0].isdigit():
             raise SourceError(f'{place}: should be `number class`, not "{line}"')
         number_of[words[1]] = int(words[0]) - 1
+    if set(number_of.values()) != set(range(len(number_of))):
+        raise SourceError(f"{folder / 'classInd.txt'}: the classes are not numbered from 1 to {len(number_of)}")
     splits = {}
     for split in ("train", "test"):
         splits[split] = []
@@ -238,7 +235,7 @@ def read_ucf101(folder: Path, fold: int) -> Source:
 def read_hmdb51(folder: Path, fold: int) -> Source:
     """HMDB51's CLASS_test_splitF.txt: after each clip 1 (training), 2 (test) or 0 (unused in this fold)."""
     ending = f"_test_split{fold}.txt"
-    files = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
+    files = sorted(file for file in folder.glob(f"*{ending}") if not is_system_name(file.name))
     if not files:
         raise SourceError(f"{folder} has no files CLASS{ending}, as HMDB51's splits are named")
     names = [file.name.removesuffix(ending) for file in files]
@@ -255,22 +252,24 @@ def read_hmdb51(folder: Path, fold: int) -> Source:
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
-    with _open(path) as file:
-        return [(f"{path}, line {i}", line.strip()) for i, line in enumerate(file, start=1) if line.strip()]
+    lines = enumerate(_text(path).splitlines(), start=1)
+    return [(f"{path}, line {i}", line.strip()) for i, line in lines if line.strip()]
 
 
 def _read_json(path: Path, kind: type):
-    with _open(path) as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise SourceError(f"{path} is not JSON: {error}") from error
+    try:
+        content = json.loads(_text(path))
+    except ValueError as error:
+        raise SourceError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, kind):
         raise SourceError(f"{path} should hold a JSON {'object' if kind is dict else 'array'}")
     return content
 
 
-def _open(path: Path):
+def _text(path: Path) -> str:
     if not path.is_file():
         raise SourceError(f"{path} is not there; it is one of the data set's own files")
-    return open(path, encoding="utf-8-sig", newline="")
+    try:
+        return read_text(path)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not UTF-8 text ({error})") from error

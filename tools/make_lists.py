@@ -18,6 +18,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,7 @@ from common.flag_types import proper_fraction, seed
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
 from engines.files import atomic_write
 from tools.list_sources import (
-    Found,
-    MediaIndex,
     Source,
-    SourceError,
     read_folder,
     read_hmdb51,
     read_image_folder,
@@ -37,23 +35,43 @@ from tools.list_sources import (
     read_something_something,
     read_ucf101,
 )
+from tools.media_index import Found, MediaIndex, SourceError
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
 MOST_TOLD = 10
 Clip = tuple[Found, int]
 
 
+@dataclass
+class Lists:
+    """What is to be written.
+
+    Attributes:
+        source: what the data set says. kind: of the lists.
+        splits: the clips of each split that are there. missing: a line for each that is not.
+        frame_flags: flags that say how frames are named, where that is not the usual way.
+        passed_over: a line for each thing in the folder that is no clip.
+    """
+
+    source: Source
+    kind: Kind
+    splits: dict[str, list[Clip]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    frame_flags: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        source, kind, splits, missing, template = _read(options)
-        _add_splits(splits, options, source.group_by)
-        _write(splits, source, kind, missing, options)
+        lists = _read(options)
+        _add_splits(lists.splits, options, lists.source.group_by)
+        _write(lists, options)
     except (SourceError, ListFileError) as error:
         print(error, file=sys.stderr)
         return 1
-    _tell(splits, source, missing, template, options)
+    _tell(lists, options)
     return 0
 
 
@@ -118,16 +136,16 @@ def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = ""
     return [clip for clip in clips if clip[0].path not in gone], taken
 
 
-def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Clip]], list[str], str]:
-    """The source, its lists' kind, its splits' clips that are there, a line for each missing, the frames' names."""
+def _read(options: argparse.Namespace) -> Lists:
+    """Find out which clips there are, in which split and of which class."""
     if options.form == "imagenet":
-        source, images = read_image_folder(options.root)
+        source, images, passed_over = read_image_folder(options.root)
         by_path = {image.path: image for image in images}
         splits = {
             split: [(by_path[entry.names[0]], entry.label) for entry in entries]
             for split, entries in source.splits.items()
         }
-        return source, "image", splits, [], ""
+        return Lists(source, "image", splits, passed_over=passed_over)
     index = MediaIndex(options.root)
     if options.form == "folder":
         source = read_folder(options.root, index)
@@ -139,20 +157,32 @@ def _read(options: argparse.Namespace) -> tuple[Source, Kind, dict[str, list[Cli
         )
     else:
         source = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[options.form](options.splits, options.fold)
-    splits, missing = {}, []
+    lists = Lists(source, index.kind, frame_flags=_frame_flags(index), passed_over=index.passed_over)
     for split, entries in source.splits.items():
-        splits[split] = []
+        if not entries:
+            raise SourceError(f"the data set's own files name no {split} clip")
+        clips = lists.splits[split] = []
         for entry in entries:
             found, reason = index.find(entry.names)
             if found:
-                splits[split].append((found, entry.label))
+                clips.append((found, entry.label))
             else:
-                missing.append(f"{split}: {entry.names[0]} ({entry.place}): {reason}")
-        if not splits[split]:
+                lists.missing.append(f"{split}: {entry.names[0]} ({entry.place}): {reason}")
+        if not clips:
             raise SourceError(
-                f"{options.root}: none of the {len(entries)} {split} clips is there, the first is {missing[-1]}"
+                f"{options.root}: none of the {len(entries)} {split} clips can be used, the first is "
+                f"{lists.missing[-len(entries)]}"
             )
-    return source, index.kind, splits, missing, index.filename_tmpl if index.kind == "frames" else ""
+    return lists
+
+
+def _frame_flags(index: MediaIndex) -> list[str]:
+    flags = []
+    if index.filename_tmpl not in ("", "img_{:05}.jpg"):
+        flags += ["--filename_tmpl", index.filename_tmpl]
+    if index.first_frame != 1:
+        flags += ["--first_frame", str(index.first_frame)]
+    return flags if index.kind == "frames" else []
 
 
 def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, group_by: str) -> None:
@@ -167,18 +197,16 @@ def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, grou
         splits["val"] = splits.get("test", [])
 
 
-def _write(
-    splits: dict[str, list[Clip]], source: Source, kind: Kind, missing: list[str], options: argparse.Namespace
-) -> None:
+def _write(lists: Lists, options: argparse.Namespace) -> None:
     """Write lists, labels.txt and missing.txt."""
     texts = {
-        f"{split}.csv": format_list([_record(clip, kind) for clip in clips], kind)
-        for split, clips in splits.items()
+        f"{split}.csv": format_list([_record(clip, lists.kind) for clip in clips], lists.kind)
+        for split, clips in lists.splits.items()
         if clips
     }
-    texts["labels.txt"] = "".join(f"{name}\n" for name in source.label_names)
-    if missing:
-        texts["missing.txt"] = "".join(f"{line}\n" for line in missing)
+    texts["labels.txt"] = "".join(f"{name}\n" for name in lists.source.label_names)
+    if lists.missing:
+        texts["missing.txt"] = "".join(f"{line}\n" for line in lists.missing)
     there = [name for name in WRITTEN if (options.output / name).exists()]
     if there and not options.overwrite:
         raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
@@ -199,27 +227,35 @@ def _record(clip: Clip, kind: Kind) -> Record:
     )
 
 
-def _tell(
-    splits: dict[str, list[Clip]], source: Source, missing: list[str], template: str, options: argparse.Namespace
-) -> None:
-    """Say what the lists hold, what is missing, and how to train on them."""
-    for split, clips in splits.items():
-        counts = np.bincount([label for _, label in clips], minlength=len(source.label_names)) if clips else [0]
+def _tell(lists: Lists, options: argparse.Namespace) -> None:
+    """Say what the lists hold, what is missing or passed over, and how to train on them."""
+    names, output = lists.source.label_names, options.output
+    for split, clips in lists.splits.items():
+        counts = np.bincount([label for _, label in clips], minlength=len(names)) if clips else [0]
         print(
-            f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(source.label_names)} classes, "
+            f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(names)} classes, "
             f"{min(counts)} to {max(counts)} clips each"
         )
-    for label in sorted(set(range(len(source.label_names))) - {label for _, label in splits["train"]}):
-        print(f'warning: class {label}, "{source.label_names[label]}", has no training clip')
-    for line in missing[:MOST_TOLD]:
-        print(f"missing {line}")
-    if missing:
-        print(f"{len(missing)} missing in all: {options.output / 'missing.txt'}")
-    output = options.output
+    for label in sorted(set(range(len(names))) - {label for _, label in lists.splits["train"]}):
+        print(f'warning: class {label}, "{names[label]}", has no training clip')
+    for line in lists.source.notes:
+        print(_printable(line))
+    _tell_some("passed over", lists.passed_over, "passed over in all")
+    _tell_some("missing", lists.missing, f"missing in all: {output / 'missing.txt'}")
     words = ["--data_path", output, "--data_root", options.root, "--label_names", output / "labels.txt"]
-    if template not in ("", "img_{:05}.jpg"):
-        words += ["--filename_tmpl", template]
-    print("train with:", shlex.join(map(str, words)))
+    print("train with:", shlex.join(map(str, [*words, *lists.frame_flags])))
+
+
+def _tell_some(what: str, lines: Sequence[str], sum_words: str) -> None:
+    for line in lines[:MOST_TOLD]:
+        print(f"{what}: {_printable(line)}")
+    if lines:
+        print(f"{len(lines)} {sum_words}")
+
+
+def _printable(line: str) -> str:
+    """The line, escaped where names in it hold control characters or bytes that are no text."""
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 if __name__ == "__main__":

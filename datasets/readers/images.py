@@ -10,13 +10,14 @@ from datasets.readers.errors import UnreadableVideoError, one_line
 
 
 class FrameFolder:
-    """A folder of frames as images, numbered from 1 in their names."""
+    """A folder of frames as images, numbered in their names."""
 
-    def __init__(self, path: str, total_frames: int, filename_tmpl: str = "img_{:05}.jpg"):
+    def __init__(self, path: str, total_frames: int, filename_tmpl: str = "img_{:05}.jpg", first_frame: int = 1):
         """Name the folder; nothing is opened before `read`."""
         self.path = path
         self.total_frames = total_frames
         self.filename_tmpl = filename_tmpl
+        self.first_frame = first_frame
 
     def __len__(self) -> int:
         """Give the number of frames that the list says."""
@@ -32,15 +33,15 @@ class FrameFolder:
         return np.stack(frames)[places]
 
     def _frame(self, index: int) -> np.ndarray:
-        name = self.filename_tmpl.format(index + 1)
+        name = self.filename_tmpl.format(self.first_frame + index)
         path = os.path.join(self.path, name)
         if not os.path.isfile(path):
             if not os.path.isdir(self.path):
                 raise UnreadableVideoError(self.path, "there is no such folder")
             raise UnreadableVideoError(
                 self.path,
-                f"frame {name} is missing (the list says {self.total_frames} frames, names {self.filename_tmpl}; "
-                "--filename_tmpl sets other names)",
+                f"frame {name} is missing (the list says {self.total_frames} frames, names {self.filename_tmpl} from "
+                f"{self.first_frame} on; --filename_tmpl and --first_frame set others)",
             )
         return _read_image(path, self.path)
 

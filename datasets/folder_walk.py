@@ -1,0 +1,58 @@
+"""Walking through folders of data: links are followed, no file has two names, and what is passed over is told."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+SYSTEM_NAMES = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "__pycache__", "$recycle.bin",
+                "lost+found", "system volume information"}  # fmt: skip
+
+
+def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Walk through a folder and all below it, linked folders after the others, each real folder once.
+
+    Hidden files and folders, and those that systems and programs leave behind, are no data: `.ipynb_checkpoints`,
+    macOS's `._v0.mp4` and `__MACOSX`, the `@eaDir` of a network disk.
+
+    Args:
+        passed_over: takes a line for each file or folder that is passed over: its path and the reason.
+
+    Yields:
+        a folder and the names of the files in it, sorted.
+    """
+    # A link to a folder that holds the root leads back to it.
+    seen = {identity for parent in Path(root).resolve().parents if (identity := _identity(parent))}
+    waiting = deque([os.fspath(root)])
+
+    def refuse(error: OSError) -> None:
+        passed_over.append(f"{error.filename}: {error.strerror}")
+
+    while waiting:
+        for folder, folders, files in os.walk(waiting.popleft(), onerror=refuse):
+            identity = _identity(folder)
+            if identity in seen:
+                passed_over.append(f"{folder}: a link to a folder that is walked through already")
+                folders.clear()
+                continue
+            seen.add(identity)
+            for name in [name for name in (*folders, *files) if is_system_name(name)]:
+                passed_over.append(f"{os.path.join(folder, name)}: hidden, or left by a system")
+            kept = [name for name in sorted(folders) if not is_system_name(name)]
+            links = [name for name in kept if os.path.islink(os.path.join(folder, name))]
+            waiting += [os.path.join(folder, name) for name in links]
+            folders[:] = [name for name in kept if name not in links]
+            yield folder, [name for name in sorted(files) if not is_system_name(name)]
+
+
+def is_system_name(name: str) -> bool:
+    """Tell whether a name is that of a hidden file or folder, or of one that a system or program leaves behind."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

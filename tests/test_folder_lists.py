@@ -1,0 +1,181 @@
+"""Lists of a folder as it is found: with what systems leave behind, links, other files, and one folder too high."""
+
+import os
+
+import pytest
+
+from datasets.annotations import read_list
+from datasets.folder_walk import walk_folders
+from inference.sources import expand_sources
+from tools.make_lists import main
+
+
+def touch(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def run(root, form="folder", *words):
+    return main([form, str(root), "--output", str(root.parent / "lists"), "--val_share", "0", *map(str, words)])
+
+
+def train(root):
+    return {r.path: r.label for r in read_list(root.parent / "lists" / "train.csv")[0]}
+
+
+@pytest.fixture()
+def videos(tmp_path):
+    touch(tmp_path / "videos", "jump/v0.mp4", "run/v1.mp4")
+    return tmp_path / "videos"
+
+
+CLEAN = {"jump/v0.mp4": 0, "run/v1.mp4": 1}
+
+
+@pytest.mark.parametrize(
+    "left_behind",
+    [
+        ".ipynb_checkpoints/v0-checkpoint.mp4",
+        "jump/._v0.mp4",
+        "@eaDir/v0.mp4",
+        "jump/@eaDir/v0.mp4/SYNOVIDEO.mp4",
+        "__MACOSX/jump/v0.mp4",
+        "#recycle/old.mp4",
+        "$RECYCLE.BIN/old.mp4",
+    ],
+)
+def test_what_systems_leave_behind_is_neither_class_nor_clip(videos, capsys, left_behind):
+    touch(videos, left_behind)
+    assert run(videos) == 0
+    assert train(videos) == CLEAN
+    assert (videos.parent / "lists" / "labels.txt").read_text() == "jump\nrun\n"
+    said = capsys.readouterr().out
+    assert "1 passed over in all" in said and "left by a system" in said
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".ogv", ".mts", ".m2ts", ".vob"])
+def test_other_suffixes_of_videos_are_known(videos, suffix):
+    touch(videos, f"aerobics/v2{suffix}")
+    assert run(videos) == 0
+    assert train(videos) == {f"aerobics/v2{suffix}": 0, "jump/v0.mp4": 1, "run/v1.mp4": 2}
+
+
+def test_files_and_class_folders_that_come_to_nothing_are_told(videos, capsys):
+    touch(videos, "dance/v2.raw", "dance/v3.raw", "run/notes.txt")
+    assert run(videos) == 0
+    said = capsys.readouterr().out
+    assert f"warning: {videos / 'dance'} has no clip, so it is no class; it holds .raw (2)" in said
+    assert "3 files that are neither videos nor pictures: .raw (2), .txt (1)" in said
+
+
+def test_pictures_beside_videos_are_told(videos, capsys):
+    touch(videos, *[f"frames/v{i}/img_00001.jpg" for i in range(3)])
+    assert run(videos) == 0
+    assert "3 folders with pictures, such as frames/v0: there are videos" in capsys.readouterr().out
+
+
+def test_clips_outside_the_splits_are_told(tmp_path, capsys):
+    root = tmp_path / "videos"
+    touch(root, "Train/a/0.mp4", "Train/b/1.mp4", "VAL/a/2.mp4", "extra/a/3.mp4")
+    assert run(root) == 0
+    assert train(root) == {"Train/a/0.mp4": 0, "Train/b/1.mp4": 1}
+    assert "1 clips outside Train, VAL, such as extra/a/3.mp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["folder", "imagenet"])
+def test_a_folder_one_too_high_is_refused(tmp_path, capsys, form):
+    root = tmp_path / "data"
+    suffix = ".jpg" if form == "imagenet" else ".mp4"
+    touch(root, *[f"kinetics/{name}/{name}{suffix}" for name in ("jump", "run")])
+    assert run(root, form) == 1
+    assert f"only one class; are the folders in it the classes (jump, run)? Then give {root / 'kinetics'}" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "lists").exists()
+
+
+def test_splits_that_were_taken_for_classes_are_suspected(tmp_path, capsys):
+    root = tmp_path / "data"
+    touch(root, *[f"{split}_256/{name}/0.mp4" for split in ("train", "val") for name in ("jump", "run")])
+    assert run(root) == 0
+    assert "every class has the same folders in it (jump, run); are those the classes?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", [".", "..", "jump", "../.."])
+def test_a_link_gives_no_file_a_second_name(videos, capsys, target):
+    os.symlink(videos / target, videos / "run" / "again")
+    assert run(videos) == 0
+    assert train(videos) == CLEAN
+    assert "a link to a folder that is walked through already" in capsys.readouterr().out
+    assert expand_sources([str(videos)]) == [str(videos / path) for path in CLEAN]
+
+
+def test_links_to_folders_elsewhere_are_followed(videos, tmp_path):
+    touch(tmp_path / "disk2", "v2.mp4")
+    os.symlink(tmp_path / "disk2", videos / "climb")
+    assert run(videos) == 0
+    assert train(videos) == {"climb/v2.mp4": 0, "jump/v0.mp4": 1, "run/v1.mp4": 2}
+    assert sorted(expand_sources([str(videos)])) == [str(videos / p) for p in sorted(train(videos))]
+
+
+def test_a_folder_that_cannot_be_read_is_told(videos, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("run"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    passed_over = []
+    assert [files for _, files in walk_folders(videos, passed_over)] == [[], ["v0.mp4"]]
+    assert passed_over == [f"{videos / 'run'}: Permission denied"]
+
+
+def test_names_that_are_no_text_are_refused_by_name(videos, capsys):
+    with open(os.fsencode(videos / "run") + b"/\xff.mp4", "w"):
+        pass
+    assert run(videos) == 1
+    assert r"run/\udcff.mp4'; rename it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("form", "files", "words", "said"),
+    [
+        ("ucf101", {"s/classInd.txt": b"1 A\n3 B\n"}, ["--splits", "s"], "not numbered from 1 to 2"),
+        ("ucf101", {"s/classInd.txt": b"1 \xff\n"}, ["--splits", "s"], "not UTF-8"),
+        ("ssv2", {"t": b"[]", "l": b'{"a": "x"}'}, ["--train", "t", "--labels", "l"], "numbers from 0 to 0"),
+        (
+            "kinetics",
+            {"t": b"label,youtube_id,time_start,time_end\na,b,x,2\n"},
+            ["--train", "t"],
+            't, line 2: a time should be seconds, not "x"',
+        ),
+        ("kinetics", {"t": b"label,youtube_id\na\n"}, ["--train", "t"], "line 2: its youtube_id is empty"),
+    ],
+)
+def test_faults_of_published_files_are_told_with_their_place(videos, monkeypatch, capsys, form, files, words, said):
+    monkeypatch.chdir(videos.parent)
+    for name, content in files.items():
+        touch(videos.parent, name)
+        (videos.parent / name).write_bytes(content)
+    assert run(videos, form, *words) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_split_files_left_behind_by_a_system_are_no_class(videos, monkeypatch):
+    monkeypatch.chdir(videos.parent)
+    touch(videos.parent, "s/._jump_test_split1.txt")
+    touch(videos, "jump/v2.mp4")
+    (videos.parent / "s" / "jump_test_split1.txt").write_text("v0.mp4 1\nv2.mp4 2\n")
+    (videos.parent / "s" / "run_test_split1.txt").write_text("v1.mp4 1\n")
+    assert run(videos, "hmdb51", "--splits", "s") == 0
+    assert train(videos) == CLEAN
+
+
+def test_a_split_without_clips_is_told(videos, capsys):
+    touch(videos.parent, "s/run_test_split1.txt")
+    (videos.parent / "s" / "run_test_split1.txt").write_text("v1.mp4 1\n")
+    assert run(videos, "hmdb51", "--splits", videos.parent / "s") == 1
+    assert "name no test clip" in capsys.readouterr().err
