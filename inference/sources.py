@@ -47,14 +47,23 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         reader: what decodes videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: a folder has no such frames.
+        UnreadableVideoError: a folder has no such frames or may not be read; a video's name is no UTF-8.
     """
     if os.path.isdir(path):
-        count = len(_frames_of(path, filename_tmpl))
+        try:
+            count = len(_frames_of(path, filename_tmpl))
+        except OSError as error:
+            raise UnreadableVideoError(path, f"the folder cannot be read: {error.strerror}") from error
         if count == 0:
             raise UnreadableVideoError(path, f"the folder has no frames of the name {filename_tmpl}")
         return partial(FrameFolder, path, count, filename_tmpl)
-    return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
+    if is_image_path(path):
+        return partial(ImageFile, path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableVideoError(path, "the decoders only open names in UTF-8; rename it") from error
+    return partial(VideoFile, path, reader)
 
 
 def expand_sources(
@@ -62,8 +71,9 @@ def expand_sources(
 ) -> list[str]:
     """The videos that files, folders and lists name, in their order, each once.
 
-    A folder stands for the videos in it and below it, sorted, and for each folder of frames there. A list is a .csv or
-    .txt file with a path a line, or with the lines of training lists, whose labels are ignored.
+    A folder stands for the videos in it and below it, sorted, and for each folder of frames there. Links to folders
+    are followed, but not round in circles: a folder that was met before, or lies around the given one, is left out. A
+    list is a .csv or .txt file with a path a line, or with the lines of training lists, whose labels are ignored.
 
     Args:
         filename_tmpl: names of the frames in a folder.
@@ -91,13 +101,24 @@ def expand_sources(
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
     sources = []
-    for parent, folders, files in os.walk(folder):
+    met = {_identity(around) for around in folder.resolve().parents}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if _identity(parent) in met:
+            folders.clear()
+            continue
+        met.add(_identity(parent))
         folders.sort()
         if not images and _frames_of(parent, filename_tmpl):
             sources.append(parent)
         wanted = [name for name in files if name.lower().endswith(VIDEO_SUFFIXES) or (images and is_image_path(name))]
         sources += [os.path.join(parent, name) for name in sorted(wanted)]
     return sources
+
+
+def _identity(folder: str | os.PathLike) -> tuple[int, int]:
+    """What is the same for all names of a folder."""
+    facts = os.stat(folder)
+    return facts.st_dev, facts.st_ino
 
 
 def _in_list(file: Path, data_root: str) -> list[str]:
