@@ -10,6 +10,7 @@ rounded no coarser than what it is subtracted from. Gradients are written out, s
 
 import functools
 import importlib
+import importlib.metadata
 import logging
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SCAN_MODULE = "selective_scan_cuda"
 CONVOLUTION_MODULE = "causal_conv1d_cuda"
 PACKAGES = {SCAN_MODULE: "mamba-ssm", CONVOLUTION_MODULE: "causal-conv1d"}
+
+# mamba-ssm's sources since July 2026 compile the scan only where the variable says so; older ones do not ask for it.
+INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r requirements-cuda.txt"
+# Without --no-cache-dir pip takes the wheel again that it built before, with the fault that is to be mended.
+REINSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "
 
 logger = logging.getLogger(__name__)
 
@@ -56,31 +62,59 @@ class ExtensionScan:
         )
 
 
+class Fault(NamedTuple):
+    """Why a compiled module cannot serve.
+
+    Attributes:
+        problem: what is wrong.
+        remedy: the command that mends it.
+        installed: whether the package is there, if only in part or broken.
+    """
+
+    problem: str
+    remedy: str
+    installed: bool
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
+
+
 @functools.cache
-def load_extension(name: str) -> tuple[Any, str | None]:
-    """(the compiled module, None), or (None, why not and what mends it). Warns once where it is broken."""
+def load_extension(name: str) -> tuple[Any, Fault | None]:
+    """(the compiled module, None), or (None, why not). Warns once where it is broken."""
     package = PACKAGES[name]
+    remedy = REINSTALL + package
     try:
         return importlib.import_module(name), None
     except ModuleNotFoundError as error:
         if error.name == name:
-            return None, f"{package} is not installed (optional: pip install -r requirements-cuda.txt)"
-        reason = str(error)
+            return None, _absence(name)
+        message, remedy = str(error), f"pip install {error.name}"
     except (ImportError, OSError) as error:
-        reason = str(error)
-    message = f"{package} is installed but broken: {explain_import_error(reason)}"
-    logger.warning("%s", message)
-    return None, message
+        message = str(error)
+    fault = Fault(f"{package} is installed but broken: {explain_import_error(message)}", remedy, installed=True)
+    logger.warning("%s", fault)
+    return None, fault
+
+
+def _absence(name: str) -> Fault:
+    """What is missing where there is no module of that name: the package, or the module in it."""
+    package = PACKAGES[name]
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return Fault(f"{package} is not installed; it is optional where Triton runs", INSTALL, installed=False)
+    problem = f"{package} {version} was installed without its compiled module {name}"
+    return Fault(problem, REINSTALL + package, installed=True)
 
 
 def explain_import_error(message: str) -> str:
-    """A loader's message in plain words, with what to do."""
-    rebuild = "reinstall it for this PyTorch: pip install --no-build-isolation --force-reinstall --no-deps"
+    """A loader's message in plain words."""
     if "undefined symbol" in message:
-        return f"it was built against another PyTorch ({message}); {rebuild}"
+        return f"it was built against another PyTorch ({message})"
     if "libcudart" in message or "libcublas" in message or "libnv" in message:
-        return f"it was built for another CUDA than this PyTorch's {torch.version.cuda} ({message}); {rebuild}"
-    return f"{message}; {rebuild}"
+        return f"it was built for another CUDA than this PyTorch's {torch.version.cuda} ({message})"
+    return message
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -89,7 +123,8 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
         return "it needs an NVIDIA GPU"
     if dtype not in DTYPES:
         return "it computes in float32 and takes float32, bfloat16 and float16"
-    return load_extension(SCAN_MODULE)[1]
+    fault = load_extension(SCAN_MODULE)[1]
+    return None if fault is None else str(fault)
 
 
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
