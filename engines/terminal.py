@@ -3,6 +3,7 @@
 import codecs
 import json
 import sys
+import unicodedata
 from typing import TextIO
 
 
@@ -17,7 +18,11 @@ def printable(text: str, *, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() or sign in keep else json.dumps(sign)[1:-1] for sign in text)
+    return "".join(sign if _is_harmless(sign) or sign in keep else json.dumps(sign)[1:-1] for sign in text)
+
+
+def _is_harmless(sign: str) -> bool:
+    return sign.isprintable() or unicodedata.category(sign) == "Zs"  # spaces of other widths
 
 
 class PrintableStream:

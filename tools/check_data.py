@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
 from engines.files import atomic_write
+from engines.terminal import escape_output
 from tools.file_check import FileJob, check_file
 from tools.worker_pool import run_jobs
 
@@ -33,6 +34,7 @@ Facts = dict[str, dict]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where something is broken."""
+    escape_output()
     options = parse_arguments(arguments)
     output = options.output or options.list.parent / "checked"
     clean, problem_file = output / options.list.name, output / f"{options.list.stem}.problems.txt"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engines.files import atomic_write
 from engines.recipe import RECIPE_OF_CLASSES
+from engines.terminal import escape_output
 from models.checkpoint import AVERAGE, FLAGS_KEY, CheckpointError, read_checkpoint_file, unwrap_tensors
 from models.describe import CheckpointFacts, describe_checkpoint
 
@@ -29,6 +30,7 @@ FORMATS = (".pth", ".safetensors")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -24,6 +24,7 @@ import numpy as np
 
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
 from engines.files import atomic_write
+from engines.terminal import escape_output
 from tools.list_sources import (
     Found,
     MediaIndex,
@@ -44,6 +45,7 @@ Clip = tuple[Found, int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     options = parse_arguments(arguments)
     try:
         source, kind, splits, missing, template = _read(options)
