@@ -68,19 +68,20 @@ def test_unreadable_files_are_named_and_counted_and_stop_nothing(checkpoint, fol
     assert f"cannot read {folder / 'broken.mp4'}" in errors and "2 of 4 could not be read" in errors
 
 
-def test_a_file_costs_itself_alone_whatever_its_name_or_link(checkpoint, folder, tmp_path, capsys):
+def test_a_file_costs_itself_alone_whatever_its_name_or_link(checkpoint, tmp_path, capsys):
     names = ["a.mp4", "b\x1b]0;title\x07\n.mp4", "c\udce9.mp4", "d.mp4", "e.mp4"]
-    for name in names:
-        shutil.copy(folder / "a.mp4", tmp_path / name)
+    write_moving_video(tmp_path / "a.mp4", 4)
+    for name in names[1:]:
+        shutil.copy(tmp_path / "a.mp4", tmp_path / name)
     (tmp_path / "c_loop.mp4").symlink_to("c_loop.mp4")
     report, pictures = tmp_path / "out.jsonl", tmp_path / "pictures"
-    run(checkpoint, tmp_path, "--quick", "--json", report, "--curve", pictures, "--annotate", tmp_path / "copies")
+    run(checkpoint, tmp_path, "--quick", "--json", report, "--curve", pictures)
     records = {record["path"]: record for record in lines_of(report)}
     assert sorted(Path(path).name for path in records) == sorted([*names, "c_loop.mp4"])
     assert all(os.path.lexists(path) for path in records)
     for name in ("a.mp4", "b\x1b]0;title\x07\n.mp4", "d.mp4", "e.mp4"):
         assert records[str(tmp_path / name)]["views"] == 1
-        assert (pictures / name).with_suffix(".png").is_file() and (tmp_path / "copies" / name).is_file()
+        assert (pictures / name).with_suffix(".png").is_file()
     assert "error" in records[str(tmp_path / "c_loop.mp4")]
     told = capsys.readouterr()
     lines = (told.out + told.err).splitlines()
@@ -89,12 +90,13 @@ def test_a_file_costs_itself_alone_whatever_its_name_or_link(checkpoint, folder,
     assert report.read_bytes().decode("utf-8").replace("\n", "").isprintable()
 
 
-def test_class_names_of_a_checkpoint_are_escaped(folder, tmp_path, capsys):
+def test_class_names_of_a_checkpoint_are_escaped(tmp_path, capsys):
     names = [f"{label}\x1b[31m\udcff" for label in range(7)]
     checkpoint = save_checkpoint(tmp_path / "c.pth", class_names=names)
-    words = ["--quick", "--curve", tmp_path / "curve.png", "--heatmap", tmp_path / "heat.png"]
-    assert run(checkpoint, folder / "a.mp4", *words, "--annotate", tmp_path / "a.mp4") == 0
-    assert run(checkpoint, folder / "a.mp4", "--quick", "--json", "-") == 0
+    video = write_moving_video(tmp_path / "video.mp4", 2)
+    pictures = ["--curve", tmp_path / "curve.png", "--heatmap", tmp_path / "heat.png"]
+    assert run(checkpoint, video, "--quick", *pictures, "--annotate", tmp_path / "annotated.mp4") == 0
+    assert run(checkpoint, video, "--quick", "--json", "-") == 0
     told = capsys.readouterr().out.splitlines()
     assert told[1].endswith("\\u001b[31m\\udcff") and all(line.isprintable() for line in told)
     assert json.loads(told[-1])["top"][0]["name"] in names
