@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from mamba.mamba_ssm import doctor
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock_packages
 
 FIND_SPEC = importlib.util.find_spec
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    cuda.load_extension.cache_clear()
-    for module in cuda.PACKAGES:
+    stock_packages.load_extension.cache_clear()
+    for module in stock_packages.PACKAGES:
         monkeypatch.setitem(sys.modules, module, None)
     yield
-    cuda.load_extension.cache_clear()
+    stock_packages.load_extension.cache_clear()
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_mamba_ssm_absent(gpu):
     assert not absent[0].matters
 
 
-@pytest.mark.parametrize(("module", "package"), cuda.PACKAGES.items())
+@pytest.mark.parametrize(("module", "package"), stock_packages.PACKAGES.items())
 def test_a_package_without_its_compiled_module(gpu, tmp_path, monkeypatch, module, package):
     facts = tmp_path / f"{package.replace('-', '_')}-9.8.7.dist-info"
     facts.mkdir()
@@ -135,7 +135,7 @@ def test_wherever_mamba_ssm_is_installed_its_scan_is_asked_for():
     ("message", "words"), [("undefined symbol: _ZN3c10", "another PyTorch"), ("libcudart.so.11.0: no", "another CUDA")]
 )
 def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, f"raise ImportError({message!r})\n")
+    put_module(monkeypatch, tmp_path, stock_packages.SCAN_MODULE, f"raise ImportError({message!r})\n")
     broken = [finding for finding in doctor.findings() if "broken" in finding.problem]
     assert len(broken) == 1
     assert words in broken[0].problem
@@ -144,7 +144,7 @@ def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
 
 
 def test_mamba_ssm_serves_where_triton_is_absent(gpu, tmp_path, monkeypatch):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, "fwd = bwd = None\n")
+    put_module(monkeypatch, tmp_path, stock_packages.SCAN_MODULE, "fwd = bwd = None\n")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
     assert any(line.split()[0] == "cuda" and "<- chosen" in line for line in doctor.report()[0])
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock_packages
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (
     BACKEND_VARIABLE,
     BACKENDS,
@@ -107,8 +107,8 @@ def findings() -> list[Finding]:
     needs_stock_kernels = importlib.util.find_spec("triton") is None
     if needs_stock_kernels:
         found.append(Finding("a GPU, but no Triton: the fused kernels cannot run", "pip install triton", True))
-    for module in cuda.PACKAGES:
-        fault = cuda.load_extension(module)[1]
+    for module in stock_packages.PACKAGES:
+        fault = stock_packages.load_extension(module)[1]
         if fault is not None:
             found.append(Finding(fault.problem, fault.remedy, fault.installed and needs_stock_kernels))
     return found
