@@ -1,24 +1,22 @@
 """A local web page that shows what a model sees in a video: `python run_demo_app.py --checkpoint FILE`.
 
-It listens on 127.0.0.1 alone and needs Gradio (requirements-extras.txt).
+It listens on 127.0.0.1 alone and needs Starlette and uvicorn (requirements-extras.txt).
 """
 
 import argparse
 import logging
 import signal
-import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from common.flag_types import positive, positive_int, whole_number
 from datasets.memory import keep_freed_memory
 from engines.logs import setup_logging
-from inference.app import HOSTS, create_app
 from inference.limits import Limits
 from inference.predictor import QUICK, load_predictor
 
 _logger = logging.getLogger(__name__)
+
+_GRACE = 2  # seconds that a request may still take when the program is told to end
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,34 +45,33 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Serve the page until it is stopped."""
+    setup_logging(rank=0)
     parser = get_parser()
     args = parser.parse_args(words)
-    setup_logging(rank=0)
-    # A program that is told to end must still delete its folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    limits = Limits(args.max_megabytes, args.max_frames, args.read_timeout)
-    with tempfile.TemporaryDirectory(prefix="videomambapro-") as scratch:
-        try:
-            predictor = load_predictor(
-                args.checkpoint,
-                device=args.device,
-                label_names=args.label_names,
-                recipe=args.recipe,
-                backend=args.backend,
-                **(QUICK if args.quick else {}),
-            )
-            app = create_app(predictor, limits, Path(scratch))
-            import uvicorn
-        except (FileNotFoundError, ValueError) as error:
-            parser.error(str(error))
-        except ImportError as error:
-            parser.error(
-                f"the page needs a package that is not there ({error}): pip install -r requirements-extras.txt"
-            )
-        if predictor.device.type == "cpu":
-            keep_freed_memory()
-        _logger.info("the page is at http://%s:%d, for this machine alone; Ctrl-C ends it", HOSTS[0], args.port)
-        uvicorn.run(app, host=HOSTS[0], port=args.port, log_level="warning")
+    try:
+        import uvicorn
+
+        from inference.app import HOSTS, create_app
+    except ImportError as error:
+        parser.error(f"the page needs a package that is not there ({error}): pip install -r requirements-extras.txt")
+    try:
+        predictor = load_predictor(
+            args.checkpoint,
+            device=args.device,
+            label_names=args.label_names,
+            recipe=args.recipe,
+            backend=args.backend,
+            **(QUICK if args.quick else {}),
+        )
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    app = create_app(predictor, Limits(args.max_megabytes, args.max_frames, args.read_timeout))
+    _logger.info("the page is at http://%s:%d, for this machine alone; Ctrl-C ends it", HOSTS[0], args.port)
+    # uvicorn deletes the uploads and then gives the signal back, which ends a prediction that still runs, too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    uvicorn.run(app, host=HOSTS[0], port=args.port, log_level="warning", timeout_graceful_shutdown=_GRACE)
 
 
 if __name__ == "__main__":

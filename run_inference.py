@@ -4,8 +4,8 @@ A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Prin
 of each, with every view of the test, or one with --quick. A window that slides over the video (--stride, --window)
 gives a curve over time. Size, type, frames and classes are read off the checkpoint.
 
-A video that cannot be read is named and stops nothing; the exit status is then 1. Pictures and annotated videos of a
-single video take the name that is given; those of several lie in the folder that is given.
+A video that cannot be read or scored is named and stops nothing; the exit status is then 1. Pictures and annotated
+videos of a single video take the name that is given; those of several lie in the folder that is given.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from typing import IO
 from common.flag_parser import FlagParser
 from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
 from datasets.memory import keep_freed_memory
-from datasets.readers import DECODERS
+from datasets.readers import DECODERS, UnreadableVideoError
 from engines.logs import progress, setup_logging
+from engines.terminal import printable
 from inference.batch import Outputs, Result, output_paths, process
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
@@ -99,10 +100,10 @@ def _add_computing(group) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 1 where a video could not be read."""
+    """Run the command line; returns the exit status: 0, or 1 where a video could not be read or scored."""
+    setup_logging(rank=0)
     parser = get_parser()
     args = parser.parse_args(words)
-    setup_logging(rank=0)
     # Its table of tensors is for training; what was adapted is told by the predictor.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
@@ -127,20 +128,21 @@ def main(words: Sequence[str] | None = None) -> int:
         keep_freed_memory()
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
-    unreadable = 0
+    failed = 0
     with _json_lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
         for result in bar:
-            unreadable += result.prediction is None
+            failed += result.error is not None
             if lines is not None:
-                lines.write(json.dumps(result.record(), ensure_ascii=False) + "\n")
+                lines.write(printable(json.dumps(result.record(), ensure_ascii=False, allow_nan=False)) + "\n")
                 lines.flush()
-            if result.prediction is None:
-                bar.write(f"cannot read {result.path}: {result.error}", file=sys.stderr)
+            if result.error is not None:
+                verb = "read" if isinstance(result.error, UnreadableVideoError) else "predict"
+                bar.write(printable(f"cannot {verb} {result.path}: {result.error.reason}"), file=sys.stderr)
             elif lines is not sys.stdout:
                 bar.write(_table(result), file=sys.stdout)
-    if unreadable:
-        sys.stderr.write(f"{unreadable} of {len(sources)} could not be read\n")
-    return 1 if unreadable else 0
+    if failed:
+        sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
+    return 1 if failed else 0
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -171,7 +173,7 @@ def _json_lines(name: str) -> Iterator[IO[str] | None]:
 def _table(result: Result) -> str:
     scores = result.prediction.top(5)
     lines = [f"  {100 * score.probability:5.1f} %  {score.name}" for score in scores]
-    return "\n".join([f"{result.path} ({result.prediction.views} views)", *lines])
+    return "\n".join(map(printable, [f"{result.path} ({result.prediction.views} views)", *lines]))
 
 
 if __name__ == "__main__":

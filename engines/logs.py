@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines.terminal import escape_output
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +31,10 @@ _MOST_CLIPS, _MOST_FRAMES = 4, 8  # in the picture of a batch
 def setup_logging(rank: int) -> None:
     """Send log records of this process to standard error: all from rank 0, errors alone from the others.
 
-    A second call replaces the handler of the first and leaves handlers of others alone.
+    What is not printable is escaped, here and wherever else this process writes to its terminal. A second call
+    replaces the handler of the first and leaves handlers of others alone.
     """
+    escape_output()
     handler = logging.StreamHandler()
     handler.set_name(_HANDLER)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
@@ -49,6 +52,7 @@ def progress(iterable: Iterable, *, desc: str, total: int | None = None, enabled
         iterable,
         desc=desc,
         total=total,
+        file=getattr(sys.stderr, "stream", sys.stderr),  # unescaped: a bar below another moves the cursor
         disable=not (enabled and sys.stderr.isatty()),
         leave=False,
         dynamic_ncols=True,

@@ -10,7 +10,7 @@ from datasets.readers import UnreadableVideoError
 from inference.annotate import annotate_video, frame_rate
 from inference.drawing import write_curve, write_png
 from inference.heat_grid import draw_heat_grid
-from inference.predictor import Prediction, Predictor, Score
+from inference.predictor import Prediction, Predictor, Score, ScoresNotFiniteError
 from inference.timeline import follow
 from inference.windows import Curve
 
@@ -50,7 +50,7 @@ class Result:
     path: str
     prediction: Prediction | None = None
     curve: Curve | None = None
-    error: str = ""
+    error: UnreadableVideoError | ScoresNotFiniteError | None = None
 
     def record(self, count: int = 5) -> dict[str, Any]:
         """The result as plain values, with the `count` best classes: a line of JSON.
@@ -59,8 +59,8 @@ class Result:
             path, views, top (a list of label, name, probability) and, where there is a curve, frames (a count) and
             windows (a list of first_frame, last_frame, top); or path and error.
         """
-        if self.prediction is None:
-            return {"path": self.path, "error": self.error}
+        if self.error is not None:
+            return {"path": self.path, "error": self.error.reason}
         record = {"path": self.path, "views": self.prediction.views, "top": _plain(self.prediction.top(count))}
         if self.curve is not None:
             record["frames"] = self.curve.total_frames
@@ -87,13 +87,13 @@ def process(
     """
     batch_size = max(1, predictor.clips_per_forward // predictor.views)
     for path, answer in predictor.predict_many(sources, batch_size=batch_size, num_workers=num_workers):
-        if isinstance(answer, UnreadableVideoError):
-            yield Result(path, error=answer.reason)
+        if isinstance(answer, Exception):
+            yield Result(path, error=answer)
             continue
         try:
             yield Result(path, answer, _follow_and_write(predictor, path, outputs, progress))
-        except UnreadableVideoError as error:
-            yield Result(path, error=error.reason)
+        except (UnreadableVideoError, ScoresNotFiniteError) as error:
+            yield Result(path, error=error)
 
 
 def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, Path]:
@@ -121,7 +121,7 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
         }
     taken: dict[Path, str] = {}
     for source, path in paths.items():
-        if path.resolve() == Path(source).resolve():
+        if os.path.realpath(path) == os.path.realpath(source):
             raise ValueError(f"{path} would overwrite the video itself; give another name")
         if path in taken:
             raise ValueError(f"{taken[path]} and {source} would both be written to {path}; name them one at a time")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from engines.files import atomic_write
+from engines.terminal import printable
 from inference.windows import Curve
 
 # matplotlib brings this font along, so it is there on every machine.
@@ -27,7 +28,8 @@ def class_colours(curve: Curve) -> dict[int, tuple[int, int, int]]:
 
 
 def short_name(name: str) -> str:
-    """A name that fits into a picture."""
+    """A name that fits into a picture, in letters that can be drawn."""
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
@@ -67,7 +69,7 @@ def draw_strip(curve: Curve, width: int, height: int, *, title: str = "") -> Str
         axes.plot(frames, values[:, label], color=np.array(colour) / 255, label=name, marker=marker)
     axes.set(xlim=(0, max(1, curve.total_frames - 1)), ylim=(0, 1.02))
     axes.set_xlabel("frame", fontsize=8, labelpad=1)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(printable(title), fontsize=9)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)

@@ -34,6 +34,18 @@ QUICK = {"test_num_segment": 1, "test_num_crop": 1}
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
 
+class ScoresNotFiniteError(ArithmeticError):
+    """The model gave scores that are no numbers; no class can be told from them."""
+
+    reason = (
+        "the model's scores are not finite numbers: its weights are damaged, or the values too large for bfloat16 "
+        "(--no-bf16)"
+    )
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class Score(NamedTuple):
     """A class and its probability."""
 
@@ -126,18 +138,22 @@ class Predictor:
 
         Raises:
             UnreadableVideoError: the path is not there, or not readable.
+            ScoresNotFiniteError: the scores are no numbers.
             ValueError: an array of another type or shape.
         """
         if isinstance(source, Tensor) and source.is_floating_point():
             clips = source[None] if source.dim() == 4 else source
         else:
             clips = read_clips(self.open(source), self.plan, np.random.default_rng(0))
-        return self._predictions(clips[None])[0]
+        (answer,) = self._predictions(clips[None])
+        if isinstance(answer, ScoresNotFiniteError):
+            raise answer
+        return answer
 
     def predict_many(
         self, paths: Sequence[str], *, batch_size: int = 1, num_workers: int = 0
-    ) -> Iterator[tuple[str, Prediction | UnreadableVideoError]]:
-        """Predict many videos, in order; one that cannot be read comes with its error and stops nothing.
+    ) -> Iterator[tuple[str, Prediction | UnreadableVideoError | ScoresNotFiniteError]]:
+        """Predict many videos, in order; one that cannot be read or scored comes with its error and stops nothing.
 
         Args:
             batch_size: videos that the model sees at once. num_workers: processes that decode ahead.
@@ -156,13 +172,19 @@ class Predictor:
                 yield path, next(predictions) if isinstance(clips, Tensor) else clips
 
     def probabilities(self, clips: Tensor) -> np.ndarray:
-        """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views."""
+        """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.
+
+        Those of a video are NaN where its scores are.
+        """
         objective = Classification(self.model, len(self.label_names))
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             return np.exp(objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward))
 
-    def _predictions(self, clips: Tensor) -> list[Prediction]:
-        return [Prediction(row, self.label_names, clips.shape[1]) for row in self.probabilities(clips)]
+    def _predictions(self, clips: Tensor) -> list[Prediction | ScoresNotFiniteError]:
+        return [
+            Prediction(row, self.label_names, clips.shape[1]) if np.isfinite(row).all() else ScoresNotFiniteError()
+            for row in self.probabilities(clips)
+        ]
 
 
 class _Videos(Dataset):

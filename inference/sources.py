@@ -48,17 +48,25 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         reader: what decodes videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: a folder has no such frames, or lacks some of them.
+        UnreadableVideoError: a folder has no such frames, lacks some of them or may not be read; a video's name is no
+            UTF-8.
     """
     if os.path.isdir(path):
-        numbers = frame_numbers(os.listdir(path), filename_tmpl)
-        if not numbers:
-            raise UnreadableVideoError(path, f"the folder has no frames of the name {filename_tmpl}")
-        gap = describe_gap(path, filename_tmpl)
-        if gap:
-            raise UnreadableVideoError(path, gap)
+        try:
+            numbers = frame_numbers(os.listdir(path), filename_tmpl)
+            gap = describe_gap(path, filename_tmpl)
+        except OSError as error:
+            raise UnreadableVideoError(path, f"the folder cannot be read: {error.strerror}") from error
+        if gap or not numbers:
+            raise UnreadableVideoError(path, gap or f"the folder has no frames of the name {filename_tmpl}")
         return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
-    return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
+    if is_image_path(path):
+        return partial(ImageFile, path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableVideoError(path, "the decoders only open names in UTF-8; rename it") from error
+    return partial(VideoFile, path, reader)
 
 
 def expand_sources(
@@ -66,8 +74,9 @@ def expand_sources(
 ) -> list[str]:
     """The videos that files, folders and lists name, in their order, each once.
 
-    A folder stands for the videos in it and below it, sorted, and for each folder of frames there. A list is a .csv or
-    .txt file with a path a line, or with the lines of training lists, whose labels are ignored.
+    A folder stands for the videos in it and below it, sorted, and for each folder of frames there. Links to folders
+    are followed, but not round in circles: a folder that was met before, or lies around the given one, is left out. A
+    list is a .csv or .txt file with a path a line, or with the lines of training lists, whose labels are ignored.
 
     Args:
         filename_tmpl: names of the frames in a folder.

@@ -8,7 +8,7 @@ import torch
 
 from datasets.readers import FrameReader
 from inference.heatmaps import HeatTrack, explain_windows, join_windows
-from inference.predictor import Predictor
+from inference.predictor import Predictor, ScoresNotFiniteError
 from inference.windows import Curve, window_starts
 
 FRAMES_PER_READ = 64  # bounds the decoded pictures in memory; neighbouring windows share theirs
@@ -43,6 +43,7 @@ def follow(
 
     Raises:
         UnreadableVideoError: frames do not decode.
+        ScoresNotFiniteError: the scores of a window are no numbers.
         ValueError: a negative window or stride.
     """
     total = len(reader)
@@ -55,6 +56,8 @@ def follow(
     for part in progress(parts):
         clips, frames = read_windows(predictor, reader, part, window)
         rows.append(predictor.probabilities(clips))
+        if not np.isfinite(rows[-1]).all():
+            raise ScoresNotFiniteError
         if explain:
             relevance.append(explain_windows(predictor, clips, frames, rows[-1].argmax(1)))
     curve = Curve(total, window, starts, np.concatenate(rows), predictor.label_names)

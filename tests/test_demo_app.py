@@ -1,29 +1,29 @@
-"""The local page in a real browser: what it shows, whom it talks to, what it refuses and what it leaves behind."""
+"""The local page, served: what it shows, whom it talks to, what it refuses and what it leaves behind."""
 
+import base64
+import http.client
+import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from browser import CHROMIUM, CHROMIUM_FLAGS
 from inference_files import save_checkpoint, write_moving_video
+from PIL import Image
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install -r requirements-extras.txt")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
+for package in ("starlette", "uvicorn"):
+    pytest.importorskip(package, reason=f"the page needs {package}: pip install -r requirements-extras.txt")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds: a busy machine takes minutes to import everything twice
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
-]
 
 
 class Server:
@@ -58,12 +58,34 @@ class Server:
                 time.sleep(0.3)
         raise RuntimeError(f"the page did not come up:\n{self.log.read_text()}")
 
-    def videos_left(self):
-        return [path for path in self.temporary.rglob("*") if path.suffix == ".mp4"]
+    def files_left(self):
+        (folder,) = self.temporary.glob("videomambapro-*")
+        return list(folder.iterdir())
 
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+    def ask(self, method, path, body=None, **headers):
+        """Give status and body of the answer to a request as a program other than a browser sends it."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def begin_upload(self, sent, of):
+        """Send the first `sent` bytes of an upload and give the connection, once the page has begun to store them."""
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        head = f"POST /predictions HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Length: {of}\r\n\r\n"
+        connection.sendall(head.encode() + bytes(sent))
+        until(self.files_left)
+        return connection
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +99,88 @@ def server(tmp_path_factory):
         server.process.wait()
 
 
+@pytest.fixture
+def bystander(tmp_path):
+    """A folder that is none of the page's business: a video in it, and what must be there in the end."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_moving_video(folder / "video.mp4", 12)
+    yield folder / "video.mp4"
+    assert [path.name for path in folder.iterdir()] == ["video.mp4"]
+
+
+def test_a_video_gets_classes_curve_and_heat_maps_and_is_deleted(server, bystander):
+    status, answer = server.ask("POST", "/predictions", bystander.read_bytes())
+    assert status == 200
+    shown = json.loads(answer)
+    assert len(shown["classes"]) == 5
+    shares = [row["probability"] for row in shown["classes"]]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.00001
+    assert all(row["name"].startswith("name ") for row in shown["classes"])
+    for picture in (shown["curve"], shown["heat"]):
+        scheme, _, content = picture.partition(",")
+        assert scheme == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(content))).width > 300
+    assert server.files_left() == []
+
+
+@pytest.mark.parametrize("named", ["a video", "nothing", "a link", "an address", "another upload"])
+def test_a_file_that_a_request_names_is_neither_read_nor_deleted(server, bystander, tmp_path, named):
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere, server.begin_upload(100, of=200):
+        (uploaded,) = server.files_left()
+        (tmp_path / "link.mp4").symlink_to(bystander)
+        path = {
+            "a video": bystander,
+            "nothing": bystander.with_name("nothing.mp4"),
+            "a link": tmp_path / "link.mp4",
+            "an address": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.mp4",
+            "another upload": uploaded,
+        }[named]
+        data = [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]
+        join = json.dumps({"data": data, "fn_index": 0, "session_hash": "x"})
+        assert server.ask("POST", "/gradio_api/queue/join", join)[0] == 404
+        assert server.ask("POST", "/predictions", join)[0] == 422
+        assert server.ask("POST", "/predictions", str(path))[0] == 422
+        assert server.ask("GET", f"/gradio_api/file={path}")[0] == 404
+        for climb in ("/page//", "/page/../", "/page/%2e%2e/", "/page/..%2f..%2f..%2f..%2f..%2f"):
+            assert server.ask("GET", f"{climb}{path}")[0] == 404
+        assert server.ask("GET", "/page/../app.py")[0] == 404
+        assert server.files_left() == [uploaded]
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
+    until(lambda: server.files_left() == [])
+
+
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://127.0.0.1:1", "http://localhost"])
+def test_another_page_cannot_send_a_video(server, bystander, origin):
+    assert server.ask("POST", "/predictions", bystander.read_bytes(), Origin=origin)[0] == 403
+    assert server.files_left() == []
+
+
+def test_what_is_too_large_no_video_or_broken_off_does_not_stay(server):
+    status, told = server.ask("POST", "/predictions", bytes(2**20 + 1))
+    assert status == 422 and b"larger than 1 MB" in told
+    status, told = server.ask("POST", "/predictions", b"no video at all")
+    assert status == 422 and b"not a video, or damaged" in told
+    assert server.ask("POST", "/predictions", b"")[0] == 422
+    server.begin_upload(1000, of=2000).close()
+    until(lambda: server.files_left() == [])
+
+
+def test_only_this_machine_is_served_under_its_own_names(server):
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", server.port), timeout=5):
+        pass
+    assert server.ask("GET", "/", Host="elsewhere.example")[0] == 400
+    with urllib.request.urlopen(server.url, timeout=10) as answer:
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+
+
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
@@ -89,10 +191,10 @@ def browser():
 def page(server, browser):
     page = browser.new_page()
     page.set_default_timeout(1000 * PATIENCE)
-    page.asked = []
+    page.asked, page.faults = [], []
     page.on("request", lambda request: page.asked.append(request.url))
+    page.on("console", lambda message: page.faults.append(message.text))
     page.goto(server.url)
-    page.wait_for_selector("#video input[type=file]", state="attached")
     yield page
     page.close()
 
@@ -101,48 +203,53 @@ def drop(page, path):
     page.set_input_files("#video input[type=file]", str(path))
 
 
-def test_a_video_gets_classes_curve_and_heat_maps_and_is_deleted(server, page, tmp_path):
-    drop(page, write_moving_video(tmp_path / "a.mp4", 40))
+def test_the_page_shows_a_video_and_asks_nobody_else(server, page, bystander):
+    drop(page, bystander)
     for picture in ("#curve img", "#heat img"):
         page.wait_for_selector(picture)
         page.wait_for_function("name => document.querySelector(name).naturalWidth > 300", arg=picture)
     told = page.inner_text("#classes")
     assert told.count("%") == 5 and "name " in told
-    assert page.asked and all(url.startswith((server.url, "data:", "blob:")) for url in page.asked)
-    assert server.videos_left() == []
+    assert page.asked and all(url.startswith((server.url, "data:")) for url in page.asked)
+    assert page.faults == []
+    assert server.files_left() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("text.mp4", "not a video, or damaged"), ("long.mp4", "200 frames, and 100 are allowed")]
+    ("name", "told"),
+    [
+        ("text.mp4", "not a video, or damaged"),
+        ("long.mp4", "200 frames, and 100 are allowed"),
+        ("large.mp4", "larger than 1 MB"),
+    ],
 )
-def test_what_cannot_be_shown_is_told_and_deleted(server, page, tmp_path, name, told):
-    if name == "text.mp4":
-        (tmp_path / name).write_bytes(b"no video at all")
-    else:
+def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, told):
+    if name == "long.mp4":
         write_moving_video(tmp_path / name, 200, height=16, width=16)
+    else:
+        (tmp_path / name).write_bytes(bytes(3 * 2**20) if name == "large.mp4" else b"no video at all")
     drop(page, tmp_path / name)
     page.wait_for_selector(f"text={told}")
-    assert server.videos_left() == []
+    assert server.files_left() == []
 
 
-def test_a_file_that_is_too_large_is_not_taken(server, page, tmp_path):
-    (tmp_path / "large.mp4").write_bytes(bytes(3 * 2**20))
-    drop(page, tmp_path / "large.mp4")
-    page.wait_for_selector("text=/exceeds|too large|maximum/i")
-    assert server.videos_left() == []
+def test_the_program_ends_when_told_whatever_is_open(server, bystander):
+    kept = http.client.HTTPConnection("127.0.0.1", server.port)
+    kept.request("GET", "/")
+    kept.getresponse().read()
+    video = bystander.read_bytes()
 
+    def show():
+        with pytest.raises((OSError, http.client.HTTPException)):
+            while True:
+                server.ask("POST", "/predictions", video)
 
-def test_only_this_machine_is_served_under_its_own_names(server):
-    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", server.port), timeout=5):
-        pass
-    request = urllib.request.Request(server.url, headers={"Host": "elsewhere.example"})
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(request, timeout=10)
-    with urllib.request.urlopen(server.url, timeout=10) as answer:
-        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
-
-
-def test_nothing_is_left_when_the_program_ends(server):
-    assert any(server.temporary.iterdir())
-    server.stop()
-    assert list(server.temporary.glob("videomambapro-*")) == []
+    asking = Thread(target=show)
+    with server.begin_upload(100, of=200):
+        asking.start()
+        until(lambda: len(server.files_left()) == 2)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(60)
+    asking.join()
+    kept.close()
+    assert list(server.temporary.iterdir()) == []

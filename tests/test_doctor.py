@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from mamba.mamba_ssm import doctor
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock_packages
 
 FIND_SPEC = importlib.util.find_spec
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    cuda.load_extension.cache_clear()
-    for module in cuda.PACKAGES:
+    stock_packages.load_extension.cache_clear()
+    for module in stock_packages.PACKAGES:
         monkeypatch.setitem(sys.modules, module, None)
     yield
-    cuda.load_extension.cache_clear()
+    stock_packages.load_extension.cache_clear()
 
 
 @pytest.fixture
@@ -77,6 +77,13 @@ def test_a_driver_that_pytorch_cannot_use(no_gpu, monkeypatch):
     assert "download.pytorch.org/whl/cu126" in text()
 
 
+def test_a_driver_too_old_for_the_oldest_cuda_is_not_sent_there_again(no_gpu, monkeypatch):
+    with_driver(monkeypatch, True)
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    assert "PyTorch for CUDA 12.6 cannot use the NVIDIA driver" in text()
+    assert "cu126" not in text() and "update the NVIDIA driver" in text()
+
+
 def test_a_gpu_with_all_that_is_needed(gpu, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "triton" else FIND_SPEC(name))
     lines, well = doctor.report()
@@ -100,11 +107,35 @@ def test_mamba_ssm_absent(gpu):
     assert not absent[0].matters
 
 
+@pytest.mark.parametrize(("module", "package"), stock_packages.PACKAGES.items())
+def test_a_package_without_its_compiled_module(gpu, tmp_path, monkeypatch, module, package):
+    facts = tmp_path / f"{package.replace('-', '_')}-9.8.7.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.8.7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (finding,) = [finding for finding in doctor.findings() if module in finding.problem]
+    assert f"{package} 9.8.7 was installed without" in finding.problem
+    # Asked for again by name only, pip finds it installed; forced to, it takes the wheel that it has built before.
+    assert finding.remedy.startswith("MAMBA_KEEP_CUDA_BUILD=TRUE pip install ")
+    assert finding.remedy.endswith(f" --no-cache-dir --force-reinstall {package}")
+
+
+def test_wherever_mamba_ssm_is_installed_its_scan_is_asked_for():
+    root = Path(__file__).parent.parent
+    texts = [file.read_text() for file in [*root.glob("*.txt"), *root.glob("*.md"), *root.glob("docs/*.md")]]
+    lines = [line for text in texts for line in text.splitlines()]
+    installing = [
+        line for line in lines if "pip install" in line and ("requirements-cuda" in line or "mamba-ssm" in line)
+    ]
+    assert len(installing) >= 4
+    assert [line for line in installing if "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" not in line] == []
+
+
 @pytest.mark.parametrize(
     ("message", "words"), [("undefined symbol: _ZN3c10", "another PyTorch"), ("libcudart.so.11.0: no", "another CUDA")]
 )
 def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, f"raise ImportError({message!r})\n")
+    put_module(monkeypatch, tmp_path, stock_packages.SCAN_MODULE, f"raise ImportError({message!r})\n")
     broken = [finding for finding in doctor.findings() if "broken" in finding.problem]
     assert len(broken) == 1
     assert words in broken[0].problem
@@ -113,7 +144,7 @@ def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
 
 
 def test_mamba_ssm_serves_where_triton_is_absent(gpu, tmp_path, monkeypatch):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, "fwd = bwd = None\n")
+    put_module(monkeypatch, tmp_path, stock_packages.SCAN_MODULE, "fwd = bwd = None\n")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
     assert any(line.split()[0] == "cuda" and "<- chosen" in line for line in doctor.report()[0])
 

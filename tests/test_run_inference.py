@@ -1,11 +1,14 @@
 """`run_inference.py`: terminal, JSON lines, pictures and annotated videos of real files, and what cannot be read."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from inference_files import save_checkpoint, write_moving_video
 from PIL import Image
 from video_files import numbered_frames, write_folder
@@ -15,7 +18,9 @@ from datasets.readers import VideoFile
 from inference.annotate import STRIP_HEIGHT, frame_rate
 from inference.batch import output_paths
 from inference.drawing import draw_strip
+from inference.predictor import QUICK, ScoresNotFiniteError, load_predictor
 from inference.sources import expand_sources
+from inference.timeline import follow
 from inference.windows import Curve
 
 
@@ -61,6 +66,56 @@ def test_unreadable_files_are_named_and_counted_and_stop_nothing(checkpoint, fol
     assert all(len(record["top"]) == 5 for record in records if "top" in record)
     errors = capsys.readouterr().err
     assert f"cannot read {folder / 'broken.mp4'}" in errors and "2 of 4 could not be read" in errors
+
+
+def test_a_file_costs_itself_alone_whatever_its_name_or_link(checkpoint, tmp_path, capsys):
+    names = ["a.mp4", "b\x1b]0;title\x07\n.mp4", "c\udce9.mp4", "d.mp4", "e.mp4"]
+    write_moving_video(tmp_path / "a.mp4", 4)
+    for name in names[1:]:
+        shutil.copy(tmp_path / "a.mp4", tmp_path / name)
+    (tmp_path / "c_loop.mp4").symlink_to("c_loop.mp4")
+    report, pictures = tmp_path / "out.jsonl", tmp_path / "pictures"
+    run(checkpoint, tmp_path, "--quick", "--json", report, "--curve", pictures)
+    records = {record["path"]: record for record in lines_of(report)}
+    assert sorted(Path(path).name for path in records) == sorted([*names, "c_loop.mp4"])
+    assert all(os.path.lexists(path) for path in records)
+    for name in ("a.mp4", "b\x1b]0;title\x07\n.mp4", "d.mp4", "e.mp4"):
+        assert records[str(tmp_path / name)]["views"] == 1
+        assert (pictures / name).with_suffix(".png").is_file()
+    assert "error" in records[str(tmp_path / "c_loop.mp4")]
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert f"{tmp_path}/b\\u001b]0;title\\u0007\\n.mp4 (1 views)" in lines
+    assert report.read_bytes().decode("utf-8").replace("\n", "").isprintable()
+
+
+def test_class_names_of_a_checkpoint_are_escaped(tmp_path, capsys):
+    names = [f"{label}\x1b[31m\udcff" for label in range(7)]
+    checkpoint = save_checkpoint(tmp_path / "c.pth", class_names=names)
+    video = write_moving_video(tmp_path / "video.mp4", 2)
+    pictures = ["--curve", tmp_path / "curve.png", "--heatmap", tmp_path / "heat.png"]
+    assert run(checkpoint, video, "--quick", *pictures, "--annotate", tmp_path / "annotated.mp4") == 0
+    assert run(checkpoint, video, "--quick", "--json", "-") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].endswith("\\u001b[31m\\udcff") and all(line.isprintable() for line in told)
+    assert json.loads(told[-1])["top"][0]["name"] in names
+
+
+def test_scores_that_are_no_numbers_are_an_error(checkpoint, folder, tmp_path, capsys):
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["model"]["head.weight"][0, 0] = float("nan")
+    torch.save(saved, tmp_path / "c.pth")
+    report = tmp_path / "out.jsonl"
+    videos = [folder / "a.mp4", folder / "sub" / "b.mp4"]
+    assert run(tmp_path / "c.pth", *videos, "--json", report, "--stride", 2, "--curve", tmp_path / "curves") == 1
+    assert [set(record) for record in lines_of(report)] == [{"path", "error"}] * 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("not finite") == 2 and "2 of 2 could not be" in told.err
+    predictor = load_predictor(tmp_path / "c.pth", device="cpu", **QUICK)
+    for look in (predictor.predict, lambda path: follow(predictor, predictor.open(path))):
+        with pytest.raises(ScoresNotFiniteError):
+            look(str(folder / "a.mp4"))
 
 
 def test_json_on_the_terminal_is_all_that_is_on_it(checkpoint, folder, capsys):
@@ -131,6 +186,22 @@ def test_files_folders_and_lists_become_sources(folder, tmp_path):
         expand_sources([str(tmp_path / "empty")])
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         expand_sources(["absent.csv"])
+
+
+def test_links_to_folders_are_followed_once_and_not_in_circles(tmp_path):
+    given, beside = tmp_path / "given", tmp_path / "beside"
+    for video in (given / "sub" / "a.mp4", beside / "b.mp4", tmp_path / "outside.mp4"):
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.write_bytes(b"")
+    (given / "link").symlink_to(beside)
+    (given / "link_again").symlink_to(beside)
+    (given / "sub" / "here").symlink_to(".")
+    (given / "sub" / "up").symlink_to(given)
+    (given / "sub" / "out").symlink_to(tmp_path)
+    (beside / "back").symlink_to(given / "sub")
+    (given / "nowhere").symlink_to("nowhere")
+    found = [os.path.realpath(path) for path in expand_sources([str(given)])]
+    assert sorted(found) == sorted([str(given / "sub" / "a.mp4"), str(beside / "b.mp4")])
 
 
 def test_the_frame_rate_is_the_files(tmp_path, folder):

@@ -26,6 +26,7 @@ from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record,
 from datasets.class_labels import describe_empty_classes
 from datasets.frame_names import FrameNamesError, find_first_frame
 from engines.files import atomic_write
+from engines.terminal import escape_output
 from tools.file_check import FileJob, check_file
 from tools.worker_pool import run_jobs
 
@@ -36,6 +37,7 @@ Facts = dict[str, dict]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where something is broken."""
+    escape_output()
     options = parse_arguments(arguments)
     output = options.output or options.list.parent / "checked"
     clean, problem_file = output / options.list.name, output / f"{options.list.stem}.problems.txt"

@@ -17,6 +17,7 @@ from typing import Any
 
 from engines.files import atomic_write
 from engines.recipe import RECIPE_OF_CLASSES
+from engines.terminal import escape_output
 from models.checkpoint_file import (
     AVERAGE,
     FORMATS,
@@ -31,6 +32,7 @@ from models.videomambapro import VideoMambaPro
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

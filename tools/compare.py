@@ -12,12 +12,14 @@ from typing import Any
 
 from common.flag_types import non_negative_int
 from engines.files import write_json
+from engines.terminal import escape_output
 from reports.comparison import CompareError, Outcome, compare, read_results
 from reports.page import class_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from common.flag_types import positive
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engines.files import atomic_write
+from engines.terminal import escape_output
 from inference import Predictor, load_predictor
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
 from models.videomambapro import VideoMambaPro
@@ -39,6 +40,7 @@ class ExportError(RuntimeError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or of a run")
     parser.add_argument("target", type=Path, help="file to write, .onnx or .pt2")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
 from engines.files import write_json
+from engines.terminal import escape_output
 from explain.profile import by_distance, influence
 from explain.scans import scans_of_model
 from inference.predictor import QUICK, Predictor, load_predictor
@@ -81,6 +82,7 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and draw what the command line names; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

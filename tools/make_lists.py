@@ -26,6 +26,7 @@ import numpy as np
 from common.flag_types import proper_fraction, seed
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
 from engines.files import atomic_write
+from engines.terminal import escape_output
 from tools.list_sources import (
     Source,
     read_folder,
@@ -63,6 +64,7 @@ class Lists:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     options = parse_arguments(arguments)
     try:
         lists = _read(options)

@@ -33,6 +33,7 @@ from datasets.annotations import (
     resolve_video_path,
 )
 from engines.files import atomic_write, write_json
+from engines.terminal import escape_output
 from tools.reencode import Preparation, VideoJob, prepare_video
 from tools.worker_pool import run_jobs
 
@@ -45,6 +46,7 @@ class PreparationError(ValueError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where a video could not be prepared."""
+    escape_output()
     options = parse_arguments(arguments)
     how = Preparation(options.form, options.short_side, options.gop, options.crf, options.quality)
     try:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from common.flag_types import non_negative_int
 from datasets.annotations import read_list
 from engines.files import write_json
+from engines.terminal import escape_output
 from explain.relevance import METHODS, token_relevance
 from inference.predictor import QUICK, Predictor, load_predictor
 from tools.make_moving_digits import BOXES
@@ -112,6 +113,7 @@ def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the demo's run that the command line names; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

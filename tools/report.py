@@ -13,11 +13,13 @@ from pathlib import Path
 from datasets.build import build_dataset
 from datasets.label_names import read_label_names
 from engines.results import RESULTS, describe_list
+from engines.terminal import escape_output
 from reports.page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    escape_output()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a run")
     parser.add_argument(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock_packages
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (
     BACKEND_VARIABLE,
     BACKENDS,
@@ -27,8 +27,9 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import (
 
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d")
 INSTALL_PYTORCH = "pip install --force-reinstall torch torchvision"  # PyPI's wheels for Linux are built for CUDA
-INSTALL_OLDER_CUDA = INSTALL_PYTORCH + " --index-url https://download.pytorch.org/whl/cu126"
-REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall {package}"
+OLDER_CUDA = "12.6"
+INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.org/whl/cu{OLDER_CUDA.replace('.', '')}"
+UPDATE_DRIVER = "update the NVIDIA driver: https://www.nvidia.com/drivers"
 INSTALL_COMPILER = "apt-get install g++"
 
 
@@ -91,8 +92,11 @@ def findings() -> list[Finding]:
                 Finding("this PyTorch is built for the CPU, but there is an NVIDIA driver", INSTALL_PYTORCH, True)
             )
         elif driver_is_installed():
-            problem = f"PyTorch for CUDA {torch.version.cuda} cannot use the NVIDIA driver that is installed"
-            found.append(Finding(f"{problem} (too old?)", INSTALL_OLDER_CUDA, True))
+            problem = (
+                f"PyTorch for CUDA {torch.version.cuda} cannot use the NVIDIA driver that is installed (too old?)"
+            )
+            is_older = torch.version.cuda == OLDER_CUDA
+            found.append(Finding(problem, UPDATE_DRIVER if is_older else INSTALL_OLDER_CUDA, True))
         else:
             found.append(
                 Finding("no NVIDIA GPU: training on video wants one; the CPU serves", "nothing to install", False)
@@ -103,15 +107,10 @@ def findings() -> list[Finding]:
     needs_stock_kernels = importlib.util.find_spec("triton") is None
     if needs_stock_kernels:
         found.append(Finding("a GPU, but no Triton: the fused kernels cannot run", "pip install triton", True))
-    for module, package in cuda.PACKAGES.items():
-        extension, reason = cuda.load_extension(module)
-        if extension is not None:
-            continue
-        if "broken" in reason:
-            found.append(Finding(reason, REINSTALL.format(package=package), needs_stock_kernels))
-        else:
-            problem = f"{package} is not installed; it is optional where Triton runs"
-            found.append(Finding(problem, "pip install --no-build-isolation -r requirements-cuda.txt", False))
+    for module in stock_packages.PACKAGES:
+        fault = stock_packages.load_extension(module)[1]
+        if fault is not None:
+            found.append(Finding(fault.problem, fault.remedy, fault.installed and needs_stock_kernels))
     return found
 
 

@@ -8,22 +8,16 @@ Softplus, skip and gate stay outside, and the stock kernel is run in float32: wh
 rounded no coarser than what it is subtracted from. Gradients are written out, since autograd is off inside operators.
 """
 
-import functools
-import importlib
-import logging
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mamba.mamba_ssm.ops.selective_scan.stock_packages import CONVOLUTION_MODULE, SCAN_MODULE, load_extension
+
 NAME = "cuda"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SCAN_MODULE = "selective_scan_cuda"
-CONVOLUTION_MODULE = "causal_conv1d_cuda"
-PACKAGES = {SCAN_MODULE: "mamba-ssm", CONVOLUTION_MODULE: "causal-conv1d"}
-
-logger = logging.getLogger(__name__)
 
 
 class StockScan(Protocol):
@@ -56,40 +50,14 @@ class ExtensionScan:
         )
 
 
-@functools.cache
-def load_extension(name: str) -> tuple[Any, str | None]:
-    """(the compiled module, None), or (None, why not and what mends it). Warns once where it is broken."""
-    package = PACKAGES[name]
-    try:
-        return importlib.import_module(name), None
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return None, f"{package} is not installed (optional: pip install -r requirements-cuda.txt)"
-        reason = str(error)
-    except (ImportError, OSError) as error:
-        reason = str(error)
-    message = f"{package} is installed but broken: {explain_import_error(reason)}"
-    logger.warning("%s", message)
-    return None, message
-
-
-def explain_import_error(message: str) -> str:
-    """A loader's message in plain words, with what to do."""
-    rebuild = "reinstall it for this PyTorch: pip install --no-build-isolation --force-reinstall --no-deps"
-    if "undefined symbol" in message:
-        return f"it was built against another PyTorch ({message}); {rebuild}"
-    if "libcudart" in message or "libcublas" in message or "libnv" in message:
-        return f"it was built for another CUDA than this PyTorch's {torch.version.cuda} ({message}); {rebuild}"
-    return f"{message}; {rebuild}"
-
-
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot serve `device` and `dtype`, with what to do; None if it can."""
     if device.type != "cuda":
         return "it needs an NVIDIA GPU"
     if dtype not in DTYPES:
         return "it computes in float32 and takes float32, bfloat16 and float16"
-    return load_extension(SCAN_MODULE)[1]
+    fault = load_extension(SCAN_MODULE)[1]
+    return None if fault is None else str(fault)
 
 
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
@@ -230,9 +198,9 @@ def scan_backward(
 
 
 def _stock() -> ExtensionScan:
-    module, reason = load_extension(SCAN_MODULE)
+    module, fault = load_extension(SCAN_MODULE)
     if module is None:
-        raise RuntimeError(f"backend {NAME!r}: {reason}")
+        raise RuntimeError(f"backend {NAME!r}: {fault}")
     return ExtensionScan(module)
 
 

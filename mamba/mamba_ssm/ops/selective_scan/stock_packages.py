@@ -1,0 +1,75 @@
+"""The compiled modules of an installed mamba-ssm and causal-conv1d: there, or why not and what mends it."""
+
+import functools
+import importlib
+import importlib.metadata
+import logging
+from typing import Any, NamedTuple
+
+import torch
+
+SCAN_MODULE = "selective_scan_cuda"
+CONVOLUTION_MODULE = "causal_conv1d_cuda"
+PACKAGES = {SCAN_MODULE: "mamba-ssm", CONVOLUTION_MODULE: "causal-conv1d"}
+
+# mamba-ssm's sources since July 2026 compile the scan only where the variable says so; older ones do not ask for it.
+INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r requirements-cuda.txt"
+# Without --no-cache-dir pip takes the wheel again that it built before, with the fault that is to be mended.
+REINSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "
+
+logger = logging.getLogger(__name__)
+
+
+class Fault(NamedTuple):
+    """Why a compiled module cannot serve.
+
+    Attributes:
+        problem: what is wrong.
+        remedy: the command that mends it.
+        installed: whether the package is there, if only in part or broken.
+    """
+
+    problem: str
+    remedy: str
+    installed: bool
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
+
+
+@functools.cache
+def load_extension(name: str) -> tuple[Any, Fault | None]:
+    """(the compiled module, None), or (None, why not). Warns once where it is broken."""
+    package = PACKAGES[name]
+    remedy = REINSTALL + package
+    try:
+        return importlib.import_module(name), None
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None, _absence(name)
+        message, remedy = str(error), f"pip install {error.name}"
+    except (ImportError, OSError) as error:
+        message = str(error)
+    fault = Fault(f"{package} is installed but broken: {explain_import_error(message)}", remedy, installed=True)
+    logger.warning("%s", fault)
+    return None, fault
+
+
+def _absence(name: str) -> Fault:
+    """What is missing where there is no module of that name: the package, or the module in it."""
+    package = PACKAGES[name]
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return Fault(f"{package} is not installed; it is optional where Triton runs", INSTALL, installed=False)
+    problem = f"{package} {version} was installed without its compiled module {name}"
+    return Fault(problem, REINSTALL + package, installed=True)
+
+
+def explain_import_error(message: str) -> str:
+    """A loader's message in plain words."""
+    if "undefined symbol" in message:
+        return f"it was built against another PyTorch ({message})"
+    if "libcudart" in message or "libcublas" in message or "libnv" in message:
+        return f"it was built for another CUDA than this PyTorch's {torch.version.cuda} ({message})"
+    return message
