@@ -19,10 +19,22 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it is done: False where the C library is not glibc.
     """
-    if sys.platform != "linux":
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         return False
     kept = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT)
     return bool(library.mallopt(_TRIM_THRESHOLD, _NEVER)) and kept
+
+
+def release_freed_memory() -> None:
+    """Return memory that is free now to the system, after something much larger than usual."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
