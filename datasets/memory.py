@@ -9,6 +9,10 @@ _NEVER = 2**31 - 1
 _LARGEST_KEPT = (1 << 30, 32 << 20)  # bytes; what a version of glibc takes at most is one of these
 
 
+LARGE_BYTES = 128 << 20
+"""Frames of a reading that take more, such as 16 of 2560 x 1440, are so unusual that memory is not kept for them."""
+
+
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next array instead of returning it to the system, process-wide.
 
@@ -26,10 +30,10 @@ def keep_freed_memory() -> bool:
     return bool(library.mallopt(_TRIM_THRESHOLD, _NEVER)) and kept
 
 
-def release_freed_memory() -> None:
-    """Return memory that is free now to the system, after something much larger than usual."""
+def release_after(size: int) -> None:
+    """Return what is free now to the system, after work on an array of `size` bytes that was larger than usual."""
     library = _glibc()
-    if library is not None:
+    if size > LARGE_BYTES and library is not None:
         library.malloc_trim(0)
 
 

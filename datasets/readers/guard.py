@@ -33,8 +33,8 @@ from datasets.readers.shared_frames import SharedFrames, anonymous_file
 
 logger = logging.getLogger(__name__)
 
-LEAST_SECONDS = 5.0
-"""What a file may take even when others have used up the budget."""
+LEAST_SECONDS, LEAST_SHARE = 5.0, 1 / 30
+"""What a file may take even when others have used up the budget: seconds, but no more than this share of it."""
 
 _TICK = 1.0
 _EXCUSED = {"D", "T", "t"}  # waits for a disk, stopped, stopped by a debugger
@@ -50,7 +50,7 @@ class Guard:
         Args:
             time_limit: seconds for opening a file, and for reading its frames.
             budget: seconds that files which take too long may cost in all, until `start_pass`: of what is left one
-                may take half, but never less than `LEAST_SECONDS`. Processes that are forked share it.
+                may take half, or a little at least (`LEAST_SECONDS`). Processes that are forked share it.
         """
         self.time_limit, self.budget = time_limit, budget
         self._lost = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.float64, count=1)
@@ -119,7 +119,8 @@ class Guard:
 
     def _answer(self, path: str) -> int | tuple[int, ...] | UnreadableVideoError:
         """Wait for an answer, and count the seconds in which the helper could work on it."""
-        limit = min(self.time_limit, max((self.budget - self._lost[0]) / 2, LEAST_SECONDS))
+        least = min(LEAST_SECONDS, LEAST_SHARE * self.budget)
+        limit = min(self.time_limit, max((self.budget - self._lost[0]) / 2, least))
         tick = min(_TICK, limit / 4)
         counted = excused = 0.0
         # Ticks are counted, and not the time: while this process is stopped there are none.

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.memory import keep_freed_memory, release_freed_memory
+from datasets.memory import LARGE_BYTES, keep_freed_memory, release_after
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
-
-KEPT_BYTES = 256 << 20  # 16 frames of 2560 x 1440 are 177 MB; memory for larger readings is returned after each
 
 # decord, which takes its time, is imported before the first file is waited for.
 _PROGRAM = """
@@ -75,7 +73,7 @@ def serve(connection: int, memory: int, lifeline: int) -> None:
             requests.send(reading.answer(*requests.recv()))
         except (EOFError, ConnectionError):
             return
-        reading.tidy()
+        release_after(reading.size)
 
 
 class _Reading:
@@ -84,7 +82,7 @@ class _Reading:
     def __init__(self, frames: SharedFrames):
         self.frames = frames
         self.reader = None
-        self.size = 0
+        self.size = 0  # in bytes, of the frames read last
 
     def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | UnreadableVideoError:
         """Do what is requested."""
@@ -99,16 +97,11 @@ class _Reading:
             return error
 
     def _read(self, indices: np.ndarray) -> tuple[int, ...]:
-        if self.size > KEPT_BYTES:
-            self.frames.release_beyond(KEPT_BYTES)
+        if self.size > LARGE_BYTES:
+            self.frames.release_beyond(LARGE_BYTES)
         frames = self.reader.read(indices)
         self.size = frames.nbytes
         return self.frames.store(frames)
-
-    def tidy(self) -> None:
-        """Return the memory that a large reading has left free."""
-        if self.size > KEPT_BYTES:
-            release_freed_memory()
 
 
 def _end_with(lifeline: int) -> None:
