@@ -1,10 +1,13 @@
 """The guard: a reader that hangs or crashes costs its file, and nothing else."""
 
 import logging
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +19,11 @@ from treacherous import Treacherous
 from video_files import frame_numbers, numbered_frames, write_video
 
 from datasets.build import build_dataset, build_loader
-from datasets.readers import Guard, UnreadableVideoError, VideoFile
+from datasets.memory import LARGE_BYTES
+from datasets.readers import Guard, UnreadableVideoError, VideoFile, open_reader
 from datasets.video_cls import VideoClsDataset
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -57,13 +63,156 @@ def test_a_reader_that_does_not_come_back_is_told_and_the_next_file_read(guard, 
     assert frame_numbers(reader.read([4, 5])) == [4, 5]
 
 
-def test_other_errors_and_readers_out_of_date_are_not_hidden(guard):
-    old = guard.open("fails.mp4", partial(Treacherous, "fails.mp4"))
-    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
-        old.read([0])
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("name", ["fails to open.mp4", "fails to count.mp4", "fails to read.mp4"])
+def test_whatever_a_reader_raises_names_its_file(guard, guarded, name):
+    with pytest.raises(UnreadableVideoError, match=f"cannot read {name}: ZeroDivisionError: a fault of ours"):
+        reader = open_reader(name, partial(Treacherous, name), guard if guarded else None)
+        len(reader)
+        reader.read([0])
+    reader = open_reader("good.mp4", partial(Treacherous, "good.mp4"), guard if guarded else None)
+    assert frame_numbers(reader.read([4, 5])) == [4, 5]
+
+
+def test_a_request_that_the_helper_cannot_load_names_its_file(guard):
+    with pytest.raises(UnreadableVideoError, match="cannot read x.mp4: ZeroDivisionError: a fault of ours"):
+        guard.open("x.mp4", Unloadable())
+
+
+class Unloadable:
+    """What opens nothing: loading it fails."""
+
+    def __call__(self):
+        raise NotImplementedError
+
+    def __reduce__(self):
+        return Treacherous("fails to read.mp4").read, ([0],)
+
+
+def test_readers_out_of_date_are_told(guard):
+    old = guard.open("a.mp4", partial(Treacherous, "a.mp4"))
     guard.open("good.mp4", partial(Treacherous, "good.mp4"))
-    with pytest.raises(RuntimeError, match="fails.mp4 is no longer open"):
+    with pytest.raises(RuntimeError, match="a.mp4 is no longer open"):
         old.read([0])
+
+
+def test_a_reader_outlives_its_helper(guard):
+    reader = guard.open("a.mp4", partial(Treacherous, "a.mp4"))
+    os.kill(guard.helper, signal.SIGKILL)
+    with pytest.raises(UnreadableVideoError, match="SIGKILL"):
+        reader.read([0])
+    assert frame_numbers(reader.read([7])) == [7]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in Linux's /proc")
+
+
+@needs_proc
+def test_time_in_which_the_helper_is_stopped_does_not_count(guard):
+    reader = guard.open("naps.mp4", partial(Treacherous, "naps.mp4"))
+
+    def suspend():
+        time.sleep(0.2)
+        os.kill(guard.helper, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(guard.helper, signal.SIGCONT)
+
+    helper = guard.helper
+    with ThreadPoolExecutor() as threads:
+        suspended = threads.submit(suspend)
+        assert frame_numbers(reader.read([3])) == [3]
+        suspended.result()
+    assert guard.helper == helper
+
+
+READ_SLOWLY = """
+from functools import partial
+from treacherous import Treacherous
+from datasets.readers import Guard
+reader = Guard(2).open("naps.mp4", partial(Treacherous, "naps.mp4"))
+print("open", flush=True)
+print(reader.read([3]).shape)
+"""
+
+
+def test_a_suspended_job_loses_no_file():
+    command = f"import sys; sys.path[:0] = {sys.path!r}\n" + READ_SLOWLY
+    job = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert job.stdout.readline() == "open\n"
+    time.sleep(0.2)
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.killpg(job.pid, signal.SIGCONT)
+    assert job.communicate(timeout=60)[0] == "(1, 32, 48, 3)\n"
+
+
+@pytest.mark.parametrize(("naps", "read"), [(1, True), (2, False)])
+def test_a_file_that_was_waited_for_is_tried_once_more(tmp_path, guard, naps, read):
+    """As for one on a file system that does not answer for a while."""
+    path = str(tmp_path / "stalls.mp4")
+    Path(path).write_text("x" * naps)
+    reader = guard.open(path, partial(Treacherous, path))
+    if read:
+        assert frame_numbers(reader.read([3])) == [3]
+    else:
+        with pytest.raises(UnreadableVideoError, match="longer than 2 s"):
+            reader.read([3])
+
+
+def test_files_that_hang_share_a_budget(monkeypatch):
+    guard = Guard(1, budget=2)
+    monkeypatch.setattr("datasets.readers.guard.LEAST_SHARE", 0.05)
+    for said in ("1 s .--read_timeout.", "0.5 s .*cut down from 1 s", "0.25 s", "0.125 s", "0.1 s", "0.1 s"):
+        with pytest.raises(UnreadableVideoError, match=f"longer than {said}"):
+            guard.open("hangs.mp4", partial(Treacherous, "hangs.mp4")).read([0])
+    guard.start_pass()
+    with pytest.raises(UnreadableVideoError, match="longer than 1 s"):
+        guard.open("hangs.mp4", partial(Treacherous, "hangs.mp4")).read([0])
+    guard.close()
+
+
+@needs_proc
+def test_a_large_reading_leaves_no_memory_behind():
+    guard = Guard(60)
+    usual = guard.open("good.mp4", partial(Treacherous, "good.mp4"))
+    usual.read([0])
+    before = resident(guard.helper)
+    large = guard.open("large.mp4", partial(Treacherous, "large.mp4"))
+    assert large.read(range(17)).nbytes > 400e6
+    during = resident(guard.helper)
+    assert frame_numbers(guard.open("good.mp4", partial(Treacherous, "good.mp4")).read([5])) == [5]
+    after = resident(guard.helper)
+    guard.close()
+    assert during - before > 400e6
+    assert after - before < LARGE_BYTES + 50e6
+
+
+def resident(pid):
+    """Bytes that a process holds in memory."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) * 1024
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
+    downloads, elsewhere = tmp_path / "downloads", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_video(write_downloads(downloads) / "v.mp4", numbered_frames(5, 32, 48))
+    script = elsewhere / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(ROOT)]!r}\n"
+        "from functools import partial\nfrom datasets.readers import Guard, VideoFile\n"
+        "guard = Guard(60)\nprint(len(guard.open('v.mp4', partial(VideoFile, 'v.mp4'))))\nguard.close()\n"
+    )
+    run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "5\n", run.stderr
+
+
+def write_downloads(folder):
+    """Write a folder with files named like modules, which must not be imported."""
+    folder.mkdir()
+    for name in ("socket", "random", "numpy", "decord", "selectors"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a file of the current folder was run')\n")
+    return folder
 
 
 class TreacherousDataset(VideoClsDataset):
@@ -137,7 +286,7 @@ def running(pid):
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in Linux's /proc")
+@needs_proc
 def test_workers_and_decoders_stop_when_the_run_is_killed(tmp_path):
     command = f"import sys; sys.path[:0] = {sys.path!r}; from test_guard import *; hang(Path({str(tmp_path)!r}))"
     run = subprocess.Popen([sys.executable, "-c", command])
