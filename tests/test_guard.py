@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from data_flags import data_flags
+from engine_standins import run_processes
+from torch import distributed
 from treacherous import Treacherous
 from video_files import frame_numbers, numbered_frames, write_video
 
@@ -222,15 +225,16 @@ class TreacherousDataset(VideoClsDataset):
         return partial(Treacherous, record.path)
 
 
-def treacherous_loader(root, mode, names, *flags):
+def treacherous_loader(root, mode, names, *flags, dist_timeout=600, **shards):
     for name in names:
         (root / name).touch()
     for part in ("train", "val"):
         (root / f"{part}.csv").write_text("".join(f"{name} {i % 3}\n" for i, name in enumerate(names)))
     args = data_flags(root, *flags)
+    args.dist_timeout = dist_timeout
     dataset = build_dataset(mode, args)
     dataset.__class__ = TreacherousDataset
-    return build_loader(dataset, mode, args)
+    return build_loader(dataset, mode, args, **shards)
 
 
 @pytest.mark.parametrize("mode", ["train", "validation"])
@@ -247,6 +251,44 @@ def test_an_epoch_names_the_guilty_and_goes_on(mode, tmp_path, caplog):
     assert len(read) == (8 if mode == "train" else 6) and not {1, 4} & set(read)
     labels = torch.cat([batch["labels"] for batch in batches]).tolist()
     assert labels == [loader.dataset.records[i].label for i in read]
+
+
+def test_a_limit_that_would_outlast_the_other_processes_is_refused(tmp_path):
+    def loader(limit, world_size):
+        args = data_flags(tmp_path, "--read_timeout", limit, "--batch_size", "1")
+        args.dist_timeout = 100
+        return build_loader(build_dataset("train", args), "train", args, world_size=world_size)
+
+    write_video(tmp_path / "v.mp4", numbered_frames(5, 32, 48))
+    (tmp_path / "train.csv").write_text("v.mp4 0\nv.mp4 1\n")
+    with pytest.raises(ValueError, match="--read_timeout 60 .* 25 or less, or --dist_timeout 240 or more"):
+        loader("60", 2)
+    for limit, world_size in (("60", 1), ("25", 2), ("0", 2)):
+        loader(limit, world_size)
+
+
+def evaluate_beside_another(rank, root):
+    """Read a list, on rank 0 with files that hang, and meet the other process at its end, as evaluation does."""
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=DIST_TIMEOUT))
+    names = [f"{'hangs' if i % 2 == 0 and i < 14 else 'good'} {i}.mp4" for i in range(20)]
+    args = ["--num_workers", "1", "--read_timeout", "4", "--batch_size", "4"]
+    folder = root / str(rank)
+    folder.mkdir()
+    loader = treacherous_loader(folder, "validation", names, *args, rank=rank, world_size=2, dist_timeout=DIST_TIMEOUT)
+    counts = [None, None]
+    indices = [index for batch in loader for index in batch["indices"].tolist()]
+    distributed.all_gather_object(counts, len(indices))
+    assert counts == [3, 10]
+    distributed.destroy_process_group()
+
+
+DIST_TIMEOUT = 20
+
+
+@pytest.mark.slow
+def test_files_that_hang_on_one_rank_do_not_end_all(tmp_path):
+    """Seven of 4 s, which would be 28."""
+    run_processes(evaluate_beside_another, 2, tmp_path)
 
 
 def test_the_guard_does_not_change_the_samples(tmp_path):
