@@ -44,7 +44,7 @@ _ASLEEP = {"S"}
 class Guard:
     """Opens readers in a helper process; each process that holds (or inherits) a guard starts a helper of its own."""
 
-    def __init__(self, time_limit: float, *, budget: float = math.inf):
+    def __init__(self, time_limit: float, budget: float = math.inf):
         """Remember how long files may take; nothing is started yet.
 
         Args:
@@ -59,14 +59,19 @@ class Guard:
 
     def __reduce__(self):
         """Pickle without the helper."""
-        return _new_guard, (self.time_limit, self.budget)
+        return type(self), (self.time_limit, self.budget)
 
     def start_pass(self) -> None:
         """Begin another pass over the files: the whole budget is there again."""
         self._lost[0] = 0
 
     def open(self, path: str, make_reader: Callable[[], Sized]) -> "GuardedReader":
-        """Call `make_reader`, which can be pickled, in the helper; raises `UnreadableVideoError` with `path`."""
+        """Call `make_reader`, which can be pickled, in the helper.
+
+        Raises:
+            UnreadableVideoError: with `path`, whatever the reader raised, or the decoder crashed or took too long.
+            RuntimeError: the helper does not start, which is no fault of a file.
+        """
         self._make_reader = make_reader
         self._opened += 1
         return GuardedReader(self, path, self._opened, self._ask(path, make_reader))
@@ -184,10 +189,6 @@ def _thread_states(process: int) -> set[str]:
     return states
 
 
-def _new_guard(time_limit: float, budget: float) -> Guard:
-    return Guard(time_limit, budget=budget)
-
-
 def _stop_helper(owner: int, process: subprocess.Popen, connection: Connection, descriptors: Sequence[int]) -> None:
     if owner == os.getpid():
         connection.close()
@@ -213,6 +214,6 @@ class GuardedReader:
         """Decode the frames (T,) -> uint8 (T, H, W, 3), which the guard's next reading overwrites.
 
         Raises:
-            UnreadableVideoError: frames do not decode, or the decoder crashed or took too long.
+            UnreadableVideoError: whatever the reader raised, or the decoder crashed or took too long.
         """
         return self._guard.read(self, np.asarray(indices))
