@@ -153,7 +153,8 @@ def _add_loading(group) -> None:
         type=non_negative,
         default=60,
         metavar="SECONDS",
-        help="a file that takes longer, or crashes its decoder, is unreadable and does not stop the run; "
+        help="a file that takes longer, or crashes its decoder, is unreadable and does not stop the run; time in "
+        "which the job is suspended or a disk does not answer is not counted; "
         "0: no limit, and decode in the worker itself (default: %(default)s)",
     )
     group.add_argument("--pin_mem", action="store_true", default=True, help="pin memory for a GPU (default)")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
 from datasets.list_lines import evenly_spread
-from datasets.loader import ClipLoader, EvalSampler, TrainSampler, start_worker
+from datasets.loader import ClipLoader, EvalSampler, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
@@ -31,6 +32,7 @@ from datasets.transforms import (
     video_validation_transform,
 )
 from datasets.video_cls import VideoClsDataset
+from datasets.worker import start_worker
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +90,10 @@ def build_loader(
     large again, testing in batches of about `args.batch_size` views.
 
     Raises:
-        ValueError: the training list does not fill a single step.
+        ValueError: the training list does not fill a single step, or --read_timeout and --dist_timeout do not fit.
     """
+    if world_size > 1 and dataset.guard is not None:
+        _bound_time_lost(dataset.guard, args)
     train = mode == "train"
     views = dataset.plan.segments * dataset.plan.crops if mode == "test" else 0
     if train:
@@ -128,6 +132,17 @@ def build_loader(
         # resumed run's random numbers differ.
         generator=torch.Generator(),
     )
+
+
+def _bound_time_lost(guard: Guard, args: argparse.Namespace) -> None:
+    """Keep files that take too long from making the other processes give up on this one."""
+    patience = getattr(args, "dist_timeout", math.inf)
+    if 4 * guard.time_limit > patience:
+        raise ValueError(
+            f"--read_timeout {guard.time_limit:g} is too long for processes that wait --dist_timeout {patience:g} s "
+            f"for each other: make it {patience / 4:g} or less, or --dist_timeout {4 * guard.time_limit:g} or more"
+        )
+    guard.budget = patience / 2
 
 
 def _list_file(mode: Mode, args: argparse.Namespace) -> Path:

@@ -17,11 +17,15 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.annotations import Record
-from datasets.readers import FrameReader, Guard, UnreadableVideoError
+from datasets.memory import release_after
+from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.sampling import Mode
 from datasets.transforms import Compose, finish
 
 MAX_REPLACEMENTS = 20
+
+MAX_ELONGATION = 32
+"""Longer side over shorter: resized by its shorter side, a picture of 2 x 16000 pixels would fill the memory."""
 
 
 class SampleKey(NamedTuple):
@@ -102,8 +106,7 @@ class ClipDataset(Dataset, ABC):
 
     def open_record(self, record: Record) -> FrameReader:
         """Open the file or folder of a record; raises `UnreadableVideoError`."""
-        opener = self.opener(record)
-        return opener() if self.guard is None else self.guard.open(record.path, opener)
+        return open_reader(record.path, self.opener(record), self.guard)
 
     def __len__(self) -> int:
         """Give the number of records."""
@@ -155,8 +158,15 @@ def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator
         for k in range(plan.segments)
     ])  # fmt: skip
     frames = reader.read(wanted.reshape(-1))
+    height, width = frames.shape[1:3]
+    if max(height, width) > MAX_ELONGATION * min(height, width):
+        raise UnreadableVideoError(
+            getattr(reader, "path", "the video"),
+            f"its pictures of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
+        )
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]
+    release_after(frames.nbytes)
     if len(prepared) == 1:
         return prepared[0]
     clips, boxes = zip(*prepared, strict=True)

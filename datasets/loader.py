@@ -1,17 +1,14 @@
 """Which records a process reads, in which order, and the loader that tells of unreadable ones."""
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.clip_dataset import ClipDataset, SampleKey
-from datasets.memory import keep_freed_memory
 from datasets.readers import UnreadableVideoError
+from datasets.worker import sharing_explained
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +76,19 @@ class ClipLoader(DataLoader):
         self.unreadable: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[dict]:
-        """Yield batches; raises `UnreadableVideoError` where `strict` is set and a video cannot be read."""
-        for batch in super().__iter__():
-            for index, message in batch["unreadable"]:
-                self._tell(index, message)
-            yield batch
+        """Yield batches.
+
+        Raises:
+            UnreadableVideoError: `strict` is set and a video cannot be read.
+            RuntimeError: the workers cannot share their batches.
+        """
+        if self.dataset.guard is not None:
+            self.dataset.guard.start_pass()
+        with sharing_explained():
+            for batch in super().__iter__():
+                for index, message in batch["unreadable"]:
+                    self._tell(index, message)
+                yield batch
 
     def _tell(self, index: int, message: str) -> None:
         if self._strict:
@@ -92,28 +97,3 @@ class ClipLoader(DataLoader):
             self.unreadable[index] = message
             fate = "replaced by another one" if self._replaced else "left out of the evaluation"
             logger.warning("unreadable video %s: %s", fate, message)
-
-
-def start_worker(_worker: int) -> None:
-    """Prepare a process of a loader."""
-    keep_freed_memory()
-    outlive_stop_signals()
-
-
-def outlive_stop_signals() -> None:
-    """Let a loader's worker end with its parent only: SIGUSR1, and SIGTERM from anyone else, do nothing to it.
-
-    Launchers and schedulers signal every process of a job, and the parent needs its workers until it has saved.
-    """
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-    signals = {signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    threading.Thread(target=_end_with_parent, args=(signals,), daemon=True).start()
-
-
-def _end_with_parent(signals: set[signal.Signals]) -> None:
-    while True:
-        received = signal.sigwaitinfo(signals)
-        if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
-            os._exit(0)

@@ -9,6 +9,10 @@ _NEVER = 2**31 - 1
 _LARGEST_KEPT = (1 << 30, 32 << 20)  # bytes; what a version of glibc takes at most is one of these
 
 
+LARGE_BYTES = 128 << 20
+"""Frames of a reading that take more, such as 16 of 2560 x 1440, are so unusual that memory is not kept for them."""
+
+
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next array instead of returning it to the system, process-wide.
 
@@ -19,10 +23,22 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it is done: False where the C library is not glibc.
     """
-    if sys.platform != "linux":
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         return False
     kept = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT)
     return bool(library.mallopt(_TRIM_THRESHOLD, _NEVER)) and kept
+
+
+def release_after(size: int) -> None:
+    """Return what is free now to the system, after work on an array of `size` bytes that was larger than usual."""
+    library = _glibc()
+    if size > LARGE_BYTES and library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.build import build_plan
 from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.presets import get_preset
-from datasets.readers import FrameReader, Guard, UnreadableVideoError
+from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
+from datasets.worker import sharing_explained, start_worker
 from engines.distributed import resolve_device
 from engines.objectives.classification import Classification
 from inference.labels import label_names_of
@@ -122,8 +123,7 @@ class Predictor:
         """
         if isinstance(source, (str, os.PathLike)):
             path = os.fspath(source)
-            opener = opener_of(path, self.filename_tmpl, self.reader)
-            return opener() if self.guard is None else self.guard.open(path, opener)
+            return open_reader(path, opener_of(path, self.filename_tmpl, self.reader), self.guard)
         if isinstance(source, (np.ndarray, Tensor)):
             return FramesInMemory(source)
         return source
@@ -164,12 +164,14 @@ class Predictor:
             num_workers=num_workers,
             collate_fn=list,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=start_worker,
         )
-        for batch in loader:
-            read = [clips for _, clips in batch if isinstance(clips, Tensor)]
-            predictions = iter(self._predictions(torch.stack(read)) if read else ())
-            for path, clips in batch:
-                yield path, next(predictions) if isinstance(clips, Tensor) else clips
+        with sharing_explained():
+            for batch in loader:
+                read = [clips for _, clips in batch if isinstance(clips, Tensor)]
+                predictions = iter(self._predictions(torch.stack(read)) if read else ())
+                for path, clips in batch:
+                    yield path, next(predictions) if isinstance(clips, Tensor) else clips
 
     def probabilities(self, clips: Tensor) -> np.ndarray:
         """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.

@@ -82,6 +82,34 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
             list(build_loader(build_dataset(mode, strict), mode, strict))
 
 
+@pytest.mark.parametrize("guard", ["0", "60"])
+@pytest.mark.parametrize("mode", ["train", "validation", "test"])
+def test_pictures_too_long_to_resize_are_told(tmp_path, mode, guard):
+    """By their shorter side they would become 32 x 256000."""
+    good, long = numbered_frames(4, 32, 48), numbered_frames(4, 2, 16000)
+    folders = [write_folder(tmp_path / f"{i}", long if i == 1 else good) for i in range(3)]
+    for part in ("train", "val", "test"):
+        (tmp_path / f"{part}.csv").write_text("".join(f"{folder.name} 4 0\n" for folder in folders))
+    flags = data_flags(tmp_path, "--read_timeout", guard, "--nb_classes", "2")
+    loader = build_loader(build_dataset(mode, flags), mode, flags)
+    read = torch.cat([batch["indices"] for batch in loader]).tolist()
+    assert 1 not in read and len(read) == (3 if mode == "train" else 2)
+    assert "16000 x 2 pixels are longer than 32 times" in loader.unreadable[1]
+
+
+@pytest.mark.parametrize("guard", ["0", "60"])
+def test_whatever_a_damaged_picture_raises_does_not_end_the_epoch(tmp_path, guard):
+    for i in range(3):
+        write_folder(tmp_path / f"{i}", numbered_frames(4, 32, 48))
+    (tmp_path / "1" / "img_00002.jpg").write_bytes(b"qoif\0\0\0\x40\0\0\0\x40\3\0")
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.csv").write_text("".join(f"{i} 4 0\n" for i in range(3)))
+    flags = data_flags(tmp_path, "--read_timeout", guard, "--nb_classes", "2", "--sampling", "uniform")
+    loader = build_loader(build_dataset("train", flags), "train", flags)
+    assert sum(len(batch["labels"]) for batch in loader) == 3
+    assert "img_00002.jpg is not an image, or damaged (IndexError" in loader.unreadable[1]
+
+
 def run(root, output, *flags):
     small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--num_frames", "2"]
     small += ["--batch_size", "6", "--num_workers", "1", "--num_sample", "1", "--epochs", "1", "--device", "cpu"]

@@ -27,7 +27,8 @@ from PIL import Image
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import SampleKey
-from datasets.loader import TrainSampler, outlive_stop_signals
+from datasets.loader import TrainSampler
+from datasets.worker import outlive_stop_signals
 from engines import early_stop
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed

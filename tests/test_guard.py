@@ -1,10 +1,14 @@
 """The guard: a reader that hangs or crashes costs its file, and nothing else."""
 
 import logging
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +16,17 @@ import numpy as np
 import pytest
 import torch
 from data_flags import data_flags
+from engine_standins import run_processes
+from torch import distributed
 from treacherous import Treacherous
 from video_files import frame_numbers, numbered_frames, write_video
 
 from datasets.build import build_dataset, build_loader
-from datasets.readers import Guard, UnreadableVideoError, VideoFile
+from datasets.memory import LARGE_BYTES
+from datasets.readers import Guard, UnreadableVideoError, VideoFile, open_reader
 from datasets.video_cls import VideoClsDataset
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -57,13 +66,156 @@ def test_a_reader_that_does_not_come_back_is_told_and_the_next_file_read(guard, 
     assert frame_numbers(reader.read([4, 5])) == [4, 5]
 
 
-def test_other_errors_and_readers_out_of_date_are_not_hidden(guard):
-    old = guard.open("fails.mp4", partial(Treacherous, "fails.mp4"))
-    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
-        old.read([0])
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("name", ["fails to open.mp4", "fails to count.mp4", "fails to read.mp4"])
+def test_whatever_a_reader_raises_names_its_file(guard, guarded, name):
+    with pytest.raises(UnreadableVideoError, match=f"cannot read {name}: ZeroDivisionError: a fault of ours"):
+        reader = open_reader(name, partial(Treacherous, name), guard if guarded else None)
+        len(reader)
+        reader.read([0])
+    reader = open_reader("good.mp4", partial(Treacherous, "good.mp4"), guard if guarded else None)
+    assert frame_numbers(reader.read([4, 5])) == [4, 5]
+
+
+def test_a_request_that_the_helper_cannot_load_names_its_file(guard):
+    with pytest.raises(UnreadableVideoError, match="cannot read x.mp4: ZeroDivisionError: a fault of ours"):
+        guard.open("x.mp4", Unloadable())
+
+
+class Unloadable:
+    """What opens nothing: loading it fails."""
+
+    def __call__(self):
+        raise NotImplementedError
+
+    def __reduce__(self):
+        return Treacherous("fails to read.mp4").read, ([0],)
+
+
+def test_readers_out_of_date_are_told(guard):
+    old = guard.open("a.mp4", partial(Treacherous, "a.mp4"))
     guard.open("good.mp4", partial(Treacherous, "good.mp4"))
-    with pytest.raises(RuntimeError, match="fails.mp4 is no longer open"):
+    with pytest.raises(RuntimeError, match="a.mp4 is no longer open"):
         old.read([0])
+
+
+def test_a_reader_outlives_its_helper(guard):
+    reader = guard.open("a.mp4", partial(Treacherous, "a.mp4"))
+    os.kill(guard.helper, signal.SIGKILL)
+    with pytest.raises(UnreadableVideoError, match="SIGKILL"):
+        reader.read([0])
+    assert frame_numbers(reader.read([7])) == [7]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in Linux's /proc")
+
+
+@needs_proc
+def test_time_in_which_the_helper_is_stopped_does_not_count(guard):
+    reader = guard.open("naps.mp4", partial(Treacherous, "naps.mp4"))
+
+    def suspend():
+        time.sleep(0.2)
+        os.kill(guard.helper, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(guard.helper, signal.SIGCONT)
+
+    helper = guard.helper
+    with ThreadPoolExecutor() as threads:
+        suspended = threads.submit(suspend)
+        assert frame_numbers(reader.read([3])) == [3]
+        suspended.result()
+    assert guard.helper == helper
+
+
+READ_SLOWLY = """
+from functools import partial
+from treacherous import Treacherous
+from datasets.readers import Guard
+reader = Guard(2).open("naps.mp4", partial(Treacherous, "naps.mp4"))
+print("open", flush=True)
+print(reader.read([3]).shape)
+"""
+
+
+def test_a_suspended_job_loses_no_file():
+    command = f"import sys; sys.path[:0] = {sys.path!r}\n" + READ_SLOWLY
+    job = subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert job.stdout.readline() == "open\n"
+    time.sleep(0.2)
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.killpg(job.pid, signal.SIGCONT)
+    assert job.communicate(timeout=60)[0] == "(1, 32, 48, 3)\n"
+
+
+@pytest.mark.parametrize(("naps", "read"), [(1, True), (2, False)])
+def test_a_file_that_was_waited_for_is_tried_once_more(tmp_path, guard, naps, read):
+    """As for one on a file system that does not answer for a while."""
+    path = str(tmp_path / "stalls.mp4")
+    Path(path).write_text("x" * naps)
+    reader = guard.open(path, partial(Treacherous, path))
+    if read:
+        assert frame_numbers(reader.read([3])) == [3]
+    else:
+        with pytest.raises(UnreadableVideoError, match="longer than 2 s"):
+            reader.read([3])
+
+
+def test_files_that_hang_share_a_budget(monkeypatch):
+    guard = Guard(1, budget=2)
+    monkeypatch.setattr("datasets.readers.guard.LEAST_SHARE", 0.05)
+    for said in ("1 s .--read_timeout.", "0.5 s .*cut down from 1 s", "0.25 s", "0.125 s", "0.1 s", "0.1 s"):
+        with pytest.raises(UnreadableVideoError, match=f"longer than {said}"):
+            guard.open("hangs.mp4", partial(Treacherous, "hangs.mp4")).read([0])
+    guard.start_pass()
+    with pytest.raises(UnreadableVideoError, match="longer than 1 s"):
+        guard.open("hangs.mp4", partial(Treacherous, "hangs.mp4")).read([0])
+    guard.close()
+
+
+@needs_proc
+def test_a_large_reading_leaves_no_memory_behind():
+    guard = Guard(60)
+    usual = guard.open("good.mp4", partial(Treacherous, "good.mp4"))
+    usual.read([0])
+    before = resident(guard.helper)
+    large = guard.open("large.mp4", partial(Treacherous, "large.mp4"))
+    assert large.read(range(17)).nbytes > 400e6
+    during = resident(guard.helper)
+    assert frame_numbers(guard.open("good.mp4", partial(Treacherous, "good.mp4")).read([5])) == [5]
+    after = resident(guard.helper)
+    guard.close()
+    assert during - before > 400e6
+    assert after - before < LARGE_BYTES + 50e6
+
+
+def resident(pid):
+    """Bytes that a process holds in memory."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) * 1024
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
+    downloads, elsewhere = tmp_path / "downloads", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_video(write_downloads(downloads) / "v.mp4", numbered_frames(5, 32, 48))
+    script = elsewhere / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(ROOT)]!r}\n"
+        "from functools import partial\nfrom datasets.readers import Guard, VideoFile\n"
+        "guard = Guard(60)\nprint(len(guard.open('v.mp4', partial(VideoFile, 'v.mp4'))))\nguard.close()\n"
+    )
+    run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "5\n", run.stderr
+
+
+def write_downloads(folder):
+    """Write a folder with files named like modules, which must not be imported."""
+    folder.mkdir()
+    for name in ("socket", "random", "numpy", "decord", "selectors"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a file of the current folder was run')\n")
+    return folder
 
 
 class TreacherousDataset(VideoClsDataset):
@@ -73,15 +225,16 @@ class TreacherousDataset(VideoClsDataset):
         return partial(Treacherous, record.path)
 
 
-def treacherous_loader(root, mode, names, *flags):
+def treacherous_loader(root, mode, names, *flags, dist_timeout=600, **shards):
     for name in names:
         (root / name).touch()
     for part in ("train", "val"):
         (root / f"{part}.csv").write_text("".join(f"{name} {i % 3}\n" for i, name in enumerate(names)))
     args = data_flags(root, *flags)
+    args.dist_timeout = dist_timeout
     dataset = build_dataset(mode, args)
     dataset.__class__ = TreacherousDataset
-    return build_loader(dataset, mode, args)
+    return build_loader(dataset, mode, args, **shards)
 
 
 @pytest.mark.parametrize("mode", ["train", "validation"])
@@ -98,6 +251,44 @@ def test_an_epoch_names_the_guilty_and_goes_on(mode, tmp_path, caplog):
     assert len(read) == (8 if mode == "train" else 6) and not {1, 4} & set(read)
     labels = torch.cat([batch["targets"] for batch in batches]).tolist()
     assert labels == [loader.dataset.records[i].target for i in read]
+
+
+def test_a_limit_that_would_outlast_the_other_processes_is_refused(tmp_path):
+    def loader(limit, world_size):
+        args = data_flags(tmp_path, "--read_timeout", limit, "--batch_size", "1")
+        args.dist_timeout = 100
+        return build_loader(build_dataset("train", args), "train", args, world_size=world_size)
+
+    write_video(tmp_path / "v.mp4", numbered_frames(5, 32, 48))
+    (tmp_path / "train.csv").write_text("v.mp4 0\nv.mp4 1\n")
+    with pytest.raises(ValueError, match="--read_timeout 60 .* 25 or less, or --dist_timeout 240 or more"):
+        loader("60", 2)
+    for limit, world_size in (("60", 1), ("25", 2), ("0", 2)):
+        loader(limit, world_size)
+
+
+def evaluate_beside_another(rank, root):
+    """Read a list, on rank 0 with files that hang, and meet the other process at its end, as evaluation does."""
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=DIST_TIMEOUT))
+    names = [f"{'hangs' if i % 2 == 0 and i < 14 else 'good'} {i}.mp4" for i in range(20)]
+    args = ["--num_workers", "1", "--read_timeout", "4", "--batch_size", "4"]
+    folder = root / str(rank)
+    folder.mkdir()
+    loader = treacherous_loader(folder, "validation", names, *args, rank=rank, world_size=2, dist_timeout=DIST_TIMEOUT)
+    counts = [None, None]
+    indices = [index for batch in loader for index in batch["indices"].tolist()]
+    distributed.all_gather_object(counts, len(indices))
+    assert counts == [3, 10]
+    distributed.destroy_process_group()
+
+
+DIST_TIMEOUT = 20
+
+
+@pytest.mark.slow
+def test_files_that_hang_on_one_rank_do_not_end_all(tmp_path):
+    """Seven of 4 s, which would be 28."""
+    run_processes(evaluate_beside_another, 2, tmp_path)
 
 
 def test_the_guard_does_not_change_the_samples(tmp_path):
@@ -137,7 +328,7 @@ def running(pid):
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in Linux's /proc")
+@needs_proc
 def test_workers_and_decoders_stop_when_the_run_is_killed(tmp_path):
     command = f"import sys; sys.path[:0] = {sys.path!r}; from test_guard import *; hang(Path({str(tmp_path)!r}))"
     run = subprocess.Popen([sys.executable, "-c", command])

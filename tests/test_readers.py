@@ -183,6 +183,72 @@ def test_images_of_any_mode_become_rgb(tmp_path, mode):
     assert (frames == 255).all()
 
 
+def test_sixteen_bits_of_grey_keep_their_ramp(tmp_path):
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    path = tmp_path / "ramp.png"
+    Image.fromarray(ramp).save(path)
+    read = ImageFile(str(path)).read([0])[0]
+    with av.open(str(path)) as container:
+        by_ffmpeg = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(read.astype(int) - by_ffmpeg).max() <= 1
+    assert read[0, 0].tolist() == [0] * 3 and read[-1, -1].tolist() == [255] * 3
+
+
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_are_turned_as_their_exif_tag_says(tmp_path, orientation):
+    stored = np.random.default_rng(0).integers(0, 256, size=(6, 10, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "img_00001.png"
+    Image.fromarray(stored).save(path, exif=exif)
+    upright = UPRIGHT[orientation](stored)
+    assert np.array_equal(ImageFile(str(path)).read([0])[0], upright)
+    assert np.array_equal(FrameFolder(str(tmp_path), 1, "img_{:05}.png").read([0])[0], upright)
+
+
+def test_a_damaged_exif_tag_does_not_cost_the_picture(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (8, 8), "white").save(path, exif=b"Exif\0\0no TIFF header")
+    assert (ImageFile(str(path)).read([0]) == 255).all()
+
+
+# QOI without pixels; DDS with a pixel format that does not exist; HDR numbers; a picture of 30000 x 30000 pixels
+DDS = bytes.fromhex("44445320 7c000000 00000000 40000000 40000000").ljust(76, b"\0") + b" \0\0\0\4\0\0\0ZZZZ"
+PNG = bytes.fromhex("89504e470d0a1a0a 0000000d 49484452 00007530 00007530 08 02 000000 00000000")
+
+
+@pytest.mark.parametrize("content", [b"qoif\0\0\0\x40\0\0\0\x40\3\0", DDS.ljust(128, b"\0"), PNG])
+def test_damaged_images_of_rare_formats_are_told(tmp_path, content):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableVideoError, match="not an image, or damaged .[A-Za-z]*Error: "):
+        ImageFile(str(path)).read([0])
+
+
+def test_pictures_without_a_white_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(UnreadableVideoError, match="floating-point numbers"):
+        ImageFile(str(tmp_path / "x.tif")).read([0])
+
+
+def test_more_frames_than_memory_are_refused(tmp_path):
+    Image.new("RGB", (3000, 3000)).save(tmp_path / "x.png", compress_level=1)
+    with pytest.raises(UnreadableVideoError, match="400 frames of 27 MB are too much"):
+        ImageFile(str(tmp_path / "x.png")).read([0] * 400)
+
+
 def test_unreadable_images_are_told(tmp_path):
     with pytest.raises(UnreadableVideoError, match="no such file"):
         ImageFile(str(tmp_path / "x.jpg")).read([0])

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 from tools.worker_pool import run_jobs
 
@@ -55,6 +58,21 @@ def test_leaving_early_ends_the_processes():
     start = time.monotonic()
     outcomes.close()
     assert time.monotonic() - start < 20
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    for name in ("socket", "random", "multiprocessing", "selectors"):
+        (downloads / f"{name}.py").write_text("raise SystemExit('a file of the current folder was run')\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parent.parent)!r}]\n"
+        "from tools.worker_pool import run_jobs\n"
+        "if __name__ == '__main__':\n    print([outcome.value for outcome in run_jobs(abs, [-3], workers=1)])\n"
+    )
+    run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=60)
+    assert run.stdout == "[3]\n", run.stderr
 
 
 def test_no_jobs():

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -30,7 +31,8 @@ class _Worker:
     def __init__(self, context: multiprocessing.context.BaseContext, work: Callable[[Any], Any]):
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        self.process.start()
+        with _without_current_folder():
+            self.process.start()
         theirs.close()
         self.job: Any = None
         self.deadline = float("inf")
@@ -97,6 +99,23 @@ def run_jobs(
     finally:
         for worker in pool:
             worker.stop()
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Keep an interpreter that is started here from looking for Python's own modules in the current folder.
+
+    That may be one of downloads, with a socket.py among them.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _dismiss(worker: _Worker) -> None:

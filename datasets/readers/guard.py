@@ -1,59 +1,88 @@
 """Reading in a process of its own, which may hang or crash: that costs the file, not the run.
 
 A decoder is a large C library fed with files from anywhere. One that loops for ever, or takes its process down, would
-stop the loader worker it runs in and with it the training. A `Guard` therefore keeps a helper process for its worker:
-requests go over a socket, frames come back in shared memory. Where the helper dies, by a fault of the decoder or
-because the kernel's alarm clock ends a request after `time_limit` seconds (it also ends code that never returns to
-Python), the file is told as unreadable and the next request starts a new helper.
+stop the loader worker it runs in and with it the training. A `Guard` therefore keeps a helper process for its worker
+(helper.py): requests go over a socket, frames come back in shared memory. A file whose helper dies, by a fault of the
+decoder or because it takes longer than `time_limit` seconds, is told as unreadable, and the next request starts a new
+helper.
+
+Only seconds in which the helper could work count: not those in which it, or this process, is stopped (a suspended
+job), nor those in which it waits for a disk (a file system that does not answer). What the system does not tell apart
+from a hang, such as a stalled file system in user space, makes a file that was asleep at the end be tried once more.
 """
 
+import contextlib
+import logging
 import math
 import mmap
 import os
+import pickle
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence, Sized
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 
-from datasets.memory import keep_freed_memory
-from datasets.readers.errors import UnreadableVideoError
+from datasets.readers.errors import UnreadableVideoError, failures_of
+from datasets.readers.helper import start_helper
+from datasets.readers.shared_frames import SharedFrames, anonymous_file
 
-# decord, which takes its time, is imported before the clock of the first read runs.
-_HELPER = "import datasets.readers.decord_decoder; from datasets.readers.guard import serve; "
-_HELPER += "serve(*map(float, __import__('sys').argv[1:]))"
+logger = logging.getLogger(__name__)
+
+LEAST_SECONDS, LEAST_SHARE = 5.0, 1 / 30
+"""What a file may take even when others have used up the budget: seconds, but no more than this share of it."""
+
+_TICK = 1.0
+_EXCUSED = {"D", "T", "t"}  # waits for a disk, stopped, stopped by a debugger
+_ASLEEP = {"S"}
 
 
 class Guard:
     """Opens readers in a helper process; each process that holds (or inherits) a guard starts a helper of its own."""
 
-    def __init__(self, time_limit: float):
-        """Remember the seconds that opening a file, and reading its frames, may take; nothing is started yet."""
-        self.time_limit = time_limit
+    def __init__(self, time_limit: float, budget: float = math.inf):
+        """Remember how long files may take; nothing is started yet.
+
+        Args:
+            time_limit: seconds for opening a file, and for reading its frames.
+            budget: seconds that files which take too long may cost in all, until `start_pass`: of what is left one
+                may take half, or a little at least (`LEAST_SECONDS`). Processes that are forked share it.
+        """
+        self.time_limit, self.budget = time_limit, budget
+        self._lost = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.float64, count=1)
         self._owner = 0
         self._opened = 0
 
     def __reduce__(self):
         """Pickle without the helper."""
-        return type(self), (self.time_limit,)
+        return type(self), (self.time_limit, self.budget)
+
+    def start_pass(self) -> None:
+        """Begin another pass over the files: the whole budget is there again."""
+        self._lost[0] = 0
 
     def open(self, path: str, make_reader: Callable[[], Sized]) -> "GuardedReader":
-        """Call `make_reader`, which can be pickled, in the helper; raises `UnreadableVideoError` with `path`."""
-        length = self._ask(path, make_reader)
+        """Call `make_reader`, which can be pickled, in the helper.
+
+        Raises:
+            UnreadableVideoError: with `path`, whatever the reader raised, or the decoder crashed or took too long.
+            RuntimeError: the helper does not start, which is no fault of a file.
+        """
+        self._make_reader = make_reader
         self._opened += 1
-        return GuardedReader(self, path, self._opened, length)
+        return GuardedReader(self, path, self._opened, self._ask(path, make_reader))
 
     def read(self, reader: "GuardedReader", indices: np.ndarray) -> np.ndarray:
         """Do `reader.read`."""
         if reader.number != self._opened:
             raise RuntimeError(f"{reader.path} is no longer open: its guard has opened another file")
         shape = self._ask(reader.path, indices)
-        return self._frames.view(shape)
+        with failures_of(reader.path):
+            return self._frames.view(shape)
 
     @property
     def helper(self) -> int | None:
@@ -66,52 +95,107 @@ class Guard:
             self._owner = 0
             self._stop()
 
-    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray):
-        """Send a request and wait for its answer."""
+    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
+        """Send a request and wait for its answer; once more, where the helper fell asleep over it."""
+        try:
+            return self._ask_once(path, request)
+        except _TooLongError as error:
+            if not error.asleep:
+                raise
+        return self._ask_once(path, request)
+
+    def _ask_once(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
         if self._owner != os.getpid():
             self._start()
+            if not callable(request):
+                self._send(path, self._make_reader)
+        return self._send(path, request)
+
+    def _send(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
+        pickled = pickle.dumps(request)
         try:
-            self._connection.send(request)
-            answer = self._connection.recv()
+            self._connection.send((path, pickled))
+            answer = self._answer(path)
         except (EOFError, OSError) as error:
-            raise UnreadableVideoError(path, self._cause_of_death()) from error
-        if isinstance(answer, Exception):
+            raise UnreadableVideoError(path, f"the decoder crashed ({self._end()})") from error
+        if isinstance(answer, UnreadableVideoError):
             raise answer
         return answer
 
+    def _answer(self, path: str) -> int | tuple[int, ...] | UnreadableVideoError:
+        """Wait for an answer, and count the seconds in which the helper could work on it."""
+        least = min(LEAST_SECONDS, LEAST_SHARE * self.budget)
+        limit = min(self.time_limit, max((self.budget - self._lost[0]) / 2, least))
+        tick = min(_TICK, limit / 4)
+        counted = excused = 0.0
+        # Ticks are counted, and not the time: while this process is stopped there are none.
+        while not self._connection.poll(tick):
+            states = _thread_states(self._process.pid)
+            if states & _EXCUSED:
+                excused += tick
+                if excused - tick < limit <= excused:
+                    logger.warning("still waiting for %s: its reader is stopped, or the disk does not answer", path)
+                continue
+            counted += tick
+            if counted >= limit:
+                self._lost[0] += limit
+                self.close()
+                raise _TooLongError(path, limit, self.time_limit, asleep=states <= _ASLEEP)
+        return self._connection.recv()
+
     def _start(self) -> None:
         mine, its = socket.socketpair()
-        self._frames = _SharedFrames(_anonymous_file())
-        inherited = [its.fileno(), self._frames.file]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _HELPER, *map(str, [*inherited, self.time_limit])],
-            pass_fds=inherited,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        lifeline, held = os.pipe()
+        self._frames = SharedFrames(anonymous_file())
+        self._process = start_helper(its.fileno(), self._frames.file, lifeline)
         its.close()
+        os.close(lifeline)
         self._connection = Connection(mine.detach())
         self._owner = os.getpid()
         # whatever order a garbage collector takes: the helper is stopped once, and by the process that started it
         self._stop = weakref.finalize(
-            self, _stop_helper, self._owner, self._process, self._connection, self._frames.file
+            self, _stop_helper, self._owner, self._process, self._connection, (self._frames.file, held)
         )
+        try:
+            self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"the process that decodes videos does not start ({self._end()})") from error
 
-    def _cause_of_death(self) -> str:
+    def _end(self) -> str:
+        """Stop the helper, which has ended by itself, and say how it did."""
         self.close()
         status = self._process.returncode
-        if status == -signal.SIGALRM:
-            return f"it takes longer than {self.time_limit:g} s (--read_timeout)"
-        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return f"the decoder crashed ({name})"
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
-def _stop_helper(owner: int, process: subprocess.Popen, connection: Connection, memory: int) -> None:
+class _TooLongError(UnreadableVideoError):
+    """A file took `limit` seconds, the time limit or what was left of it; `asleep`: without computing at the end."""
+
+    def __init__(self, path: str, limit: float, time_limit: float, *, asleep: bool):
+        less = "" if limit == time_limit else f", cut down from {time_limit:g} s after other files took too long"
+        super().__init__(path, f"it takes longer than {limit:g} s (--read_timeout{less})")
+        self.asleep = asleep
+
+    def __reduce__(self):
+        return UnreadableVideoError, (self.path, self.reason)
+
+
+def _thread_states(process: int) -> set[str]:
+    """Give the letters by which Linux tells what the threads of a process do; none where there is no /proc."""
+    states = set()
+    for file in Path(f"/proc/{process}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            states.add(file.read_text(errors="replace").rpartition(")")[2].split()[0])
+    return states
+
+
+def _stop_helper(owner: int, process: subprocess.Popen, connection: Connection, descriptors: Sequence[int]) -> None:
     if owner == os.getpid():
         connection.close()
         process.kill()
         process.wait()
-        os.close(memory)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 class GuardedReader:
@@ -130,71 +214,6 @@ class GuardedReader:
         """Decode the frames (T,) -> uint8 (T, H, W, 3), which the guard's next reading overwrites.
 
         Raises:
-            UnreadableVideoError: frames do not decode, or the decoder crashed or took too long.
+            UnreadableVideoError: whatever the reader raised, or the decoder crashed or took too long.
         """
         return self._guard.read(self, np.asarray(indices))
-
-
-def serve(connection: float, memory: float, time_limit: float) -> None:
-    """Answer requests, in the helper, until the other side is gone.
-
-    A callable opens a reader and is answered by its length; frame numbers are read from the reader opened last and
-    answered by the shape of the frames, which lie in shared memory. An exception is an answer too.
-    """
-    keep_freed_memory()
-    requests = Connection(int(connection))
-    # launchers and schedulers signal every process of a job; this one ends with the one it reads for
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    frames = _SharedFrames(int(memory))
-    reader = None
-    while True:
-        try:
-            request = requests.recv()
-        except (EOFError, ConnectionError):
-            return
-        signal.setitimer(signal.ITIMER_REAL, time_limit)
-        try:
-            if callable(request):
-                reader = request()
-                answer = len(reader)
-            else:
-                answer = frames.store(reader.read(request))
-        except Exception as error:  # noqa: BLE001, whatever it is, the other side raises it
-            answer = error
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        try:
-            requests.send(answer)
-        except ConnectionError:
-            return
-
-
-class _SharedFrames:
-    """Frames in a file that two processes map into their memory."""
-
-    def __init__(self, file: int):
-        self.file = file
-        self._mapped: mmap.mmap | None = None
-
-    def store(self, frames: np.ndarray) -> tuple[int, ...]:
-        """Write frames and return their shape, with which the other side can view them."""
-        if os.fstat(self.file).st_size < frames.nbytes:
-            os.ftruncate(self.file, frames.nbytes)
-        np.copyto(self.view(frames.shape), frames)
-        return frames.shape
-
-    def view(self, shape: Sequence[int]) -> np.ndarray:
-        """View what was stored last; the next `store` overwrites it."""
-        size = math.prod(shape)
-        if self._mapped is None or len(self._mapped) < size:
-            self._mapped = mmap.mmap(self.file, 0)
-        return np.frombuffer(self._mapped, dtype=np.uint8, count=size).reshape(shape)
-
-
-def _anonymous_file() -> int:
-    """Make a file without a name: in memory where the system can, and so not subject to the size of /dev/shm."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("frames")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

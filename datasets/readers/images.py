@@ -1,12 +1,16 @@
 """Frames that lie as images: a folder of them, or a single one."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from datasets.readers.errors import UnreadableVideoError, one_line
+from datasets.readers.errors import UnreadableVideoError, type_and_text
+
+MOST_BYTES = 8 << 30
+"""What the frames of one reading may take: 64 of 7680 x 4320 pixels are 6.4 GB."""
 
 
 class FrameFolder:
@@ -26,7 +30,10 @@ class FrameFolder:
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Decode the frames (T,), 0-based -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
-        frames = [self._frame(int(i)) for i in unique]
+        frames = []
+        for index in unique:
+            frames.append(self._frame(int(index)))
+            _refuse_huge(self.path, frames[-1], len(places))
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise UnreadableVideoError(self.path, f"its frames have different sizes: {sorted(sizes)}")
@@ -62,15 +69,36 @@ class ImageFile:
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(self.path, "there is no such file")
         frame = _read_image(self.path, self.path)[None]
+        _refuse_huge(self.path, frame, len(indices))
         return frame if len(indices) == 1 else frame.repeat(len(indices), axis=0)
 
 
+def _refuse_huge(path: str, frame: np.ndarray, count: int) -> None:
+    """Raise `UnreadableVideoError` where `count` such frames would take more than `MOST_BYTES`."""
+    if frame.nbytes * count > MOST_BYTES:
+        raise UnreadableVideoError(path, f"{count} frames of {frame.nbytes / 1e6:.0f} MB are too much for the memory")
+
+
 def _read_image(path: str, told_path: str) -> np.ndarray:
-    """Decode an image file of any mode to RGB (H, W, 3)."""
+    """Decode an image file of any mode to RGB (H, W, 3), upright as its EXIF tag says."""
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    # PIL raises SyntaxError and ValueError for some damaged files, DecompressionBombError for absurd sizes
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            # a tag that cannot be read is no fault of the picture; one of the picture is told below
+            with contextlib.suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    # damaged files of the rarer formats make PIL raise anything
+    except Exception as error:
         name = os.path.basename(path)
-        raise UnreadableVideoError(told_path, f"{name} is not an image, or damaged ({one_line(error)})") from error
+        reason = f"{name} is not an image, or damaged ({type_and_text(error)})"
+        raise UnreadableVideoError(told_path, reason) from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Convert to RGB (H, W, 3) uint8: of 16 bits the upper 8. (PIL does so with colours, and cuts grey off at 255.)"""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which nobody says what is white")
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
