@@ -68,7 +68,7 @@ def _add_reading(group) -> None:
     group.add_argument("--sampling_rate", type=_at_least_one, help="step between frames of dense sampling")
     group.add_argument("--test_num_segment", type=_at_least_one, help="clips over time")
     group.add_argument("--test_num_crop", type=_at_least_one, help="crops of a clip")
-    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: decord)")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: pyav)")
     group.add_argument(
         "--read_timeout", type=float, metavar="SECONDS", help="a file that takes longer is unreadable (default: 60)"
     )

@@ -109,7 +109,7 @@ def _add_loading(group) -> None:
     )
     group.add_argument("--num_workers", type=int, default=10, help="loader processes (default: %(default)s)")
     group.add_argument(
-        "--reader", choices=tuple(DECODERS), default="decord", help="what decodes videos (default: %(default)s)"
+        "--reader", choices=DECODERS, default=DECODERS[0], help="what decodes videos (default: %(default)s)"
     )
     group.add_argument(
         "--read_timeout",
