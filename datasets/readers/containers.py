@@ -1,12 +1,12 @@
-"""Opening video files: which of their streams is shown, which way up, and how fast."""
+"""Opening video files and turning their frames into pictures: which stream is shown, which way up."""
 
 import os
-from fractions import Fraction
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.reformatter import Interpolation, VideoReformatter
 
 av.logging.set_level(None)
 
@@ -30,24 +30,37 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     return container, stream
 
 
-def frame_rate(path: str) -> Fraction:
-    """Frames per second of a video file on average; 25 where it does not tell."""
-    container, stream = open_video(path)
-    with container:
-        return stream.average_rate or Fraction(25)
+class Converter:
+    """Turns decoded frames into pictures, all of one size."""
+
+    def __init__(self):
+        """Wait for the first frame, whose size is that of all pictures."""
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size."""
+        if self._size is None:
+            self._size = frame.width, frame.height
+        options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
+        return upright(self._reformatter.reformat(frame, *self._size, **options).to_ndarray(), frame)
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """Give (a, b, c, d): a pixel at (x, y) of the frame is to be shown at (a x + c y, b x + d y)."""
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror the picture (H, W, 3) of a frame as the file's display matrix says: a view of it.
+    """Turn and mirror the picture (H, W, 3) of a frame as the file says: a view of it.
 
-    The matrix maps a pixel at (x, y) to (a x + c y, b x + d y). One that turns by anything but right angles is taken
-    for the nearest that does.
+    A turn by anything but right angles is taken for the nearest that is.
     """
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if matrix is None:
-        return picture
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    a, b, c, d = display_matrix(frame)
     if abs(b) > abs(a):
-        picture = picture.transpose(1, 0, 2)
-        a, d = c, b
+        picture, a, d = picture.transpose(1, 0, 2), c, b
     return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

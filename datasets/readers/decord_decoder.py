@@ -4,10 +4,11 @@ import importlib
 import logging
 import os
 import sys
+from fractions import Fraction
 
 import numpy as np
 
-from datasets.readers.errors import one_line
+from datasets.readers.errors import type_and_text
 from datasets.readers.pyav_decoder import PyavDecoder
 
 _logger = logging.getLogger(__name__)
@@ -55,8 +56,9 @@ def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
         elif not np.array_equal(by_decord.decode(np.array([0])), exact.decode(np.array([0]))):
             why = "it shows another first picture"
     except Exception as error:  # noqa: BLE001, a file that any fault of decord's keeps it from is read by PyAV
-        why = f"it fails: {one_line(error)}"
+        why = type_and_text(error)
     if not why:
+        by_decord.rate = exact.rate
         return by_decord
     if path not in _told:
         _told.add(path)
@@ -73,6 +75,7 @@ class DecordDecoder:
     def __init__(self, path: str):
         """Open the file; raises an error of decord's, of several types, where it is no video."""
         # FFmpeg takes what stands before a colon for a protocol
+        self.rate: Fraction | None = None
         self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
 
     def __len__(self) -> int:

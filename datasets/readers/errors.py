@@ -1,5 +1,8 @@
 """The one exception of all readers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UnreadableVideoError(RuntimeError):
     """A video, frame folder or image that cannot be read: `path` and `reason`."""
@@ -13,6 +16,27 @@ class UnreadableVideoError(RuntimeError):
     def __reduce__(self):
         """Pickle by both arguments: loader workers hand the exception to another process."""
         return type(self), (self.path, self.reason)
+
+
+@contextmanager
+def failures_of(path: str) -> Iterator[None]:
+    """Make every exception inside the block an `UnreadableVideoError` for `path`, with its type and text.
+
+    A damaged file can make a decoder raise anything: what exactly is no reason to end a run.
+    """
+    try:
+        yield
+    except UnreadableVideoError:
+        raise
+    except Exception as error:
+        raise UnreadableVideoError(path, type_and_text(error)) from error
+
+
+def type_and_text(error: Exception) -> str:
+    """Give "type: text" of an exception in one line, or the type alone where it says nothing."""
+    text = one_line(error)
+    name = type(error).__name__
+    return name if text == name else f"{name}: {text}"
 
 
 def one_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Which packet of a file holds which of the frames that a player shows.
 
-What a player shows is what FFmpeg gives when it decodes the file from its start, without the frames that the file marks
-to be left out (edit lists). In the usual containers and codecs the packets tell it by their time stamps, so that
+What a player shows is what FFmpeg gives when it decodes the file from its start, without the frames that the file
+marks to be left out (edit lists). In the usual containers and codecs the packets tell it by their time stamps, so that
 nothing has to be decoded. Where anything about them is unusual, the file is decoded once from its start.
 """
 
@@ -139,8 +139,8 @@ def index_by_decoding(
 def decode_packets(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[FrameId, av.VideoFrame]]:
     """Decode numbered packets, and tell for each frame which it is.
 
-    What cannot be decoded before the first picture, such as the rest of a group of pictures whose key frame a recording
-    has missed, is passed over, as players do.
+    What cannot be decoded before the first picture, such as the rest of a group of pictures whose key frame a
+    recording has missed, is passed over, as players do.
     """
     counts: Counter[int | None] = Counter()
     for number, packet in packets:

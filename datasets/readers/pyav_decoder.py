@@ -1,13 +1,13 @@
 """Decoding by PyAV, the default: every frame that a player shows, by its number."""
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from itertools import chain
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from datasets.readers.containers import open_video, upright
+from datasets.readers.containers import Converter, open_video
 from datasets.readers.frame_index import (
     FrameIndex,
     decode_packets,
@@ -19,6 +19,9 @@ from datasets.readers.frame_index import (
 
 MOST_KEPT = 64 * 2**20
 """Bytes of frames that are kept where a file has to be decoded before its frames can be numbered."""
+
+ROUNDING = 0.01
+"""A measured rate that differs by less than this share from the one that the file tells is the same."""
 
 
 class PyavDecoder:
@@ -38,8 +41,7 @@ class PyavDecoder:
         known = {packet: i for i, packet in enumerate(self._index.packets)}
         self._known = known if len(known) == len(self._index.packets) else {}
         self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
-        self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
+        self._convert = Converter()
         self._wanted: set[int | None] = set()
         self._frames: Iterator | None = None
 
@@ -64,13 +66,24 @@ class PyavDecoder:
         """Give the number of frames."""
         return len(self._index.frames)
 
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second on average, by the times of those that are shown; None where the file tells no times."""
+        guessed = self._stream.guessed_rate
+        times = [self._index.times[packet] for packet, _ in self._index.frames if packet is not None]
+        if len(times) < 2 or None in times or max(times) == min(times):
+            return guessed
+        measured = Fraction(len(times) - 1, max(times) - min(times)) / self._stream.time_base
+        # rounded times make a rate of 25 one of 24.98
+        return guessed if guessed and abs(measured / guessed - 1) < ROUNDING else measured
+
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises av.FFmpegError or EOFError."""
         wanted = indices.tolist()
         self._wanted = {self._index.frames[i][0] for i in wanted}
         pictures = None
         for place, i in enumerate(wanted):
-            picture = self._picture(self._kept[i] if self._kept else self._frame(i))
+            picture = self._convert(self._kept[i] if self._kept else self._frame(i))
             if pictures is None:
                 pictures = np.empty((len(wanted), *picture.shape), dtype=np.uint8)
             pictures[place] = picture
@@ -143,11 +156,3 @@ class PyavDecoder:
                 if skipped:
                     self._skipped.add(number)
             yield number, packet
-
-    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """Convert a frame to upright RGB, (H, W, 3); where a file changes its size, to that of the first one read."""
-        if self._size is None:
-            self._size = frame.width, frame.height
-        options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
-        converted = self._reformatter.reformat(frame, *self._size, **options)
-        return upright(converted.to_ndarray(), frame)

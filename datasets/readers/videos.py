@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from datasets.annotations import resolve_video_path
-from datasets.readers.errors import UnreadableVideoError, one_line
+from datasets.readers.errors import UnreadableVideoError, type_and_text
 
 DECODERS = ("pyav", "decord")
 
@@ -14,8 +15,8 @@ DECODERS = ("pyav", "decord")
 class VideoFile:
     """A video file, decoded in the calling thread: frame i is the one that a player shows as its i-th.
 
-    Pictures are upright as they are to be shown, whatever way the camera was held. `reader` is the library that decodes
-    where it gives these frames: "decord" hands other files over to PyAV.
+    Pictures are upright as they are to be shown, whatever way the camera was held. `reader` is the library that
+    decodes where it gives these frames: "decord" hands other files over to PyAV.
     """
 
     def __init__(self, path: str, reader: str = "pyav"):
@@ -28,11 +29,16 @@ class VideoFile:
         try:
             self._decoder = _open_decoder(self.path, reader)
         except Exception as error:
-            raise UnreadableVideoError(path, f"it is not a video, or damaged ({_told(error)})") from error
+            raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
 
     def __len__(self) -> int:
         """Give the number of frames."""
         return len(self._decoder)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second on average; None where the file does not tell."""
+        return self._decoder.rate
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
@@ -44,7 +50,7 @@ class VideoFile:
         try:
             frames = self._decoder.decode(unique)
         except Exception as error:
-            raise UnreadableVideoError(self.path, f"frames do not decode ({_told(error)})") from error
+            raise UnreadableVideoError(self.path, f"frames do not decode ({type_and_text(error)})") from error
         return frames if np.array_equal(unique, indices) else frames[places]
 
 
@@ -57,9 +63,3 @@ def _open_decoder(path: str, reader: str):
     from datasets.readers.pyav_decoder import PyavDecoder
 
     return PyavDecoder(path)
-
-
-def _told(error: Exception) -> str:
-    """Say what went wrong: in FFmpeg's words, or by type and text where the fault is another."""
-    words = getattr(error, "strerror", None) or one_line(error)
-    return words if isinstance(error, (OSError, EOFError)) else f"{type(error).__name__}: {words}"
