@@ -91,9 +91,10 @@ def _noting_times(packets: Iterable[av.Packet], times: list[int]) -> Iterator[av
 def _look_at_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures: list[int]) -> list[int]:
     """Count frames, compare their sizes, formats and turns, note the pictures' checksums, and give the time stamps."""
     sizes, pixels, turns, times, damaged = {}, {}, {}, [], 0
-    convert = Converter()
+    convert = None
     for frame in frames:
         facts.frames += 1
+        convert = convert or Converter(frame)
         damaged += frame.is_corrupt
         # dicts as sets that keep their order
         sizes[f"{frame.width}x{frame.height}"] = pixels[frame.format.name] = turns[_turn(frame)] = None

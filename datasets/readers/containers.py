@@ -6,6 +6,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
+from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 av.logging.set_level(None)
@@ -33,17 +34,20 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
 class Converter:
     """Turns decoded frames into pictures, all of one size."""
 
-    def __init__(self):
-        """Wait for the first frame, whose size is that of all pictures."""
+    def __init__(self, first: av.VideoFrame):
+        """Take the size of all pictures from the first frame that the file shows."""
         self._reformatter = VideoReformatter()
-        self._size: tuple[int, int] | None = None
+        self._size = first.width, first.height
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size."""
-        if self._size is None:
-            self._size = frame.width, frame.height
         options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
         return upright(self._reformatter.reformat(frame, *self._size, **options).to_ndarray(), frame)
+
+
+def is_fresh_start(frame: av.VideoFrame) -> bool:
+    """Whether a key frame is a picture of its own, and not one from which on a picture is refreshed bit by bit."""
+    return frame.key_frame and frame.pict_type == PictureType.I
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -40,8 +40,8 @@ decord.logging.set_level(decord.logging.QUIET)
 def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
     """Open a file by decord, or by PyAV where decord's frame numbers cannot be trusted; the log names each such file.
 
-    They can where every packet of the file is a frame and tells when it is shown, both libraries count as many frames,
-    and the first one is the same picture.
+    They can where every packet of the file is a frame and tells when it is shown, groups of pictures are closed, both
+    libraries count as many frames, and the first one is the same picture.
 
     Raises:
         Exception: it is not a video, or damaged.
@@ -49,7 +49,7 @@ def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
     exact = PyavDecoder(path)
     try:
         by_decord, why = DecordDecoder(path), ""
-        if not exact.plain:
+        if not exact.is_plain():
             why = "it cannot be trusted with its frame numbers"
         elif len(by_decord) != len(exact):
             why = f"it counts {len(by_decord)} frames instead of {len(exact)}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from datasets.readers.containers import is_fresh_start
+
 PacketId = tuple[int | None, int | None, int]
 """Time stamp, place in the file, size: what a packet is known by again after seeking."""
 FrameId = tuple[int | None, int]
@@ -41,7 +43,7 @@ class FrameIndex:
         frames: in the order in which they are shown.
         starts: for each frame, the number of the packet to decode from.
         told_by_packets: whether nothing had to be decoded to know it.
-        complete: whether the file leaves no packet out.
+        plain: whether, besides, no packet is left out, and none after a key frame is shown before it.
     """
 
     packets: list[PacketId]
@@ -49,7 +51,7 @@ class FrameIndex:
     frames: list[FrameId]
     starts: list[int]
     told_by_packets: bool
-    complete: bool
+    plain: bool
 
 
 class PacketLog:
@@ -108,8 +110,10 @@ def index_by_packets(container: av.container.InputContainer, stream: av.VideoStr
     shown = order[~left_out[order]].tolist()
     if not shown:
         return None
-    starts = _starts([(int(rank[n]), n) for n, key in enumerate(keys) if key], [(int(rank[n]), n) for n in shown])
-    return FrameIndex(log.ids, log.times, [(n, 0) for n in shown], starts, True, not left_out.any())
+    places = [(int(rank[n]), n) for n, key in enumerate(keys) if key and not left_out[n]]
+    starts = _starts(places, [(int(rank[n]), n) for n in shown])
+    plain = not left_out.any() and all(place == n for place, n in places)
+    return FrameIndex(log.ids, log.times, [(n, 0) for n in shown], starts, True, plain)
 
 
 def index_by_decoding(
@@ -120,7 +124,7 @@ def index_by_decoding(
     frames, places, kept, size = [], [], [], 0
     for frame_id, frame in decode_packets(log.numbered(container.demux(stream))):
         number = frame_id[0]
-        if number is not None and log.keys[number] and frame.key_frame:
+        if number is not None and log.keys[number] and is_fresh_start(frame):
             places.append((len(frames), number))
         frames.append(frame_id)
         size += sum(plane.buffer_size for plane in frame.planes)
@@ -133,7 +137,7 @@ def index_by_decoding(
     fresh = stream.codec_context.name in FRESH_AT_KEYS
     numbers = [(i, -1 if number is None else number) for i, (number, _) in enumerate(frames)]
     starts = _starts(places if fresh else [], numbers)
-    return FrameIndex(log.ids, log.times, frames, starts, False, not any(log.left_out)), kept
+    return FrameIndex(log.ids, log.times, frames, starts, False, False), kept
 
 
 def decode_packets(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[FrameId, av.VideoFrame]]:

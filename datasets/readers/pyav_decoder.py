@@ -7,7 +7,7 @@ from itertools import chain
 import av
 import numpy as np
 
-from datasets.readers.containers import Converter, open_video
+from datasets.readers.containers import Converter, is_fresh_start, open_video
 from datasets.readers.frame_index import (
     FrameIndex,
     decode_packets,
@@ -41,9 +41,9 @@ class PyavDecoder:
         known = {packet: i for i, packet in enumerate(self._index.packets)}
         self._known = known if len(known) == len(self._index.packets) else {}
         self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
-        self._convert = Converter()
-        self._wanted: set[int | None] = set()
+        self._wanted: set[int | None] = {self._index.frames[0][0]}
         self._frames: Iterator | None = None
+        self._convert = Converter(self._kept[0] if self._kept else self._frame(0))
 
     def _open(self) -> None:
         self._container, self._stream = open_video(self._path)
@@ -57,10 +57,13 @@ class PyavDecoder:
             self._open()
         return index_by_decoding(self._container, self._stream, MOST_KEPT)
 
-    @property
-    def plain(self) -> bool:
-        """Whether every packet is a frame and tells when it is shown."""
-        return self._index.told_by_packets and self._index.complete
+    def is_plain(self) -> bool:
+        """Whether the packets tell the frames, one each, and groups of pictures stand for themselves."""
+        start = self._index.starts[-1]
+        if not self._index.plain:
+            return False
+        self._frame(self._numbers[start, 0])
+        return self._first == start
 
     def __len__(self) -> int:
         """Give the number of frames."""
@@ -104,13 +107,18 @@ class PyavDecoder:
         return frame
 
     def _next(self, number: int) -> av.VideoFrame | None:
-        """Go on to a frame; None where it does not come."""
+        """Go on to a frame; None where it does not come, or where decoding did not begin afresh."""
         for frame_id, frame in self._frames:
-            if frame_id == (self._first, 0) and self._first > 0 and not frame.key_frame:
+            shown = self._numbers.get(frame_id, -1)
+            if not self._trusted:
+                if shown < self._numbers[self._first, 0]:
+                    continue  # it refers to pictures before the key frame
+                self._trusted = frame_id == (self._first, 0) and is_fresh_start(frame)
+            if not self._trusted or (frame.is_corrupt and self._first > 0):
                 return None
-            self._shown = self._numbers.get(frame_id, self._shown)
+            self._shown = max(shown, self._shown)
             if self._shown >= number:
-                return frame if self._shown == number else None
+                return frame if shown == number else None
         return None
 
     def _begin(self, first: int) -> None:
@@ -120,6 +128,7 @@ class PyavDecoder:
             self._open()
             first, packets = 0, enumerate(self._container.demux(self._stream))
         self._first, self._fed, self._shown, self._skipped = first, first, -1, set()
+        self._trusted = first == 0
         self._frames = decode_packets(self._watched(packets))
 
     def _seek(self, first: int) -> Iterable[tuple[int, av.Packet]] | None:
