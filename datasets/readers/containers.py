@@ -40,9 +40,11 @@ class Converter:
         self._size = first.width, first.height
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size."""
+        """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size: a view."""
         options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
-        return upright(self._reformatter.reformat(frame, *self._size, **options).to_ndarray(), frame)
+        plane = self._reformatter.reformat(frame, *self._size, **options).planes[0]
+        rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)
+        return upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
 
 
 def is_fresh_start(frame: av.VideoFrame) -> bool:

@@ -1,6 +1,7 @@
 """Decoding by PyAV, the default: every frame that a player shows, by its number."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 
@@ -20,6 +21,9 @@ from datasets.readers.frame_index import (
 MOST_KEPT = 64 * 2**20
 """Bytes of frames that are kept where a file has to be decoded before its frames can be numbered."""
 
+SHORT_OF = 8
+"""How many packets before the right one seeking is tried, where it leads beyond."""
+
 ROUNDING = 0.01
 """A measured rate that differs by less than this share from the one that the file tells is the same."""
 
@@ -36,14 +40,16 @@ class PyavDecoder:
         """Open the file; raises av.FFmpegError or EOFError where it is no video, or damaged."""
         self._path = path
         self._open()
-        self._index, self._kept = self._make_index()
+        self._index, kept = self._make_index()
         self._numbers = {frame_id: i for i, frame_id in enumerate(self._index.frames)}
         known = {packet: i for i, packet in enumerate(self._index.packets)}
         self._known = known if len(known) == len(self._index.packets) else {}
-        self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
-        self._wanted: set[int | None] = {self._index.frames[0][0]}
+        self._wanted: set[int | None] = set()
         self._frames: Iterator | None = None
-        self._convert = Converter(self._kept[0] if self._kept else self._frame(0))
+        self._skips = False
+        self._kept = dict(enumerate(kept)) or {0: self._frame(0)}
+        self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
+        self._convert = Converter(self._kept[0])
 
     def _open(self) -> None:
         self._container, self._stream = open_video(self._path)
@@ -86,7 +92,11 @@ class PyavDecoder:
         self._wanted = {self._index.frames[i][0] for i in wanted}
         pictures = None
         for place, i in enumerate(wanted):
-            picture = self._convert(self._kept[i] if self._kept else self._frame(i))
+            try:
+                picture = self._convert(self._kept.get(i) or self._frame(i))
+            except Exception:
+                self._frames = None  # what has failed does not go on
+                raise
             if pictures is None:
                 pictures = np.empty((len(wanted), *picture.shape), dtype=np.uint8)
             pictures[place] = picture
@@ -99,10 +109,10 @@ class PyavDecoder:
             self._begin(start)
         frame = self._next(number)
         if frame is None and self._first > 0:
+            self._forget_keys()
             self._begin(0)
             frame = self._next(number)
         if frame is None:
-            self._frames = None
             raise EOFError(f"frame {number} is missing in the stream")
         return frame
 
@@ -125,28 +135,35 @@ class PyavDecoder:
         """Begin to decode at a packet, or at the start of the file where seeking does not lead to it."""
         packets = self._seek(first)
         if packets is None:
+            if first > 0:
+                self._forget_keys()
             self._open()
             first, packets = 0, enumerate(self._container.demux(self._stream))
         self._first, self._fed, self._shown, self._skipped = first, first, -1, set()
         self._trusted = first == 0
         self._frames = decode_packets(self._watched(packets))
 
+    def _forget_keys(self) -> None:
+        """Decode from the start of the file from now on."""
+        self._index = replace(self._index, starts=[0] * len(self._index.frames))
+
     def _seek(self, first: int) -> Iterable[tuple[int, av.Packet]] | None:
         """Seek to a packet and give the numbered packets from it on; None where that fails."""
-        time = self._index.times[first]
-        if time is None or not self._known:
-            return None
-        try:
-            self._container.seek(time, stream=self._stream)
-        except (av.FFmpegError, OSError):
-            return None
-        packets = self._container.demux(self._stream)
-        for packet in packets:
-            number = self._known.get(packet_id(packet), -1)
-            if number == first:
-                return chain([(first, packet)], enumerate(packets, first + 1))
-            if number > first:
-                break
+        for target in (first, max(0, first - SHORT_OF)):  # some containers lead a little beyond
+            time = self._index.times[target]
+            if time is None or not self._known:
+                return None
+            try:
+                self._container.seek(time, stream=self._stream)
+            except (av.FFmpegError, OSError):
+                return None
+            packets = self._container.demux(self._stream)
+            for packet in packets:
+                number = self._known.get(packet_id(packet), -1)
+                if number == first:
+                    return chain([(first, packet)], enumerate(packets, first + 1))
+                if number > first:
+                    break
         return None
 
     def _watched(self, packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.Packet]]:
