@@ -161,9 +161,7 @@ def test_every_frame_is_the_one_that_a_player_shows(tmp_path, monkeypatch, caplo
 
 def table() -> dict[str, list[str]]:
     """The table of the documentation: file -> what comes of it by pyav and by decord."""
-    lines = (
-        TABLE.read_text(encoding="utf-8").partition("| file | pyav | decord |")[2].split("\n\n")[0].splitlines()[2:]
-    )
+    text = TABLE.read_text(encoding="utf-8").partition("| file | pyav | decord |")[2].partition("\n\n")[0]
     return {name: outcomes for name, *outcomes in (line.strip("| ").split(" | ") for line in text.splitlines()[2:])}
 
 
