@@ -71,7 +71,7 @@ def _add_reading(group) -> None:
     group.add_argument("--sampling_rate", type=positive_int, help="step between frames of dense sampling")
     group.add_argument("--test_num_segment", type=positive_int, help="clips over time")
     group.add_argument("--test_num_crop", type=positive_int, help="crops of a clip")
-    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: decord)")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: pyav)")
     group.add_argument(
         "--read_timeout",
         type=non_negative,

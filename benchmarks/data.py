@@ -7,7 +7,8 @@
   PIL augment frame by frame, at full size, and crops at the end.
 - samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, against decoding those frames alone.
 - views: all 4 x 3 views of a test video. The published order opens and decodes the video once a view.
-- readers: decord and PyAV, opening and reading 16 frames, spread over the video and in a stretch.
+- readers: decord and PyAV, opening and reading 16 frames, spread over the video and in a stretch, and all 48 frames of
+  a short clip.
 - handover: 16 frames in memory to a clip in a batch, as a worker does it, with and without --gpu_transforms; and what
   the flag leaves to the device, on this CPU.
 - memory: what reading the same video again and again leaves behind, in the process and in the guard's helper.
@@ -41,6 +42,8 @@ from datasets.memory import keep_freed_memory
 from datasets.presets import VIDEO_AA
 from datasets.randaugment import RandAugment, parse_randaugment
 from datasets.readers import VideoFile
+from datasets.readers.decord_decoder import DecordDecoder
+from datasets.readers.pyav_decoder import PyavDecoder
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -54,6 +57,7 @@ from inference.sources import FramesInMemory
 
 ROUNDS = 3
 CLIPS = 8  # augmented in one timed call, each with other random numbers
+SHORT = 48  # frames of a short clip
 PARTS = ("augment", "samples", "views", "readers", "handover")
 DIFFERENCE = 0.05  # mean, of normalised values; the published order does not round between crop and normalisation
 
@@ -206,15 +210,20 @@ def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
-    """Time the readers; milliseconds."""
-    path = str(write_video(folder / "v.mp4"))
-    reads = {"sparse": np.linspace(5, 245, 16).astype(int), "dense": np.arange(100, 164, 4)}
-    for indices in reads.values():
-        refuse_if(not np.array_equal(*(VideoFile(path, by).read(indices) for by in ("decord", "pyav"))), "they differ")
+    """Time both libraries by themselves: opening a file, and decoding frames of it; milliseconds."""
+    long, short = str(write_video(folder / "v.mp4")), str(write_video(folder / "short.mp4", count=SHORT))
+    reads = {
+        "sparse": (long, np.linspace(5, 245, 16).astype(int)),
+        "dense": (long, np.arange(100, 164, 4)),
+        "whole": (short, np.arange(SHORT)),
+    }
+    decoders = {"decord": DecordDecoder, "pyav": PyavDecoder}
+    for path, indices in reads.values():
+        refuse_if(not np.array_equal(*(make(path).decode(indices) for make in decoders.values())), "they differ")
     candidates = {
-        f"{by}_{name}_ms": lambda by=by, indices=indices: VideoFile(path, by).read(indices)
-        for name, indices in reads.items()
-        for by in ("decord", "pyav")
+        f"{by}_{name}_ms": lambda make=make, path=path, indices=indices: make(path).decode(indices)
+        for name, (path, indices) in reads.items()
+        for by, make in decoders.items()
     }
     return {name: 1000 * value for name, value in interleaved_medians(candidates, ROUNDS, by_clock(clock)).items()}
 

@@ -3,12 +3,11 @@
     python -m benchmarks.prepared --output outputs/prepared [--height 272 --width 640 --frames 300]
 
 The original is H.264 as x264 writes it by default (a key frame every 250 frames, B-frames), of a textured scene that
-is panned over, with a moving object and sensor noise. All forms are read by every reader by turns (A B A B) in one
-process, opening included, the same frames of each: one random frame of each of 16 pieces of the video, as sparse
-training takes them. The ratio is to the faster reader of the original. Beside the medians stand the bytes on disk and
-how far the frames are from the original's, resized. Where they are another picture nothing is reported and the exit
-status is 1. Videos that are in --output already are not written again. --cpu counts the processor's time instead of
-the clock's, for a machine that others use too.
+is panned over, with a moving object and sensor noise. All forms are read by turns (A B A B) in one process, opening
+included, the same frames of each: one random frame of each of 16 pieces of the video, as sparse training takes them.
+Beside the medians stand the bytes on disk and how far the frames are from the original's, resized. Where they are
+another picture nothing is reported and the exit status is 1. Videos that are in --output already are not written
+again. --cpu counts the processor's time instead of the clock's, for a machine that others use too.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from datasets.readers import DECODERS, FrameFolder, VideoFile
+from datasets.readers import FrameFolder, VideoFile
 from datasets.sampling import sparse_indices
 from tools.reencode import Preparation, VideoJob, prepare_video
 
@@ -84,11 +83,11 @@ def write_forms(folder: Path, count: int, height: int, width: int) -> dict[str, 
     return paths
 
 
-def read(path: Path, indices: np.ndarray, reader: str = "pyav") -> np.ndarray:
+def read(path: Path, indices: np.ndarray) -> np.ndarray:
     """Open a form and read frames of it."""
     if path.is_dir():
         return FrameFolder(str(path), len(list(path.iterdir()))).read(indices)
-    return VideoFile(str(path), reader).read(indices)
+    return VideoFile(str(path)).read(indices)
 
 
 def psnr(path: Path, original: Path, indices: np.ndarray) -> float:
@@ -105,16 +104,15 @@ def bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 
-def measure(paths: dict[str, Path], draws: Sequence[np.ndarray], clock: Callable[[], float]) -> dict:
-    """Median seconds of reading a clip: (form, reader) -> seconds; a frame folder has no readers to choose from."""
+def measure(paths: dict[str, Path], draws: Sequence[np.ndarray], clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of reading a clip of each form."""
     seconds = defaultdict(list)
     for indices in draws:
         for name, path in paths.items():
-            for reader in ["pictures"] if path.is_dir() else DECODERS:
-                began = clock()
-                read(path, indices, reader)
-                seconds[name, reader].append(clock() - began)
-    return {key: statistics.median(values) for key, values in seconds.items()}
+            began = clock()
+            read(path, indices)
+            seconds[name].append(clock() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> int:
@@ -135,13 +133,12 @@ def main() -> int:
             print(f"{name} is another picture: {value:.1f} dB", file=sys.stderr)
             return 1
     seconds = measure(paths, draws, time.process_time if args.cpu else time.perf_counter)
-    base = min(value for (name, _), value in seconds.items() if name == ORIGINAL)
     print(f"{args.frames} frames of {args.height} x {args.width}, {CLIP} sparse ones read; medians of {ROUNDS}")
-    print(f"{'':22} {'reader':8} {'ms':>7} {'faster':>7} {'KiB':>7} {'size':>6} {'PSNR':>5}")
-    for (name, reader), value in seconds.items():
+    print(f"{'':22} {'ms':>7} {'faster':>7} {'KiB':>7} {'size':>6} {'PSNR':>5}")
+    for name, value in seconds.items():
         size = bytes_of(paths[name])
         print(
-            f"{name:22} {reader:8} {1e3 * value:7.1f} {base / value:6.1f}x {size / 1024:7.0f} "
+            f"{name:22} {1e3 * value:7.1f} {seconds[ORIGINAL] / value:6.1f}x {size / 1024:7.0f} "
             f"{size / bytes_of(paths[ORIGINAL]):5.1f}x {likeness[name]:5.1f}"
         )
     return 0

@@ -146,7 +146,7 @@ def _add_loading(group) -> None:
         "--num_workers", type=non_negative_int, default=10, help="loader processes (default: %(default)s)"
     )
     group.add_argument(
-        "--reader", choices=tuple(DECODERS), default="decord", help="what decodes videos (default: %(default)s)"
+        "--reader", choices=DECODERS, default=DECODERS[0], help="what decodes videos (default: %(default)s)"
     )
     group.add_argument(
         "--read_timeout",

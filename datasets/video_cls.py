@@ -11,7 +11,7 @@ from datasets.readers import VideoFile
 class VideoClsDataset(ClipDataset):
     """Clips of video files, decoded by the library that `reader` names."""
 
-    def __init__(self, records: Sequence[VideoRecord], plan: ClipPlan, *, reader: str = "decord", **shared):
+    def __init__(self, records: Sequence[VideoRecord], plan: ClipPlan, *, reader: str = "pyav", **shared):
         """Keep the records and how they are decoded; `shared` are the arguments of `ClipDataset`."""
         super().__init__(records, plan, **shared)
         self.reader = reader

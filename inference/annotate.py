@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.readers import FrameReader, UnreadableVideoError
+from datasets.readers import FrameReader, VideoFile
 from engines.files import atomic_write
 from inference.drawing import FONT_FILE, Strip, class_colours, draw_strip, short_name
 from inference.timeline import Timeline
@@ -64,12 +64,7 @@ def frame_rate(path: str) -> Fraction:
     """
     if Path(path).is_dir():
         return Fraction(FRAME_RATE)
-    try:
-        with av.open(path) as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
-    except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideoError(path, f"it does not open ({error})") from error
-    return Fraction(rate) if rate else Fraction(FRAME_RATE)
+    return VideoFile(path).rate or Fraction(FRAME_RATE)
 
 
 def _canvas(shape: tuple[int, int]) -> tuple[int, int]:

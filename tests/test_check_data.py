@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from video_files import numbered_frames, turn_video, write_folder, write_video
 
+from datasets.readers import VideoFile
 from tools.check_data import main
 from tools.file_check import FileJob, check_file
 
@@ -173,3 +174,24 @@ def test_the_list_itself_is_never_replaced(listed, capsys):
     before = lines(listed)
     assert main([str(listed), "--data_root", str(listed.parent), "--output", str(listed.parent)]) == 2
     assert "would be replaced" in capsys.readouterr().err and lines(listed) == before
+
+
+def test_what_many_clips_have_in_common_is_told_once(tmp_path, capsys):
+    clips = [f"{i}.mp4 0" for i in range(7)]
+    write_video(tmp_path / "0.mp4", numbered_frames(18, 32, 48), pixels="yuv444p")
+    for i in range(1, 6):
+        shutil.copy(tmp_path / "0.mp4", tmp_path / f"{i}.mp4")
+    write_video(tmp_path / "6.mp4", numbered_frames(5, 32, 48), pixels="yuv444p")
+    (tmp_path / "train.csv").write_text("\n".join(clips) + "\n")
+    assert main([str(tmp_path / "train.csv"), "--data_root", str(tmp_path), "--workers", "1"]) == 0
+    problems = lines(tmp_path / "checked" / "train.problems.txt")
+    assert len(problems) == 2 and problems[0].startswith("7 of 7 clips: pixel format yuv444p, the first in ")
+    assert problems[1].endswith("6.mp4: short: 5 frames")
+    assert problems[0] in capsys.readouterr().out
+
+
+def test_pictures_that_differ_from_those_decoded_in_order_are_told(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", numbered_frames(18, 64, 96))
+    read = VideoFile.read
+    monkeypatch.setattr(VideoFile, "read", lambda self, indices: read(self, [max(0, i - 1) for i in indices]))
+    assert "are others than decoded in order" in facts(path)["broken"][0]

@@ -12,7 +12,8 @@ from PIL import Image
 from video_files import frame_numbers, numbered_frames, write_folder, write_video
 
 from datasets.readers import DECODERS, FrameFolder, ImageFile, UnreadableVideoError, VideoFile
-from datasets.readers.videos import decoder_class
+from datasets.readers.decord_decoder import DecordDecoder
+from datasets.readers.pyav_decoder import PyavDecoder
 
 both_readers = pytest.mark.parametrize("by", sorted(DECODERS))
 
@@ -60,10 +61,9 @@ def test_pictures_of_any_width(tmp_path, width):
 def test_each_frame_is_decoded_once(video, monkeypatch, by):
     reader = VideoFile(str(video), by)
     asked = []
-    decode = decoder_class(by).decode
-    monkeypatch.setattr(
-        decoder_class(by), "decode", lambda self, indices: asked.extend(indices) or decode(self, indices)
-    )
+    decoder = {"decord": DecordDecoder, "pyav": PyavDecoder}[by]
+    decode = decoder.decode
+    monkeypatch.setattr(decoder, "decode", lambda self, indices: asked.extend(indices) or decode(self, indices))
     assert frame_numbers(reader.read([40, 3, 3, 40, 20])) == [40, 3, 3, 40, 20]
     assert [int(i) for i in asked] == [3, 20, 40]
 

@@ -2,18 +2,21 @@
 
     python -m tools.check_data lists/train.csv --data_root /data/videos --min_frames 16
 
-broken   missing, empty, not a video, sound only, no frames, damaged, or it crashes or hangs the decoder
+broken   missing, empty, not a video, sound only, no frames, damaged, it crashes or hangs the decoder, or frames read
+         by number are others than decoded in order
 short    fewer frames than --min_frames (sampling repeats frames then)
-odd      rotation metadata, variable frame rate, unusual pixel format, changing size, the same file twice
+odd      turned or mirrored by metadata, variable frame rate, unusual pixel format, changing size, the same file twice
 
 Written to the folder checked/ beside the list: train.csv, the list's own lines without what --leave_out says;
-train.problems.txt, a line for each clip with findings; train.facts.jsonl, all that was found. Stopped and started
-again, it goes on where it was: only new and changed files are looked at.
+train.problems.txt, what many clips have in common and then a line for each clip with other findings;
+train.facts.jsonl, all that was found of each. Stopped and started again, it goes on where it was: only new and changed
+files are looked at.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +34,8 @@ from tools.file_check import FileJob, check_file
 from tools.worker_pool import run_jobs
 
 MOST_TOLD = 30
+COMMON = 5  # clips; what more have in common is told once
+CHECKS = 2  # the number of this version of the checks: facts of another are not trusted
 VERDICTS = ("broken", "short", "odd", "good")
 Facts = dict[str, dict]
 
@@ -64,11 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts = [_judge(facts[record.path], min_frames) for record in records]
     _add_repeated(records, verdicts)
     counts = Counter(verdict for verdict, _ in verdicts)
-    problems = [
-        f"{options.list}, line {record.line}: {record.path}: {verdict}: {'; '.join(findings)}"
-        for record, (verdict, findings) in zip(records, verdicts, strict=True)
-        if findings
-    ]
+    problems = _describe(options.list, records, verdicts)
     kept = [
         record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
     ]
@@ -136,7 +137,7 @@ def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: ar
         for outcome in outcomes:
             path = outcome.job.path
             found = outcome.value or {"frames": 0, "broken": [outcome.error], "odd": [], "about": {}}
-            facts[path] = {"path": path, "stamp": stamps[path], **found}
+            facts[path] = {"path": path, "checks": CHECKS, "stamp": stamps[path], **found}
             file.write(json.dumps(facts[path]) + "\n")
             file.flush()
             broken += bool(found["broken"])
@@ -146,7 +147,7 @@ def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: ar
 
 
 def _read_journal(journal: Path) -> Facts:
-    """The facts of an earlier run; a line that a crash cut short is passed over."""
+    """The facts of an earlier run of these checks; a line that a crash cut short is passed over."""
     known: Facts = {}
     if journal.is_file():
         text = journal.read_text(encoding="utf-8")
@@ -155,7 +156,8 @@ def _read_journal(journal: Path) -> Facts:
                 facts = json.loads(line)
             except ValueError:
                 continue
-            known[facts["path"]] = facts
+            if facts.get("checks") == CHECKS:
+                known[facts["path"]] = facts
         if not text.endswith("\n"):
             with open(journal, "a", encoding="utf-8") as file:
                 file.write("\n")
@@ -177,6 +179,29 @@ def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:
         return "broken", facts["broken"] + facts["odd"]
     short = [f"{facts['frames']} frames"] if facts["frames"] < min_frames else []
     return "short" if short else "odd" if facts["odd"] else "good", short + facts["odd"]
+
+
+def _describe(list_file: Path, records: Sequence[Record], verdicts: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Tell the findings: first, in one line each, what many clips have in common, then a line for each clip."""
+    counts = Counter(_kind(finding) for verdict, findings in verdicts if verdict != "broken" for finding in findings)
+    common = {kind for kind, count in counts.items() if count > COMMON}
+    told: set[str] = set()
+    groups, singles = [], []
+    for record, (verdict, findings) in zip(records, verdicts, strict=True):
+        place = f"{list_file}, line {record.line}: {record.path}: {verdict}"
+        shared = [finding for finding in findings if _kind(finding) in common] if verdict != "broken" else []
+        for finding in shared:
+            if (kind := _kind(finding)) not in told:
+                told.add(kind)
+                groups.append(f"{counts[kind]} of {len(records)} clips: {kind}, the first in {place}: {finding}")
+        if alone := [finding for finding in findings if finding not in shared]:
+            singles.append(f"{place}: {'; '.join(alone)}")
+    return groups + singles
+
+
+def _kind(finding: str) -> str:
+    """A finding without its figures."""
+    return re.sub(r"\b\d+\b", "N", finding.partition(":")[0])
 
 
 def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]) -> None:

@@ -1,14 +1,20 @@
-"""Looking at one clip's file: everything is decoded, by FFmpeg in order and then as training reads it, by number."""
+"""Looking at one clip's file: all is decoded in order, and frames read by number as in training must be the same."""
 
-import os
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
-from datasets.annotations import Kind, resolve_video_path
+from datasets.annotations import Kind
 from datasets.readers import FrameFolder, ImageFile, UnreadableVideoError, VideoFile
+from datasets.readers.containers import Converter, display_matrix, open_video
+from datasets.readers.errors import type_and_text
+from datasets.readers.frame_index import decode_packets
 
 USUAL_PIXELS = ("yuv420p", "yuvj420p")
 UNEVEN = (
@@ -45,50 +51,57 @@ def check_file(job: FileJob) -> dict[str, Any]:
 
 def _check_video(path: str) -> FileFacts:
     facts = FileFacts()
-    path = resolve_video_path(path)
-    if not os.path.isfile(path):
-        facts.broken.append("there is no such file")
-    elif os.path.getsize(path) == 0:
-        facts.broken.append("the file is empty")
-    else:
-        _decode_in_order(path, facts)
+    try:
+        reader = VideoFile(path)
+        pictures = _decode_in_order(reader.path, facts)
         if not facts.broken:
-            _read_by_number(path, facts)
+            _compare(reader, pictures, facts)
+    except UnreadableVideoError as error:
+        facts.broken.append(error.reason)
     return facts
 
 
-def _decode_in_order(path: str, facts: FileFacts) -> None:
-    """Decode every frame of the first video stream."""
+def _decode_in_order(path: str, facts: FileFacts) -> list[int]:
+    """Decode every frame from the start on, and give the checksums of the pictures."""
+    pictures: list[int] = []
     try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                kinds = {stream.type for stream in container.streams}
-                facts.broken.append("it has sound only" if kinds == {"audio"} else "it has no video stream")
-                return
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
+        container, stream = open_video(path)
+        with container:
             facts.about = {"codec": stream.codec_context.name, "container": container.format.name}
-            if len(container.streams.video) > 1:
-                facts.odd.append(f"{len(container.streams.video)} video streams, of which the first is read")
-            _look_at_frames(container.decode(stream), facts)
-    except av.error.FFmpegError as error:
-        where = f"decoding fails after {facts.frames} frames" if facts.about else "it is not a video, or damaged"
-        facts.broken.append(f"{where} ({error.strerror})")
-        return
-    if not facts.frames:
-        facts.broken.append("it has no frames")
+            streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+            if len(streams) > 1:
+                facts.odd.append(f"{len(streams)} video streams, of which number {streams.index(stream) + 1} is read")
+            decode_times: list[int] = []
+            packets = enumerate(_noting_times(container.demux(stream), decode_times))
+            times = _look_at_frames((frame for _, frame in decode_packets(packets)), facts, pictures)
+            if times != sorted(times):  # as in AVI files with B-frames, whose times are those of decoding, or guessed
+                times = min(sorted(times), decode_times, key=_unevenness)
+            _look_at_gaps([time * stream.time_base for time in times], facts)
+    except Exception as error:  # noqa: BLE001, what a damaged file can raise is not foreseeable
+        facts.broken.append(f"decoding fails after {len(pictures)} frames ({type_and_text(error)})")
+    return pictures
 
 
-def _look_at_frames(frames, facts: FileFacts) -> None:
-    """Count frames, and compare their sizes, formats, turns and times."""
+def _noting_times(packets: Iterable[av.Packet], times: list[int]) -> Iterator[av.Packet]:
+    for packet in packets:
+        if packet.dts is not None:
+            times.append(packet.dts)
+        yield packet
+
+
+def _look_at_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures: list[int]) -> list[int]:
+    """Count frames, compare their sizes, formats and turns, note the pictures' checksums, and give the time stamps."""
     sizes, pixels, turns, times, damaged = {}, {}, {}, [], 0
+    convert = None
     for frame in frames:
         facts.frames += 1
+        convert = convert or Converter(frame)
         damaged += frame.is_corrupt
         # dicts as sets that keep their order
-        sizes[f"{frame.width}x{frame.height}"] = pixels[frame.format.name] = turns[frame.rotation] = None
-        if frame.time is not None:
-            times.append(frame.time)
+        sizes[f"{frame.width}x{frame.height}"] = pixels[frame.format.name] = turns[_turn(frame)] = None
+        if frame.pts is not None:
+            times.append(frame.pts)
+        pictures.append(_checksum(convert(frame)))
     if damaged:
         facts.broken.append(f"{damaged} of {facts.frames} frames are damaged")
     if len(sizes) > 1:
@@ -97,27 +110,50 @@ def _look_at_frames(frames, facts: FileFacts) -> None:
     if strange:
         facts.odd.append(f"pixel format {', '.join(strange)}")
     if any(turns):
-        facts.odd.append(f"rotation metadata: {', '.join(str(turn % 360) for turn in turns)} degrees anticlockwise")
-    if len(times) > 2:
-        gaps = np.diff(times)
-        usual = float(np.median(gaps))
-        if np.abs(gaps - usual).max() > max(UNEVEN * usual, 1.5e-3):
-            facts.odd.append(f"variable frame rate: {gaps.min() * 1e3:.0f} to {gaps.max() * 1e3:.0f} ms a frame")
-        facts.about |= {"fps": round(1 / usual, 3) if usual > 0 else None, "seconds": round(times[-1] + usual, 3)}
+        facts.odd.append(f"rotation metadata: {', '.join(turn or 'none' for turn in turns)}")
     facts.about |= {"size": next(iter(sizes), ""), "pixels": next(iter(pixels), "")}
+    return times
 
 
-def _read_by_number(path: str, facts: FileFacts) -> None:
-    """Read first, middle and last frame as training does."""
-    try:
-        reader = VideoFile(path)
-        count = len(reader)
-        reader.read([0, count // 2, count - 1])
-    except UnreadableVideoError as error:
-        facts.broken.append(error.reason)
+def _turn(frame: av.VideoFrame) -> str:
+    """Say in words how a frame is to be turned and mirrored; nothing where it is not."""
+    a, b, c, d = display_matrix(frame)
+    turn = [f"{frame.rotation % 360} degrees anticlockwise"] if frame.rotation else []
+    return ", ".join(turn + ["mirrored"] * (a * d - b * c < 0))
+
+
+def _unevenness(times: list[int]) -> float:
+    return float(np.ptp(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def _look_at_gaps(times: list[Fraction], facts: FileFacts) -> None:
+    """Compare the gaps between times, in seconds."""
+    if len(times) < 3:
         return
-    if count != facts.frames:
-        facts.odd.append(f"the reader counts {count} frames, and {facts.frames} decode")
+    gaps = np.diff(np.array(times, dtype=float))
+    usual = float(np.median(gaps))
+    if np.abs(gaps - usual).max() > max(UNEVEN * usual, 1.5e-3):
+        facts.odd.append(f"variable frame rate: {gaps.min() * 1e3:.0f} to {gaps.max() * 1e3:.0f} ms a frame")
+    facts.about |= {"fps": round(1 / usual, 3) if usual > 0 else None, "seconds": round(float(times[-1]) + usual, 3)}
+
+
+def _compare(reader: VideoFile, pictures: list[int], facts: FileFacts) -> None:
+    """Read frames by number as training does, and compare them with those that were decoded in order."""
+    if len(reader) != len(pictures):
+        facts.broken.append(f"the reader counts {len(reader)} frames, and {len(pictures)} decode")
+        return
+    numbers = np.unique(np.linspace(0, len(pictures) - 1, FRAMES_AT_ONCE).astype(int))
+    wrong = [
+        int(number)
+        for number, picture in zip(numbers, reader.read(numbers), strict=True)
+        if _checksum(picture) != pictures[number]
+    ]
+    if wrong:
+        facts.broken.append(f"read by number, frames {wrong} are others than decoded in order")
+
+
+def _checksum(picture: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(picture))
 
 
 def _check_images(job: FileJob) -> FileFacts:

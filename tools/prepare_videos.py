@@ -4,8 +4,8 @@
     python -m tools.prepare_videos lists/*.csv --data_root /data/videos --output /data/frames_256 --form frames
 
 Videos become H.264 with a short side of 256 and a key frame every 4 frames, or folders of JPEGs. OUTPUT then holds
-them under their old names and each list under its own; train with --data_path OUTPUT --data_root OUTPUT --reader pyav,
-which seeks fastest in them. Frame numbers stay what they were. What happens to the pictures is told in docs/data.md.
+them under their old names and each list under its own; train with --data_path OUTPUT --data_root OUTPUT. Frame numbers
+stay what they were. What happens to the pictures is told in docs/data.md.
 
 A video that cannot be read is named and left out of the lists, and the exit status is 1. Stopped and started again, it
 goes on where it was.

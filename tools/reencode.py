@@ -4,18 +4,17 @@ import glob
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
-from datasets.annotations import resolve_video_path
 from datasets.readers import VideoFile
 from engines.files import atomic_write
 
 FRAMES_AT_ONCE = 16
+FRAME_RATE = 25  # of videos that do not tell theirs
 FRAME_NAME = "img_{:05}.jpg"
 
 
@@ -79,7 +78,7 @@ def _write_video(reader: VideoFile, job: VideoJob) -> None:
     for leftover in job.target.parent.glob(f".{glob.escape(job.target.name)}.*.tmp"):
         leftover.unlink()
     with atomic_write(job.target) as file, av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_frame_rate(job.source))
+        stream = container.add_stream("libx264", rate=reader.rate or FRAME_RATE)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {
@@ -113,8 +112,3 @@ def _write_frames(reader: VideoFile, job: VideoJob) -> None:
         picture.save(unfinished / FRAME_NAME.format(i), quality=job.how.quality)
     shutil.rmtree(job.target, ignore_errors=True)
     unfinished.rename(job.target)
-
-
-def _frame_rate(path: str) -> Fraction:
-    with av.open(resolve_video_path(path)) as container:
-        return container.streams.video[0].average_rate or Fraction(25)

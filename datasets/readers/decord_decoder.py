@@ -1,9 +1,19 @@
-"""Decoding by decord (the package decord2), the default."""
+"""Decoding by decord (the package decord2), of the files of which it gives the frames that a player shows."""
 
 import importlib
+import logging
+import os
 import sys
+from fractions import Fraction
 
 import numpy as np
+
+from datasets.readers.errors import type_and_text
+from datasets.readers.pyav_decoder import PyavDecoder
+
+_logger = logging.getLogger(__name__)
+_told: set[str] = set()
+"""Files that have been handed over and named in the log."""
 
 
 def _import_decord():
@@ -27,24 +37,53 @@ decord = _import_decord()
 decord.logging.set_level(decord.logging.QUIET)
 
 
+def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
+    """Open a file by decord, or by PyAV where decord's frame numbers cannot be trusted; the log names each such file.
+
+    They can where every packet of the file is a frame and tells when it is shown, groups of pictures are closed, both
+    libraries count as many frames, and the first one is the same picture.
+
+    Raises:
+        Exception: it is not a video, or damaged.
+    """
+    exact = PyavDecoder(path)
+    try:
+        by_decord, why = DecordDecoder(path), ""
+        if not exact.is_plain():
+            why = "it cannot be trusted with its frame numbers"
+        elif len(by_decord) != len(exact):
+            why = f"it counts {len(by_decord)} frames instead of {len(exact)}"
+        elif not np.array_equal(by_decord.decode(np.array([0])), exact.decode(np.array([0]))):
+            why = "it shows another first picture"
+    except Exception as error:  # noqa: BLE001, a file that any fault of decord's keeps it from is read by PyAV
+        why = type_and_text(error)
+    if not why:
+        by_decord.rate = exact.rate
+        return by_decord
+    if path not in _told:
+        _told.add(path)
+        _logger.warning("%s is read by PyAV instead of decord: %s", path, why)
+    return exact
+
+
 class DecordDecoder:
     """The decoder of one file.
 
     One decoding thread: loader workers are the parallelism, and more threads than cores only wait for each other.
     """
 
-    errors = (RuntimeError, AssertionError, IndexError, decord.DECORDError)
-
     def __init__(self, path: str):
-        """Open the file; raises one of `errors` where it is no video."""
-        self._reader = decord.VideoReader(path, num_threads=1)
+        """Open the file; raises an error of decord's, of several types, where it is no video."""
+        # FFmpeg takes what stands before a colon for a protocol
+        self.rate: Fraction | None = None
+        self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
 
     def __len__(self) -> int:
         """Give the number of frames."""
         return len(self._reader)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises one of `errors`."""
+        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises an error of decord's."""
         # Frames between the wanted ones have to be decoded too, whereas decord, asked for frames apart, seeks again at
         # every key frame: a dense enough stretch is faster read through.
         stretch = np.arange(indices[0], indices[-1] + 1)

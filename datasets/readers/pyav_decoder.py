@@ -1,110 +1,184 @@
-"""Decoding by PyAV: slower to start than decord, and right where decord is not (docs/data.md)."""
+"""Decoding by PyAV, the default: every frame that a player shows, by its number."""
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
 
-av.logging.set_level(None)
+from datasets.readers.containers import Converter, is_fresh_start, open_video
+from datasets.readers.frame_index import (
+    FrameIndex,
+    decode_packets,
+    index_by_decoding,
+    index_by_packets,
+    may_tell,
+    packet_id,
+)
 
-UNTIMED_FORMATS = ("avi", "mpeg", "mpegts")
-"""Containers whose time stamps do not tell the order of frames, or do not lead to them: read from the start."""
+MOST_KEPT = 64 * 2**20
+"""Bytes of frames that are kept where a file has to be decoded before its frames can be numbered."""
 
-TURNS = {90: ("2",), 180: ("1", "1"), 270: ("1",)}
-"""Degrees that a picture is to be turned counter-clockwise -> settings of FFmpeg's filter `transpose`."""
+SHORT_OF = 8
+"""How many packets before the right one seeking is tried, where it leads beyond."""
+
+ROUNDING = 0.01
+"""A measured rate that differs by less than this share from the one that the file tells is the same."""
 
 
 class PyavDecoder:
-    """The decoder of one file: the same frames as `DecordDecoder`'s, bit for bit.
+    """The decoder of one file.
 
-    Frames are numbered in the order they are shown, by the time stamps of the packets, which are read (not decoded)
-    when the file is opened. Files without dependable time stamps (AVI, MPEG streams, raw streams) are decoded from
-    their start.
+    Frames are found again by the packets that they come from (`FrameIndex`): decoding begins at the key frame before,
+    or goes on from where the last reading ended, and every packet is compared with the index. Where seeking does not
+    lead to the packet that it should, decoding begins at the start of the file.
     """
 
-    errors = (av.FFmpegError, OSError, EOFError, ValueError)
-
     def __init__(self, path: str):
-        """Open the file; raises one of `errors` where it is no video."""
+        """Open the file; raises av.FFmpegError or EOFError where it is no video, or damaged."""
         self._path = path
-        self._container, self._stream = self._open()
-        packets = [packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard]
-        if not packets:
-            raise EOFError("it has no frames")
-        times = {packet.pts for packet in packets}
-        self._length = len(packets)
-        timed = self._container.format.name not in UNTIMED_FORMATS and None not in times
-        self._seekable = timed and len(times) == len(packets)
-        self._times = sorted(times) if self._seekable else []
-        self._key_times = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._seekable else []
-        self._converter: tuple[tuple, av.filter.Graph] | None = None
+        self._open()
+        self._index, kept = self._make_index()
+        self._numbers = {frame_id: i for i, frame_id in enumerate(self._index.frames)}
+        known = {packet: i for i, packet in enumerate(self._index.packets)}
+        self._known = known if len(known) == len(self._index.packets) else {}
+        self._wanted: set[int | None] = set()
+        self._frames: Iterator | None = None
+        self._skips = False
+        self._kept = dict(enumerate(kept)) or {0: self._frame(0)}
+        self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
+        self._convert = Converter(self._kept[0])
 
-    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
-        container = av.open(self._path)
-        stream = container.streams.best("video")
-        if stream is None:
-            raise EOFError("it has no video stream")
-        stream.thread_count = 1
-        return container, stream
+    def _open(self) -> None:
+        self._container, self._stream = open_video(self._path)
+        self._stream.codec_context.copy_opaque = True
+
+    def _make_index(self) -> tuple[FrameIndex, list[av.VideoFrame]]:
+        if may_tell(self._container, self._stream):
+            index = index_by_packets(self._container, self._stream)
+            if index is not None:
+                return index, []
+            self._open()
+        return index_by_decoding(self._container, self._stream, MOST_KEPT)
+
+    def is_plain(self) -> bool:
+        """Whether the packets tell the frames, one each, and groups of pictures stand for themselves."""
+        start = self._index.starts[-1]
+        if not self._index.plain:
+            return False
+        self._frame(self._numbers[start, 0])
+        return self._first == start
 
     def __len__(self) -> int:
         """Give the number of frames."""
-        return self._length
+        return len(self._index.frames)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second on average, by the times of those that are shown; None where the file tells no times."""
+        guessed = self._stream.guessed_rate
+        times = [self._index.times[packet] for packet, _ in self._index.frames if packet is not None]
+        if len(times) < 2 or None in times or max(times) == min(times):
+            return guessed
+        measured = Fraction(len(times) - 1, max(times) - min(times)) / self._stream.time_base
+        # rounded times make a rate of 25 one of 24.98
+        return guessed if guessed and abs(measured / guessed - 1) < ROUNDING else measured
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises one of `errors`."""
+        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises av.FFmpegError or EOFError."""
         wanted = indices.tolist()
-        if self._seekable:
-            frames = self._from_key_frames([self._times[index] for index in wanted])
-        else:
-            frames = self._from_start(wanted)
-        return np.stack([self._converted(frame) for frame in frames])
+        self._wanted = {self._index.frames[i][0] for i in wanted}
+        pictures = None
+        for place, i in enumerate(wanted):
+            try:
+                picture = self._convert(self._kept.get(i) or self._frame(i))
+            except Exception:
+                self._frames = None  # what has failed does not go on
+                raise
+            if pictures is None:
+                pictures = np.empty((len(wanted), *picture.shape), dtype=np.uint8)
+            pictures[place] = picture
+        return pictures
 
-    def _from_key_frames(self, times: list[int]) -> Iterator[av.VideoFrame]:
-        """Yield the frames of sorted times, each from the key frame before it, or on from the last one if nearer."""
-        shown, frames = None, iter(())
-        for time in times:
-            key = self._key_times[max(0, bisect_right(self._key_times, time) - 1)]
-            if shown is None or key > shown:
-                self._container.seek(key, stream=self._stream)
-                frames = self._container.decode(self._stream)
-            frame = _first(frame for frame in frames if frame.pts >= time)
-            shown = frame.pts
-            if shown != time:
-                raise EOFError("a frame is missing in the stream")
-            yield frame
+    def _frame(self, number: int) -> av.VideoFrame:
+        """Decode a frame, in the pass that has begun if it is still to come there and no key frame is nearer."""
+        packet, start = self._index.frames[number][0], self._index.starts[number]
+        if self._frames is None or number <= self._shown or start > self._fed or packet in self._skipped:
+            self._begin(start)
+        frame = self._next(number)
+        if frame is None and self._first > 0:
+            self._forget_keys()
+            self._begin(0)
+            frame = self._next(number)
+        if frame is None:
+            raise EOFError(f"frame {number} is missing in the stream")
+        return frame
 
-    def _from_start(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
-        container, stream = self._open()
-        frames = enumerate(container.decode(stream))
-        for index in wanted:
-            yield _first(frame for number, frame in frames if number == index)
+    def _next(self, number: int) -> av.VideoFrame | None:
+        """Go on to a frame; None where it does not come, or where decoding did not begin afresh."""
+        for frame_id, frame in self._frames:
+            shown = self._numbers.get(frame_id, -1)
+            if not self._trusted:
+                if shown < self._numbers[self._first, 0]:
+                    continue  # it refers to pictures before the key frame
+                self._trusted = frame_id == (self._first, 0) and is_fresh_start(frame)
+            if not self._trusted or (frame.is_corrupt and self._first > 0):
+                return None
+            self._shown = max(shown, self._shown)
+            if self._shown >= number:
+                return frame if shown == number else None
+        return None
 
-    def _converted(self, frame: av.VideoFrame) -> np.ndarray:
-        """Turn a frame upright and into RGB, (H, W, 3), by the filters that decord uses."""
-        form = (frame.width, frame.height, frame.format.name, frame.rotation)
-        if self._converter is None or self._converter[0] != form:
-            self._converter = form, self._build_filters(*form)
-        graph = self._converter[1]
-        graph.push(frame)
-        return graph.pull().to_ndarray()
+    def _begin(self, first: int) -> None:
+        """Begin to decode at a packet, or at the start of the file where seeking does not lead to it."""
+        packets = self._seek(first)
+        if packets is None:
+            if first > 0:
+                self._forget_keys()
+            self._open()
+            first, packets = 0, enumerate(self._container.demux(self._stream))
+        self._first, self._fed, self._shown, self._skipped = first, first, -1, set()
+        self._trusted = first == 0
+        self._frames = decode_packets(self._watched(packets))
 
-    def _build_filters(self, width: int, height: int, pixels: str, rotation: float) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        source = graph.add_buffer(width=width, height=height, format=pixels, time_base=self._stream.time_base)
-        turns = [graph.add("transpose", turn) for turn in TURNS.get(round(rotation) % 360, ())]
-        chain = [source, *turns, graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
-        for one, following in pairwise(chain):
-            one.link_to(following)
-        graph.configure()
-        return graph
+    def _forget_keys(self) -> None:
+        """Decode from the start of the file from now on."""
+        self._index = replace(self._index, starts=[0] * len(self._index.frames))
 
+    def _seek(self, first: int) -> Iterable[tuple[int, av.Packet]] | None:
+        """Seek to a packet and give the numbered packets from it on; None where that fails."""
+        for target in (first, max(0, first - SHORT_OF)):  # some containers lead a little beyond
+            time = self._index.times[target]
+            if time is None or not self._known:
+                return None
+            try:
+                self._container.seek(time, stream=self._stream)
+            except (av.FFmpegError, OSError):
+                return None
+            packets = self._container.demux(self._stream)
+            for packet in packets:
+                number = self._known.get(packet_id(packet), -1)
+                if number == first:
+                    return chain([(first, packet)], enumerate(packets, first + 1))
+                if number > first:
+                    break
+        return None
 
-def _first(frames: Iterator[av.VideoFrame]) -> av.VideoFrame:
-    """Take the next frame; raises EOFError where there is none."""
-    frame = next(frames, None)
-    if frame is None:
-        raise EOFError("the stream ends early")
-    return frame
+    def _watched(self, packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.Packet]]:
+        """Pass packets on while they are those of the index.
+
+        Of H.264, pictures that no other refers to are not decoded unless they are wanted.
+        """
+        codec = self._stream.codec_context
+        for number, packet in packets:
+            if number >= len(self._index.packets) or self._index.packets[number] != packet_id(packet):
+                return
+            self._fed = number
+            if self._skips:
+                skipped = number not in self._wanted
+                codec.skip_frame = "NONREF" if skipped else "DEFAULT"
+                if skipped:
+                    self._skipped.add(number)
+            yield number, packet

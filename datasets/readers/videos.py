@@ -2,37 +2,43 @@
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from datasets.annotations import resolve_video_path
-from datasets.readers.errors import UnreadableVideoError, one_line
+from datasets.readers.errors import UnreadableVideoError, type_and_text
 
-DECODERS = ("decord", "pyav")
+DECODERS = ("pyav", "decord")
 
 
 class VideoFile:
-    """A video file, decoded in the calling thread by the library that `reader` names.
+    """A video file, decoded in the calling thread: frame i is the one that a player shows as its i-th.
 
-    Pictures are upright as they are to be shown, whatever way the camera was held.
+    Pictures are upright as they are to be shown, whatever way the camera was held. `reader` is the library that
+    decodes where it gives these frames: "decord" hands other files over to PyAV.
     """
 
-    def __init__(self, path: str, reader: str = "decord"):
+    def __init__(self, path: str, reader: str = "pyav"):
         """Open the file (a path without suffix is completed by the file that is there)."""
         self.path = resolve_video_path(path)
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(path, "there is no such file")
         if os.path.getsize(self.path) == 0:
             raise UnreadableVideoError(path, "the file is empty")
-        decoder = decoder_class(reader)
         try:
-            self._decoder = decoder(self.path)
-        except decoder.errors as error:
-            raise UnreadableVideoError(path, f"it is not a video, or damaged ({one_line(error)})") from error
+            self._decoder = _open_decoder(self.path, reader)
+        except Exception as error:
+            raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
 
     def __len__(self) -> int:
         """Give the number of frames."""
         return len(self._decoder)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second on average; None where the file does not tell."""
+        return self._decoder.rate
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
@@ -43,17 +49,17 @@ class VideoFile:
             )
         try:
             frames = self._decoder.decode(unique)
-        except self._decoder.errors as error:
-            raise UnreadableVideoError(self.path, f"frames do not decode ({one_line(error)})") from error
+        except Exception as error:
+            raise UnreadableVideoError(self.path, f"frames do not decode ({type_and_text(error)})") from error
         return frames if np.array_equal(unique, indices) else frames[places]
 
 
-def decoder_class(name: str) -> type:
-    """Return the class that decodes by one of `DECODERS`, imported at its first use, since either takes its time."""
-    if name == "decord":
-        from datasets.readers.decord_decoder import DecordDecoder
+def _open_decoder(path: str, reader: str):
+    """Open a file by one of `DECODERS`, imported at its first use, since either takes its time."""
+    if reader == "decord":
+        from datasets.readers.decord_decoder import open_decord
 
-        return DecordDecoder
+        return open_decord(path)
     from datasets.readers.pyav_decoder import PyavDecoder
 
-    return PyavDecoder
+    return PyavDecoder(path)
