@@ -6,18 +6,19 @@ A flag that nobody gave is the file's. One that is given and contradicts the fil
 
 import argparse
 import logging
-from collections.abc import Set
+from collections.abc import Collection, Set
 from typing import Any
 
 from datasets.presets import PRESETS, get_preset
 from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
 from models.config import Role
-from models.describe import CheckpointFacts, contradiction, describe_checkpoint
+from models.describe import CheckpointFacts, contradiction, describe_checkpoint, describe_words
 from models.videomambapro import registered_config
 
 _logger = logging.getLogger(__name__)
 
+SAMPLINGS = {preset.sampling for preset in PRESETS.values()}
 SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop")
 """The flags that say which frames and views a test reads; checkpoints of our own runs and recipes hold them."""
 
@@ -36,22 +37,30 @@ def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
         FileNotFoundError, CheckpointError: as `describe_checkpoint`.
         ValueError: a given flag contradicts the file, or --override_checkpoint names none of the flags.
     """
+    check_overridden(args.override_checkpoint)
     path = args.resume or args.finetune
     if not path:
         return
-    if args.eval and not args.resume:
+    if not args.eval:
+        _log(path, settle(args, given, describe_words(path), {Role.SWITCH}))
+        return
+    if not args.resume:
         args.auto_resume = args.test_best = False
     facts = describe_checkpoint(path)
-    settled = settle(args, given, facts, {Role.SIZE, Role.SWITCH} if args.eval else {Role.SWITCH})
-    if settled:
-        _logger.info("%s says: %s", path, ", ".join(f"--{name} {value}" for name, value in settled.items()))
-    if not args.eval:
-        return
+    _log(path, settle(args, given, facts, {Role.SIZE, Role.SWITCH}))
     _warn_of_other_sampling(facts, args)
     names = facts.flags.get("class_names")
     if names and not args.class_names:
         # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
         args.class_names = names[: args.nb_classes or None]
+
+
+def check_overridden(names: Collection[str]) -> None:
+    """Raise the ValueError that lists what can be overridden, unless all `names` are of it."""
+    known = {setting.flag for setting in flagged_settings() if setting.role is not Role.FREE}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"--override_checkpoint {' '.join(unknown)}: there are {', '.join(sorted(known))}")
 
 
 def settle(args: argparse.Namespace, given: Set[str], facts: CheckpointFacts, roles: Set[Role]) -> dict[str, Any]:
@@ -68,13 +77,9 @@ def settle(args: argparse.Namespace, given: Set[str], facts: CheckpointFacts, ro
 
     Raises:
         CheckpointError: the file is of no registered size and does not say its switches.
-        ValueError: a given flag contradicts the file, or an overridden one is none of the flags.
+        ValueError: a given flag contradicts the file.
     """
     answers = _answers(facts, args, given, roles)
-    known = {setting.flag for setting in flagged_settings() if setting.role is not Role.FREE}
-    unknown = [name for name in args.override_checkpoint if name not in known]
-    if unknown:
-        raise ValueError(f"--override_checkpoint {' '.join(unknown)}: there are {', '.join(sorted(known))}")
     wanted = _by_name(args, given) | {name: getattr(args, name) for name in answers if name in given}
     differing = {
         name: value for name, value in wanted.items() if name in answers and not _agrees(name, value, answers)
@@ -147,7 +152,14 @@ def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
     told = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
     if str(told.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
         told.pop("data_set", None)
+    if told.get("sampling") not in SAMPLINGS:
+        told.pop("sampling", None)
     return told
+
+
+def _log(path: str, settled: dict[str, Any]) -> None:
+    if settled:
+        _logger.info("%s says: %s", path, ", ".join(f"--{name} {value}" for name, value in settled.items()))
 
 
 def _warn_of_other_sampling(facts: CheckpointFacts, args: argparse.Namespace) -> None:

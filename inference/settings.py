@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets.arguments import add_data_arguments
-from engines.checkpoint_flags import SAMPLING_FLAGS, known_sampling, settle
+from engines.checkpoint_flags import SAMPLING_FLAGS, check_overridden, known_sampling, settle
 from engines.recipe import RECIPE_OF_CLASSES, load_recipe
 from models.arguments import add_model_arguments
 from models.checkpoint import CheckpointError
@@ -62,6 +62,7 @@ def inference_settings(
         told["num_frames"] = 1
     for name, value in (told | overrides).items():
         setattr(args, name, value)
+    check_overridden(override_checkpoint)
     args.override_checkpoint = override_checkpoint
     # Positions are interpolated, so a file serves other frames and resolutions than its own.
     adapted = {name: overrides[name] for name in ("num_frames", "input_size") if name in overrides}

@@ -85,6 +85,16 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     )
 
 
+def describe_words(path: str | Path) -> CheckpointFacts:
+    """What the checkpoint `path` says in words; its tensors are neither looked at nor need be of this family.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `describe_checkpoint`.
+    """
+    content = peek_checkpoint(path)
+    return CheckpointFacts(Path(path), told_config(content, path), None, 0, told_flags(content))
+
+
 def told_flags(content: dict[str, Any]) -> dict[str, Any]:
     """The flags of the run that wrote a file; empty where it does not say them."""
     flags = content.get(FLAGS_KEY)

@@ -161,6 +161,10 @@ def test_the_published_codes_namespace_is_read_as_flags(tmp_path):
     assert describe_checkpoint(tmp_path / "published.pth").flags == flags
     tool.convert(tmp_path / "published.pth", tmp_path / "published.safetensors")
     assert describe_checkpoint(tmp_path / "published.safetensors").flags == flags
+    predictor = load_predictor(
+        tmp_path / "published.pth", device="cpu", model="videomambapro_nano", depth=1, embed_dim=16
+    )
+    assert predictor.plan.sample(40, mode="test").tolist() == [9, 29], "sparse, as the preset of that name"
     assert argparse.Namespace not in torch.serialization.get_safe_globals(), "other code reads as before"
 
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import run_class_finetuning
+from engines.configuration import parse_arguments
 from models import VideoMambaPro
+from models.build import load_finetune_checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.checkpoint_file import read_checkpoint_file, unwrap_tensors
 
@@ -148,6 +151,13 @@ def test_files_that_are_no_checkpoints(tmp_path):
         read_state_dict(saved(tmp_path, {"epoch": 3}))
     with pytest.raises(CheckpointError, match="no bidirectional Mamba layers"):
         load_checkpoint(build(), saved(tmp_path, {"layers.0.weight": torch.zeros(3)}))
+
+
+def test_a_training_may_start_from_weights_without_an_embedding(tmp_path):
+    state = {name: tensor for name, tensor in build().state_dict().items() if name.startswith("layers.")}
+    words = ["--finetune", str(saved(tmp_path, state)), "--allow_random"]
+    args = parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
+    assert "cls_token" in load_finetune_checkpoint(build(seed=2), args).names("initialised")
 
 
 def test_the_table_has_a_line_for_every_kind_of_tensor(tmp_path, caplog):
