@@ -198,6 +198,19 @@ def test_the_launcher_tells_a_stop_from_a_failure(tmp_path, number, expected):
     assert process.wait(20) == expected
 
 
+def test_the_launcher_is_stopped_before_its_processes_can_say_so(tmp_path):
+    program = tmp_path / "torchrun"
+    program.write_text("#!/usr/bin/env bash\necho ready\nexec sleep 60\n")
+    program.chmod(0o755)
+    words = ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), "--gpus", "2"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM: leaving with status 75" in process.communicate(timeout=60)[1]
+    assert process.returncode == 75
+
+
 def test_the_whole_way_to_the_estimate(tmp_path):
     for i in range(2):
         write_video(tmp_path / f"v{i}.mp4", numbered_frames(20))
