@@ -19,8 +19,9 @@ from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
+from engines.batch import fit_batch_to_list
 from engines.checkpoint import resume_training
-from engines.configuration import add_recipe_arguments, fit_batch_to_list, parse_command_line
+from engines.configuration import add_recipe_arguments, parse_command_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.objectives.classification import Classification

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 
 from common.flag_types import positive, positive_int, whole_number
-from datasets.memory import keep_freed_memory
+from common.memory import keep_freed_memory
 from engines.logs import setup_logging
 from inference.limits import Limits
 from inference.predictor import QUICK, load_predictor

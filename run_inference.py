@@ -20,10 +20,11 @@ from typing import IO
 
 from common.flag_parser import FlagParser
 from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
-from datasets.memory import keep_freed_memory
+from common.memory import keep_freed_memory
+from common.progress import progress
+from common.terminal import printable
 from datasets.readers import DECODERS, UnreadableVideoError
-from engines.logs import progress, setup_logging
-from engines.terminal import printable
+from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS

@@ -16,8 +16,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
+from engines.batch import fit_batch_to_list
 from engines.checkpoint import resume_training
-from engines.configuration import fit_batch_to_list, parse_command_line, recipe_defaults
+from engines.configuration import parse_command_line, recipe_defaults
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.objectives.classification import Classification

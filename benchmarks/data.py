@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.timing import by_clock, interleaved_medians
+from common.memory import keep_freed_memory
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset
 from datasets.clip_dataset import SampleKey
 from datasets.collate import Collate, clips_on
 from datasets.erasing import RandomErasing, erase
-from datasets.memory import keep_freed_memory
 from datasets.presets import VIDEO_AA
 from datasets.randaugment import RandAugment, parse_randaugment
 from datasets.readers import VideoFile

@@ -30,8 +30,8 @@ import torch
 
 from benchmarks import devices, limit, peers
 from benchmarks.timing import Call, interleaved_medians, peak_bytes, peak_of
-from datasets.memory import keep_freed_memory
-from engines.files import write_json
+from common.files import write_json
+from common.memory import keep_freed_memory
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
 from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backend
 

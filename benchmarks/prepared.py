@@ -22,9 +22,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.readers import FrameFolder, VideoFile
 from datasets.sampling import sparse_indices
-from tools.reencode import Preparation, VideoJob, prepare_video
 
 CLIP = 16
 ROUNDS = 9

@@ -34,8 +34,8 @@ from benchmarks.candidates import (
     time_contiguous,
 )
 from benchmarks.timing import interleaved_medians, peak_bytes
-from datasets.memory import keep_freed_memory
-from engines.files import write_json
+from common.files import write_json
+from common.memory import keep_freed_memory
 from mamba.mamba_ssm.ops.selective_scan import available_backends
 from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common.memory import release_after
 from datasets.annotations import Record
-from datasets.memory import release_after
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.sampling import Mode
 from datasets.transforms import Compose, finish

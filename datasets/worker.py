@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from torch._utils import ExceptionWrapper
 
-from datasets.memory import keep_freed_memory
+from common.memory import keep_freed_memory
 
 LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 """Letters that leave room for the names of sockets, which multiprocessing makes in it: Linux takes 107 in all."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from common.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.distributed import Context, broadcast_object, gather_objects
-from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.objectives.base import Objective
 from engines.parallel import load_for_test
 from engines.run_folder import files_of_earlier_run, note_start, read_record, set_aside, stopped_here

@@ -8,7 +8,7 @@ import shlex
 import torch
 
 from datasets.build import build_loader
-from engines.configuration import fit_batch_to_list
+from engines.batch import fit_batch_to_list
 from engines.distributed import place_from_environment
 from engines.estimate import ASSUMED_GPU_FLOPS, Workload, estimate_memory, measure_seconds_per_clip
 from engines.list_check import DataCheck, check_data

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.progress import progress
 from engines.distributed import Context, gather_objects
-from engines.logs import progress
 from engines.objectives.base import Objective
 from engines.parallel import gathered_weights
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
+from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from engines.terminal import escape_output
 
 _logger = logging.getLogger(__name__)
 
@@ -44,19 +43,6 @@ def setup_logging(rank: int) -> None:
     for old in [old for old in root.handlers if old.get_name() == _HANDLER]:
         root.removeHandler(old)
     root.addHandler(handler)
-
-
-def progress(iterable: Iterable, *, desc: str, total: int | None = None, enabled: bool = True) -> tqdm:
-    """Wrap `iterable` in a progress bar; it draws only on a terminal and where `enabled` (rank 0)."""
-    return tqdm(
-        iterable,
-        desc=desc,
-        total=total,
-        file=getattr(sys.stderr, "stream", sys.stderr),  # unescaped: a bar below another moves the cursor
-        disable=not (enabled and sys.stderr.isatty()),
-        leave=False,
-        dynamic_ncols=True,
-    )
 
 
 def peak_memory(device: torch.device) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.files import write_json
 from engines.distributed import Context, gather_objects
-from engines.files import write_json
 from engines.objectives.base import Objective, saved_name
 from engines.state import TrainingState
 

@@ -14,8 +14,8 @@ import numpy as np
 import timm
 import torch
 
+from common.files import atomic_write
 from engines.evaluate import Evaluation
-from engines.files import atomic_write
 from engines.objectives.base import Objective
 
 RESULTS = "results.json"

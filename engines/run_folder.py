@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.files import write_json
 from engines.distributed import Context, broadcast_object
-from engines.files import write_json
 
 _logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from datasets.memory import keep_freed_memory
+from common.files import write_json
+from common.memory import keep_freed_memory
 from engines.checkpoint import BEST, load_weights, read_newest, save_checkpoint
 from engines.distributed import Context, broadcast_object, init_distributed, place_from_environment
 from engines.evaluate import Evaluation, evaluate
-from engines.files import write_json
 from engines.logs import RunLog, loading_advice, setup_logging
 from engines.objectives.base import Objective
 from engines.preemption import install_stop_handlers, stop_deferred

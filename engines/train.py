@@ -10,10 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
+from common.progress import progress
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
 from engines.epoch_sums import EpochSums
-from engines.logs import RunLog, peak_memory, progress
+from engines.logs import RunLog, peak_memory
 from engines.nonfinite import report_not_finite
 from engines.parallel import gradient_norm, gradient_sync
 from engines.preemption import leave, stop_requested

@@ -8,8 +8,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.files import atomic_write
 from datasets.readers import FrameReader, VideoFile
-from engines.files import atomic_write
 from inference.drawing import FONT_FILE, Strip, class_colours, draw_strip, short_name
 from inference.timeline import Timeline
 

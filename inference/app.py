@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from common.terminal import printable
 from datasets.readers import FrameReader, Guard, UnreadableVideoError
-from engines.terminal import printable
 from inference.drawing import draw_strip
 from inference.heat_grid import draw_heat_grid
 from inference.limits import Limits, open_within, stride_for

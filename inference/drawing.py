@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from engines.files import atomic_write
-from engines.terminal import printable
+from common.files import atomic_write
+from common.terminal import printable
 from inference.windows import Curve
 
 # matplotlib brings this font along, so it is there on every machine.

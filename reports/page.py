@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from engines.files import atomic_write
+from common.files import atomic_write
 from reports import figures
 from reports.media import Pictures, data_uri
 

@@ -4,11 +4,11 @@
 #   bash scripts/ablation.sh                                    moving digits on two CPU cores, within an hour
 #   bash scripts/ablation.sh --data_root DIR --model tiny --frames 16 --gpus 8 [--data_set k400] [flags of the run]
 #
-# A run that is finished is not run again: start the same command to go on. Other options: python -m tools.ablation -h
+# A run that is finished is not run again: start the same command to go on. Other options: python -m benchmarks.ablation -h
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 if [[ -z ${PYTHON:-} && -x .venv/bin/python ]]; then
     python=.venv/bin/python
 fi
-exec "$python" -m tools.ablation "$@"
+exec "$python" -m benchmarks.ablation "$@"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import run_class_finetuning
+from benchmarks import ablation
+from benchmarks.ablation_table import Score, factor_effect, write_document
 from engines.configuration import parse_arguments
-from tools import ablation
-from tools.ablation_table import Score, factor_effect, write_document
 
 
 def test_every_combination_runs_with_every_seed_seeds_outermost():

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from video_files import numbered_frames, turn_video, write_folder, write_video
 
+from datasets.preparation.file_check import FileJob, check_file
 from datasets.readers import VideoFile
 from tools.check_data import main
-from tools.file_check import FileJob, check_file
 
 CODECS = {
     "h264.mp4": dict(codec="libx264"),

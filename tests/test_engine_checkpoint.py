@@ -10,9 +10,9 @@ import pytest
 import torch
 from engine_standins import TinyModel, classify, make_args
 
+from common.files import atomic_write, write_json
 from engines.checkpoint import find_checkpoints, load_weights, read_checkpoint, resume_training, save_checkpoint
 from engines.distributed import Context
-from engines.files import atomic_write, write_json
 from engines.state import create_training_state, random_state, set_random_state
 
 

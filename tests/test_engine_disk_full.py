@@ -10,9 +10,9 @@ import pytest
 import torch
 from engine_standins import TinyModel, classify, make_args
 
+from common.files import atomic_write, require_space, tensor_bytes
 from engines.checkpoint import read_checkpoint, save_checkpoint
 from engines.distributed import Context
-from engines.files import atomic_write, require_space, tensor_bytes
 from engines.logs import RunLog
 from engines.state import create_training_state
 

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
+from benchmarks import hidden_attention, relevance_check
+from benchmarks.relevance_check import box_coverage, concentration
 from explain.profile import by_distance, influence
 from explain.scans import scans_of_model
 from models.videomambapro import VideoMambaPro, videomambapro_nano
 from tests.test_hidden_attention import random_scan
-from tools import hidden_attention, make_moving_digits, relevance_check
-from tools.relevance_check import box_coverage, concentration
+from tools import make_moving_digits
 
 BOXES = torch.tensor([[0, 0, 16, 16], [8, 4, 40, 16], [17, 30, 64, 64], [5, 5, 6, 6]])
 

@@ -21,8 +21,8 @@ from torch import distributed
 from treacherous import Treacherous
 from video_files import frame_numbers, numbered_frames, write_video
 
+from common.memory import LARGE_BYTES
 from datasets.build import build_dataset, build_loader
-from datasets.memory import LARGE_BYTES
 from datasets.readers import Guard, UnreadableVideoError, VideoFile, open_reader
 from datasets.video_cls import VideoClsDataset
 

@@ -31,6 +31,37 @@ def test_files_and_functions_stay_small(path):
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
 
 
+# From the ground up: a folder imports those before it alone.
+ROOMS = ("common", "mamba", "models", "datasets", "engines", "explain", "inference", "reports", "tools", "benchmarks")
+
+
+def test_no_folder_imports_one_above_it():
+    assert set(FOLDERS) == set(ROOMS)
+    upwards = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in SOURCES
+        if path.suffix == ".py" and path.parent != ROOT
+        for module in imported_modules(path)
+        if module.split(".")[0] in ROOMS
+        and ROOMS.index(module.split(".")[0]) > ROOMS.index(path.relative_to(ROOT).parts[0])
+    ]
+    assert not upwards
+
+
+def imported_modules(path):
+    """Names of the modules that a file imports, at its head or inside its functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_the_order_of_the_folders_is_the_one_that_contributors_read():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert " < ".join(f"`{room}`" for room in ROOMS) in " ".join(text.split())
+
+
 @pytest.mark.parametrize("document", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
 def test_documents_link_to_what_is_there(document):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from datasets.annotations import read_list
+from datasets.preparation.media_index import Found
 from tools.make_lists import main, split_off
-from tools.media_index import Found
 
 
 def touch(root, *paths):

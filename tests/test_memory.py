@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 def test_memory_kept_after_it_was_freed_is_not_mapped_again():
     code = """
 import resource, sys, torch
-from datasets.memory import keep_freed_memory
+from common.memory import keep_freed_memory
 if sys.argv[-1] == "keep":
     assert keep_freed_memory()
 def faults():

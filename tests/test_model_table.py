@@ -8,8 +8,8 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.model_table import FAMILIES, PUBLISHED_GFLOPS, SETTINGS, SIZES, describe_model, main, table_of
 from models.complexity import bidirectional_scan_flops, measure_complexity
-from tools.model_table import FAMILIES, PUBLISHED_GFLOPS, SETTINGS, SIZES, describe_model, main, table_of
 
 PUBLISHED_KEYS = json.loads((Path(__file__).parent / "data" / "state_dict_keys.json").read_text())
 
@@ -65,7 +65,7 @@ def test_the_document_has_every_model_and_setting(tmp_path, monkeypatch, capsys)
     table = table_of("videomambapro", "tiny")
     assert table.count("\n") + 1 == 2 + len(SETTINGS)
     assert "| 1 @ 224 | 197 | 6,567,592 |" in table and "| 1.07 | 1.1 | -2.3% |" in table
-    monkeypatch.setattr("tools.model_table.table_of", lambda family, size: f"{family} of {size}")
+    monkeypatch.setattr("benchmarks.model_table.table_of", lambda family, size: f"{family} of {size}")
     main(["--output", str(tmp_path / "docs" / "models.md")])
     text = (tmp_path / "docs" / "models.md").read_text()
     assert text.rstrip() == capsys.readouterr().out.rstrip()
@@ -77,4 +77,4 @@ def test_the_written_document_is_what_the_code_counts():
     row = next(line for line in table_of("videomamba", "middle").splitlines() if line.startswith("| 32 @ 224 |"))
     cells = row.split(" | ")
     assert any(line.split(" | ")[:4] == cells[:4] and line.split(" | ")[6:] == cells[6:]
-               for line in written.splitlines()), "run python -m tools.model_table"  # fmt: skip
+               for line in written.splitlines()), "run python -m benchmarks.model_table"  # fmt: skip

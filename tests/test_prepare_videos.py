@@ -10,9 +10,9 @@ from PIL import Image
 from video_files import frame_numbers, numbered_frames, turn_video, write_video
 
 from datasets.annotations import read_list
+from datasets.preparation.reencode import Preparation, VideoJob, prepare_video, target_size
 from datasets.readers import FrameFolder, VideoFile
 from tools.prepare_videos import main
-from tools.reencode import Preparation, VideoJob, prepare_video, target_size
 
 
 def smooth(count=20, height=96, width=160):

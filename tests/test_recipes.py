@@ -8,7 +8,8 @@ import pytest
 
 import run_class_finetuning
 import run_pretrain_imagenet
-from engines.configuration import fit_batch_to_list, parse_arguments, share_batch
+from engines.batch import fit_batch_to_list, share_batch
+from engines.configuration import parse_arguments
 from engines.recipe import RecipeError, load_recipe, recipe_names
 from engines.state import plain_args
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
+from common.terminal import PrintableStream, printable
 from engines.logs import setup_logging
-from engines.terminal import PrintableStream, printable
 
 EVIL = "a\x1b]0;title\x07b\x1b[31m\x9b5nc\x7f\u202ed\udcffe\x00"
 
@@ -65,10 +65,10 @@ def test_what_the_encoding_lacks_is_escaped(monkeypatch):
         ("tools.checkpoint", ["inspect", EVIL]),
         ("tools.compare", [EVIL, EVIL]),
         ("tools.export", [EVIL, "a.onnx"]),
-        ("tools.hidden_attention", [EVIL, "a.mp4", "--output", "pictures"]),
+        ("benchmarks.hidden_attention", [EVIL, "a.mp4", "--output", "pictures"]),
         ("tools.make_lists", ["folder", EVIL, "--output", "lists"]),
         ("tools.prepare_videos", [EVIL, "--output", "small"]),
-        ("tools.relevance_check", [EVIL]),
+        ("benchmarks.relevance_check", [EVIL]),
         ("tools.report", [EVIL]),
     ],
 )

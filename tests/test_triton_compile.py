@@ -19,7 +19,7 @@ def fresh_cache(tmp_path, monkeypatch):
 
 
 def compiled(launch, capability):
-    from mamba.mamba_ssm.ops.triton.compile_report import compile_launch
+    from benchmarks.compile_report import compile_launch
 
     return compile_launch(launch, capability)
 
@@ -40,7 +40,8 @@ def check(usage, stack):
     ],
 )
 def test_what_runs_by_default_spills_nothing(capability, dtype):
-    from mamba.mamba_ssm.ops.triton import compile_report, launching
+    from benchmarks import compile_report
+    from mamba.mamba_ssm.ops.triton import launching
 
     launches = compile_report.scan_launches(launching.FORWARD_TILES[0], dtype, backward=False)
     launches += compile_report.scan_launches(launching.BACKWARD_TILES[0], dtype, backward=True)
@@ -59,7 +60,7 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float16), (90, torch.bfloat16)])
 def test_every_tile_that_may_be_chosen(capability, dtype):
-    from mamba.mamba_ssm.ops.triton import compile_report
+    from benchmarks import compile_report
 
     launches = compile_report.all_launches(dtype)
     assert len(launches) >= 15
@@ -69,7 +70,8 @@ def test_every_tile_that_may_be_chosen(capability, dtype):
 
 def test_spills_are_seen():
     """The check can fail: with 64 registers the backward kernel must spill, and in its loop."""
-    from mamba.mamba_ssm.ops.triton import compile_report, launching
+    from benchmarks import compile_report
+    from mamba.mamba_ssm.ops.triton import launching
 
     launch = compile_report.scan_launches(launching.Tile(8, 1, 64), torch.bfloat16, backward=True)[-1]
     usage = compiled(launch, 90)
@@ -79,7 +81,7 @@ def test_spills_are_seen():
 
 
 def test_the_table_replaces_what_stands_between_the_markers(tmp_path):
-    from mamba.mamba_ssm.ops.triton.compile_report import BEGIN, END, write_table
+    from benchmarks.compile_report import BEGIN, END, write_table
 
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

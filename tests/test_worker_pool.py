@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.worker_pool import run_jobs
+from datasets.preparation.worker_pool import run_jobs
 
 
 def behave(job):
@@ -68,7 +68,7 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent.parent)!r}]\n"
-        "from tools.worker_pool import run_jobs\n"
+        "from datasets.preparation.worker_pool import run_jobs\n"
         "if __name__ == '__main__':\n    print([outcome.value for outcome in run_jobs(abs, [-3], workers=1)])\n"
     )
     run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=60)

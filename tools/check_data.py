@@ -24,14 +24,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.files import atomic_write
 from common.flag_types import frame_template, non_negative_int, positive, positive_int
+from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
 from datasets.class_labels import describe_empty_classes
 from datasets.frame_names import FrameNamesError, find_first_frame
-from engines.files import atomic_write
-from engines.terminal import escape_output
-from tools.file_check import FileJob, check_file
-from tools.worker_pool import run_jobs
+from datasets.preparation.file_check import FileJob, check_file
+from datasets.preparation.worker_pool import run_jobs
 
 MOST_TOLD = 30
 COMMON = 5  # clips; what more have in common is told once

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.files import atomic_write
+from common.files import atomic_write
+from common.terminal import escape_output
 from engines.recipe import RECIPE_OF_CLASSES
-from engines.terminal import escape_output
 from models.checkpoint_file import (
     AVERAGE,
     FORMATS,

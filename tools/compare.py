@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import write_json
 from common.flag_types import non_negative_int
-from engines.files import write_json
-from engines.terminal import escape_output
+from common.terminal import escape_output
 from reports.comparison import CompareError, Outcome, compare, read_results
 from reports.page import class_names
 

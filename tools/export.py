@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from common.files import atomic_write
 from common.flag_types import positive
+from common.terminal import escape_output
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from engines.files import atomic_write
-from engines.terminal import escape_output
 from inference import Predictor, load_predictor
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
 from models.videomambapro import VideoMambaPro

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common.files import atomic_write
 from common.flag_types import proper_fraction, seed
+from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
-from engines.files import atomic_write
-from engines.terminal import escape_output
-from tools.list_sources import (
+from datasets.preparation.list_sources import (
     Source,
     read_folder,
     read_hmdb51,
@@ -36,7 +36,7 @@ from tools.list_sources import (
     read_something_something,
     read_ucf101,
 )
-from tools.media_index import Found, MediaIndex, SourceError
+from datasets.preparation.media_index import Found, MediaIndex, SourceError
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
 MOST_TOLD = 10

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.files import atomic_write, write_json
 from common.flag_types import non_negative_int, positive, positive_int, whole_number
+from common.terminal import escape_output
 from datasets.annotations import (
     VIDEO_SUFFIXES,
     FrameFolderRecord,
@@ -32,10 +34,8 @@ from datasets.annotations import (
     read_list,
     resolve_video_path,
 )
-from engines.files import atomic_write, write_json
-from engines.terminal import escape_output
-from tools.reencode import Preparation, VideoJob, prepare_video
-from tools.worker_pool import run_jobs
+from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
+from datasets.preparation.worker_pool import run_jobs
 
 SETTINGS = "prepared.json"
 

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.terminal import escape_output
 from datasets.build import build_dataset
 from datasets.label_names import read_label_names
 from engines.results import RESULTS, describe_list
-from engines.terminal import escape_output
 from reports.page import write_report
 
 

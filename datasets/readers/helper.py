@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.memory import LARGE_BYTES, keep_freed_memory, release_after
+from common.memory import LARGE_BYTES, keep_freed_memory, release_after
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
 

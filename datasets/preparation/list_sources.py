@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from datasets.annotations import is_image_path
 from datasets.folder_walk import is_system_name, walk_folders
 from datasets.list_lines import read_text
-from tools.media_index import Found, MediaIndex, SourceError, suffix_of, tally
+from datasets.preparation.media_index import Found, MediaIndex, SourceError, suffix_of, tally
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of one group are cut from one recording

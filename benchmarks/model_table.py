@@ -1,6 +1,6 @@
 """Writes docs/models.md: what every model costs at every published number of frames and resolution.
 
-    python -m tools.model_table [--output docs/models.md]
+    python -m benchmarks.model_table [--output docs/models.md]
 
 Nothing is computed: operations are counted from shapes (models/complexity.py), beside the figures that VideoMamba's
 model zoo and a survey publish.
@@ -35,7 +35,7 @@ PUBLISHED_PARAMETERS = {
 
 HEAD = """# Models
 
-Made by `python -m tools.model_table`; counted from the shapes of the models, nothing is timed.
+Made by `python -m benchmarks.model_table`; counted from the shapes of the models, nothing is timed.
 
 - **parameters**: with a head of {image_classes} classes for images (1 frame) and {video_classes} for videos.
 - **GFLOPs**: a forward pass of one view, everything counted, a multiply-add as two: projections, convolutions and the

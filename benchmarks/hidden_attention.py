@@ -1,6 +1,6 @@
 """Draws what the residual and the mask change: the hidden attention of a trained model, its diagonal and its decay.
 
-    python -m tools.hidden_attention CHECKPOINT VIDEO... --output DIR
+    python -m benchmarks.hidden_attention CHECKPOINT VIDEO... --output DIR
 
 The same weights and the same clips, the two switches off and on: hidden_attention.png shows the summed attention and
 its decay with the distance, hidden_attention.json holds the numbers. Mean over channels, layers and videos.
@@ -19,10 +19,10 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from common.files import write_json
+from common.terminal import escape_output
 from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
-from engines.files import write_json
-from engines.terminal import escape_output
 from explain.profile import by_distance, influence
 from explain.scans import scans_of_model
 from inference.predictor import QUICK, Predictor, load_predictor

@@ -10,8 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from common.files import atomic_write
 from datasets.readers import VideoFile
-from engines.files import atomic_write
 
 FRAMES_AT_ONCE = 16
 FRAME_RATE = 25  # of videos that do not tell theirs

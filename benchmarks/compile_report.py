@@ -1,7 +1,7 @@
 """What every kernel compiles to, for any NVIDIA GPU and without one: registers, spilled bytes, instructions.
 
-    python -m mamba.mamba_ssm.ops.triton.compile_report                          # the table, sm_80, sm_90 and sm_100
-    python -m mamba.mamba_ssm.ops.triton.compile_report --write docs/gpu.md      # into the file, between its markers
+    python -m benchmarks.compile_report                          # the table, sm_80, sm_90 and sm_100
+    python -m benchmarks.compile_report --write docs/gpu.md      # into the file, between its markers
 
 The host code runs on tensors without data and its launches are recorded, so what is compiled is what would start.
 """

@@ -1,6 +1,6 @@
 """Measures whether heat maps follow the object: relevance inside the digit's box against the box's area.
 
-    python -m tools.relevance_check OUTPUT_DIR      after scripts/demo.sh; needs OUTPUT_DIR/data with its boxes.json
+    python -m benchmarks.relevance_check OUTPUT_DIR   after scripts/demo.sh; reads OUTPUT_DIR/data and its boxes.json
 
 For every clip: the share of the relevance that lies inside the digit's boxes, over the share of the picture that the
 boxes cover. 1 is what a map that knows nothing reaches; the most that maps of whole patches can reach is told beside
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.files import write_json
 from common.flag_types import non_negative_int
+from common.terminal import escape_output
 from datasets.annotations import read_list
-from engines.files import write_json
-from engines.terminal import escape_output
 from explain.relevance import METHODS, token_relevance
 from inference.predictor import QUICK, Predictor, load_predictor
 from tools.make_moving_digits import BOXES

@@ -1,7 +1,7 @@
 """What each change is worth: residual and mask on and off, types v1 and v2, both initial step sizes, several seeds.
 
-    python -m tools.ablation                                                     moving digits, two CPU cores, an hour
-    python -m tools.ablation --data_root DIR --model tiny --frames 16 --gpus 8   a data set of one's own, by its recipe
+    python -m benchmarks.ablation                                      moving digits, two CPU cores, an hour
+    python -m benchmarks.ablation --data_root DIR --model tiny --gpus 8   a data set of one's own, by its recipe
 
 Every run has its folder in --output; one that has finished with the same settings is not run again, one that was cut
 short goes on. The table is written to --document, whichever way it falls. Unknown flags go to the runs.
@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ablation_table import Score, write_document
 from common.flag_types import non_negative_int, positive_int, seed
 from models.config import ModelConfig, Setting
-from tools.ablation_table import Score, write_document
 from tools.make_moving_digits import make_data_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [] if options.table_only else run_all(commands, options)
     scores = read_scores(commands, options.output)
     if scores:
-        words = ["python", "-m", "tools.ablation", *(arguments if arguments is not None else sys.argv[1:])]
+        words = ["python", "-m", "benchmarks.ablation", *(arguments if arguments is not None else sys.argv[1:])]
         shared = shlex.join(["python", *base[1:]] if base[0] == sys.executable else base)
         text = write_document(options.document, scores, list(FACTORS), shlex.join(words), shared)
         print(text)

@@ -1,0 +1,103 @@
+"""How the batch of an optimiser update is made up of processes, videos per step and accumulated steps."""
+
+import argparse
+import logging
+import math
+from dataclasses import dataclass
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Videos per process and step, steps per update, and videos per update over all processes."""
+
+    batch_size: int
+    update_freq: int
+    total: int
+
+
+def share_batch(global_batch: int, batch_size: int, processes: int, *, even: bool, fixed: bool = False) -> Batch:
+    """Find steps of at most `batch_size` videos that make up `global_batch` on `processes`, else come near it.
+
+    The largest step is taken that meets it exactly. Where none above half of `batch_size` does, the accumulation is
+    the least possible and the step what comes nearest.
+
+    Args:
+        even: steps must be even (mixup pairs the clips of a step, which are as many as its videos).
+        fixed: keep `batch_size`.
+    """
+    step = 2 if even else 1
+    largest = batch_size if fixed else max(step, min(batch_size, math.ceil(global_batch / processes)))
+    for size in [largest] if fixed else range(largest // step * step, largest // 2, -step):
+        if global_batch % (size * processes) == 0:
+            return Batch(size, global_batch // (size * processes), global_batch)
+    if fixed:
+        steps = max(1, round(global_batch / (batch_size * processes)))
+        return Batch(batch_size, steps, batch_size * processes * steps)
+    steps = math.ceil(global_batch / (largest * processes))
+    size = max(step, round(global_batch / (processes * steps) / step) * step)
+    return Batch(size, steps, size * processes * steps)
+
+
+def fit_batch(args: argparse.Namespace, given: set[str], processes: int) -> None:
+    """Set args.batch_size and args.update_freq so that `processes` make up args.global_batch, where that is set.
+
+    A given --update_freq is left alone, and so is a given --batch_size. What cannot be met is told with the learning
+    rate that follows; it is scaled with the videos per update in any case (engines/optim.py).
+    """
+    if not args.global_batch:
+        return
+    wanted = args.global_batch
+    if "update_freq" in given:
+        batch = Batch(args.batch_size, args.update_freq, args.batch_size * processes * args.update_freq)
+    else:
+        batch = share_batch(
+            wanted, args.batch_size, processes, even=_mixes_single_clips(args), fixed="batch_size" in given
+        )
+    args.batch_size, args.update_freq = batch.batch_size, batch.update_freq
+    _logger.info(
+        "%d video(s) x %d process(es) x %d accumulated batch(es) = %d videos per update",
+        batch.batch_size,
+        processes,
+        batch.update_freq,
+        batch.total,
+    )
+    if batch.total != wanted:
+        _logger.warning(
+            "the batch of %d videos per update becomes %d, and the learning rate is scaled with it: "
+            "--lr %g means %.3g x its effective value at %d",
+            wanted,
+            batch.total,
+            args.lr,
+            batch.total / wanted,
+            wanted,
+        )
+
+
+def fit_batch_to_list(args: argparse.Namespace, videos: int, processes: int) -> None:
+    """Lower a recipe's batch where the training list has fewer videos than one update takes, and say so.
+
+    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step.
+    """
+    mine = videos // processes
+    if not args.global_batch or mine == 0 or mine >= args.batch_size * args.update_freq:
+        return
+    step = 2 if _mixes_single_clips(args) and mine > 1 else 1
+    size = min(args.batch_size, mine) // step * step
+    wanted = args.batch_size * args.update_freq * processes
+    args.batch_size, args.update_freq = size, max(1, mine // size)
+    total = args.batch_size * args.update_freq * processes
+    _logger.warning(
+        "the training list has %d videos and one update takes %d: it takes %d now, and the learning rate falls with "
+        "it; a smaller --global_batch gives more updates an epoch",
+        videos,
+        wanted,
+        total,
+    )
+
+
+def _mixes_single_clips(args: argparse.Namespace) -> bool:
+    """Whether a step must have an even number of videos, since mixup pairs its clips."""
+    mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    return mixes and args.num_sample % 2 == 1
