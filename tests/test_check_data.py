@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numbered_videos import COUNT, copy, encode, with_cover
 from PIL import Image
 from video_files import numbered_frames, turn_video, write_folder, write_video
 
@@ -195,3 +196,21 @@ def test_pictures_that_differ_from_those_decoded_in_order_are_told(tmp_path, mon
     read = VideoFile.read
     monkeypatch.setattr(VideoFile, "read", lambda self, indices: read(self, [max(0, i - 1) for i in indices]))
     assert "are others than decoded in order" in facts(path)["broken"][0]
+
+
+def test_stamps_out_of_order_are_no_variable_rate(tmp_path):
+    for codec in ("mpeg4", "libx264"):
+        found = facts(encode(tmp_path / f"{codec}.avi", codec))
+        assert (found["broken"], found["odd"], found["about"]["fps"]) == ([], [], 25)
+
+
+def test_the_stream_that_is_shown_is_judged(tmp_path):
+    found = facts(with_cover(encode(tmp_path / "v.mp4"), tmp_path / "v.mkv"))
+    assert (found["frames"], found["broken"]) == (COUNT, [])
+    assert found["odd"] == ["2 video streams, of which number 2 is read"] and found["about"]["codec"] == "h264"
+
+
+def test_mirrors_are_told(tmp_path):
+    matrix = (-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    found = facts(copy(encode(tmp_path / "v.mp4"), tmp_path / "m.mp4", matrix=matrix))
+    assert found["broken"] == [] and found["odd"][0].endswith("mirrored")
