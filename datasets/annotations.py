@@ -52,7 +52,7 @@ LOOKED_AT = 32
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video file: where it is, its class, and the 1-based line of its list."""
+    """A video file: where it is, its target (in a list, its class), and the 1-based line of its list."""
 
     path: str
     target: int

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.files import write_json
 from engines.distributed import Context, gather_objects
 from engines.objectives.base import Objective, saved_name
-from engines.state import TrainingState
+from engines.state import TrainingState, random_state, set_random_state
 
 _logger = logging.getLogger(__name__)
 
@@ -80,13 +80,14 @@ def largest_activations(objective: Objective, batch: dict, device: torch.device,
         for name, module in objective.named_modules()
         if module not in (objective, objective.model)
     ]
-    was_training = objective.training
+    was_training, states = objective.training, random_state()
     objective.eval()
     try:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             objective(objective.prepare(batch, device))
     finally:
         objective.train(was_training)
+        set_random_state(states)  # an objective may draw, such as masks, in evaluation too
         for handle in handles:
             handle.remove()
     return seen

@@ -93,8 +93,8 @@ def layer_scales(model: nn.Module, layer_decay: float, scope: str) -> dict[str, 
     """
     if not hasattr(model, "group_matcher"):
         raise ValueError(
-            f"--layer_decay {layer_decay} needs a model with group_matcher(), which "
-            f"{type(model).__name__} has not; use --layer_decay 1"
+            f"--layer_decay {layer_decay} needs a model with group_matcher(), which this one lacks; "
+            "use --layer_decay 1"
         )
     layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     head = max(layer_of.values())

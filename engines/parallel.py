@@ -111,7 +111,7 @@ def whole_state(state: Any) -> Any:
 
 
 def saved_weights(objective: Objective) -> dict[str, Any]:
-    """Copy all weights under the names of a checkpoint, put together, to the CPU. Every rank must call it.
+    """Return all weights, put together, under the names of a checkpoint. Every rank must call it.
 
     These are the bare model's names, followed by those of the objective's own parameters.
     """

@@ -95,6 +95,19 @@ def test_largest_activations_against_the_forward_pass():
     assert seen["layers.0"]["not_finite"] == 0 and seen["layers.1.linear"]["not_finite"] == 2 * 8
 
 
+class DrawsMasks(Classification):
+    def prepare(self, batch, device):
+        return super().prepare(batch, device) | {"mask": torch.rand(4, device=device)}
+
+
+def test_the_look_draws_nothing_from_the_run():
+    objective = DrawsMasks(TinyModel(), CLASSES)
+    batch = {"clips": torch.rand(2, 3, 2, 8, 8), "targets": torch.zeros(2, dtype=torch.int64)}
+    state = torch.get_rng_state()
+    largest_activations(objective, batch, torch.device("cpu"), bf16=False)
+    assert torch.equal(state, torch.get_rng_state()) and objective.training
+
+
 def test_one_too_many_stops_the_run_and_names_the_files():
     state, loader, *rest = build("--max_skipped_steps", "1", bad=range(8))
     before = state.model.head.weight.detach().clone()

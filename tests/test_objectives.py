@@ -163,6 +163,13 @@ def test_a_teacher_is_neither_trained_nor_saved():
     assert not teacher.training and not teacher.weight.requires_grad
 
 
+def test_a_name_that_the_model_has_too_is_refused():
+    objective = classify(TinyModel())
+    objective.head = nn.Linear(8, 1)
+    with pytest.raises(ValueError, match=r"Classification and its model both have a head\.weight"):
+        create_training_state(objective, make_args(), Context(), steps_per_epoch=1)
+
+
 def test_sums_of_older_checkpoints_are_read():
     older = {"updates": 2, "loss": 3.0, "grad_norm": 1.0, "unreadable": {}}
     assert EpochSums.from_saved(older).metrics["loss"] == 1.5

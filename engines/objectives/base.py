@@ -1,6 +1,7 @@
 """The interface between the engine and a task: what a run learns, and how a test of it is judged."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ class Objective(nn.Module):
     and `figures`; everything else has a default for tasks with one output per clip.
 
     Parameters of its own (heads, a decoder) are registered as usual: they are optimised, averaged, saved and exchanged
-    between processes with those of the model. A frozen teacher belongs into `Unregistered`.
+    between processes with those of the model. A frozen teacher belongs in `Unregistered`.
 
     Attributes:
         model: the network; its parameters keep their names in a checkpoint.
@@ -130,9 +131,15 @@ class SavedNames:
     """An objective's parameters under the names of a checkpoint, with the model's rules for the optimiser.
 
     These are the names of the bare model, followed by those of the objective's own parameters.
+
+    Raises:
+        ValueError: model and objective use the same name.
     """
 
     def __init__(self, objective: Objective):
+        twice = [name for name, count in Counter(map(saved_name, objective.state_dict())).items() if count > 1]
+        if twice:
+            raise ValueError(f"{type(objective).__name__} and its model both have a {twice[0]}; rename its own")
         self._objective = objective
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
