@@ -5,24 +5,24 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from mamba.mamba_ssm import doctor
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock
 
 FIND_SPEC = importlib.util.find_spec
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    cuda.load_extension.cache_clear()
-    for module in cuda.PACKAGES:
+    stock.load_extension.cache_clear()
+    for module in stock.PACKAGES:
         monkeypatch.setitem(sys.modules, module, None)
     yield
-    cuda.load_extension.cache_clear()
+    stock.load_extension.cache_clear()
 
 
 @pytest.fixture
@@ -44,9 +44,15 @@ def with_driver(monkeypatch, present):
 
 
 def put_module(monkeypatch, folder, name, body):
-    (folder / f"{name}.py").write_text(body)
+    """Make `import name` run `body`; the packages around the module are empty."""
+    *parents, leaf = name.split(".")
+    for depth in range(len(parents)):
+        package = ModuleType(".".join(parents[: depth + 1]))
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+    (folder / f"{leaf}.py").write_text(body)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     importlib.invalidate_caches()
 
 
@@ -104,7 +110,7 @@ def test_mamba_ssm_absent(gpu):
     ("message", "words"), [("undefined symbol: _ZN3c10", "another PyTorch"), ("libcudart.so.11.0: no", "another CUDA")]
 )
 def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, f"raise ImportError({message!r})\n")
+    put_module(monkeypatch, tmp_path, stock.SCAN_MODULE, f"raise ImportError({message!r})\n")
     broken = [finding for finding in doctor.findings() if "broken" in finding.problem]
     assert len(broken) == 1
     assert words in broken[0].problem
@@ -113,7 +119,7 @@ def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
 
 
 def test_mamba_ssm_serves_where_triton_is_absent(gpu, tmp_path, monkeypatch):
-    put_module(monkeypatch, tmp_path, cuda.SCAN_MODULE, "fwd = bwd = None\n")
+    put_module(monkeypatch, tmp_path, stock.SCAN_MODULE, "selective_scan_fn = None\n")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
     assert any(line.split()[0] == "cuda" and "<- chosen" in line for line in doctor.report()[0])
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
 from engines.files import write_json
-from explain.profile import by_distance, influence
+from explain.influence import by_distance, influence
 from explain.scans import scans_of_model
 from inference.predictor import QUICK, Predictor, load_predictor
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (
     BACKEND_VARIABLE,
     BACKENDS,
@@ -103,8 +103,8 @@ def findings() -> list[Finding]:
     needs_stock_kernels = importlib.util.find_spec("triton") is None
     if needs_stock_kernels:
         found.append(Finding("a GPU, but no Triton: the fused kernels cannot run", "pip install triton", True))
-    for module, package in cuda.PACKAGES.items():
-        extension, reason = cuda.load_extension(module)
+    for module, package in stock.PACKAGES.items():
+        extension, reason = stock.load_extension(module)
         if extension is not None:
             continue
         if "broken" in reason:
