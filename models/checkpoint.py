@@ -155,11 +155,10 @@ def _bare_name(name: str) -> str:
     return name
 
 
-def mixer_type(state: dict[str, Tensor]) -> str | None:
-    """The type "v2" (own backward projections) or "v1" (only A differs); None without bidirectional mixers."""
-    if any(".mixer.conv1d_b." in name for name in state):
-        return "v2"
-    return "v1" if any(name.endswith(".mixer.A_b_log") for name in state) else None
+def mixer_names(state: dict[str, Tensor]) -> list[str]:
+    """Names of the first layer's mixer in a state dict, without the prefix."""
+    prefix = "layers.0.mixer."
+    return [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
 
 
 def depth_of(state: dict[str, Tensor]) -> int:
@@ -168,12 +167,9 @@ def depth_of(state: dict[str, Tensor]) -> int:
 
 
 def _check_type(source: dict[str, Tensor], model: nn.Module, path: str | Path) -> None:
-    theirs, ours = mixer_type(source), mixer_type(model.state_dict())
-    if theirs is None:
-        raise CheckpointError(f"{path} holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)")
-    if theirs != ours:
-        family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[theirs]
-        raise CheckpointError(f"{path} is of type {theirs}, the model of type {ours}; ask for --model {family}")
+    misfit = model.layers[0].mixer.misfit(mixer_names(source))
+    if misfit:
+        raise CheckpointError(f"{path} {misfit}")
     depths = [depth_of(state) for state in (source, model.state_dict())]
     if depths[0] != depths[1]:
         raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; ask for a --model of that depth")

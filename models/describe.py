@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoint import FLAGS_KEY, CheckpointError, depth_of, mixer_type, read_checkpoint_file, unwrap_tensors
+from mamba.mamba_ssm.modules.mamba_simple import bimamba_type_of
+from models.checkpoint import FLAGS_KEY, CheckpointError, depth_of, mixer_names, read_checkpoint_file, unwrap_tensors
 from models.videomambapro import NANO, PUBLISHED_SIZES
 
 FAMILIES = {"v1": "videomambapro", "v2": "videomamba"}
@@ -52,7 +53,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     """
     content = read_checkpoint_file(path)
     state = unwrap_tensors(content, path)
-    kind = mixer_type(state)
+    kind = bimamba_type_of(mixer_names(state))
     missing = [name for name in ("cls_token", "patch_embed.proj.weight") if name not in state]
     if kind is None or missing:
         lacking = "layers.*.mixer.A_b_log" if kind is None else missing[0]

@@ -6,15 +6,14 @@ VideoMamba (arXiv 2403.06977) is the same network with mixers of type v2 and nei
 
 import torch
 import torch.nn as nn
-from einops import rearrange
 from timm.layers import DropPath
 from timm.models import register_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mamba.mamba_ssm.modules.mamba_simple import Mamba
 from models.blocks import Block, add_to_residual, make_norm
 from models.initialisation import LINEAR_STD, initialise
+from models.mixers import MIXERS
 from models.patch_embed import PatchEmbed
 
 PUBLISHED_SIZES = {
@@ -40,7 +39,7 @@ class VideoMambaPro(nn.Module):
         tubelet_size: frames of a tubelet. num_frames: frames of a clip, a multiple of tubelet_size.
         use_checkpoint, checkpoint_num: recompute the first `checkpoint_num` blocks in the backward pass to save
         memory.
-        d_state: entries of a channel's state.
+        d_state: entries of a channel's state. mixer: one of `models.mixers.MIXERS`.
     """
 
     def __init__(
@@ -66,6 +65,7 @@ class VideoMambaPro(nn.Module):
         checkpoint_num: int = 0,
         d_state: int = 16,
         backend: str | None = None,
+        mixer: str = "mamba",
     ):
         super().__init__()
         if num_frames % tubelet_size:
@@ -91,7 +91,7 @@ class VideoMambaPro(nn.Module):
         )
         self.layers = nn.ModuleList(
             # A block drops what the block before it put out, so the rates lag by one.
-            Block(embed_dim, Mamba(embed_dim, d_state, **switches), rate, rms_norm, backend)
+            Block(embed_dim, MIXERS[mixer](embed_dim, d_state=d_state, **switches), rate, rms_norm, backend)
             for rate in [0.0, *rates][:depth]
         )
         self.drop_path = DropPath(rates[-1])
@@ -108,7 +108,11 @@ class VideoMambaPro(nn.Module):
         x = self.patch_embed(clips) + self.pos_embed[:, 1:]
         x = x + self.temporal_pos_embedding.unsqueeze(2)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        return self.pos_drop(torch.cat([cls_token, rearrange(x, "b t p d -> b (t p) d")], dim=1))
+        return self.pos_drop(torch.cat([cls_token, self.line_up(x)], dim=1))
+
+    def line_up(self, patches: Tensor) -> Tensor:
+        """Put patches (b, t, p, ...) in the order in which the blocks meet them: (b, t p, ...), frame by frame."""
+        return patches.flatten(1, 2)
 
     def forward_tokens(self, clips: Tensor) -> Tensor:
         """All tokens after the last norm: (b, 1 + t p, d)."""

@@ -6,6 +6,7 @@ Types (method of VideoMambaPro, arXiv 2406.19006 section 3, and of VideoMamba, a
 """
 
 import math
+from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple
 
@@ -13,12 +14,30 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
 from mamba.mamba_ssm.ops.selective_scan.directions import Direction, Order, as_it_was, in_order, scan_directions
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
 
 BIMAMBA_TYPES = ("v1", "v2")
+# Operations per token, channel and entry of its state, as the Mamba family counts them: step times A, exponential,
+# step times input times B, the recurrence's multiply-add, the reading's multiply-add.
+SCAN_FLOPS = 9
+
+
+class MixerFlops(NamedTuple):
+    """Operations of a mixer over one sequence; a multiply-add is two.
+
+    Attributes:
+        projections: of the input and the output projection.
+        inner: of the convolutions and projections between them.
+        scan: of the scans.
+    """
+
+    projections: int
+    inner: int
+    scan: int
 
 
 class Branch(NamedTuple):
@@ -36,18 +55,19 @@ class Mamba(nn.Module):
 
     Args:
         d_model: width of the tokens.
-        d_state: entries of the state of a channel. d_conv: taps of the causal convolution.
-        expand: channels of the scan per entry of d_model. dt_rank: rank of the step's projection, "auto" = d_model /
-        16.
-        dt_min, dt_max, dt_init_floor: the step sizes at initialisation are log-uniform in [dt_min, dt_max], at least
-        the
-            floor. dt_scale: factor on the uniform initialisation of the step's projection.
-        conv_bias, bias: biases of the convolution, and of the input and output projections.
-        bimamba_type: "v1" or "v2", see the file's head.
-        elemental_residual: each scan starts from its first input, not from 0.
-        masked_backward: the backward scan does not read a token's own input.
+        d_state: entries of the state of a channel.
+        d_conv: taps of the causal convolution.
+        expand: channels of the scan per entry of d_model.
+        dt_rank: rank of the step's projection; "auto" is d_model / 16, rounded up.
+        dt_min, dt_max, dt_init_floor: the step sizes at initialisation are log-uniform in [dt_min, dt_max] and at
+            least the floor.
+        dt_scale: factor on the uniform initialisation of the step's projection.
+        conv_bias, bias: whether the convolution, and the input and output projections, have a bias.
+        bimamba_type: "v1" or "v2", as described above.
+        elemental_residual: whether each scan starts from its first input, or from 0.
+        masked_backward: whether the backward scan does not read a token's own input.
         scan_input: "conv", the scans read the convolved tokens (the method); "raw", as the published code ran.
-        backend: the scan's backend, None chooses (see `available_backends`).
+        backend: the scan's backend; None chooses (see `available_backends`).
     """
 
     def __init__(
@@ -162,12 +182,51 @@ class Mamba(nn.Module):
             elemental_residual=self.elemental_residual, backend=self.backend,
         )  # fmt: skip
 
+    def flops(self, tokens: int) -> MixerFlops:
+        """Count the operations of a forward pass over one sequence of so many tokens."""
+        outer = self.in_proj.weight.numel() + self.out_proj.weight.numel()
+        branches = self.branches()
+        inner = sum(m.weight.numel() for branch in branches for m in (branch.conv1d, branch.x_proj, branch.dt_proj))
+        directions = sum(len(branch.directions) for branch in branches)
+        scan = scan_flops(1, tokens, self.d_inner, self.d_state, directions=directions)
+        return MixerFlops(2 * tokens * outer, 2 * tokens * inner, scan)
+
+    def misfit(self, names: Iterable[str]) -> str | None:
+        """Say, after the file's name, why weights of these names cannot be this mixer's; None where they can."""
+        theirs = bimamba_type_of(names)
+        if theirs is None:
+            return "holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)"
+        if theirs != self.bimamba_type:
+            family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[theirs]
+            return f"is of type {theirs}, the model of type {self.bimamba_type}; ask for --model {family}"
+        return None
+
     def extra_repr(self) -> str:
         """The switches, for print(model)."""
         return (
             f"bimamba_type={self.bimamba_type}, elemental_residual={self.elemental_residual}, "
             f"masked_backward={self.masked_backward}, scan_input={self.scan_input}"
         )
+
+
+def bimamba_type_of(names: Iterable[str]) -> str | None:
+    """Tell the type of the mixer whose parameters have these names; None where no bidirectional Mamba has them."""
+    names = set(names)
+    if "conv1d_b.weight" in names:
+        return "v2"
+    return "v1" if "A_b_log" in names else None
+
+
+def scan_flops(batch: int, length: int, channels: int, state: int, *, directions: int) -> int:
+    """Count the scan's operations: `SCAN_FLOPS` per entry of the state and 2 for the skip, per direction."""
+    return directions * batch * length * channels * (SCAN_FLOPS * state + 2)
+
+
+@register_flop_formula(torch.ops.videomambapro.bidirectional_scan)
+def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
+    """For torch.utils.flop_counter: shapes (batch, length, channels), None for a direction that is left out."""
+    directions = sum(shape is not None for shape in (A_shape, A_b_shape))
+    return scan_flops(*u_shape, B_shape[-1], directions=directions)
 
 
 def _undecayed(values: Tensor) -> nn.Parameter:
