@@ -3,6 +3,7 @@
 A multiply-add is two operations (FLOPs).
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -101,22 +102,7 @@ class _SavedBytes:
 
 
 def _one_block(model: VideoMambaPro) -> VideoMambaPro:
-    """The model with a single block, on the meta device."""
-    mixer = model.layers[0].mixer
-    with torch.device("meta"):
-        return VideoMambaPro(
-            img_size=model.patch_embed.img_size,
-            patch_size=model.patch_embed.proj.weight.shape[-1],
-            depth=1,
-            embed_dim=model.embed_dim,
-            num_classes=0,
-            drop_path_rate=0.0,
-            bimamba_type=mixer.bimamba_type,
-            elemental_residual=mixer.elemental_residual,
-            masked_backward=mixer.masked_backward,
-            scan_input=mixer.scan_input,
-            tubelet_size=model.patch_embed.tubelet_size,
-            num_frames=model.num_frames,
-            d_state=mixer.A_log.shape[1],
-            backend=mixer.backend,
-        )
+    """The model with its first block alone, on the meta device."""
+    block = copy.copy(model)
+    block._modules = model._modules | {"layers": model.layers[:1], "head": nn.Identity()}
+    return copy.deepcopy(block).to("meta")

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, add_to_residual, make_norm
 from models.initialisation import LINEAR_STD, initialise
-from models.mixers import MIXERS
+from models.mixers import create_mixer
 from models.patch_embed import PatchEmbed
 
 PUBLISHED_SIZES = {
@@ -87,11 +87,12 @@ class VideoMambaPro(nn.Module):
             elemental_residual=elemental_residual,
             masked_backward=masked_backward,
             scan_input=scan_input,
+            d_state=d_state,
             backend=backend,
         )
         self.layers = nn.ModuleList(
             # A block drops what the block before it put out, so the rates lag by one.
-            Block(embed_dim, MIXERS[mixer](embed_dim, d_state=d_state, **switches), rate, rms_norm, backend)
+            Block(embed_dim, create_mixer(mixer, embed_dim, **switches), rate, rms_norm, backend)
             for rate in [0.0, *rates][:depth]
         )
         self.drop_path = DropPath(rates[-1])
