@@ -6,13 +6,14 @@ A mixer is a module from (batch, length, width) to the same shape. It is made wi
     misfit(names)      why weights of these names, without the block's prefix, are not its own; None where they are
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
 
-MIXERS: dict[str, type[nn.Module]] = {"mamba": Mamba}
+MIXERS: dict[str, Callable[..., nn.Module]] = {"mamba": Mamba}
 
 
 def create_mixer(name: str, width: int, **settings: Any) -> nn.Module:
