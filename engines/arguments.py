@@ -78,8 +78,14 @@ def _add_optimizer_arguments(group) -> None:
         "--layer_decay",
         type=float,
         default=0.75,
-        help="each layer's learning rate is this times the next layer's, counted from the head; "
-        "1 switches it off (default: 0.75)",
+        help="factor of the learning rate per layer below the head; 1 switches it off (default: 0.75)",
+    )
+    group.add_argument(
+        "--layer_decay_scope",
+        choices=("embeddings", "layers"),
+        default="embeddings",
+        help="what --layer_decay reaches: patch, position and class embeddings alone, as in all published runs, or "
+        "every layer by its position, as VideoMAE does (default: embeddings)",
     )
     group.add_argument(
         "--clip_grad",

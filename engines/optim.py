@@ -1,14 +1,21 @@
-"""Optimiser and learning-rate schedule: no-decay rules, layer-wise decay by position, cosine with warm-up."""
+"""Optimiser and learning-rate schedule: no-decay rules, layer-wise learning-rate decay, cosine with warm-up."""
 
 import logging
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 _logger = logging.getLogger(__name__)
+
+LAYER_DECAY_SCOPES = ("embeddings", "layers")
+# What the published code's layer decay reaches; it leaves the temporal positions alone.
+_EMBEDDINGS = re.compile(r"(^|\.)(patch_embed\.|pos_embed$|cls_token$)")
 
 
 @dataclass(frozen=True)
@@ -67,28 +74,64 @@ def no_weight_decay_names(model: nn.Module) -> set[str]:
     return names
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """Sort the trainable parameters into optimiser groups.
+def layer_scales(model: nn.Module, layer_decay: float, scope: str) -> dict[str, float]:
+    """Compute the factor of every parameter's learning rate.
 
     Args:
-        model: the bare module (not wrapped for distributed training). Layer decay reads `model.group_matcher()`,
-            timm's protocol, and so goes by the position in the module list whatever the list is called.
-        weight_decay: for every parameter that `no_weight_decay_names` and the one-dimension rule leave.
-        layer_decay: factor per layer below the head, the group's "lr_scale"; 1 for none.
+        model: the bare module, with timm's `group_matcher()`: layers are counted by their position.
+        layer_decay: factor per layer below the head.
+        scope: "layers" decays by position, as VideoMAE and BEiT do: the head has 1, the last block `layer_decay`, the
+            embeddings layer_decay^(depth + 1). "embeddings" gives patch_embed, pos_embed and cls_token that last
+            factor and all other parameters 1, as the published code of VideoMamba and VideoMambaPro does: its line for
+            the layers is commented out, and every published number was trained so.
+
+    Returns:
+        parameter name -> factor.
+
     Raises:
-        ValueError: layer decay is asked of a model without `group_matcher`.
+        ValueError: the model has no `group_matcher`.
     """
-    names = no_weight_decay_names(model)
-    if layer_decay == 1:
-        return param_groups_weight_decay(model, weight_decay=weight_decay, no_weight_decay_list=names)
     if not hasattr(model, "group_matcher"):
         raise ValueError(
             f"--layer_decay {layer_decay} needs a model with group_matcher(), which "
             f"{type(model).__name__} has not; use --layer_decay 1"
         )
-    return param_groups_layer_decay(
-        model, weight_decay=weight_decay, layer_decay=layer_decay, no_weight_decay_list=names
+    layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    head = max(layer_of.values())
+    by_position = {name: layer_decay ** (head - layer_of.get(name, head)) for name, _ in model.named_parameters()}
+    if scope == "layers":
+        return by_position
+    return {name: scale if _EMBEDDINGS.search(name) else 1.0 for name, scale in by_position.items()}
+
+
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, scope: str = "embeddings"
+) -> list[dict]:
+    """Sort the trainable parameters into optimiser groups.
+
+    Args:
+        model: the bare module (not wrapped for distributed training).
+        weight_decay: for every parameter that `no_weight_decay_names` and the one-dimension rule leave.
+        layer_decay: see `layer_scales`, whose factor is a group's "lr_scale"; 1 for none.
+        scope: see `layer_scales`.
+
+    Raises:
+        ValueError: layer decay is asked of a model without `group_matcher`.
+    """
+    unscaled = param_groups_weight_decay(
+        model, weight_decay=weight_decay, no_weight_decay_list=no_weight_decay_names(model)
     )
+    if layer_decay == 1:
+        return unscaled
+    scales = layer_scales(model, layer_decay, scope)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = []
+    for group in unscaled:
+        by_scale = defaultdict(list)
+        for parameter in group["params"]:
+            by_scale[scales[name_of[id(parameter)]]].append(parameter)
+        groups += [{**group, "params": some, "lr_scale": scale} for scale, some in by_scale.items()]
+    return groups
 
 
 def create_optimizer(model: nn.Module, args, lr: float) -> torch.optim.Optimizer:
@@ -96,7 +139,9 @@ def create_optimizer(model: nn.Module, args, lr: float) -> torch.optim.Optimizer
 
     Epsilon, betas and momentum go to the optimisers that have them.
     """
-    groups = parameter_groups(model, weight_decay=args.weight_decay, layer_decay=args.layer_decay)
+    groups = parameter_groups(
+        model, weight_decay=args.weight_decay, layer_decay=args.layer_decay, scope=args.layer_decay_scope
+    )
     scales = [group.get("lr_scale", 1.0) for group in groups]
     _logger.info(
         "%s: %d parameter groups, weight decay %g, layer factors %.3g to %.3g",

@@ -7,14 +7,7 @@ import torch.nn.functional as F
 from mamba.mamba_ssm.ops.selective_scan import cpu
 
 REASON = cpu.unavailable_reason(torch.device("cpu"), torch.float32)
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.usefixtures("poisoned_memory")]
 
 
 def reference(x, weight, bias, silu):

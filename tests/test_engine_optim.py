@@ -8,7 +8,16 @@ import torch
 from engine_standins import TinyModel, make_args
 from torch import nn
 
-from engines.optim import LearningRates, create_optimizer, create_schedule, parameter_groups, scale_learning_rates
+from engines.optim import (
+    LearningRates,
+    create_optimizer,
+    create_schedule,
+    layer_scales,
+    parameter_groups,
+    scale_learning_rates,
+)
+from engines.recipe import load_recipe
+from models import videomambapro
 
 
 def settings_by_name(model, groups):
@@ -25,13 +34,36 @@ def settings_by_name(model, groups):
 
 def test_layer_decay_goes_by_the_position_in_the_module_list():
     model = TinyModel(depth=4)
-    settings = settings_by_name(model, parameter_groups(model, weight_decay=0.05, layer_decay=0.5))
+    settings = settings_by_name(model, parameter_groups(model, weight_decay=0.05, layer_decay=0.5, scope="layers"))
     assert settings["head.weight"][0] == 1
     for number in range(4):
         assert settings[f"layers.{number}.linear.weight"][0] == 0.5 ** (4 - number)
         assert settings[f"layers.{number}.A_log"][0] == 0.5 ** (4 - number)
     assert settings["norm_f.weight"][0] == 0.5
     assert settings["stem.weight"][0] == settings["cls_token"][0] == 0.5**5
+
+
+# The published rule, written out: embeddings by decay^(depth + 1), everything else at the full rate.
+@pytest.mark.parametrize(
+    ("recipe", "depth", "decay"),
+    [
+        ("k400/tiny_f16_res224", 24, 0.75),
+        ("ssv2/small_f8_res224", 24, 0.75),
+        ("k400/middle_f16_res224", 32, 0.75),
+        ("k400/middle_masked_f16_res224", 32, 0.8),
+        ("ssv2/middle_masked_f8_res224", 32, 0.8),
+    ],
+)
+def test_layer_decay_of_published_recipes_reaches_the_embeddings_alone(recipe, depth, decay):
+    flags = load_recipe(recipe).flags
+    assert flags["layer_decay_scope"] == "embeddings"
+    with torch.device("meta"):
+        model = getattr(videomambapro, flags["model"])(num_frames=8)
+    scales = layer_scales(model, flags.get("layer_decay", 0.75), flags["layer_decay_scope"])
+    embeddings = {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed", "cls_token"}
+    assert {name for name, scale in scales.items() if scale != 1} == embeddings
+    assert [scales[name] for name in embeddings] == pytest.approx([decay ** (depth + 1)] * 4)
+    assert scales["temporal_pos_embedding"] == scales["layers.0.mixer.A_log"] == 1
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])

@@ -69,7 +69,8 @@ def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name):
 def test_shared_settings_are_the_published_ones():
     args = parsed_recipe("k400/tiny_f16_res224")
     shared = dict(
-        opt="adamw", opt_betas=[0.9, 0.999], num_sample=2, num_workers=12, test_best=True, layer_decay=0.75, mixup=0.8,
+        opt="adamw", opt_betas=[0.9, 0.999], num_sample=2, num_workers=12, test_best=True, layer_decay=0.75,
+        layer_decay_scope="embeddings", mixup=0.8,
         cutmix=1.0, mixup_prob=1.0, mixup_switch_prob=0.5, mixup_mode="batch", smoothing=0.1, reprob=0.25, recount=1,
         remode="pixel", min_lr=1e-6, warmup_lr=1e-6, fc_drop_rate=0.0, clip_grad=None, model_ema=False, tubelet_size=1,
         train_interpolation="bicubic", aa="rand-m5-n2-mstd0.25-inc1", data_set="Kinetics_sparse",

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve, convolve_backward
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 
 def expected_of(x, weight, bias, silu):
     out = F.conv1d(x.mT, weight.unsqueeze(1), bias, padding=weight.shape[1] - 1, groups=weight.shape[0])

@@ -11,6 +11,8 @@ from tests.goldens import golden_cases
 from tests.test_models import golden_model
 from tests.test_scan_operator import ABSENT, flag_combinations, reference, scan_inputs
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 METHOD = dict(delta_softplus=True, elemental_residual=True, masked=False, masked_backward=True)
 FLOAT32 = 1e-5  # of the largest value; typical is 3e-7, a wrong term shows as 1e-2 and more
 ALL_TILES = sorted({*launching.FORWARD_TILES, *launching.BACKWARD_TILES}, key=str)
