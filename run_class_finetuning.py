@@ -9,6 +9,7 @@ import argparse
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from common.flags import FlagParser
 from datasets.arguments import add_data_arguments
 from datasets.build import build_dataset, build_loader
 from engines.arguments import add_engine_arguments
@@ -27,7 +28,7 @@ SCRIPT = "run_class_finetuning.py"
 
 def get_parser() -> argparse.ArgumentParser:
     """All flags of video training and testing."""
-    parser = argparse.ArgumentParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
+    parser = FlagParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_engine_arguments(parser)

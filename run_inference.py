@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from common.flags import FlagParser
 from datasets.memory import keep_freed_memory
 from datasets.readers import DECODERS
 from engines.logs import progress, setup_logging
@@ -29,7 +30,7 @@ from inference.sources import expand_sources
 
 def get_parser() -> argparse.ArgumentParser:
     """All flags of inference."""
-    parser = argparse.ArgumentParser(description="VideoMambaPro: what a model sees in videos")
+    parser = FlagParser(description="VideoMambaPro: what a model sees in videos")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the paths in lists start from")

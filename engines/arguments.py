@@ -220,6 +220,14 @@ def _add_checkpoint_arguments(group) -> None:
         help="optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a "
         "report in nonfinite-STEP.json; one more stops the run (default: 10)",
     )
+    group.add_argument(
+        "--override_checkpoint",
+        nargs="+",
+        default=[],
+        metavar="FLAG",
+        help="flags, such as masked_backward, that may contradict what the checkpoint says of its network "
+        "(default: none, a contradiction is an error)",
+    )
     group.add_argument("--resume", default="", help="checkpoint to go on from; overrides --auto_resume")
     group.add_argument(
         "--auto_resume",

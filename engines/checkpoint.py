@@ -2,8 +2,7 @@
 
 import logging
 import os
-import pickle
-import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,14 @@ from engines.distributed import Context, broadcast_object, gather_objects
 from engines.files import atomic_write, require_space, tensor_bytes, unfinished_files
 from engines.parallel import load_model
 from engines.state import TrainingState
+from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
+from models.describe import refuse_other_switches
 
 _logger = logging.getLogger(__name__)
 
 LATEST = "checkpoint-latest.pth"
 PREVIOUS = "checkpoint-previous.pth"
 BEST = "checkpoint-best.pth"
-# What reading an archive raises when it is cut short, damaged inside or holds pickled code.
-_BROKEN_FILE = (
-    RuntimeError,
-    EOFError,
-    LookupError,
-    OSError,
-    ValueError,
-    TypeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def save_checkpoint(
@@ -64,27 +54,19 @@ def save_checkpoint(
     gather_objects(None)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU. Only tensors and plain values are accepted, never pickled code.
+def read_checkpoint(path: str | Path, *, keep: bool = False) -> dict[str, Any]:
+    """Read a whole training checkpoint to the CPU.
 
+    Args:
+        path: the file.
+        keep: only look; the content is kept for the next reading, which does not open the file again.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken or is no checkpoint.
+        CheckpointError: the file is broken or is no checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load does not compare checksums: a flipped bit would pass as a weight.
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checksum of its entry {damaged} is wrong")
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except _BROKEN_FILE as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(saved, dict) or "model" not in saved:
-        raise ValueError(f"{path} is no checkpoint of this repository: it has no entry 'model'")
+    saved = peek_checkpoint(path) if keep else read_checkpoint_file(path)
+    if "model" not in saved:
+        raise CheckpointError(f"{path} is no checkpoint of this repository: it has no entry 'model'")
     return saved
 
 
@@ -108,7 +90,7 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
     broken = []
     for path in paths:
         try:
-            saved = read_checkpoint(path)
+            saved = read_checkpoint(path, keep=True)
         except ValueError as error:
             _logger.warning("%s; trying the next older checkpoint", error)
             broken.append(path)
@@ -138,6 +120,7 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
     if path is None:
         return
     saved = read_checkpoint(path)
+    refuse_other_switches(state.model, saved, path, args.override_checkpoint)
     try:
         state.load_state_dict(saved)
     except ValueError as error:
@@ -153,13 +136,16 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
     )
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, overridden: Collection[str] = ()) -> None:
     """Load a run's weights into the bare `model` for testing: the model's or their average, as the run noted.
 
+    Args:
+        overridden: flags of switches in which `model` may differ from what the file says.
     Raises:
-        FileNotFoundError, ValueError: no file, a broken one, or weights of another model.
+        FileNotFoundError, ValueError: no file, a broken one, or weights of another model or with other switches.
     """
     saved = read_checkpoint(path)
+    refuse_other_switches(model, saved, path, overridden)
     kind = saved.get("test_weights", "model")
     try:
         load_model(model, saved[kind])

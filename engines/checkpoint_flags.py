@@ -1,78 +1,163 @@
-"""Evaluating a checkpoint without saying what it is: flags that the file itself answers."""
+"""What a checkpoint says of itself, settled with the flags: for training, evaluation and inference alike.
+
+A flag that nobody gave is the file's. One that is given and contradicts the file is an error, unless
+--override_checkpoint names it.
+"""
 
 import argparse
 import logging
 from collections.abc import Set
+from typing import Any
 
-from datasets.presets import get_preset
+from datasets.presets import PRESETS, get_preset
+from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
-from models.describe import TOLD_BY_FLAGS, CheckpointFacts, describe_checkpoint
+from models.config import Role
+from models.describe import CheckpointFacts, contradiction, describe_checkpoint
+from models.videomambapro import registered_config
 
 _logger = logging.getLogger(__name__)
 
+SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop")
+"""The flags that say which frames and views a test reads; checkpoints of our own runs and recipes hold them."""
+
 
 def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
-    """With --eval --finetune FILE, set the flags that nobody gave to what the file says, and log them.
+    """Settle the flags of a run with the file that it resumes, evaluates or starts from, and log what the file says.
 
-    Model, type, frames, resolution, tubelet and number of classes; for a file of this repository's own runs the
-    switches of the method and the names of the classes too. The file that is named is the one to test, whatever lies
-    in --output_dir.
+    With --eval the file answers everything: model, sizes, switches, number and names of the classes; it is the file to
+    test, whatever lies in --output_dir. A training asks for the sizes it wants, and the file answers the switches that
+    no tensor tells.
 
     Args:
         args: changed in place.
         given: destinations that the command line, a recipe or saved settings gave.
     Raises:
         FileNotFoundError, CheckpointError: as `describe_checkpoint`.
-        ValueError: a given flag contradicts the file.
+        ValueError: a given flag contradicts the file, or --override_checkpoint names none of the flags.
     """
-    if not (args.eval and args.finetune):
+    path = args.resume or args.finetune
+    if not path:
         return
-    if not args.resume:
+    if args.eval and not args.resume:
         args.auto_resume = args.test_best = False
-    facts = describe_checkpoint(args.finetune)
-    answers = _answers(facts, args, given)
-    contradictions = [
-        f"--{name} {getattr(args, name)}, the file has {value}"
-        for name, value in answers.items()
-        if name in given and not _agrees(name, getattr(args, name), value)
-    ]
-    if contradictions:
-        raise ValueError(
-            f"{args.finetune} contradicts the flags: {'; '.join(contradictions)}; leave them out and the "
-            "file answers, or evaluate another file"
-        )
-    settled = {name: value for name, value in answers.items() if name not in given and value != getattr(args, name)}
-    for name, value in settled.items():
-        setattr(args, name, value)
+    facts = describe_checkpoint(path)
+    settled = settle(args, given, facts, {Role.SIZE, Role.SWITCH} if args.eval else {Role.SWITCH})
     if settled:
-        _logger.info("%s says: %s", args.finetune, ", ".join(f"--{name} {value}" for name, value in settled.items()))
+        _logger.info("%s says: %s", path, ", ".join(f"--{name} {value}" for name, value in settled.items()))
+    if not args.eval:
+        return
+    _warn_of_other_sampling(facts, args)
     names = facts.flags.get("class_names")
     if names and not args.class_names:
         # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
         args.class_names = names[: args.nb_classes or None]
 
 
-def _answers(facts: CheckpointFacts, args: argparse.Namespace, given: Set[str]) -> dict:
-    """What the file says, by flag."""
-    answers = {
-        "model": facts.model,
-        "num_frames": facts.num_frames,
-        "input_size": facts.input_size,
-        "tubelet_size": facts.tubelet_size,
+def settle(args: argparse.Namespace, given: Set[str], facts: CheckpointFacts, roles: Set[Role]) -> dict[str, Any]:
+    """Set the flags that nobody gave to what the file says, and compare those that were given.
+
+    Args:
+        args: flags of model and data, and override_checkpoint; changed in place.
+        given: destinations that somebody gave.
+        facts: what the file says.
+        roles: of the fields of `ModelConfig` that the file answers.
+
+    Returns:
+        the flags that were set to another value than they had.
+
+    Raises:
+        CheckpointError: the file is of no registered size and does not say its switches.
+        ValueError: a given flag contradicts the file, or an overridden one is none of the flags.
+    """
+    answers = _answers(facts, args, given, roles)
+    known = {setting.flag for setting in flagged_settings() if setting.role is not Role.FREE}
+    unknown = [name for name in args.override_checkpoint if name not in known]
+    if unknown:
+        raise ValueError(f"--override_checkpoint {' '.join(unknown)}: there are {', '.join(sorted(known))}")
+    wanted = _by_name(args, given) | {name: getattr(args, name) for name in answers if name in given}
+    differing = {
+        name: value for name, value in wanted.items() if name in answers and not _agrees(name, value, answers)
     }
-    if "model" in given:
-        # A name says no more than size and type; the tensors are compared when they are loaded.
-        del answers["model"]
-    if "short_side_size" not in given:
-        answers["short_side_size"] = facts.input_size
-    if not get_preset(args.data_set).num_classes:
-        answers["nb_classes"] = facts.num_classes
-    answers |= {name: facts.flags.get(name) for name in TOLD_BY_FLAGS}
-    if facts.flags.get("bimamba_type"):
-        answers["bimamba_type"] = facts.flags["bimamba_type"]
-    return {name: value for name, value in answers.items() if value is not None}
+    words = [
+        f"--{name} {value}{'' if name in given else f' by --model {args.model}'}, the file has {answers[name]}"
+        for name, value in differing.items()
+    ]
+    refused = [word for word, name in zip(words, differing, strict=True) if name not in args.override_checkpoint]
+    if refused:
+        raise ValueError(contradiction(facts.path, refused))
+    if words:
+        _logger.warning("%s is overridden by name: %s", facts.path, "; ".join(words))
+    kept = given | differing.keys() | set(args.override_checkpoint)
+    meant = _registered_flags(answers.get("model", args.model)) | {
+        n: v for n, v in vars(args).items() if v is not None
+    }
+    settled = {name: value for name, value in answers.items() if name not in kept and value != meant.get(name)}
+    for name, value in settled.items():
+        setattr(args, name, value)
+    return settled
 
 
-def _agrees(name: str, given, told) -> bool:
-    """Whether a given flag and the file fit each other."""
-    return given == told or (name == "nb_classes" and (told, given) == KINETICS_710_TO_400)
+def _answers(facts: CheckpointFacts, args: argparse.Namespace, given: Set[str], roles: Set[Role]) -> dict[str, Any]:
+    """What the file says, by flag."""
+    settings = {setting.name: setting for setting in flagged_settings() if setting.role in roles}
+    answers = {settings[name].flag: value for name, value in facts.config.items() if name in settings}
+    if Role.SIZE not in roles:
+        return answers
+    facts.require_switches()
+    if get_preset(args.data_set).num_classes or not facts.num_classes:
+        answers.pop("nb_classes", None)
+    if "model" not in given and facts.model:
+        # A name that is given says no more than sizes and switches, and those are compared.
+        answers = {"model": facts.model} | answers
+    if "img_size" in facts.config and "short_side_size" not in given:
+        answers["short_side_size"] = facts.config["img_size"]
+    return answers
+
+
+def _by_name(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+    """The flags that a given --model stands for: its sizes, and the switches that it has of its own."""
+    if "model" not in given:
+        return {}
+    registered = _registered_flags(args.model)
+    return {
+        setting.flag: registered[setting.flag]
+        for setting in flagged_settings()
+        if setting.flag in registered.keys() - given
+        and (setting.role is Role.SIZE or registered[setting.flag] != setting.default)
+    }
+
+
+def _registered_flags(model: str) -> dict[str, Any]:
+    """What the flags mean that are left to the registered model; nothing for a name that is none."""
+    config = registered_config(model)
+    if config is None:
+        return {}
+    return {setting.flag: getattr(config, setting.name) for setting in flagged_settings() if setting.by_name}
+
+
+def _agrees(name: str, wanted: Any, answers: dict[str, Any]) -> bool:
+    """Whether a wanted value and the file's fit each other."""
+    told = answers[name]
+    return wanted == told or (name == "nb_classes" and (told, wanted) == KINETICS_710_TO_400)
+
+
+def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
+    """The sampling flags that the run of a file had, as far as they mean something here."""
+    told = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
+    if str(told.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
+        told.pop("data_set", None)
+    return told
+
+
+def _warn_of_other_sampling(facts: CheckpointFacts, args: argparse.Namespace) -> None:
+    """Name the frames and views that differ from those of the run that wrote the file."""
+    told = known_sampling(facts)
+    theirs = {name: value for name, value in told.items() if name != "data_set"}
+    ours = {name: getattr(args, name) for name in theirs}
+    if "data_set" in told:
+        theirs["sampling"] = told.get("sampling") or get_preset(told["data_set"]).sampling
+    ours["sampling"] = args.sampling or get_preset(args.data_set).sampling
+    differing = [f"--{name} {theirs[name]} -> {ours[name]}" for name in theirs if theirs[name] != ours[name]]
+    if differing:
+        _logger.warning("%s is evaluated on other frames or views than its run: %s", facts.path, ", ".join(differing))

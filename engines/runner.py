@@ -128,7 +128,7 @@ def test(
     """
     path = _weights_to_test(args, context, state)
     if path is not None:
-        load_weights(model, path)
+        load_weights(model, path, args.override_checkpoint)
         weights = str(path)
     elif state is not None:
         model, weights = state.test_model(), "those of the last epoch"

@@ -105,7 +105,7 @@ class TrainingState:
             "test_weights": self.test_weights,
             "random": gather_objects(random_state()),
             "args": self.args,
-        }
+        } | ({"model_config": self.model.config.values()} if hasattr(self.model, "config") else {})
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over a saved state.

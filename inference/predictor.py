@@ -189,13 +189,14 @@ def load_predictor(
     recipe: str = "",
     bf16: bool | None = None,
     clips_per_forward: int = 16,
+    override_checkpoint: Sequence[str] = (),
     **overrides: Any,
 ) -> Predictor:
     """Load a checkpoint, published or of our own, ready to predict.
 
-    Size, type, frames, resolution and classes are read off the file. Which frames and views are read is what its run
-    tested with, where one of this repository's wrote it; else that of the recipe of a published data set with as many
-    classes, with a warning.
+    A file of ours is rebuilt from the configuration in it; of others the sizes are read off the tensors. Which frames
+    and views are read is what its run tested with, where the file says so; else that of the recipe of a published data
+    set with as many classes, with a warning.
 
     Args:
         checkpoint: .pth or .safetensors.
@@ -204,16 +205,18 @@ def load_predictor(
         recipe: whose sampling and views to take, such as "k400".
         bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
         clips_per_forward: most clips in one forward pass.
+        override_checkpoint: names of overrides that may contradict what the file says of its switches.
         overrides: flags of model and data by name, such as `backend`, `sampling_rate`, `num_frames`,
             `test_num_segment`, `test_num_crop`, `reader` and `read_timeout`; `**QUICK` for a single view.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is no checkpoint of this family, or has no head.
-        ValueError: an override is no flag, names and classes differ in number, or the device is not there.
+        ValueError: an override is no flag or contradicts the file, names and classes differ in number, or the device
+            is not there.
     """
     facts = describe_checkpoint(checkpoint)
-    args = inference_settings(facts, checkpoint, recipe, overrides)
+    args = inference_settings(facts, recipe, overrides, override_checkpoint)
     preset = get_preset(args.data_set)
     images = args.num_frames == 1
     plan = build_plan("test", preset, "image" if images else "video", args)
@@ -221,7 +224,7 @@ def load_predictor(
     saved_names = (facts.flags.get("class_names") or [])[: args.nb_classes]
     names = label_names_of(label_names or saved_names, args.nb_classes)
     model = build_model(args, args.nb_classes)
-    report = load_checkpoint(model, checkpoint, require_head=True)
+    report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:
         _logger.info("of %s these were adapted: %s", checkpoint, ", ".join(changed))

@@ -2,34 +2,22 @@
 
 import argparse
 
-from mamba.mamba_ssm.modules.mamba_simple import BIMAMBA_TYPES
-from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
-from models.initialisation import DT_INITS
+from models.config import Setting
+from models.videomambapro import VideoMambaPro
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that `build_model` and `load_finetune_checkpoint` read; a switch left out is the model's own."""
+    """Add the flags that `build_model` and `load_finetune_checkpoint` read.
+
+    Those of the model are the fields of `VideoMambaPro.config_class`; one that is left out is the checkpoint's, or
+    else as the model is registered.
+    """
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="videomambapro_tiny", metavar="NAME", help="a registered model: %(default)s")
-    group.add_argument("--tubelet_size", type=int, default=1, help="frames of a tubelet (default: %(default)s)")
-    group.add_argument("--drop", type=float, default=0.0, help="dropout after the positions (default: %(default)s)")
-    group.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth rate (default: %(default)s)")
-    group.add_argument(
-        "--fc_drop_rate", type=float, default=0.0, help="dropout before the head (default: %(default)s)"
-    )
-    group.add_argument(
-        "--use_checkpoint", action="store_true", help="recompute blocks in the backward pass: less memory"
-    )
-    group.add_argument("--checkpoint_num", type=int, default=0, help="how many blocks, from the first (default: 0)")
-
-    method = parser.add_argument_group("method (default: as the model is registered)")
-    on_or_off = argparse.BooleanOptionalAction
-    method.add_argument("--elemental_residual", action=on_or_off, help="each scan starts from its first input")
-    method.add_argument("--masked_backward", action=on_or_off, help="the backward scan does not read the token itself")
-    method.add_argument("--bimamba_type", choices=BIMAMBA_TYPES, help="v1 shares the projections, v2 has them twice")
-    method.add_argument("--scan_input", choices=SCAN_INPUTS, help="what the scan reads; raw as the published code ran")
-    method.add_argument("--dt_init", choices=DT_INITS, help="initial step sizes (see models/initialisation.py)")
-    method.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
+    named = parser.add_argument_group("method and sizes (default: as the model is registered)")
+    for setting in flagged_settings():
+        if not setting.from_data:
+            _add_flag(named if setting.by_name else group, setting)
 
     weights = parser.add_argument_group("initial weights")
     weights.add_argument(
@@ -38,3 +26,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--allow_random", action="store_true", help="let tensors missing in --finetune stay random instead of stopping"
     )
+
+
+def flagged_settings() -> list[Setting]:
+    """The fields of the model's configuration that have a flag, here or among those of the data."""
+    return [setting for setting in VideoMambaPro.config_class.settings() if setting.flag]
+
+
+def _add_flag(group, setting: Setting) -> None:
+    default = None if setting.by_name else setting.default
+    text = setting.help if default is None or isinstance(default, bool) else f"{setting.help} (default: %(default)s)"
+    if isinstance(setting.default, bool):
+        kind: dict = dict(action=argparse.BooleanOptionalAction)
+    elif setting.choices:
+        kind = dict(choices=setting.choices)
+    else:
+        kind = dict(type=setting.type)
+    group.add_argument(f"--{setting.flag}", default=default, help=text, **kind)

@@ -5,33 +5,24 @@ interpolated bicubically without the class token, temporal ones linearly; a head
 initialisation, a 710-class head gives its first 400 rows. Every other difference is an error that names the tensor.
 """
 
-import json
 import logging
-import pickle
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
+from models.describe import depth_of, mixer_state, refuse_other_switches
+
 logger = logging.getLogger(__name__)
 
-WRAPPERS = ("model", "module", "state_dict")
-FLAGS_KEY = "args"  # the flags of the run that wrote a file; in .safetensors metadata as JSON
-AVERAGE = "model_ema"  # the moving average of the weights; "test_weights" names it where it validated better
-PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 MAY_STAY_INITIAL = ("head.", "temporal_pos_embedding")
 KINETICS_710_TO_400 = (710, 400)  # the first 400 of Kinetics-710's classes are Kinetics-400's
-
-
-class CheckpointError(ValueError):
-    """A file cannot serve the model; the message names the file, the tensors and what to do."""
 
 
 @dataclass
@@ -60,21 +51,31 @@ class LoadReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path: str | Path, *, require_head: bool = False, allow_random: bool = False
+    model: nn.Module,
+    path: str | Path,
+    *,
+    require_head: bool = False,
+    allow_random: bool = False,
+    overridden: Collection[str] = (),
 ) -> LoadReport:
     """Loads the weights of `path` into `model` and logs a table of what became of every tensor.
 
     Args:
-        model: a `VideoMambaPro`. path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
+        model: a `VideoMambaPro`.
+        path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
         require_head: the head must come from the file, as evaluation needs it.
         allow_random: let tensors that the file lacks keep their initial values.
+        overridden: flags of switches in which the model may differ from what the file says.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no readable checkpoint, of another type or size, or tensors are missing.
+        CheckpointError: it is no readable checkpoint, of another type or size, says other switches, or tensors are
+            missing.
     """
-    source = read_state_dict(path)
+    content = read_checkpoint_file(path)
+    source = unwrap_tensors(content, path)
     _check_type(source, model, path)
+    refuse_other_switches(model, content, path, overridden)
     report, adapted = LoadReport(), {}
     target = model.state_dict()
     for name, ours in target.items():
@@ -93,81 +94,8 @@ def load_checkpoint(
     return report
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their bare names, wrappers and prefixes taken off.
-
-    Raises:
-        FileNotFoundError, CheckpointError: as `load_checkpoint`.
-    """
-    return unwrap_tensors(read_checkpoint_file(path), path)
-
-
-def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """All that a .pth (weights only) or .safetensors file holds, wrappers and all.
-
-    Raises:
-        FileNotFoundError, CheckpointError: as `load_checkpoint`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                flags = (file.metadata() or {}).get(FLAGS_KEY)
-            return load_file(path) | ({FLAGS_KEY: json.loads(flags)} if flags else {})
-        except (SafetensorError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path} is no whole .safetensors file: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as weights only: {error}. Files that run code when opened are refused; "
-            "save the state dict alone with torch.save(model.state_dict(), FILE)"
-        ) from error
-    return content if isinstance(content, dict) else {}
-
-
-def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The tensors in what `read_checkpoint_file` returned; of our own runs the weights that they tested.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    state: Any = content
-    if content.get("test_weights") == AVERAGE and isinstance(content.get(AVERAGE), dict):
-        state = content[AVERAGE]
-    while True:
-        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), None)
-        if inner is None:
-            break
-        state = inner
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors under any of the wrappers {WRAPPERS}")
-    return {_bare_name(name): tensor for name, tensor in tensors.items()}
-
-
-def _bare_name(name: str) -> str:
-    for prefix in PREFIXES:
-        if name.startswith(prefix):
-            return _bare_name(name[len(prefix) :])
-    return name
-
-
-def mixer_names(state: dict[str, Tensor]) -> list[str]:
-    """Names of the first layer's mixer in a state dict, without the prefix."""
-    prefix = "layers.0.mixer."
-    return [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-
-
-def depth_of(state: dict[str, Tensor]) -> int:
-    """Number of layers in a state dict."""
-    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
-
-
 def _check_type(source: dict[str, Tensor], model: nn.Module, path: str | Path) -> None:
-    misfit = model.layers[0].mixer.misfit(mixer_names(source))
+    misfit = model.layers[0].mixer.misfit(mixer_state(source))
     if misfit:
         raise CheckpointError(f"{path} {misfit}")
     depths = [depth_of(state) for state in (source, model.state_dict())]

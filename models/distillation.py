@@ -9,14 +9,14 @@ import argparse
 import logging
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from models.checkpoint import CheckpointError, load_checkpoint
-from models.describe import TOLD_BY_FLAGS, describe_checkpoint
+from models.build import build_described
+from models.checkpoint import load_checkpoint
+from models.describe import describe_checkpoint
 from models.initialisation import LINEAR_STD
 from models.videomambapro import VideoMambaPro
 
@@ -86,18 +86,8 @@ def add_teacher(student: VideoMambaPro, args: argparse.Namespace) -> None:
     if not args.teacher or args.eval:
         return
     facts = describe_checkpoint(args.teacher)
-    if facts.model is None:
-        raise CheckpointError(f"--teacher {args.teacher} is of no registered size ({facts.embed_dim} x {facts.depth})")
-    teacher = timm.create_model(
-        facts.model,
-        num_classes=facts.num_classes or 0,
-        img_size=args.input_size,
-        num_frames=args.num_frames,
-        tubelet_size=args.tubelet_size,
-        bimamba_type=facts.bimamba_type,
-        backend=args.backend,
-        **{name: facts.flags[name] for name in TOLD_BY_FLAGS if facts.flags.get(name) is not None},
-    )
+    clips = dict(img_size=args.input_size, num_frames=args.num_frames, tubelet_size=args.tubelet_size)
+    teacher = build_described(facts, **clips, backend=args.backend)
     load_checkpoint(teacher, Path(args.teacher))
     logger.info("distilling from the tokens of %s (%s), weight %g", args.teacher, facts.model, args.distill_weight)
     attach_distillation(student, TokenDistillation(teacher, student.embed_dim, args.distill_weight, args.update_freq))

@@ -5,7 +5,7 @@ import math
 import torch.nn as nn
 from timm.layers import trunc_normal_
 
-DT_INITS = ("published", "mamba")
+DT_INITS = ("mamba", "published")
 LINEAR_STD = 0.02
 
 

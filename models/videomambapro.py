@@ -4,6 +4,9 @@ VideoMamba (arXiv 2403.06977) is the same network with mixers of type v2 and nei
     b batch, t tubelets in time, p patches of a frame, d embed_dim; tokens run frame by frame, the class token first
 """
 
+from typing import Any
+
+import timm
 import torch
 import torch.nn as nn
 from timm.layers import DropPath
@@ -12,8 +15,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, add_to_residual, make_norm
+from models.config import ModelConfig
 from models.initialisation import LINEAR_STD, initialise
-from models.mixers import create_mixer
+from models.mixers import MIXERS
 from models.patch_embed import PatchEmbed
 
 PUBLISHED_SIZES = {
@@ -23,84 +27,61 @@ PUBLISHED_SIZES = {
 }
 NANO = dict(embed_dim=96, depth=6)  # trains on a laptop's CPU in minutes; not a published size
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
+REGISTERED = (
+    {"videomambapro_nano": NANO}
+    | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
+    | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
+    | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}
+)
+"""The models that are registered with timm, each with the settings that it has of its own."""
 
 
 class VideoMambaPro(nn.Module):
     """Clip classifier: patch embedding, bidirectional Mamba blocks, class token, linear head.
 
     Args:
-        img_size: height and width of the frames, pixels. patch_size: of a patch, pixels. depth: number of blocks.
-        embed_dim: width of the tokens. in_chans: channels of a frame. num_classes: 0 leaves the head out.
-        drop_rate: dropout after the position embedding. drop_path_rate: stochastic depth of the last block, linear
-        from 0.
-        fc_drop_rate: dropout before the head. rms_norm: RMSNorm, else LayerNorm.
-        bimamba_type, elemental_residual, masked_backward, scan_input, backend: see `Mamba`.
-        dt_init: "published" or "mamba", see `models.initialisation`.
-        tubelet_size: frames of a tubelet. num_frames: frames of a clip, a multiple of tubelet_size.
-        use_checkpoint, checkpoint_num: recompute the first `checkpoint_num` blocks in the backward pass to save
-        memory.
-        d_state: entries of a channel's state. mixer: one of `models.mixers.MIXERS`.
+        config: its sizes and switches. settings: fields of `ModelConfig` by name, in place of `config`'s or the
+            defaults.
+
+    Attributes:
+        config_class: the class of the configuration. Flags, checkpoints and their checks derive from its fields, so a
+            subclass of `ModelConfig` that is put here adds its fields everywhere.
+
+    Raises:
+        TypeError: a keyword is no field.
+        ValueError: a value is none of its field's, or two contradict each other.
     """
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        depth: int = 24,
-        embed_dim: int = 192,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
-        fc_drop_rate: float = 0.0,
-        rms_norm: bool = True,
-        bimamba_type: str = "v1",
-        elemental_residual: bool = True,
-        masked_backward: bool = True,
-        scan_input: str = "conv",
-        dt_init: str = "published",
-        tubelet_size: int = 1,
-        num_frames: int = 8,
-        use_checkpoint: bool = False,
-        checkpoint_num: int = 0,
-        d_state: int = 16,
-        backend: str | None = None,
-        mixer: str = "mamba",
-    ):
+    config_class: type[ModelConfig] = ModelConfig
+
+    def __init__(self, config: ModelConfig | None = None, **settings: Any):
         super().__init__()
-        if num_frames % tubelet_size:
-            raise ValueError(f"num_frames {num_frames} must be a multiple of tubelet_size {tubelet_size}")
-        self.num_classes = num_classes
-        self.num_features = self.embed_dim = embed_dim
-        self.num_frames = num_frames
-        self.checkpointed_blocks = checkpoint_num if use_checkpoint else 0
+        config = self.config_class(**settings) if config is None else config.replace(**settings)
+        self.config = config
+        self.num_classes = config.num_classes
+        self.num_features = self.embed_dim = config.embed_dim
+        self.num_frames = config.num_frames
+        self.checkpointed_blocks = config.checkpoint_num if config.use_checkpoint else 0
 
-        self.patch_embed = PatchEmbed(img_size, patch_size, tubelet_size, in_chans, embed_dim)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.patches_per_frame, embed_dim))
-        self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, num_frames // tubelet_size, embed_dim))
-        self.pos_drop = nn.Dropout(drop_rate)
+        width, tubelets = config.embed_dim, config.num_frames // config.tubelet_size
+        self.patch_embed = PatchEmbed(config.img_size, config.patch_size, config.tubelet_size, config.in_chans, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.patches_per_frame, width))
+        self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, tubelets, width))
+        self.pos_drop = nn.Dropout(config.drop_rate)
 
-        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
-        switches = dict(
-            bimamba_type=bimamba_type,
-            elemental_residual=elemental_residual,
-            masked_backward=masked_backward,
-            scan_input=scan_input,
-            d_state=d_state,
-            backend=backend,
-        )
+        rates = [config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.layers = nn.ModuleList(
             # A block drops what the block before it put out, so the rates lag by one.
-            Block(embed_dim, create_mixer(mixer, embed_dim, **switches), rate, rms_norm, backend)
-            for rate in [0.0, *rates][:depth]
+            Block(width, MIXERS[config.mixer](width, **config.mixer_values()), rate, config.rms_norm, config.backend)
+            for rate in [0.0, *rates][: config.depth]
         )
         self.drop_path = DropPath(rates[-1])
-        self.norm_f = make_norm(embed_dim, rms_norm)
-        self.head_drop = nn.Dropout(fc_drop_rate)
-        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.norm_f = make_norm(width, config.rms_norm)
+        self.head_drop = nn.Dropout(config.fc_drop_rate)
+        self.head = nn.Linear(width, config.num_classes) if config.num_classes > 0 else nn.Identity()
 
-        initialise(self, depth, dt_init)
+        initialise(self, config.depth, config.dt_init)
         nn.init.trunc_normal_(self.pos_embed, std=LINEAR_STD)
 
     def embed(self, clips: Tensor) -> Tensor:
@@ -156,70 +137,80 @@ class VideoMambaPro(nn.Module):
             )
 
 
-def _create(pretrained: bool, defaults: dict, **overrides) -> VideoMambaPro:
-    """A model from its size and the caller's arguments; timm's bookkeeping arguments are not the model's."""
+def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:
+    """A registered model with the caller's settings; timm's bookkeeping arguments are not the model's."""
     if pretrained:
         raise ValueError("no weights are hosted for this model; load a file with models.checkpoint or --finetune FILE")
     for bookkeeping in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        overrides.pop(bookkeeping, None)
-    return VideoMambaPro(**(defaults | overrides))
+        settings.pop(bookkeeping, None)
+    return VideoMambaPro(**({"name": name} | REGISTERED[name] | settings))
 
 
 @register_model
 def videomambapro_nano(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro of 96 x 6 for demonstrations and tests."""
-    return _create(pretrained, NANO, **kwargs)
+    return _create("videomambapro_nano", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-Ti, 192 x 24."""
-    return _create(pretrained, PUBLISHED_SIZES["tiny"], **kwargs)
+    return _create("videomambapro_tiny", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-S, 384 x 24."""
-    return _create(pretrained, PUBLISHED_SIZES["small"], **kwargs)
+    return _create("videomambapro_small", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """VideoMambaPro-M, 576 x 32."""
-    return _create(pretrained, PUBLISHED_SIZES["middle"], **kwargs)
+    return _create("videomambapro_middle", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-Ti baseline: type v2, no residual, no mask."""
-    return _create(pretrained, PUBLISHED_SIZES["tiny"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_tiny", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-S baseline."""
-    return _create(pretrained, PUBLISHED_SIZES["small"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_small", pretrained, **kwargs)
 
 
 @register_model
 def videomamba_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The VideoMamba-M baseline."""
-    return _create(pretrained, PUBLISHED_SIZES["middle"] | PLAIN_VIDEOMAMBA, **kwargs)
+    return _create("videomamba_middle", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_t16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-Ti."""
-    return videomambapro_tiny(pretrained, **kwargs)
+    return _create("videomambapro_t16_in1k", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_s16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-S."""
-    return videomambapro_small(pretrained, **kwargs)
+    return _create("videomambapro_s16_in1k", pretrained, **kwargs)
 
 
 @register_model
 def videomambapro_m16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
     """The published code's name for VideoMambaPro-M."""
-    return videomambapro_middle(pretrained, **kwargs)
+    return _create("videomambapro_m16_in1k", pretrained, **kwargs)
+
+
+def registered_names() -> list[str]:
+    """Names of the models of this family that timm knows, those of other modules too."""
+    return timm.list_models("videomamba*")
+
+
+def registered_config(name: str) -> ModelConfig | None:
+    """The configuration that a name stands for; None for one that is not registered here."""
+    return VideoMambaPro.config_class(**REGISTERED[name]) if name in REGISTERED else None

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from models import VideoMambaPro
-from models.checkpoint import CheckpointError, load_checkpoint, read_state_dict
+from models.checkpoint import CheckpointError, load_checkpoint
+from models.checkpoint_file import read_checkpoint_file, unwrap_tensors
 
 SIZE = dict(embed_dim=32, depth=2, patch_size=16)
 
@@ -26,6 +27,10 @@ def image_weights(**config):
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].squeeze(2)
     del state["temporal_pos_embedding"]
     return state
+
+
+def read_state_dict(path):
+    return unwrap_tensors(read_checkpoint_file(path), path)
 
 
 def saved(tmp_path, content, name="weights.pth"):
@@ -133,9 +138,11 @@ def test_files_that_are_no_checkpoints(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.pth"):
         read_state_dict(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(CheckpointError, match="text.pth cannot be read as weights only"):
+    with pytest.raises(
+        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or of another format"
+    ):
         read_state_dict(tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as weights only"):
+    with pytest.raises(CheckpointError, match="it holds models.videomambapro.VideoMambaPro, and files that run code"):
         read_state_dict(saved(tmp_path, {"model": build()}))
     with pytest.raises(CheckpointError, match="no tensors"):
         read_state_dict(saved(tmp_path, {"epoch": 3}))

@@ -50,6 +50,7 @@ FLAGS = {
     "save_ckpt_freq",
     "save_every_steps",
     "max_skipped_steps",
+    "override_checkpoint",
     "resume",
     "auto_resume",
     "no_auto_resume",

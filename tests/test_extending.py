@@ -16,9 +16,9 @@ from explain.hidden_attention import channel_matrices
 from explain.relevance import token_contributions
 from explain.scans import scans_of
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
-from models import mixers
 from models.complexity import measure_complexity
-from models.videomambapro import VideoMambaPro
+from models.mixers import MIXERS
+from models.videomambapro import VideoMambaPro, videomambapro_nano
 from tests.test_relevance import ReadsPlaces
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ NANO = dict(embed_dim=48, depth=2, **SMALL)
 @pytest.fixture
 def example(monkeypatch):
     """Run a section's blocks as one module; the registries are as they were afterwards."""
-    monkeypatch.setattr(mixers, "MIXERS", mixers.MIXERS.copy())
+    before = MIXERS.copy()
     monkeypatch.setattr(_registry, "_model_entrypoints", _registry._model_entrypoints.copy())
 
     def run(title):
@@ -44,7 +44,9 @@ def example(monkeypatch):
         return module
 
     torch.manual_seed(0)
-    return run
+    yield run
+    MIXERS.clear()
+    MIXERS.update(before)
 
 
 def trained(model):
@@ -65,8 +67,8 @@ def test_an_example_takes_three_files_at_most(title):
 
 def test_a_third_direction(example):
     module = example("A third scan direction")
-    mixers.MIXERS["through_time"] = partial(module.ThroughTime, frames=4, places=4)
-    model = trained(timm.create_model("videomambapro_nano_through_time", **SMALL))
+    MIXERS["through_time"] = partial(module.ThroughTime, frames=4, places=4)
+    model = trained(videomambapro_nano(mixer="through_time", **SMALL))
     mixer, hidden = model.layers[0].mixer.double(), torch.randn(2, 17, 96, dtype=torch.float64)
     assert mixer.order.tolist() == [0, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 4, 8, 12, 16]
     mixer.backend = "portable"
@@ -130,7 +132,7 @@ def test_another_mixer(example):
 
 
 def test_an_unknown_mixer_is_named():
-    with pytest.raises(ValueError, match="mixer must be one of mamba, got 'attention'"):
+    with pytest.raises(ValueError, match="mixer 'attention': there is no such mixer; known are: mamba"):
         VideoMambaPro(**NANO, mixer="attention")
 
 

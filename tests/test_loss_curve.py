@@ -32,7 +32,7 @@ FLAGS = """
     --model videomambapro_nano --backend portable --device cpu --no_bf16 --seed 7
     --num_frames 4 --input_size 32 --short_side_size 32 --sampling uniform --filename_tmpl img_{:05}.png
     --batch_size 4 --num_sample 2 --num_workers 0 --read_timeout 0 --test_num_segment 2 --test_num_crop 1
-    --epochs 2 --warmup_epochs 1 --lr 0.05 --clip_grad 5 --model_ema --model_ema_decay 0.8
+    --epochs 2 --warmup_epochs 1 --lr 0.05 --layer_decay_scope layers --clip_grad 5 --model_ema --model_ema_decay 0.8
     --log_interval 1 --save_ckpt_freq 1
 """
 OTHER_MACHINE = {"rel": 1e-5, "abs": 1e-7}

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.config import ModelConfig, Setting
 from tools.ablation_table import Score, write_document
 from tools.make_moving_digits import make_data_set
 
@@ -29,13 +30,17 @@ SCRIPT = "run_class_finetuning.py"
 DIGITS_RECIPE = "moving_digits/nano_f8_res32"
 # The demo's clips with more to test on; nothing is chosen by the validation, and images are not used.
 DIGITS = dict(seed=0, train=1600, val=8, test=1280, num_frames=8, size=64, frame_clips=0, images_train=1, images_val=1)
-# The factors of the ablation, each with its two levels and the flag of each.
-FACTORS = {
-    "residual": {"on": "--elemental_residual", "off": "--no-elemental_residual"},
-    "mask": {"on": "--masked_backward", "off": "--no-masked_backward"},
-    "type": {"v1": "--bimamba_type=v1", "v2": "--bimamba_type=v2"},
-    "dt_init": {"mamba": "--dt_init=mamba", "published": "--dt_init=published"},
-}
+
+
+def _levels(setting: Setting) -> dict[str, str]:
+    """The levels of a factor, each with its flag."""
+    if setting.choices:
+        return {choice: f"--{setting.flag}={choice}" for choice in setting.choices}
+    return {"on": f"--{setting.flag}", "off": f"--no-{setting.flag}"}
+
+
+# The factors of the ablation: the settings of the model that have a name there, each with its levels and their flags.
+FACTORS = {setting.factor: _levels(setting) for setting in ModelConfig.settings() if setting.factor}
 
 
 @dataclass(frozen=True)

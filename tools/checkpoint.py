@@ -5,26 +5,28 @@
     python -m tools.checkpoint convert SRC DST.pth [--ema]   without optimiser and average; --ema takes the average
 
 Every published form is read: any wrapper and prefix, images or videos, .pth (weights only) or .safetensors. Converted
-files carry bare tensor names, and the flags of the run where one of this repository's wrote the source.
+files carry bare tensor names, what is known of the network, and the flags of the run that wrote the source; a
+.safetensors file also a digest of all of it.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from engines.files import atomic_write
 from engines.recipe import RECIPE_OF_CLASSES
-from models.checkpoint import AVERAGE, FLAGS_KEY, CheckpointError, read_checkpoint_file, unwrap_tensors
+from models.checkpoint_file import (
+    AVERAGE,
+    FORMATS,
+    CheckpointError,
+    read_checkpoint_file,
+    unwrap_tensors,
+    write_weights,
+)
 from models.describe import CheckpointFacts, describe_checkpoint
-
-FORMATS = (".pth", ".safetensors")
+from models.videomambapro import VideoMambaPro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,14 +61,12 @@ def inspect(path: Path) -> str:
         FileNotFoundError, CheckpointError: as `describe_checkpoint`.
     """
     facts, content = describe_checkpoint(path), read_checkpoint_file(path)
+    settings = [setting.name for setting in VideoMambaPro.config_class.settings() if setting.name != "name"]
     rows = {
         "model": facts.model or "none of the registered sizes",
-        "type": f"{facts.bimamba_type}, {'images' if facts.is_image_model else 'videos'}",
-        "size": f"{facts.embed_dim} x {facts.depth}, {facts.parameters:,} parameters",
-        "classes": facts.num_classes or "no head",
-        "frames": facts.num_frames or "not said (an image model)",
-        "resolution": facts.input_size or "not said",
-        "tubelet": facts.tubelet_size or "2-D patch embedding, serves any",
+        "trained on": "images" if facts.is_image_model else "videos",
+        "parameters": f"{facts.parameters:,}",
+        **{name: facts.config.get(name, "not said") for name in settings},
         "also in the file": ", ".join(_other_contents(content)) or "nothing",
         "tests it": _command(path, facts),
     }
@@ -84,23 +84,15 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     """
     if target.suffix not in FORMATS:
         raise CheckpointError(f"{target}: the target is {' or '.join(FORMATS)}")
-    content = read_checkpoint_file(source)
+    facts, content = describe_checkpoint(source), read_checkpoint_file(source)
     if ema and not isinstance(content.get(AVERAGE), dict):
         raise CheckpointError(f"{source} holds no moving average ({AVERAGE}); leave --ema out")
     tensors = unwrap_tensors({"model": content[AVERAGE]} if ema else content, source)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    flags = content.get(FLAGS_KEY)
-    _write(target, tensors, flags if isinstance(flags, dict) else {})
-    return len(tensors)
-
-
-def _write(target: Path, tensors: dict[str, Tensor], flags: dict[str, Any]) -> None:
-    if target.suffix == ".safetensors":
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, target, metadata={"format": "pt", FLAGS_KEY: json.dumps(flags)})
-        return
+    config = facts.config | ({"name": facts.model} if facts.model else {})
     with atomic_write(target) as file:
-        torch.save({"model": tensors} | ({FLAGS_KEY: flags} if flags else {}), file)
+        write_weights(file, target.suffix, tensors, config, facts.flags)
+    return len(tensors)
 
 
 def _other_contents(content: dict[str, Any]) -> list[str]:

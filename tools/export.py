@@ -157,6 +157,7 @@ def _metadata(predictor: Predictor) -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "label_names": list(predictor.label_names),
+        "model_config": predictor.model.config.values(),
     }
 
 

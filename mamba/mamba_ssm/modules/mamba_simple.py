@@ -6,9 +6,9 @@ Types (method of VideoMambaPro, arXiv 2406.19006 section 3, and of VideoMamba, a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -191,14 +191,15 @@ class Mamba(nn.Module):
         scan = scan_flops(1, tokens, self.d_inner, self.d_state, directions=directions)
         return MixerFlops(2 * tokens * outer, 2 * tokens * inner, scan)
 
-    def misfit(self, names: Iterable[str]) -> str | None:
-        """Say, after the file's name, why weights of these names cannot be this mixer's; None where they can."""
-        theirs = bimamba_type_of(names)
+    def misfit(self, state: Mapping[str, Tensor]) -> str | None:
+        """Say, after the file's name, why a mixer's state dict cannot be this one's; None where it can."""
+        theirs = settings_of(state)
         if theirs is None:
             return "holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)"
-        if theirs != self.bimamba_type:
-            family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[theirs]
-            return f"is of type {theirs}, the model of type {self.bimamba_type}; ask for --model {family}"
+        kind = theirs["bimamba_type"]
+        if kind != self.bimamba_type:
+            family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[kind]
+            return f"is of type {kind}, the model of type {self.bimamba_type}; ask for --model {family}"
         return None
 
     def extra_repr(self) -> str:
@@ -209,12 +210,11 @@ class Mamba(nn.Module):
         )
 
 
-def bimamba_type_of(names: Iterable[str]) -> str | None:
-    """Tell the type of the mixer whose parameters have these names; None where no bidirectional Mamba has them."""
-    names = set(names)
-    if "conv1d_b.weight" in names:
-        return "v2"
-    return "v1" if "A_b_log" in names else None
+def settings_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Read the keywords that tensors tell off a mixer's state dict; None where it is no bidirectional Mamba's."""
+    if "A_b_log" not in state:
+        return None
+    return {"bimamba_type": "v2" if "conv1d_b.weight" in state else "v1", "d_state": state["A_b_log"].shape[1]}
 
 
 def scan_flops(batch: int, length: int, channels: int, state: int, *, directions: int) -> int:
