@@ -137,7 +137,7 @@ class Mamba(nn.Module):
         outputs = []
         for branch in self.branches():  # v1: one, which both directions share; v2: one for each direction
             convolved = self.convolve(x, branch)  # (batch, length, d_inner)
-            delta, B, C = self.project(convolved, branch)  # (batch, length, d_inner), (batch, length, d_state) twice
+            delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
             u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
             outputs.append(self.scan(u, delta, B, C, z, branch))  # (batch, length, d_inner)
         return self.out_proj(reduce(torch.add, outputs))  # (batch, length, d_model)
@@ -176,7 +176,16 @@ class Mamba(nn.Module):
         return delta, B, C
 
     def scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor, branch: Branch) -> Tensor:
-        """Scan in the branch's directions, with the step's bias and softplus, skip and gate, and add up."""
+        """Scan in the branch's directions, with the step's bias and softplus, skip and gate, and add the outputs.
+
+        Args:
+            u, delta, z: (batch, length, d_inner).
+            B, C: (batch, length, d_state).
+            branch: the weights and directions.
+
+        Returns:
+            (batch, length, d_inner).
+        """
         return scan_directions(
             u, delta, B, C, branch.directions, D=branch.D.float(), z=z, delta_bias=branch.dt_proj.bias.float(),
             elemental_residual=self.elemental_residual, backend=self.backend,
