@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan, cuda
+from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan, stock, stock_packages
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
 
 try:
@@ -133,34 +133,14 @@ def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
     return (total * F.silu(z)).to(u.dtype)
 
 
-class StockScan(torch.autograd.Function):
-    """mamba-ssm's compiled scan with everything it fuses, channels first, B and C (batch, groups, state, length)."""
-
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, delta_bias):
-        """(batch, dim, length), gated."""
-        module, _ = cuda.load_extension(cuda.SCAN_MODULE)
-        out, states, gated = module.fwd(u, delta, A, B, C, D, z, delta_bias, True)
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, states, out)
-        return gated
-
-    @staticmethod
-    def backward(ctx, grad):
-        """Gradients of all eight inputs."""
-        module, _ = cuda.load_extension(cuda.SCAN_MODULE)
-        *inputs, states, out = ctx.saved_tensors
-        grads = module.bwd(*inputs, grad.contiguous(), states, out, None, True, False)
-        *first, grad_D, grad_bias, grad_z = grads
-        return *first, grad_D, grad_z, grad_bias
-
-
 def stock_twice(u, delta, A, A_b, B, C, D, z, delta_bias, *, flips):
     """Two runs of the stock scan, added; with `flips` the second runs backward in time."""
     u, delta, z, B, C = (t.movedim(1, -1) for t in (u, delta, z, B, C))
-    first = StockScan.apply(u, delta, A, B, C, D, z, delta_bias)
+    scan = stock_packages.load_extension(stock_packages.SCAN_MODULE)[0].selective_scan_fn
+    first = scan(u, delta, A, B, C, D, z, delta_bias, True)
     if flips:
         u, delta, z, B, C = (t.flip(-1) for t in (u, delta, z, B, C))
-    second = StockScan.apply(u, delta, A_b, B, C, D, z, delta_bias)
+    second = scan(u, delta, A_b, B, C, D, z, delta_bias, True)
     return (first + (second.flip(-1) if flips else second)).movedim(-1, 1)
 
 
@@ -186,7 +166,7 @@ def candidates(device: str, dtype: torch.dtype, published: bool = False) -> dict
     for backend, state in available_backends(device, dtype).items():
         if state == "available" and backend != "reference":
             found[backend] = Candidate(functools.partial(bidirectional_scan, backend=backend))
-    if cuda.NAME in found:
+    if stock.NAME in found:
         for name, flips in ((STOCK_PASS, True), (STOCK_KERNELS, False)):
             loop = functools.partial(loop_reference, changes=False, flips=flips)
             found[name] = Candidate(functools.partial(stock_twice, flips=flips), loop, time_contiguous=True)

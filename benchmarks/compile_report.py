@@ -60,7 +60,7 @@ def scan_launches(tile: Tile, dtype: torch.dtype, backward: bool) -> list[Launch
     rate = torch.empty(dim, state, device="meta")
     matrix = torch.empty(batch, length, 1, state, dtype=dtype, device="meta")
     skip = torch.empty(dim, device="meta")
-    scan = selective_scan.Scan(row, row, rate, rate, matrix, matrix, skip, row, skip, True, True, False, True)
+    scan = selective_scan.ScanArguments(row, row, rate, rate, matrix, matrix, skip, row, skip, True, True, False, True)
     with recorded_launches() as launches:
         if backward:
             selective_scan.run_backward(row, scan, tile)

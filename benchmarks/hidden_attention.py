@@ -23,7 +23,7 @@ from common.files import write_json
 from common.terminal import escape_output
 from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
-from explain.profile import by_distance, influence
+from explain.influence import by_distance, influence
 from explain.scans import scans_of_model
 from inference.predictor import QUICK, Predictor, load_predictor
 

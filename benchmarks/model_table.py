@@ -13,7 +13,8 @@ from pathlib import Path
 import timm
 import torch
 
-from models.complexity import SCAN_FLOPS, Complexity, measure_complexity
+from mamba.mamba_ssm.modules.mamba_simple import SCAN_FLOPS
+from models.complexity import Complexity, measure_complexity
 
 SIZES = ("tiny", "small", "middle")
 FAMILIES = ("videomambapro", "videomamba")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from explain.scans import Scan
+from mamba.mamba_ssm.ops.selective_scan.directions import as_it_was, in_order
 
 CHUNK_ELEMENTS = 1 << 22  # of the (batch, channels, length, length) tensors held at a time: 16 MiB each in float32
 
@@ -45,7 +46,7 @@ def channel_matrices(scan: Scan, channels: slice) -> Tensor:
         torch.diagonal(matrix, dim1=-2, dim2=-1).add_(scan.D[:, None])
     if scan.z is not None:
         matrix *= F.silu(scan.z).mT.unsqueeze(-1)
-    return matrix.flip(-1, -2) if scan.backward else matrix
+    return as_it_was(as_it_was(matrix, scan.order, dim=-1), scan.order, dim=-2)
 
 
 def summed_attention(
@@ -72,8 +73,8 @@ def summed_attention(
 def attention_rows(scan: Scan, token: int) -> Tensor:
     """How much every token gives the output of `token`, for all channels: (batch, length, dim)."""
     scan = _in_scan_order(scan)
-    length = scan.u.shape[1]
-    t = length - 1 - token if scan.backward else token
+    steps = torch.arange(scan.u.shape[1], device=scan.u.device)
+    t = as_it_was(steps, scan.order, dim=0)[token].item()
     totals = scan.d.double().cumsum(1)
     between = (totals[:, t : t + 1] - totals[:, : t + 1]).to(scan.u.dtype)
     rows = torch.zeros_like(scan.u)
@@ -86,7 +87,7 @@ def attention_rows(scan: Scan, token: int) -> Tensor:
         rows[:, t] += scan.D
     if scan.z is not None:
         rows *= F.silu(scan.z[:, t : t + 1])
-    return rows.flip(1) if scan.backward else rows
+    return as_it_was(rows, scan.order)
 
 
 def _residual_column(scan: Scan) -> Tensor:
@@ -108,13 +109,9 @@ def _take_channels(scan: Scan, channels: slice) -> Scan:
 
 
 def _in_scan_order(scan: Scan) -> Scan:
-    """Tensors in the order in which the scan meets the tokens; the flag `backward` stays, to turn the result back."""
-    if not scan.backward:
-        return scan
-    return scan._replace(
-        **{name: getattr(scan, name).flip(1) for name in ("u", "d", "B", "C")},
-        z=None if scan.z is None else scan.z.flip(1),
-    )
+    """Tensors in the order in which the scan meets the tokens; `order` stays, to turn the result back."""
+    tensors = {name: getattr(scan, name) for name in ("u", "d", "B", "C", "z")}
+    return scan._replace(**{name: None if t is None else in_order(t, scan.order) for name, t in tensors.items()})
 
 
 def _chunks(scan: Scan) -> Iterator[slice]:

@@ -83,7 +83,7 @@ def token_contributions(
                 class_indices = plain_logits(model, tokens).argmax(1)
         # Positions are the same in every clip, and so is the mean: neither tells where in this one the class is seen.
         apart = patches - patches.mean((1, 2), keepdim=True)
-        difference = torch.cat([torch.zeros_like(tokens[:, :1]), rearrange(apart, "b t p d -> b (t p) d")], dim=1)
+        difference = torch.cat([torch.zeros_like(tokens[:, :1]), model.line_up(apart)], dim=1)
         gradient = torch.zeros_like(tokens)
         for step in range(steps):
             with torch.enable_grad():
@@ -92,7 +92,9 @@ def token_contributions(
                 gradient += torch.autograd.grad(chosen.sum(), point)[0] / steps
     finally:
         model.train(training)
-    contributions = (gradient * difference)[:, 1:].sum(-1)
+    contributions = (gradient * difference)[:, 1:].sum(-1)  # (b, t p), lined up
+    places = torch.arange(contributions[0].numel(), device=contributions.device).view(1, *patches.shape[1:3])
+    contributions = contributions[:, torch.argsort(model.line_up(places)[0])]  # frame by frame
     rows = model.patch_embed.img_size // model.patch_embed.proj.kernel_size[-1]
     return rearrange(contributions, "b (t h w) -> b t h w", t=patches.shape[1], h=rows)
 

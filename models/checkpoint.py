@@ -17,7 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_type, refuse_other_switches
+from models.describe import depth_of, mixer_state, refuse_other_switches
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +95,9 @@ def load_checkpoint(
 
 
 def _check_type(source: dict[str, Tensor], model: nn.Module, path: str | Path) -> None:
-    theirs, ours = mixer_type(source), mixer_type(model.state_dict())
-    if theirs is None:
-        raise CheckpointError(f"{path} holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)")
-    if theirs != ours:
-        family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[theirs]
-        raise CheckpointError(f"{path} is of type {theirs}, the model of type {ours}; ask for --model {family}")
+    misfit = model.layers[0].mixer.misfit(mixer_state(source))
+    if misfit:
+        raise CheckpointError(f"{path} {misfit}")
     depths = [depth_of(state) for state in (source, model.state_dict())]
     if depths[0] != depths[1]:
         raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; ask for a --model of that depth")

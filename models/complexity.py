@@ -1,21 +1,16 @@
 """What a model costs: parameters, tokens, operations, activations kept for the backward pass. Nothing is computed.
 
-Symbols: L tokens, d embed_dim, E = 2 d channels of the scan, N entries of a channel's state, R rank of the step's
-projection. A multiply-add is two operations (FLOPs).
+A multiply-add is two operations (FLOPs).
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import register_flop_formula
 
 from models.videomambapro import VideoMambaPro
-
-# Operations per token, channel and entry of its state, as the Mamba family counts them: step times A, exponential,
-# step times input times B, the recurrence's multiply-add, the reading's multiply-add.
-SCAN_FLOPS = 9
 
 
 @dataclass(frozen=True)
@@ -45,40 +40,21 @@ def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity
     Args:
         bf16: activations as bfloat16 autocast keeps them, else float32.
     """
-    mixer = model.layers[0].mixer
-    proj = model.patch_embed.proj
-    depth, channels, state = len(model.layers), mixer.d_inner, mixer.A_log.shape[1]
+    proj, depth = model.patch_embed.proj, len(model.layers)
     tubelets = model.num_frames // model.patch_embed.tubelet_size
     patches = tubelets * model.patch_embed.patches_per_frame
     tokens = 1 + patches
-    directions_of_weights = 2 if mixer.bimamba_type == "v2" else 1
-
-    outer_macs = depth * tokens * (mixer.in_proj.weight.numel() + mixer.out_proj.weight.numel())
-    outer_macs += patches * proj.weight.numel()
-    outer_macs += model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
-    inner = mixer.conv1d.weight.numel() + mixer.x_proj.weight.numel() + mixer.dt_proj.weight.numel()
-    inner_macs = depth * tokens * directions_of_weights * inner
-    scan = depth * bidirectional_scan_flops(1, tokens, channels, state, directions=2)
+    mixer = model.layers[0].mixer.flops(tokens)
+    outer = 2 * patches * proj.weight.numel() + depth * mixer.projections
+    outer += 2 * model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
     return Complexity(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens=tokens,
-        flops=2 * (outer_macs + inner_macs) + scan,
-        scan_flops=scan,
-        projection_macs=outer_macs,
+        flops=outer + depth * (mixer.inner + mixer.scan),
+        scan_flops=depth * mixer.scan,
+        projection_macs=outer // 2,
         activation_bytes=saved_activation_bytes(model, bf16=bf16),
     )
-
-
-def bidirectional_scan_flops(batch: int, length: int, channels: int, state: int, *, directions: int) -> int:
-    """Operations of the scan's operator: `SCAN_FLOPS` per entry of the state and 2 for the skip, per direction."""
-    return directions * batch * length * channels * (SCAN_FLOPS * state + 2)
-
-
-@register_flop_formula(torch.ops.videomambapro.bidirectional_scan)
-def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
-    """For torch.utils.flop_counter: shapes (batch, length, channels), None for a direction that is left out."""
-    directions = sum(shape is not None for shape in (A_shape, A_b_shape))
-    return bidirectional_scan_flops(*u_shape, B_shape[-1], directions=directions)
 
 
 def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
@@ -128,6 +104,7 @@ class _SavedBytes:
 
 
 def _one_block(model: VideoMambaPro) -> VideoMambaPro:
-    """The model with a single block, on the meta device."""
-    with torch.device("meta"):
-        return VideoMambaPro(model.config, depth=1, num_classes=0, drop_path_rate=0.0)
+    """The model with its first block alone, on the meta device."""
+    block = copy.copy(model)
+    block._modules = model._modules | {"layers": model.layers[:1], "head": nn.Identity()}
+    return copy.deepcopy(block).to("meta")

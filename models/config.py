@@ -14,6 +14,7 @@ from common.flag_types import non_negative_int, positive_int, proper_fraction
 from mamba.mamba_ssm.modules.mamba_simple import BIMAMBA_TYPES
 from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
 from models.initialisation import DT_INITS
+from models.mixers import MIXERS
 
 
 class Role(Enum):
@@ -76,6 +77,12 @@ def setting(default: Any, help: str = "", role: Role = Role.SWITCH, **derived: A
     return dataclasses.field(default=default, metadata={"setting": known})
 
 
+def _known_mixer(name: str) -> str:
+    if name not in MIXERS:
+        raise argparse.ArgumentTypeError(f"there is no such mixer; known are: {', '.join(MIXERS)}")
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The sizes and switches of a `VideoMambaPro`, each with its meaning, its flag and its role in a checkpoint.
@@ -118,6 +125,7 @@ class ModelConfig:
         0, "number of blocks to recompute, counted from the first", Role.FREE, type=non_negative_int
     )
     rms_norm: bool = setting(True, "RMSNorm, else LayerNorm", Role.SIZE, by_name=True)
+    mixer: str = setting("mamba", "mixer of the blocks (see models/mixers.py)", by_name=True, type=_known_mixer)
     d_state: int = setting(
         16, "entries of the state of a channel", Role.SIZE, by_name=True, mixer=True, type=positive_int
     )

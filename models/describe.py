@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import CONFIG_KEY, FLAGS_KEY, CheckpointError, peek_checkpoint, unwrap_tensors
 from models.config import Role
 from models.videomambapro import NANO, PUBLISHED_SIZES, VideoMambaPro, registered_config, registered_names
@@ -68,12 +69,14 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     """
     content = peek_checkpoint(path)
     state = unwrap_tensors(content, path)
-    kind = mixer_type(state)
+    told = told_config(content, path)
+    mixer = settings_of(mixer_state(state))
     missing = [name for name in ("cls_token", "patch_embed.proj.weight") if name not in state]
-    if kind is None or missing:
-        lacking = "layers.*.mixer.A_b_log" if kind is None else missing[0]
-        raise CheckpointError(f"{path} is no checkpoint of VideoMamba or VideoMambaPro: it has no {lacking}")
-    config = _read_off(state, kind) | told_config(content, path)
+    if mixer is None and told.get("mixer", "mamba") == "mamba":
+        missing.insert(0, "layers.*.mixer.A_b_log")
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint of VideoMamba or VideoMambaPro: it has no {missing[0]}")
+    config = _read_off(state) | (mixer or {}) | told
     flags = told_flags(content)
     names = [config.get("name"), flags.get("model"), _name_of_size(config)]
     return CheckpointFacts(
@@ -165,11 +168,10 @@ def contradiction(path: str | Path, words: list[str]) -> str:
     )
 
 
-def mixer_type(state: dict[str, Tensor]) -> str | None:
-    """The type "v2" (own backward projections) or "v1" (only A differs); None without bidirectional mixers."""
-    if any(".mixer.conv1d_b." in name for name in state):
-        return "v2"
-    return "v1" if any(name.endswith(".mixer.A_b_log") for name in state) else None
+def mixer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first layer's mixer in a state dict, its names without the prefix."""
+    prefix = "layers.0.mixer."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def depth_of(state: dict[str, Tensor]) -> int:
@@ -177,15 +179,14 @@ def depth_of(state: dict[str, Tensor]) -> int:
     return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
 
 
-def _read_off(state: dict[str, Tensor], kind: str) -> dict[str, Any]:
-    """The sizes that tensors tell, as fields of `ModelConfig`."""
+def _read_off(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The sizes that tensors outside the mixers tell, as fields of `ModelConfig`."""
     kernel = state["patch_embed.proj.weight"]
     # A 2-D kernel (published image weights) serves every tubelet size.
     tubelet = {"tubelet_size": kernel.shape[2]} if kernel.dim() == 5 else {}
     sizes = {
         "depth": depth_of(state),
         "embed_dim": state["cls_token"].shape[-1],
-        "bimamba_type": kind,
         "patch_size": kernel.shape[-1],
         "in_chans": kernel.shape[1],
         "rms_norm": "norm_f.bias" not in state,
@@ -195,8 +196,7 @@ def _read_off(state: dict[str, Tensor], kind: str) -> dict[str, Any]:
         sizes["img_size"] = round((state["pos_embed"].shape[1] - 1) ** 0.5) * kernel.shape[-1]
     if "temporal_pos_embedding" in state:
         sizes["num_frames"] = state["temporal_pos_embedding"].shape[1] * tubelet.get("tubelet_size", 1)
-    states = [tensor.shape[1] for name, tensor in state.items() if name.endswith(".mixer.A_b_log")]
-    return sizes | tubelet | {"d_state": states[0]}
+    return sizes | tubelet
 
 
 def _switches_of_flags(flags: dict[str, Any]) -> dict[str, Any]:

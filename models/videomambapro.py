@@ -9,16 +9,15 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
-from einops import rearrange
 from timm.layers import DropPath
 from timm.models import register_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mamba.mamba_ssm.modules.mamba_simple import Mamba
 from models.blocks import Block, add_to_residual, make_norm
 from models.config import ModelConfig
 from models.initialisation import LINEAR_STD, initialise
+from models.mixers import MIXERS
 from models.patch_embed import PatchEmbed
 
 PUBLISHED_SIZES = {
@@ -74,7 +73,7 @@ class VideoMambaPro(nn.Module):
         rates = [config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.layers = nn.ModuleList(
             # A block drops what the block before it put out, so the rates lag by one.
-            Block(width, Mamba(width, **config.mixer_values()), rate, config.rms_norm, config.backend)
+            Block(width, MIXERS[config.mixer](width, **config.mixer_values()), rate, config.rms_norm, config.backend)
             for rate in [0.0, *rates][: config.depth]
         )
         self.drop_path = DropPath(rates[-1])
@@ -91,7 +90,11 @@ class VideoMambaPro(nn.Module):
         x = self.patch_embed(clips) + self.pos_embed[:, 1:]
         x = x + self.temporal_pos_embedding.unsqueeze(2)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
-        return self.pos_drop(torch.cat([cls_token, rearrange(x, "b t p d -> b (t p) d")], dim=1))
+        return self.pos_drop(torch.cat([cls_token, self.line_up(x)], dim=1))
+
+    def line_up(self, patches: Tensor) -> Tensor:
+        """Put patches (b, t, p, ...) in the order in which the blocks meet them: (b, t p, ...), frame by frame."""
+        return patches.flatten(1, 2)
 
     def forward_tokens(self, clips: Tensor) -> Tensor:
         """All tokens after the last norm: (b, 1 + t p, d)."""

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks import candidates, devices, scan, timing
-from mamba.mamba_ssm.ops.selective_scan import cuda
+from mamba.mamba_ssm.ops.selective_scan import stock_packages
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref
+from tests.stock_standins import install
 from tests.test_scan_operator import reference, scan_inputs
 
 ROOT = Path(__file__).parent.parent
@@ -28,44 +29,25 @@ def test_bytes_that_must_move_are_those_counted_by_hand():
 
 
 class StandInFusedScan(types.ModuleType):
-    """selective_scan_cuda's two functions with what the compiled ones ask of types and strides, in plain PyTorch."""
+    """mamba-ssm's differentiable scan with what the compiled one asks of types and strides, in plain PyTorch."""
 
     residual = False
 
-    def fwd(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    def selective_scan_fn(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         assert delta_softplus
-        self.check((u, delta, B, C, z), (A, D, delta_bias))
-        scan_of = {"delta_bias": delta_bias, "delta_softplus": True, "elemental_residual": self.residual}
-        out = selective_scan_ref(u, delta, A, B, C, D, **scan_of)
-        states = torch.zeros(u.shape[0], u.shape[1], 1, 2 * A.shape[1])
-        return [out, states, selective_scan_ref(u, delta, A, B, C, D, z, **scan_of)]
-
-    def bwd(self, u, delta, A, B, C, D, z, delta_bias, dout, x, out, dz, delta_softplus, recompute_out_z):
-        assert (dz, delta_softplus, recompute_out_z) == (None, True, False)
-        assert x.shape == (u.shape[0], u.shape[1], 1, 2 * A.shape[1])
-        self.check((u, delta, B, C, z, dout, out), (A, D, delta_bias))
-        ungated = selective_scan_ref(u, delta, A, B, C, D, None, delta_bias, True, elemental_residual=self.residual)
-        torch.testing.assert_close(out, ungated)
-        with torch.enable_grad():
-            inputs = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D, delta_bias, z)]
-            *rest, bias, gate = inputs
-            y = selective_scan_ref(*rest, gate, bias, True, elemental_residual=self.residual)
-            return list(torch.autograd.grad(y, inputs, dout))
-
-    @staticmethod
-    def check(tokens, parameters):
-        assert all(t.stride(-1) == 1 and t.dtype == tokens[0].dtype for t in tokens)
-        wanted = torch.float64 if tokens[0].dtype == torch.float64 else torch.float32
-        assert all(t.stride(-1) == 1 and t.dtype == wanted for t in parameters)
+        assert all(t.stride(-1) == 1 and t.dtype == u.dtype for t in (u, delta, B, C, z))
+        wanted = torch.float64 if u.dtype == torch.float64 else torch.float32
+        assert all(t.stride(-1) == 1 and t.dtype == wanted for t in (A, D, delta_bias))
+        return selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, True, elemental_residual=self.residual)
 
 
 @pytest.fixture
-def stock(monkeypatch):
-    module = StandInFusedScan(cuda.SCAN_MODULE)
-    monkeypatch.setitem(sys.modules, cuda.SCAN_MODULE, module)
-    cuda.load_extension.cache_clear()
+def stand_in(monkeypatch):
+    module = StandInFusedScan(stock_packages.SCAN_MODULE)
+    install(monkeypatch, stock_packages.SCAN_MODULE, module)
+    stock_packages.load_extension.cache_clear()
     yield module
-    cuda.load_extension.cache_clear()
+    stock_packages.load_extension.cache_clear()
 
 
 def stock_candidates(dtype):
@@ -74,7 +56,7 @@ def stock_candidates(dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
-def test_a_stock_pass_is_two_plain_scans(dtype, tolerance, stock):
+def test_a_stock_pass_is_two_plain_scans(dtype, tolerance, stand_in):
     inputs = scan_inputs(length=9, dtype=dtype)
     plain = dict(delta_softplus=True, elemental_residual=False, masked=False, masked_backward=False)
     ahead = {**inputs, "A_b": None}, {**inputs, "A": inputs["A_b"], "A_b": None}
@@ -91,20 +73,20 @@ def test_a_stock_pass_is_two_plain_scans(dtype, tolerance, stock):
 
 
 @pytest.mark.parametrize("dtype", scan.TOLERANCE, ids=str)
-def test_a_stock_pass_is_held_against_its_own_loop(dtype, stock):
+def test_a_stock_pass_is_held_against_its_own_loop(dtype, stand_in):
     inputs, grad_out = candidates.make_inputs(2, 30, 16, 4, dtype), torch.randn(2, 30, 16).to(dtype)
     assert scan.disagreements(stock_candidates(dtype), inputs, grad_out) == []
-    stock.residual = True
+    stand_in.residual = True
     wrong = "\n".join(scan.disagreements(stock_candidates(dtype), inputs, grad_out))
     assert "stock pass: out differs" in wrong
     assert "stock kernels: out differs" in wrong
 
 
 def test_without_the_package_there_is_no_stock_pass(monkeypatch):
-    monkeypatch.setitem(sys.modules, cuda.SCAN_MODULE, None)
-    cuda.load_extension.cache_clear()
+    monkeypatch.setitem(sys.modules, stock_packages.SCAN_MODULE, None)
+    stock_packages.load_extension.cache_clear()
     found = candidates.candidates("cuda", torch.float32)
-    cuda.load_extension.cache_clear()
+    stock_packages.load_extension.cache_clear()
     assert {"loop reference", "portable"} <= set(found)
     assert not {"cuda", "stock pass", "stock kernels"} & set(found)
 

@@ -1,8 +1,11 @@
 """The block functions against the published code, and the fast forms against the references, gradients included."""
 
+import inspect
+
 import pytest
 import torch
 
+from mamba.mamba_ssm.ops import selective_scan_interface
 from mamba.mamba_ssm.ops.selective_scan import available_backends
 from mamba.mamba_ssm.ops.selective_scan_interface import (
     bimamba_inner_fn,
@@ -81,3 +84,20 @@ def test_unknown_scan_input_is_named():
     inputs, _ = block_inputs()
     with pytest.raises(ValueError, match="scan_input must be one of"):
         bimamba_inner_fn(**inputs, scan_input="convolved")
+
+
+SCAN = "u delta A B C D z delta_bias delta_softplus return_last_state"
+WEIGHTS, PROJECTION = "xz conv1d_weight conv1d_bias x_proj_weight delta_proj_weight", "out_proj_weight out_proj_bias"
+REST = "B C D delta_bias B_proj_bias C_proj_bias delta_softplus"
+UPSTREAM = {
+    **dict.fromkeys(("selective_scan_fn", "selective_scan_ref", "selective_scan_ref_sub"), SCAN),
+    "mamba_inner_fn_no_out_proj": f"{WEIGHTS} A {REST}",
+    **dict.fromkeys(("mamba_inner_fn", "mamba_inner_ref"), f"{WEIGHTS} {PROJECTION} A {REST}"),
+    **dict.fromkeys(("bimamba_inner_fn", "bimamba_inner_ref"), f"{WEIGHTS} {PROJECTION} A A_b {REST}"),
+}
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_names_and_arguments_are_those_of_mamba_ssm(name):
+    parameters = inspect.signature(getattr(selective_scan_interface, name)).parameters.values()
+    assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == UPSTREAM[name].split()

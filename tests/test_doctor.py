@@ -4,14 +4,16 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import types
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from mamba.mamba_ssm import doctor
 from mamba.mamba_ssm.ops.selective_scan import stock_packages
+from tests.stock_standins import install
 
 FIND_SPEC = importlib.util.find_spec
 
@@ -44,9 +46,15 @@ def with_driver(monkeypatch, present):
 
 
 def put_module(monkeypatch, folder, name, body):
-    (folder / f"{name}.py").write_text(body)
+    """Make `import name` run `body`; the packages around the module are empty."""
+    *parents, leaf = name.split(".")
+    for depth in range(len(parents)):
+        package = ModuleType(".".join(parents[: depth + 1]))
+        package.__path__ = [str(folder)]
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+    (folder / f"{leaf}.py").write_text(body)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     importlib.invalidate_caches()
 
 
@@ -144,7 +152,7 @@ def test_mamba_ssm_broken(gpu, tmp_path, monkeypatch, message, words):
 
 
 def test_mamba_ssm_serves_where_triton_is_absent(gpu, tmp_path, monkeypatch):
-    put_module(monkeypatch, tmp_path, stock_packages.SCAN_MODULE, "fwd = bwd = None\n")
+    install(monkeypatch, stock_packages.SCAN_MODULE, types.ModuleType("interface"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else FIND_SPEC(name))
     assert any(line.split()[0] == "cuda" and "<- chosen" in line for line in doctor.report()[0])
 

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks import hidden_attention, relevance_check
 from benchmarks.relevance_check import box_coverage, concentration
-from explain.profile import by_distance, influence
+from explain.influence import by_distance, influence
 from explain.scans import scans_of_model
+from mamba.mamba_ssm.ops.selective_scan.directions import Order
 from models.videomambapro import VideoMambaPro, videomambapro_nano
 from tests.test_hidden_attention import random_scan
 from tools import make_moving_digits
@@ -48,7 +49,7 @@ def test_a_diagonal_counts_twice_and_the_mask_leaves_it_once():
 
 
 def test_the_residual_adds_the_ends_and_nothing_else():
-    scans = [random_scan(9, backward=backward) for backward in (False, True)]
+    scans = [random_scan(9, order=order) for order in Order]
     without = influence(scans, elemental_residual=False, masked=True)
     added = influence(scans, elemental_residual=True, masked=True) - without
     torch.testing.assert_close(added[..., 1:-1], torch.zeros_like(added[..., 1:-1]))

@@ -58,7 +58,7 @@ def test_every_tile_gives_the_same():
     from mamba.mamba_ssm.ops.triton import launching, selective_scan
 
     inputs = {name: t.detach().cuda() for name, t in scan_inputs(2, 197, 96, 16, dtype=torch.float32).items()}
-    scan = selective_scan.Scan(*inputs.values(), *METHOD.values())
+    scan = selective_scan.ScanArguments(*inputs.values(), *METHOD.values())
     outs = [selective_scan.run_forward(scan, tile) for tile in launching.FORWARD_TILES]
     grads = [selective_scan.run_backward(torch.ones_like(outs[0]), scan, tile) for tile in launching.BACKWARD_TILES]
     for out in outs[1:]:

@@ -6,6 +6,7 @@ import torch
 from explain import hidden_attention
 from explain.hidden_attention import attention_rows, channel_matrices, summed_attention
 from explain.scans import Scan, apply_scan, recorded_mixers, scans_of, scans_of_model
+from mamba.mamba_ssm.ops.selective_scan.directions import Order
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
 from models.videomambapro import VideoMambaPro
 
@@ -21,28 +22,36 @@ def random_scan(length=19, dim=6, state=4, **switches):
     scan = Scan(
         u=draw(2, length, dim), d=draw(2, length, dim).sub(1).exp(), A=-draw(dim, state).exp(),
         B=draw(2, length, state), C=draw(2, length, state), D=draw(dim), z=draw(2, length, dim),
-        elemental_residual=True, masked=False, backward=False,
+        elemental_residual=True, masked=False, order=Order.FORWARD,
     )  # fmt: skip
     return scan._replace(**switches)
 
 
+def order_of(name, length):
+    return torch.randperm(length, generator=torch.Generator().manual_seed(5)) if name == "shuffled" else Order(name)
+
+
 def reference(scan):
     """The definition's output on `scan`, (batch, length, dim)."""
-    order = (lambda t: t.flip(-1)) if scan.backward else (lambda t: t)
-    u, d, B, C, z = (None if t is None else order(t.mT) for t in (scan.u, scan.d, scan.B, scan.C, scan.z))
+    places = torch.arange(scan.u.shape[1])
+    if scan.order is not Order.FORWARD:
+        places = places.flip(0) if scan.order is Order.BACKWARD else scan.order
+    u, d, B, C, z = (None if t is None else t[:, places].mT for t in (scan.u, scan.d, scan.B, scan.C, scan.z))
     scan_fn = selective_scan_ref_sub if scan.masked else selective_scan_ref
-    return order(scan_fn(u, d, scan.A, B, C, scan.D, z, elemental_residual=scan.elemental_residual)).mT
+    out = torch.empty_like(scan.u)
+    out[:, places] = scan_fn(u, d, scan.A, B, C, scan.D, z, elemental_residual=scan.elemental_residual).mT
+    return out
 
 
 def applied(scan):
     return torch.einsum("bdts,bsd->btd", channel_matrices(scan, slice(None)), scan.u)
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("elemental_residual", [False, True])
-def test_matrix_times_tokens_is_the_scan(elemental_residual, masked, backward):
-    scan = random_scan(elemental_residual=elemental_residual, masked=masked, backward=backward)
+def test_matrix_times_tokens_is_the_scan(elemental_residual, masked, order):
+    scan = random_scan(elemental_residual=elemental_residual, masked=masked, order=order_of(order, 19))
     for case in (scan, scan._replace(D=None), scan._replace(z=None), scan._replace(D=None, z=None)):
         expected = reference(case)
         torch.testing.assert_close(applied(case), expected, **TOLERANCE)
@@ -88,10 +97,10 @@ def test_matrices_give_the_output_of_the_models_own_mixers(bimamba_type, element
                 torch.testing.assert_close(ours.u, again.u)
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_rows_and_sums_are_those_of_the_matrices(backward, monkeypatch):
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
+def test_rows_and_sums_are_those_of_the_matrices(order, monkeypatch):
     for masked in (False, True):
-        scan = random_scan(11, dim=5, masked=masked, backward=backward)
+        scan = random_scan(11, dim=5, masked=masked, order=order_of(order, 11))
         matrices = channel_matrices(scan, slice(None))
         for token in (0, 4, 10):
             torch.testing.assert_close(attention_rows(scan, token), matrices[:, :, token].mT, **TOLERANCE)

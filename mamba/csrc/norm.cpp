@@ -7,12 +7,6 @@ namespace vmp {
 namespace VMP_ISA {
 namespace {
 
-VMP_INLINE float lane_sum(vf x) {
-  float sum = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) sum += x[lane];
-  return sum;
-}
-
 // Zeros in the lanes at and behind `count`.
 VMP_INLINE vf first_lanes(vf x, int64_t count) {
   if (count >= kLanes) return x;
@@ -118,52 +112,6 @@ void norm_backward(const NormParams& p, int64_t unit) {
     backward_rows<float>(p, begin, end, weight_sum, bias_sum);
   }
 }
-
-namespace {
-
-constexpr int kVectorsInFlight = 8;  // independent of each other, enough to fill the pipes
-
-float busy_with_exponentials(int64_t steps) {
-  const Exp2 e = Exp2::make();
-  vf x[kVectorsInFlight];
-  for (int i = 0; i < kVectorsInFlight; ++i) x[i] = splat(0.25f * (float)i);
-  for (int64_t s = 0; s < steps; ++s) {
-    Exp2::call<4>(e, x);
-    Exp2::call<4>(e, x + 4);
-    for (int i = 0; i < kVectorsInFlight; ++i) x[i] = -x[i];
-  }
-  vf sum = {};
-  for (int i = 0; i < kVectorsInFlight; ++i) sum += x[i];
-  return lane_sum(sum);
-}
-
-float busy_with_multiply_adds(int64_t steps) {
-  vf a = splat(0.0f), b = splat(0.25f), c = splat(0.5f), d = splat(0.75f);
-  vf p = splat(1.0f), q = splat(1.25f), r = splat(1.5f), s = splat(1.75f);
-  vf factor = splat(0.5f);
-  keep(factor);
-  for (int64_t step = 0; step < steps; ++step) {
-    a = a * factor + factor;
-    b = b * factor + factor;
-    c = c * factor + factor;
-    d = d * factor + factor;
-    p = p * factor + factor;
-    q = q * factor + factor;
-    r = r * factor + factor;
-    s = s * factor + factor;
-  }
-  return lane_sum(a + b + c + d + p + q + r + s);
-}
-
-}  // namespace
-
-// What this processor does at most, for benchmarks: `steps` times arithmetic_lanes() of the kernels' own exponential or
-// of multiply-adds, from registers to registers. Returns the lanes' sum, lest the work be left out.
-float arithmetic(bool exponential, int64_t steps) {
-  return exponential ? busy_with_exponentials(steps) : busy_with_multiply_adds(steps);
-}
-
-int64_t arithmetic_lanes() { return kVectorsInFlight * kLanes; }
 
 }  // namespace VMP_ISA
 }  // namespace vmp

@@ -1,4 +1,4 @@
-// The operators of the residual addition with its norm, and of the benchmarks' measure of arithmetic.
+// The operators of the residual addition with its norm.
 #include <torch/library.h>
 
 #include <tuple>
@@ -71,17 +71,6 @@ std::tuple<Tensor, Tensor, Tensor> add_norm_backward(const Tensor& grad_normed_,
   return {grad, sum_parts(grad_weight).to(weight_.scalar_type()), bias_sum};
 }
 
-// Runs at least `count` exponentials or multiply-adds on all threads; returns how many.
-int64_t arithmetic(bool exponential, int64_t count) {
-  const Kernels& k = kernels();
-  const int64_t parts = 8 * at::get_num_threads();
-  const int64_t steps = ceil_div(count, parts * k.arithmetic_lanes());
-  Tensor sums = at::empty({parts}, at::kFloat);
-  float* to = sums.mutable_data_ptr<float>();
-  for_units(parts, 0, [&](int64_t part, float*) { to[part] = k.arithmetic(exponential, steps); });
-  return steps * parts * k.arithmetic_lanes();
-}
-
 }  // namespace
 }  // namespace vmp
 
@@ -90,7 +79,6 @@ TORCH_LIBRARY_FRAGMENT(vmp_cpu, m) {
         "-> (Tensor, Tensor)");
   m.def("add_norm_backward(Tensor grad_normed, Tensor grad_total, Tensor total, Tensor weight, Tensor? bias, "
         "float eps, bool rms) -> (Tensor, Tensor, Tensor)");
-  m.def("arithmetic(bool exponential, int count) -> int", &vmp::arithmetic);
 }
 
 TORCH_LIBRARY_IMPL(vmp_cpu, CPU, m) {

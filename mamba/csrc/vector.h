@@ -44,6 +44,12 @@ VMP_INLINE vf splat(float x) { return vf{} + x; }
 VMP_INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 VMP_INLINE vf load_unaligned(const float* p) { return *reinterpret_cast<const vf_u*>(p); }
 VMP_INLINE void store(float* p, vf x) { *reinterpret_cast<vf*>(p) = x; }
+
+VMP_INLINE float lane_sum(vf x) {
+  float sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) sum += x[lane];
+  return sum;
+}
 VMP_INLINE void store_unaligned(float* p, vf x) { *reinterpret_cast<vf_u*>(p) = x; }
 
 // Keeps the compiler from contracting across x, which would move an addition onto the busier multiply pipes.

@@ -1,7 +1,8 @@
 """The short convolution before the scan: depthwise, causal, with SiLU, channels last.
 
-A backend of the scan that has its own convolution (`causal_conv1d_forward`, `causal_conv1d_backward`) serves it
-through the registered operator; elsewhere it is composed of PyTorch's own operations, a shifted product for each tap.
+A backend of the scan that has its own convolution serves it: through the registered operator
+(`causal_conv1d_forward`, `causal_conv1d_backward`), or as a function that autograd differentiates (`convolve`).
+Elsewhere it is composed of PyTorch's own operations, a shifted product for each tap.
 """
 
 import torch
@@ -24,9 +25,10 @@ def causal_conv1d(
         (batch, length, dim), x's type.
     """
     name = choose_backend(backend, x.device, x.dtype)
-    if name in BACKENDS and hasattr(BACKENDS[name], "causal_conv1d_forward"):
+    if hasattr(BACKENDS[name], "causal_conv1d_forward"):
         return _convolve(x, weight, bias, silu, name)
-    return _compose(x, weight, bias, silu)
+    out = BACKENDS[name].convolve(x, weight, bias, silu) if hasattr(BACKENDS[name], "convolve") else None
+    return _compose(x, weight, bias, silu) if out is None else out
 
 
 def _compose(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:

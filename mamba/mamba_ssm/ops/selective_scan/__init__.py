@@ -1,7 +1,8 @@
-"""One operator, `bidirectional_scan`, and the backends that compute it: a file each.
+"""The scan's operator `bidirectional_scan`, and the backends that compute it, a file each.
 
-`registration` makes it a PyTorch operator, `dispatch` chooses the backend, `portable` is plain PyTorch, `cpu` the C++
-kernel. The readable definition is `selective_scan_ref` in `mamba.mamba_ssm.ops.selective_scan_interface`.
+`registration` makes it a PyTorch operator, `dispatch` chooses the backend, `directions` adds up scans in any order of
+the tokens. `reference` is the readable definition, `portable` plain PyTorch, `cpu` the C++ kernel, `triton` the GPU's,
+`stock` mamba-ssm's.
 """
 
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (

@@ -35,9 +35,9 @@ BUILD_DIR_VARIABLE = "VIDEOMAMBAPRO_BUILD_DIR"
 SANITIZE_VARIABLE = "VIDEOMAMBAPRO_SANITIZE"
 
 # Compiled for any processor of the architecture, against PyTorch's headers.
-OPERATOR_SOURCES = ("operators.cpp", "norm_operators.cpp")
+OPERATOR_SOURCES = ("operators.cpp", "norm_operators.cpp", "probe_operators.cpp")
 # Compiled once per instruction set.
-KERNEL_SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "norm.cpp", "table.cpp")
+KERNEL_SOURCES = ("scan_forward.cpp", "scan_backward.cpp", "conv.cpp", "norm.cpp", "probe.cpp", "table.cpp")
 X86_INSTRUCTION_SETS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"),
     "avx2": ("-mavx2", "-mfma"),

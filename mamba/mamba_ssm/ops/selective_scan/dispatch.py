@@ -12,15 +12,15 @@ from types import ModuleType
 
 import torch
 
-from mamba.mamba_ssm.ops.selective_scan import cpu, cuda, portable, triton
+from mamba.mamba_ssm.ops.selective_scan import cpu, portable, reference, stock, triton
 
 logger = logging.getLogger(__name__)
 
 BACKEND_VARIABLE = "VIDEOMAMBAPRO_BACKEND"
-BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (triton, cuda, cpu, portable)}
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (triton, stock, cpu, portable, reference)}
 PREFERENCE = {"cpu": ("cpu", "portable"), "cuda": ("triton", "cuda", "portable")}
 FALLBACK_PREFERENCE = ("portable",)
-REFERENCE = "reference"  # the readable loop of selective_scan_interface, never chosen by itself
+REFERENCE = reference.NAME  # a loop over tokens, to read and to compare with: only where it is asked for
 
 _default_backend: str | None = None
 
@@ -44,8 +44,7 @@ def set_default_backend(name: str | None) -> None:
 def available_backends(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
     """Every backend with "available", or the reason why it cannot serve `device` and `dtype`."""
     device = torch.device(device)
-    reasons = {name: module.unavailable_reason(device, dtype) for name, module in BACKENDS.items()}
-    return {name: reason or "available" for name, reason in reasons.items()} | {REFERENCE: "available"}
+    return {name: module.unavailable_reason(device, dtype) or "available" for name, module in BACKENDS.items()}
 
 
 def requested_backend(backend: str | None) -> str | None:
@@ -71,12 +70,9 @@ def choose_backend(backend: str | None, device: torch.device, dtype: torch.dtype
     name = requested_backend(backend)
     if name is None:
         return _automatic_choice(device.type, dtype)
-    if name != REFERENCE:
-        reason = BACKENDS[name].unavailable_reason(device, dtype)
-        if reason is not None:
-            raise BackendUnavailableError(
-                f"backend {name!r} was asked for but cannot run on {device} {dtype}: {reason}"
-            )
+    reason = BACKENDS[name].unavailable_reason(device, dtype)
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {name!r} was asked for but cannot run on {device} {dtype}: {reason}")
     return name
 
 
@@ -93,6 +89,6 @@ def _automatic_choice(device_type: str, dtype: torch.dtype) -> str:
 
 
 def _check_known(name: str) -> None:
-    if name not in BACKENDS and name != REFERENCE:
-        known = ", ".join([*BACKENDS, REFERENCE])
+    if name not in BACKENDS:
+        known = ", ".join(BACKENDS)
         raise ValueError(f"unknown scan backend {name!r} (argument, or {BACKEND_VARIABLE}); known are: {known}")

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mamba.mamba_ssm.ops.selective_scan.reference import in_compute_type, step_size
+
 NAME = "portable"
 
 # Elements of the (batch, segment, dim, state) tensors: 4 MiB each in float32, so that a segment stays in the caches.
@@ -201,24 +203,15 @@ def _directions(A: Tensor | None, A_b: Tensor | None, flags: ScanFlags) -> list[
     return [direction for direction in both if direction[0] is not None]
 
 
-def _step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    raw = delta if delta_bias is None else delta + delta_bias
-    return F.softplus(raw) if delta_softplus else raw
-
-
-def _compute(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Float32 inside whatever the input type is; float64 stays, for gradient checks."""
-    return [t if t is None or t.dtype == torch.float64 else t.float() for t in tensors]
-
-
 def forward(
     u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
 ) -> tuple[Tensor, Tensor]:
     """`bidirectional_scan` without autograd; see there for shapes. Returns (out, states for `backward`)."""
     flags = ScanFlags(delta_softplus, elemental_residual, masked, masked_backward)
     dtype = u.dtype
-    u, delta, A, A_b, B, C, D, z, delta_bias = _compute(u, delta, A, A_b, B, C, D, z, delta_bias)
-    d = _step_size(delta, delta_bias, delta_softplus)
+    tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
+    u, delta, A, A_b, B, C, D, z, delta_bias = map(in_compute_type, tensors)
+    d = step_size(delta, delta_bias, delta_softplus)
     total, saved = 0.0, []
     for A_one, flipped, hidden in _directions(A, A_b, flags):
         inputs = [t.flip(1) if flipped else t for t in (u, d, B, C)]
@@ -236,9 +229,10 @@ def backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
     flags = ScanFlags(delta_softplus, elemental_residual, masked, masked_backward)
-    dtypes = [None if t is None else t.dtype for t in (u, delta, A, A_b, B, C, D, z, delta_bias)]
-    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias = _compute(grad_out, u, delta, A, A_b, B, C, D, z, delta_bias)
-    d = _step_size(delta, delta_bias, delta_softplus)
+    tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
+    dtypes = [None if t is None else t.dtype for t in tensors]
+    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias = map(in_compute_type, (grad_out, *tensors))
+    d = step_size(delta, delta_bias, delta_softplus)
     grad_y = grad_out if z is None else grad_out * F.silu(z)
     total, grad_u, grad_d, grad_B, grad_C = 0.0, 0.0, 0.0, 0.0, 0.0
     grad_A: dict[bool, Tensor] = {}
@@ -259,11 +253,8 @@ def backward(
     if z is not None:
         gate = torch.sigmoid(z)
         grad_z = grad_out * total * gate * (1 + z * (1 - gate))
-    grad_delta = grad_d * torch.sigmoid(_raw(delta, delta_bias)) if delta_softplus else grad_d
+    raw = delta if delta_bias is None else delta + delta_bias
+    grad_delta = grad_d * torch.sigmoid(raw) if delta_softplus else grad_d
     grad_bias = None if delta_bias is None else grad_delta.sum((0, 1))
     grads = (grad_u, grad_delta, grad_A.get(False), grad_A.get(True), grad_B, grad_C, grad_D, grad_z, grad_bias)
     return tuple(None if g is None else g.to(dtype) for g, dtype in zip(grads, dtypes, strict=True))
-
-
-def _raw(delta: Tensor, delta_bias: Tensor | None) -> Tensor:
-    return delta if delta_bias is None else delta + delta_bias

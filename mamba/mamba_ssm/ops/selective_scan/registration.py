@@ -1,14 +1,19 @@
 """The scan as PyTorch operators with fake kernels and autograd: torch.compile, export, checkpointing and DDP work.
 
-`videomambapro::bidirectional_scan` and its backward take the backend's name, and every backend supplies the same
-functions (`forward`, `backward`, `state_shape`); the public `bidirectional_scan` checks shapes and chooses the
-backend.
+The public `bidirectional_scan` checks shapes and chooses the backend. A backend supplies `forward`, `backward` and
+`state_shape`, which `videomambapro::bidirectional_scan` and its backward call by the backend's name, or one function
+`scan` that autograd differentiates itself.
 """
+
+import functools
+import logging
 
 import torch
 from torch import Tensor
 
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, REFERENCE, choose_backend
+
+logger = logging.getLogger(__name__)
 
 
 def bidirectional_scan(
@@ -38,9 +43,10 @@ def bidirectional_scan(
     Args:
         u: (batch, length, dim) input; its type is the output's type. Only the last dimension need be contiguous.
         delta: (batch, length, dim) step before bias and softplus.
-        A: (dim, state) real, of the scan forward in time; None leaves that direction out.
-        A_b: (dim, state) real, of the scan backward in time; None leaves that direction out.
-        B, C: (batch, length, groups, state); channel i uses group i // (dim / groups).
+        A: (dim, state), of the scan forward in time; None leaves that direction out. Complex only by the reference.
+        A_b: (dim, state), of the scan backward in time; None leaves that direction out.
+        B, C: (batch, length, groups, state), or (batch, length, state) for one group; channel i uses group
+            i // (dim / groups). Complex where A is.
         D: (dim) skip, added once per direction. z: (batch, length, dim) gate. delta_bias: (dim).
         delta_softplus: whether the step is softplus(delta + bias) or delta + bias.
         elemental_residual, masked, masked_backward: the switches of the method; `masked` is the forward direction's.
@@ -52,17 +58,26 @@ def bidirectional_scan(
     Raises:
         ValueError: shapes or types do not fit, or the backend is unknown. BackendUnavailableError: it cannot run here.
     """
+    B, C = (matrix.unsqueeze(2) if matrix.dim() == 3 else matrix for matrix in (B, C))
     _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias)
+    flags = (delta_softplus, elemental_residual, masked, masked_backward)
+    if any(a is not None and a.is_complex() for a in (A, A_b)):
+        _log_complex_once()
+        backend = REFERENCE
     name = choose_backend(backend, u.device, u.dtype)
-    if name == REFERENCE:
-        raise ValueError("the reference is not an operator backend; call selective_scan_ref or bimamba_inner_ref")
+    if hasattr(BACKENDS[name], "scan"):
+        return BACKENDS[name].scan(u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
     delta, B, C = (t.to(u.dtype) for t in (delta, B, C))
     z = None if z is None else z.to(u.dtype)
     A, A_b, D, delta_bias = (None if t is None else t.to(_compute_dtype(u)) for t in (A, A_b, D, delta_bias))
     inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
     differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     return _scan(*inputs, *flags, name, differentiated)[0]
+
+
+@functools.cache
+def _log_complex_once() -> None:
+    logger.warning("complex A: the scan runs as the reference loop over tokens, the fast backends are real")
 
 
 def _compute_dtype(u: Tensor) -> torch.dtype:
@@ -172,8 +187,6 @@ def _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias) -> None:
     for name, tensor, shape in expected:
         if tensor is not None and tuple(tensor.shape) != tuple(shape):
             raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
-        if tensor is not None and tensor.is_complex():
-            raise ValueError(f"{name} must be real here; selective_scan_fn takes complex A")
     for name, tensor in (("B", B), ("C", C)):
         fits = tensor.dim() == 4 and tensor.shape[:2] == (batch, length) and tensor.shape[3] == state
         if not fits or tensor.shape[2] == 0 or dim % tensor.shape[2]:

@@ -11,6 +11,8 @@ import torch
 SCAN_MODULE = "selective_scan_cuda"
 CONVOLUTION_MODULE = "causal_conv1d_cuda"
 PACKAGES = {SCAN_MODULE: "mamba-ssm", CONVOLUTION_MODULE: "causal-conv1d"}
+# The Python modules whose differentiable functions call them. mamba-ssm's can be imported without its compiled module.
+INTERFACES = {SCAN_MODULE: "mamba_ssm.ops.selective_scan_interface", CONVOLUTION_MODULE: "causal_conv1d"}
 
 # mamba-ssm's sources since July 2026 compile the scan only where the variable says so; older ones do not ask for it.
 INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r requirements-cuda.txt"
@@ -39,11 +41,19 @@ class Fault(NamedTuple):
 
 @functools.cache
 def load_extension(name: str) -> tuple[Any, Fault | None]:
-    """(the compiled module, None), or (None, why not). Warns once where it is broken."""
+    """Import a compiled module and its interface; warn once where they are broken.
+
+    Args:
+        name: key of PACKAGES.
+
+    Returns:
+        (the interface, None), or (None, why not).
+    """
     package = PACKAGES[name]
     remedy = REINSTALL + package
     try:
-        return importlib.import_module(name), None
+        importlib.import_module(name)
+        return importlib.import_module(INTERFACES[name]), None
     except ModuleNotFoundError as error:
         if error.name == name:
             return None, _absence(name)

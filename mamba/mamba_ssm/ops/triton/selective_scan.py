@@ -26,7 +26,7 @@ from mamba.mamba_ssm.ops.triton.selective_scan_forward import forward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_summary import summary_kernel
 
 
-class Scan(NamedTuple):
+class ScanArguments(NamedTuple):
     """The arguments of one bidirectional scan, named as in `bidirectional_scan`."""
 
     u: Tensor
@@ -48,7 +48,7 @@ class Scan(NamedTuple):
         """1 or 2."""
         return (self.A is not None) + (self.A_b is not None)
 
-    def parameters_contiguous(self) -> "Scan":
+    def parameters_contiguous(self) -> "ScanArguments":
         """The same with A, A_b, D and delta_bias contiguous, as the kernels index them."""
         names = ("A", "A_b", "D", "delta_bias")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
@@ -63,7 +63,7 @@ class Scan(NamedTuple):
 class Pass(NamedTuple):
     """One pass of kernels over a scan with a tile: the numbers and the launch arguments that its kernels share."""
 
-    scan: Scan
+    scan: ScanArguments
     tile: Tile
     chunks: int
     grid: tuple[int, int]
@@ -102,7 +102,7 @@ def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
     return matrices
 
 
-def _carried_states(scan: Scan, tile: Tile, grad_out: Tensor | None) -> Pass:
+def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) -> Pass:
     """Runs the first two kernels: the states, and with `grad_out` the adjoints, before every chunk."""
     batch, length, dim = scan.u.shape
     state, groups = scan.B.shape[3], scan.B.shape[2]
@@ -130,15 +130,15 @@ def _carried_states(scan: Scan, tile: Tile, grad_out: Tensor | None) -> Pass:
 
 
 def scan_forward(*arguments) -> Tensor:
-    """out (batch, length, dim) of the scan with the arguments of `Scan`, in their order."""
-    scan = Scan(*arguments).parameters_contiguous()
+    """out (batch, length, dim) of the scan with the arguments of `ScanArguments`, in their order."""
+    scan = ScanArguments(*arguments).parameters_contiguous()
     if scan.u.numel() == 0:
         return scan.u.new_empty(scan.u.shape)
     tile = fastest_tile("scan forward", FORWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_forward(scan, t))
     return run_forward(scan, tile)
 
 
-def run_forward(scan: Scan, tile: Tile) -> Tensor:
+def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
     """The three kernels of the forward scan with one tile."""
     run = _carried_states(scan, tile, None)
     out = scan.u.new_empty(scan.u.shape)
@@ -148,7 +148,7 @@ def run_forward(scan: Scan, tile: Tile) -> Tensor:
 
 def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
-    scan = Scan(*arguments).parameters_contiguous()
+    scan = ScanArguments(*arguments).parameters_contiguous()
     if scan.u.numel() == 0:
         return tuple(None if t is None else torch.zeros_like(t).contiguous() for t in scan[:9])
     tile = fastest_tile(
@@ -157,7 +157,7 @@ def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
     return run_backward(grad_out, scan, tile)
 
 
-def run_backward(grad_out: Tensor, scan: Scan, tile: Tile) -> tuple[Tensor | None, ...]:
+def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Tensor | None, ...]:
     """The three kernels of the backward scan with one tile, and the sums over their programs."""
     run = _carried_states(scan, tile, grad_out)
     batch, length, dim = scan.u.shape
@@ -188,7 +188,7 @@ def run_backward(grad_out: Tensor, scan: Scan, tile: Tile) -> tuple[Tensor | Non
     return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
 
 
-def _add_initial_gradients(grad_u: Tensor, scan: Scan, initial: Tensor) -> None:
+def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor) -> None:
     """The elemental residual's gradient: `initial` (directions, batch, dim) into each direction's first token."""
     tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
     for token, gradient in zip(tokens, initial, strict=True):

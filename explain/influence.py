@@ -11,6 +11,7 @@ from torch import Tensor
 
 from explain.hidden_attention import summed_attention
 from explain.scans import Scan
+from mamba.mamba_ssm.ops.selective_scan.directions import Order
 
 
 def influence(scans: Sequence[Scan], *, elemental_residual: bool, masked: bool) -> Tensor:
@@ -20,14 +21,17 @@ def influence(scans: Sequence[Scan], *, elemental_residual: bool, masked: bool) 
     out.
 
     Args:
-        scans: the forward and the backward one. masked: the backward one's mask.
+        scans: of one mixer.
+        elemental_residual: whether the scans start from their first token.
+        masked: whether the backward scan is masked.
 
     Returns:
         (batch, length, length), reading token by row.
     """
     total = 0.0
     for scan in scans:
-        bare = scan._replace(D=None, z=None, elemental_residual=elemental_residual, masked=masked and scan.backward)
+        hidden = masked and scan.order is Order.BACKWARD
+        bare = scan._replace(D=None, z=None, elemental_residual=elemental_residual, masked=hidden)
         total = total + summed_attention(bare, absolute=True) / scan.u.shape[-1]
     return total
 

@@ -1,0 +1,73 @@
+"""Backend "cuda": the kernels of an installed mamba-ssm, and those of causal-conv1d for the convolution.
+
+mamba-ssm's scan starts from a zero state and reads every token. Two identities give the method's scan from it (its
+step after softplus is d):
+    residual   prepend a token with d = 1, B = 1 and the first input u_0; drop its output
+    mask       y_t - d_t u_t <B_t, C_t> for t > 0, and 0 for t = 0
+Autograd differentiates both, through the two packages' own functions. Softplus, skip and gate stay outside, and the
+scan runs in float32: what the mask subtracts must not be rounded more coarsely than what it is subtracted from.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mamba.mamba_ssm.ops.selective_scan.reference import compose_scan
+from mamba.mamba_ssm.ops.selective_scan.stock_packages import CONVOLUTION_MODULE, SCAN_MODULE, load_extension
+
+NAME = "cuda"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why this backend cannot serve `device` and `dtype`, with the remedy; None if it can."""
+    if device.type != "cuda":
+        return "it needs an NVIDIA GPU"
+    if dtype not in DTYPES:
+        return "it computes in float32 and takes float32, bfloat16 and float16"
+    fault = load_extension(SCAN_MODULE)[1]
+    return None if fault is None else str(fault)
+
+
+def scan(*inputs_and_flags) -> Tensor:
+    """Compute `bidirectional_scan`; arguments and result as there.
+
+    The backward pass runs the scan again, so that only the inputs are kept for it.
+    """
+    module, fault = load_extension(SCAN_MODULE)
+    if module is None:
+        raise RuntimeError(f"backend {NAME!r}: {fault}")
+    scan_one = functools.partial(scan_direction, module.selective_scan_fn)
+    return checkpoint(compose_scan, scan_one, *inputs_and_flags, use_reentrant=False, preserve_rng_state=False)
+
+
+def scan_direction(
+    stock: Callable[..., Tensor], u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    elemental_residual: bool, masked: bool,
+) -> Tensor:  # fmt: skip
+    """Scan one direction by `stock`, mamba-ssm's `selective_scan_fn`; otherwise as `reference.scan_direction`."""
+    u, d = u.mT, d.mT  # (batch, dim, length)
+    B, C = (matrix.permute(0, 2, 3, 1) for matrix in (B, C))  # (batch, groups, state, length)
+    inputs = {"u": u, "delta": d, "B": B, "C": C}
+    if elemental_residual:
+        firsts = {"u": u[..., :1], "delta": torch.ones_like(d[..., :1]), "B": torch.ones_like(B[..., :1])}
+        firsts["C"] = C[..., :1]  # its output is dropped
+        inputs = {name: torch.cat([firsts[name], tensor], -1) for name, tensor in inputs.items()}
+    y = stock(A=A, **{name: tensor.contiguous() for name, tensor in inputs.items()})[..., -u.shape[-1] :]
+    if masked:
+        own = (B * C).sum(2).repeat_interleave(u.shape[1] // B.shape[1], dim=1)  # (batch, dim, length)
+        y = F.pad((y - d * u * own)[..., 1:], (1, 0))
+    return y.mT
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
+    """Compute `causal_conv1d` by causal-conv1d; None where it is missing or cannot take these tensors."""
+    taken = x.dtype in DTYPES and weight.shape[1] in (2, 3, 4) and x.stride(2) == 1
+    module = load_extension(CONVOLUTION_MODULE)[0] if taken and x.stride(0) % 8 == x.stride(1) % 8 == 0 else None
+    if module is None:
+        return None
+    return module.causal_conv1d_fn(x.mT, weight, bias, activation="silu" if silu else None).mT
