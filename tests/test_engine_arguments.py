@@ -24,6 +24,7 @@ FLAGS = {
     "momentum",
     "weight_decay",
     "layer_decay",
+    "layer_decay_scope",
     "clip_grad",
     "update_freq",
     "epochs",
