@@ -90,6 +90,9 @@ class Objective(nn.Module):
     def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence:
         """Return an output for each video of a batch, as an array or anything picklable that `figures` understands.
 
+        Every forward pass goes through `predict`, which a sharded model is prepared for; an override may hand it more
+        than clips, such as the boxes among the targets.
+
         Args:
             batch: clips (videos, C, T, H, W) or (videos, views, C, T, H, W), normalised or uint8.
             device: of the model.
