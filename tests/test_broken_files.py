@@ -106,7 +106,7 @@ def test_whatever_a_damaged_picture_raises_does_not_end_the_epoch(tmp_path, guar
         (tmp_path / f"{part}.csv").write_text("".join(f"{i} 4 0\n" for i in range(3)))
     flags = data_flags(tmp_path, "--read_timeout", guard, "--nb_classes", "2", "--sampling", "uniform")
     loader = build_loader(build_dataset("train", flags), "train", flags)
-    assert sum(len(batch["labels"]) for batch in loader) == 3
+    assert sum(len(batch["targets"]) for batch in loader) == 3
     assert "img_00002.jpg is not an image, or damaged (IndexError" in loader.unreadable[1]
 
 

@@ -50,7 +50,7 @@ def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
     try:
         by_decord, why = DecordDecoder(path), ""
         if not exact.is_plain():
-            why = "it cannot be trusted with its frame numbers"
+            why = "its packets do not tell decord which frames are shown"
         elif len(by_decord) != len(exact):
             why = f"it counts {len(by_decord)} frames instead of {len(exact)}"
         elif not np.array_equal(by_decord.decode(np.array([0])), exact.decode(np.array([0]))):

@@ -16,11 +16,11 @@ from common.memory import LARGE_BYTES, keep_freed_memory, release_after
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
 
-# decord, which takes its time, is imported before the first file is waited for.
+# The decoder, which takes its time, is imported before the first file is waited for.
 _PROGRAM = """
 import sys
 sys.path[:] = {path}
-import datasets.readers.decord_decoder
+import datasets.readers.pyav_decoder
 from datasets.readers.helper import serve
 serve{descriptors}
 """
