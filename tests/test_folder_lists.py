@@ -21,7 +21,7 @@ def run(root, form="folder", *words):
 
 
 def train(root):
-    return {r.path: r.label for r in read_list(root.parent / "lists" / "train.csv")[0]}
+    return {r.path: r.target for r in read_list(root.parent / "lists" / "train.csv")[0]}
 
 
 @pytest.fixture()

@@ -148,7 +148,7 @@ def test_frame_folders_may_be_called_like_files(tmp_path, suffix):
     assert list_maker(tmp_path) == 0
     records, kind = read_list(tmp_path / "lists" / "train.csv", data_root=str(tmp_path))
     assert kind == "frames"
-    assert [(r.total_frames, r.label) for r in records] == [(6, 0), (6, 0), (6, 1)]
+    assert [(r.total_frames, r.target) for r in records] == [(6, 0), (6, 0), (6, 1)]
 
 
 def test_what_a_list_says_of_folders_is_held_to_them_before_a_run(tmp_path):

@@ -1,0 +1,97 @@
+"""Settings of a component as a dataclass, from which its command-line flags derive.
+
+@dataclass(frozen=True)
+class Schedule:
+    epochs: int = option(50, "epochs in all", positive_int)
+    warmup_epochs: float = option(5.0, "epochs of linear warm-up", non_negative)
+
+add_options(parser.add_argument_group("schedule"), Schedule)
+schedule = from_flags(Schedule, parser.parse_args())
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind")
+_KEY = "option"
+
+
+def option(
+    default: Any,
+    help: str,
+    type: Callable[[str], Any] | None = None,
+    *,
+    choices: Sequence[str] = (),
+    names: Sequence[str] = (),
+    metavar: str | tuple[str, ...] | None = None,
+) -> Any:
+    """Declare a field of a settings dataclass together with its flag.
+
+    Args:
+        default: of the field and the flag. True and False make a pair of flags, `--x` and `--no-x`; a tuple makes a
+            flag that takes as many values.
+        help: what it does, with units; the default is added unless the text tells it.
+        type: reads a value off the command line and refuses nonsense (common/flag_types.py); the default's own
+            type where it is left out.
+        choices: the values that there are; empty for any.
+        names: further names of the flag, without dashes.
+        metavar: name of the value in the help.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={_KEY: {"help": help, "type": type, "choices": choices, "names": names, "metavar": metavar}},
+    )
+
+
+def flag(default: bool | None, help: str) -> Any:
+    """Declare a switch, `--x` and `--no-x`; None leaves the choice to the component."""
+    return dataclasses.field(default=default, metadata={_KEY: {"help": help, "switch": True}})
+
+
+def add_options(group, kind: type) -> None:
+    """Add the flag of every field of a settings dataclass that was declared by `option` or `flag`.
+
+    Args:
+        group: an argument parser or one of its groups.
+        kind: the dataclass.
+    """
+    for field in dataclasses.fields(kind):
+        about = field.metadata.get(_KEY)
+        if about is None:
+            continue
+        default, text = field.default, about["help"]
+        if "switch" in about or isinstance(default, bool):
+            group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default, help=text)
+            continue
+        if default not in (None, "") and "(default" not in text:
+            text += " (default: %(default)s)"
+        group.add_argument(
+            *(f"--{name}" for name in (field.name, *about["names"])),
+            dest=field.name,
+            default=default,
+            type=about["type"] or (str if default is None else type(default[0] if _is_tuple(default) else default)),
+            nargs=len(default) if _is_tuple(default) else None,
+            choices=about["choices"] or None,
+            metavar=about["metavar"],
+            help=text,
+        )
+
+
+def from_flags(kind: type[Kind], flags: argparse.Namespace, **values: Any) -> Kind:
+    """Build a settings dataclass from parsed flags.
+
+    Args:
+        kind: the dataclass; its fields have the flags' names.
+        flags: what the parser returned.
+        values: fields that win over the flags, or have none.
+    """
+    taken = {field.name: getattr(flags, field.name) for field in dataclasses.fields(kind) if field.name not in values}
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}, **values
+    )
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple)
