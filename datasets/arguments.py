@@ -59,7 +59,7 @@ def _add_lists(group) -> None:
     group.add_argument(
         "--first_frame",
         "--start_index",
-        type=int,
+        type=non_negative_int,
         default=None,
         metavar="N",
         help="number of a folder's first frame (default: found by looking at some folders)",

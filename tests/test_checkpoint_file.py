@@ -16,6 +16,7 @@ from inference_files import save_checkpoint
 import run_class_finetuning
 from engines.checkpoint import load_weights, read_checkpoint
 from engines.configuration import parse_arguments, parse_command_line
+from engines.objectives.classification import Classification
 from inference import load_predictor
 from models import VideoMambaPro
 from models.build import build_model, load_finetune_checkpoint
@@ -84,7 +85,7 @@ def test_every_user_of_a_file_refuses_a_flipped_weight(tmp_path, capsys):
         lambda: load_checkpoint(VideoMambaPro(), broken),
         lambda: parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT),
         lambda: read_checkpoint(broken),
-        lambda: load_weights(VideoMambaPro(), broken),
+        lambda: load_weights(Classification(VideoMambaPro(), 1000), broken),
     ]
     for use in users:
         with pytest.raises(CheckpointError, match="checksum of its entry .*/data/.* is wrong"):
@@ -206,7 +207,7 @@ def test_a_checkpoint_is_opened_once(tmp_path):
             model = build_model(args, args.nb_classes)
             load_finetune_checkpoint(model, args)
             if args.resume:
-                load_weights(model, path)
+                load_weights(Classification(model, args.nb_classes), path)
     with opened_once(path):
         tool.convert(path, tmp_path / "w.pth")
 

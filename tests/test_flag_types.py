@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine_standins import TinyModel, make_args
+from engine_standins import TinyModel, classify, make_args
 
 import run_class_finetuning
 import run_inference
@@ -139,5 +139,5 @@ def test_the_script_ends_with_2_before_it_reads_a_list():
 def test_a_first_epoch_after_the_last_is_refused():
     with pytest.raises(ValueError, match="--start_epoch 3 leaves nothing to train: --epochs is 3"):
         create_training_state(
-            TinyModel(), make_args("--start_epoch", "3", "--epochs", "3"), Context(), steps_per_epoch=1
+            classify(TinyModel()), make_args("--start_epoch", "3", "--epochs", "3"), Context(), steps_per_epoch=1
         )

@@ -15,6 +15,7 @@ from engines.checkpoint import load_weights, resume_training
 from engines.checkpoint import save_checkpoint as save_state
 from engines.configuration import parse_arguments
 from engines.distributed import Context
+from engines.objectives.classification import Classification
 from engines.state import create_training_state
 from inference import load_predictor
 from models.build import build_model, load_finetune_checkpoint
@@ -43,7 +44,7 @@ def written_by_a_run(folder, *words):
     """checkpoint-latest.pth of a run with these flags, before its first update."""
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(folder), *words)  # fmt: skip
-    state = create_training_state(build_model(args, 7), args, Context(), steps_per_epoch=4)
+    state = create_training_state(Classification(build_model(args, 7), 7), args, Context(), steps_per_epoch=4)
     save_state(state, args.output_dir, Context())
     return folder / "checkpoint-latest.pth"
 
@@ -157,16 +158,16 @@ def test_weights_are_not_loaded_into_a_model_of_other_switches(tmp_path):
     path = written_by_a_run(tmp_path)
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(tmp_path), "--no-masked_backward")  # fmt: skip
-    state = create_training_state(build_model(args, 7), args, Context(), steps_per_epoch=4)
+    state = create_training_state(Classification(build_model(args, 7), 7), args, Context(), steps_per_epoch=4)
     message = "--masked_backward False, the file has True"
     with pytest.raises(CheckpointError, match=message):
         resume_training(state, args, Context())
-    for load in (load_weights, load_checkpoint):
+    for load, target in ((load_weights, state.objective), (load_checkpoint, state.model)):
         with pytest.raises(CheckpointError, match=message):
-            load(state.model, path)
+            load(target, path)
     args.override_checkpoint = ["masked_backward"]
     resume_training(state, args, Context())
-    load_weights(state.model, path, args.override_checkpoint)
+    load_weights(state.objective, path, args.override_checkpoint)
 
 
 def test_files_of_before_tell_their_switches_by_their_flags(tmp_path):
@@ -196,7 +197,7 @@ def test_a_resumed_evaluation_does_not_load_what_the_run_started_from(tmp_path):
     args = parsed("--finetune", str(tmp_path / "start.pth"), "--eval", "--resume", str(path))
     model = build_model(args, 7)
     assert load_finetune_checkpoint(model, args) is None
-    load_weights(model, path)
+    load_weights(Classification(model, 7), path)
 
 
 def negatives(parser):

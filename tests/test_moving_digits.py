@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.stats import ks_2samp
 
-from datasets.annotations import check_files_exist, read_list
+from datasets.annotations import find_absent, read_list
 from datasets.readers import FrameFolder, VideoFile
 from tools.make_moving_digits import CLASSES, draw_clip, draw_trajectory, main, parse_arguments, split_digits
 
@@ -157,7 +157,7 @@ def test_lists_name_the_files(written):
         for split in ("train", "val", "test")[:splits]:
             records, found = read_list(written / kind / f"{split}.csv", data_root=str(written))
             assert found == {"videos": "video", "frames": "frames", "images": "image"}[kind]
-            assert check_files_exist(records) == []
+            assert find_absent(records) == []
             assert max(record.target for record in records) < (10 if kind == "images" else 8)
             counts[kind, split] = len(records)
     assert list(counts.values()) == [17, 8, 8, 5, 5, 5, 12, 6]

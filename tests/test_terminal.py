@@ -84,7 +84,7 @@ def test_every_program_escapes_what_it_prints(program, words, capsys, tmp_path, 
 def test_training_escapes_what_it_refuses(program, flag, capsys):
     script = importlib.import_module(program)
     try:
-        script.parse_arguments(script.get_parser(), [flag, EVIL], script=script.SCRIPT)
+        script.parse_command_line(script.get_parser(), [flag, EVIL], script=script.SCRIPT)
     except (Exception, SystemExit) as error:  # noqa: BLE001, whatever it is, the interpreter prints it
         sys.excepthook(type(error), error, error.__traceback__)
     assert_escaped(capsys.readouterr())
