@@ -34,9 +34,12 @@ test-asan: $(VENV)/installed-dev
 	$(ASAN) $(BIN)/python -c "from mamba.mamba_ssm.ops.selective_scan import build_extension as b; b.load()"
 	$(ASAN) $(BIN)/python -m pytest tests/test_cpu_kernel.py tests/test_cpu_kernel_conv.py tests/test_add_norm.py
 
+# Style and types; basedpyright is pyright with its own Node.js, so that pip alone installs it.
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/clang-format --dry-run --Werror mamba/csrc/*
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan

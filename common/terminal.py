@@ -41,9 +41,16 @@ class PrintableStream:
         return getattr(self.stream, name)
 
 
+def _as_in_json(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding lacks; see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def escape_output() -> None:
     """Have standard output and error of this process escape what is not printable, or not in their encoding."""
-    codecs.register_error("json", lambda error: (json.dumps(error.object[error.start : error.end])[1:-1], error.end))
+    codecs.register_error("json", _as_in_json)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, PrintableStream):

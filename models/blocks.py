@@ -10,7 +10,7 @@ from mamba.mamba_ssm.ops.layer_norm import add_norm
 NORM_EPS = 1e-5
 
 
-def make_norm(embed_dim: int, rms_norm: bool) -> nn.Module:
+def make_norm(embed_dim: int, rms_norm: bool) -> nn.RMSNorm | nn.LayerNorm:
     """Create an RMSNorm, or a LayerNorm where `rms_norm` is False; both over the last dimension with eps 1e-5."""
     norm = nn.RMSNorm if rms_norm else nn.LayerNorm
     return norm(embed_dim, eps=NORM_EPS)
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
     def forward(self, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute the next pair; both tensors are (batch, length, embed_dim), the residual stream is float32."""
-        bias = None if self.rms_norm else self.norm.bias
+        bias = self.norm.bias if isinstance(self.norm, nn.LayerNorm) else None
         normed, residual = add_norm(
             self.drop_path(hidden_states), residual, self.norm.weight, bias, NORM_EPS, self.rms_norm,
             backend=self.backend,

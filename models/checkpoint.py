@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,7 @@ def load_checkpoint(
     return report
 
 
-def _check_type(source: dict[str, Tensor], model: nn.Module, path: str | Path) -> None:
+def _check_type(source: dict[str, Tensor], model: Any, path: str | Path) -> None:
     misfit = model.layers[0].mixer.misfit(mixer_state(source))
     if misfit:
         raise CheckpointError(f"{path} {misfit}")

@@ -5,6 +5,7 @@ A multiply-add is two operations (FLOPs).
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,8 @@ def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity
     tubelets = model.num_frames // model.patch_embed.tubelet_size
     patches = tubelets * model.patch_embed.patches_per_frame
     tokens = 1 + patches
-    mixer = model.layers[0].mixer.flops(tokens)
+    first: Any = model.layers[0]
+    mixer = first.mixer.flops(tokens)
     outer = 2 * patches * proj.weight.numel() + depth * mixer.projections
     outer += 2 * model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
     return Complexity(

@@ -27,7 +27,7 @@ PUBLISHED_SIZES = {
 }
 NANO = dict(embed_dim=96, depth=6)  # trains on a laptop's CPU in minutes; not a published size
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
-REGISTERED = (
+REGISTERED: dict[str, dict[str, Any]] = (
     {"videomambapro_nano": NANO}
     | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
     | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
@@ -147,7 +147,8 @@ def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:
         raise ValueError("no weights are hosted for this model; load a file with models.checkpoint or --finetune FILE")
     for bookkeeping in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         settings.pop(bookkeeping, None)
-    return VideoMambaPro(**({"name": name} | REGISTERED[name] | settings))
+    known: dict[str, Any] = {"name": name} | REGISTERED[name]
+    return VideoMambaPro(**known | settings)
 
 
 @register_model

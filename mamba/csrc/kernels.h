@@ -1,9 +1,10 @@
 // What the operators hand to the kernels: plain parameter structs and one table of functions per instruction set.
 //
-// The kernel files (scan_forward.cpp, scan_backward.cpp, conv.cpp, norm.cpp, probe.cpp) are compiled once per instruction
-// set, each time in a namespace of its own, and operators.cpp picks one table at run time. They include this header and
-// vector.h alone, never a PyTorch or standard library header: an inline function of such a header compiled with AVX-512
-// could be the copy the linker keeps for everybody, and would then be an illegal instruction on a processor without it.
+// The kernel files (scan_forward.cpp, scan_backward.cpp, conv.cpp, norm.cpp, probe.cpp) are compiled once per
+// instruction set, each time in a namespace of its own, and operators.cpp picks one table at run time. They include
+// this header and vector.h alone, never a PyTorch or standard library header: an inline function of such a header
+// compiled with AVX-512 could be the copy the linker keeps for everybody, and would then be an illegal instruction on
+// a processor without it.
 //
 // Symbols: u, delta, A, B, C, D, z as in the paper; h the state, a = exp(d A) its decay, d = softplus(delta + bias).
 #pragma once

@@ -61,7 +61,8 @@ void forward_rows(const NormParams& p, int64_t begin, int64_t end) {
 template <typename T>
 void backward_rows(const NormParams& p, int64_t begin, int64_t end, float* weight_sum, float* bias_sum) {
   for (int64_t c = 0; c < p.dim; ++c) weight_sum[c] = 0.0f;
-  if (bias_sum) for (int64_t c = 0; c < p.dim; ++c) bias_sum[c] = 0.0f;
+  if (bias_sum)
+    for (int64_t c = 0; c < p.dim; ++c) bias_sum[c] = 0.0f;
   for (int64_t r = begin; r < end; ++r) {
     const T* grad_normed = static_cast<const T*>(p.grad_normed) + r * p.dim;
     const float* total = p.total + r * p.dim;

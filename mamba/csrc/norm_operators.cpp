@@ -75,10 +75,12 @@ std::tuple<Tensor, Tensor, Tensor> add_norm_backward(const Tensor& grad_normed_,
 }  // namespace vmp
 
 TORCH_LIBRARY_FRAGMENT(vmp_cpu, m) {
-  m.def("add_norm_forward(Tensor hidden, Tensor? residual, Tensor weight, Tensor? bias, float eps, bool rms) "
-        "-> (Tensor, Tensor)");
-  m.def("add_norm_backward(Tensor grad_normed, Tensor grad_total, Tensor total, Tensor weight, Tensor? bias, "
-        "float eps, bool rms) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "add_norm_forward(Tensor hidden, Tensor? residual, Tensor weight, Tensor? bias, float eps, bool rms) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "add_norm_backward(Tensor grad_normed, Tensor grad_total, Tensor total, Tensor weight, Tensor? bias, "
+      "float eps, bool rms) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(vmp_cpu, CPU, m) {

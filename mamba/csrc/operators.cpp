@@ -13,10 +13,16 @@
 namespace vmp {
 
 #if defined(__x86_64__)
-namespace avx512 { extern const Kernels table; }
-namespace avx2 { extern const Kernels table; }
+namespace avx512 {
+extern const Kernels table;
+}
+namespace avx2 {
+extern const Kernels table;
+}
 #endif
-namespace baseline { extern const Kernels table; }
+namespace baseline {
+extern const Kernels table;
+}
 
 namespace {
 
@@ -67,8 +73,12 @@ struct ScanCall {
   ScanCall(const Tensor& u_, const Tensor& delta_, const OptionalTensor& A_, const OptionalTensor& A_b_,
            const Tensor& B_, const Tensor& C_, const OptionalTensor& D_, const OptionalTensor& z_,
            const OptionalTensor& bias_, bool softplus, bool residual, bool masked, bool masked_backward)
-      : u(dense_channels(u_)), delta(dense_channels(delta_)), A(as_floats(A_)), A_b(as_floats(A_b_)),
-        D(as_floats(D_)), bias(as_floats(bias_)) {
+      : u(dense_channels(u_)),
+        delta(dense_channels(delta_)),
+        A(as_floats(A_)),
+        A_b(as_floats(A_b_)),
+        D(as_floats(D_)),
+        bias(as_floats(bias_)) {
     check(u_, delta_, A_, A_b_, B_, C_, D_, z_, bias_);
     if (z_) z = dense_channels(*z_);
     B = stage_states(B_);
@@ -134,8 +144,12 @@ std::tuple<Tensor, Tensor> reduce_grad_BC(const ScanParams& p, const Tensor& par
   }
   const Tensor split = sums.view({p.batch, p.groups, p.length, p.padded_state / kStateGroup, 2, kStateGroup});
   const auto one = [&](int64_t which) {
-    return split.select(4, which).reshape({p.batch, p.groups, p.length, p.padded_state}).narrow(3, 0, p.state)
-        .transpose(1, 2).to(type).contiguous();
+    return split.select(4, which)
+        .reshape({p.batch, p.groups, p.length, p.padded_state})
+        .narrow(3, 0, p.state)
+        .transpose(1, 2)
+        .to(type)
+        .contiguous();
   };
   return {one(0), one(1)};
 }
@@ -196,7 +210,8 @@ ScanGradients scan_backward(const Tensor& grad_out, const Tensor& u, const Tenso
   Tensor grad_bias = partial(bias.has_value(), {p.batch, p.dim});
   Tensor grad_BC = at::empty({units, p.length, p.padded_state / kStateGroup, 2 * kStateGroup}, single);
   if (call.empty()) {
-    for (Tensor* x : {&grad_A, &grad_A_b, &grad_D, &grad_bias}) if (x->defined()) x->zero_();
+    for (Tensor* x : {&grad_A, &grad_A_b, &grad_D, &grad_bias})
+      if (x->defined()) x->zero_();
   } else {
     p.states = const_cast<float*>(states.const_data_ptr<float>());
     p.grad_out = rows_of(grad);
@@ -215,8 +230,8 @@ ScanGradients scan_backward(const Tensor& grad_out, const Tensor& u, const Tenso
   const auto over_batch = [](const Tensor& x) { return x.defined() ? sum_parts(x) : x; };
   Tensor grad_B, grad_C;
   std::tie(grad_B, grad_C) = reduce_grad_BC(p, grad_BC, B.scalar_type());
-  return {grad_u, grad_delta, over_batch(grad_A), over_batch(grad_A_b), grad_B, grad_C, over_batch(grad_D), grad_z,
-          over_batch(grad_bias)};
+  return {grad_u, grad_delta,           over_batch(grad_A), over_batch(grad_A_b), grad_B, grad_C, over_batch(grad_D),
+          grad_z, over_batch(grad_bias)};
 }
 
 namespace {
@@ -291,16 +306,19 @@ std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const T
 
 TORCH_LIBRARY(vmp_cpu, m) {
   m.def("use_instruction_set(str limit) -> str", &vmp::use_instruction_set);
-  m.def("scan_forward(Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-        "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward, "
-        "bool keep_states) -> (Tensor, Tensor)");
-  m.def("scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, "
-        "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor states, bool delta_softplus, bool elemental_residual, "
-        "bool masked, bool masked_backward) "
-        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "scan_forward(Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward, "
+      "bool keep_states) -> (Tensor, Tensor)");
+  m.def(
+      "scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, "
+      "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor states, bool delta_softplus, bool elemental_residual, "
+      "bool masked, bool masked_backward) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_forward(Tensor x, Tensor weight, Tensor? bias, bool silu) -> Tensor");
-  m.def("conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu) "
-        "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(vmp_cpu, CPU, m) {

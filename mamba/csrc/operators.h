@@ -35,8 +35,8 @@ inline OptionalTensor as_floats(const OptionalTensor& x) {
   return x->to(at::kFloat).contiguous();
 }
 
-// While it lives, this thread takes numbers nearer to zero than 1.2e-38 for zero. Gradients decay into them a few hundred
-// tokens from the class token, and every operation on one takes some processors a hundred times as long.
+// While it lives, this thread takes numbers nearer to zero than 1.2e-38 for zero. Gradients decay into them a few
+// hundred tokens from the class token, and every operation on one takes some processors a hundred times as long.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)

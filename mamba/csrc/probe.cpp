@@ -41,8 +41,8 @@ float busy_with_multiply_adds(int64_t steps) {
 
 }  // namespace
 
-// `steps` times arithmetic_lanes() of the kernels' own exponential or of multiply-adds. Returns the lanes' sum, lest the
-// work be left out.
+// `steps` times arithmetic_lanes() of the kernels' own exponential or of multiply-adds. Returns the lanes' sum, lest
+// the work be left out.
 float arithmetic(bool exponential, int64_t steps) {
   return exponential ? busy_with_exponentials(steps) : busy_with_multiply_adds(steps);
 }

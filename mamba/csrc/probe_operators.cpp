@@ -20,6 +20,4 @@ int64_t arithmetic(bool exponential, int64_t count) {
 }  // namespace
 }  // namespace vmp
 
-TORCH_LIBRARY_FRAGMENT(vmp_cpu, m) {
-  m.def("arithmetic(bool exponential, int count) -> int", &vmp::arithmetic);
-}
+TORCH_LIBRARY_FRAGMENT(vmp_cpu, m) { m.def("arithmetic(bool exponential, int count) -> int", &vmp::arithmetic); }

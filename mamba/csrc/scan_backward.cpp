@@ -16,9 +16,8 @@ namespace VMP_ISA {
 namespace {
 
 constexpr int kGroup = kStateGroup;
-constexpr int kPair = 2;                       // vectors of channels that go together
+constexpr int kPair = 2;                        // vectors of channels that go together
 constexpr int kStep = kGroup * kPair * kLanes;  // floats kept for one step
-
 
 struct Scratch {
   float *y, *sum_wA, *sum_nuB;              // (length, kBlock): sums over states and directions

@@ -12,10 +12,10 @@ namespace {
 constexpr int kInFlight = 4;  // exponentials computed side by side
 
 struct Scratch {
-  float *d, *du, *y;                // (length, kBlock)
-  float *decay, *h;                 // (padded_state, kBlock)
-  float *bias, *skip;               // (kBlock)
-  float *rows, *gate;               // (kChunk, kBlock)
+  float *d, *du, *y;   // (length, kBlock)
+  float *decay, *h;    // (padded_state, kBlock)
+  float *bias, *skip;  // (kBlock)
+  float *rows, *gate;  // (kChunk, kBlock)
 };
 
 int64_t scratch_size(const ScanParams& p) { return (3 * p.length + 2 * p.padded_state + 2 + 2 * kChunk) * kBlock; }
@@ -94,8 +94,8 @@ VMP_INLINE void scan_steps(const Exp2& e, const float* VMP_RESTRICT d, const flo
 
 // One chunk of one direction for N states of vector v.
 template <int N>
-void scan_group(const ScanParams& p, const Block& b, const Scratch& s, int direction, int64_t chunk, int v,
-                int64_t n0, Ahead one, Ahead two) {
+void scan_group(const ScanParams& p, const Block& b, const Scratch& s, int direction, int64_t chunk, int v, int64_t n0,
+                Ahead one, Ahead two) {
   const Exp2 e = Exp2::make();
   const int64_t sign = direction ? -1 : 1;
   const int at = v * kLanes;

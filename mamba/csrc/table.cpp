@@ -20,9 +20,10 @@ float arithmetic(bool, int64_t);
 int64_t arithmetic_lanes();
 
 extern const Kernels table;
-const Kernels table = {VMP_TEXT(VMP_ISA), scan_forward_scratch, scan_backward_scratch, conv_backward_scratch,
-                       scan_forward,      scan_backward,        conv_forward,          conv_backward,
-                       norm_forward,      norm_backward,        arithmetic,            arithmetic_lanes};
+const Kernels table = {VMP_TEXT(VMP_ISA),     scan_forward_scratch, scan_backward_scratch,
+                       conv_backward_scratch, scan_forward,         scan_backward,
+                       conv_forward,          conv_backward,        norm_forward,
+                       norm_backward,         arithmetic,           arithmetic_lanes};
 
 }  // namespace VMP_ISA
 }  // namespace vmp

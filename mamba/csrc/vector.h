@@ -77,7 +77,7 @@ VMP_INLINE void store_elements(bf16* p, vf x) {
   const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const vu nan = (bits >> 16) | 0x40u;
   const vi is_nan = x != x;
-  *reinterpret_cast<vh_u*>(p) = (vh_u)__builtin_convertvector((rounded & ~(vu)is_nan) | (nan & (vu)is_nan), vh);
+  *reinterpret_cast<vh_u*>(p) = (vh_u) __builtin_convertvector((rounded & ~(vu)is_nan) | (nan & (vu)is_nan), vh);
 }
 
 // The first `count` of kLanes elements, zeros behind them.
@@ -116,10 +116,10 @@ struct Exp2 {
   // infinity and zero at the ends by itself.
   __m512 table;
   static VMP_INLINE Exp2 make() {
-    alignas(64) static const float values[16] = {
-        1.0f, 1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
-        1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
-        1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
+    alignas(64) static const float values[16] = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f,
+                                                 1.189207115f, 1.241857812f, 1.296839555f, 1.354255547f,
+                                                 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+                                                 1.681792831f, 1.756252160f, 1.834008086f, 1.915206561f};
     return Exp2{_mm512_load_ps(values)};
   }
   template <int W>
@@ -234,20 +234,20 @@ VMP_INLINE void softplus(const Exp2& e, vf* x) {
 }
 
 // Softplus or sigmoid of n floats in place, four vectors side by side; n is a multiple of kLanes.
-#define VMP_ARRAY(name, function)                                          \
-  static inline void name(const Exp2& e, float* x, int64_t n) {            \
-    int64_t at = 0;                                                        \
-    for (; at + 4 * kLanes <= n; at += 4 * kLanes) {                       \
-      vf v[4];                                                             \
-      for (int i = 0; i < 4; ++i) v[i] = load(x + at + i * kLanes);        \
-      function<4>(e, v);                                                   \
-      for (int i = 0; i < 4; ++i) store(x + at + i * kLanes, v[i]);        \
-    }                                                                      \
-    for (; at < n; at += kLanes) {                                         \
-      vf v = load(x + at);                                                 \
-      function<1>(e, &v);                                                  \
-      store(x + at, v);                                                    \
-    }                                                                      \
+#define VMP_ARRAY(name, function)                                   \
+  static inline void name(const Exp2& e, float* x, int64_t n) {     \
+    int64_t at = 0;                                                 \
+    for (; at + 4 * kLanes <= n; at += 4 * kLanes) {                \
+      vf v[4];                                                      \
+      for (int i = 0; i < 4; ++i) v[i] = load(x + at + i * kLanes); \
+      function<4>(e, v);                                            \
+      for (int i = 0; i < 4; ++i) store(x + at + i * kLanes, v[i]); \
+    }                                                               \
+    for (; at < n; at += kLanes) {                                  \
+      vf v = load(x + at);                                          \
+      function<1>(e, &v);                                           \
+      store(x + at, v);                                             \
+    }                                                               \
   }
 VMP_ARRAY(softplus_array, softplus)
 VMP_ARRAY(sigmoid_array, sigmoid)
@@ -274,9 +274,8 @@ VMP_INLINE void add_lane_sums(float* out, const vf* x) {
   // Lanes of each 128: x0 x2 x1 x3 of its half; two quarters of a half are to be added yet.
   const vf sum = (vf)low + (vf)high;
   const __m512 folded = (__m512)(sum + (vf)_mm512_shuffle_f32x4((__m512)sum, (__m512)sum, 0xb1));
-  const __m256 eight =
-      _mm512_castps512_ps256(_mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 0, 0, 0, 0, 0, 0, 0, 0),
-                                                   folded));
+  const __m256 eight = _mm512_castps512_ps256(
+      _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 0, 0, 0, 0, 0, 0, 0, 0), folded));
   _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), eight));
 #elif defined(__AVX2__)
   const auto four = [](const vf* v) {

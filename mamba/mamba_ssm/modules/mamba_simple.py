@@ -95,7 +95,7 @@ class Mamba(nn.Module):
         self.d_model = d_model
         self.d_inner = expand * d_model
         self.d_state = d_state
-        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
         self.bimamba_type = bimamba_type
         self.elemental_residual = elemental_residual
         self.masked_backward = masked_backward
@@ -235,13 +235,14 @@ def scan_flops(batch: int, length: int, channels: int, state: int, *, directions
 def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
     """For torch.utils.flop_counter: shapes (batch, length, channels), None for a direction that is left out."""
     directions = sum(shape is not None for shape in (A_shape, A_b_shape))
-    return scan_flops(*u_shape, B_shape[-1], directions=directions)
+    batch, length, channels = u_shape
+    return scan_flops(batch, length, channels, B_shape[-1], directions=directions)
 
 
 def _undecayed(values: Tensor) -> nn.Parameter:
     """A parameter that weight decay must leave alone, marked as optimisers of the Mamba family expect it."""
     parameter = nn.Parameter(values)
-    parameter._no_weight_decay = True
+    parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]  (a mark, not PyTorch's)
     return parameter
 
 

@@ -5,6 +5,8 @@ A backend of the scan that has its own convolution serves it: through the regist
 Elsewhere it is composed of PyTorch's own operations, a shifted product for each tap.
 """
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +36,7 @@ def causal_conv1d(
 def _compose(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     width, length = weight.shape[-1], x.shape[1]
     padded = F.pad(x, (0, 0, width - 1, 0))
-    out = sum(padded[:, k : k + length] * weight[:, k].to(x.dtype) for k in range(width))
+    out = reduce(torch.add, (padded[:, k : k + length] * weight[:, k].to(x.dtype) for k in range(width)))
     if bias is not None:
         out = out + bias.to(x.dtype)
     return F.silu(out) if silu else out

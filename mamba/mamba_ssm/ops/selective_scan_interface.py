@@ -72,8 +72,8 @@ def selective_scan_fn(
     if not return_last_state:
         return out
     with torch.set_grad_enabled(torch.is_grad_enabled() and backend == REFERENCE):
-        u, delta, B, C, delta_bias = (in_compute_type(t) for t in (u, delta, B, C, delta_bias))
-        d = step_size(delta, delta_bias, delta_softplus)
+        u, B, C = (in_compute_type(t) for t in (u, B, C))
+        d = step_size(in_compute_type(delta), in_compute_type(delta_bias), delta_softplus)
         return out, scan_direction(u, d, A, B, C, elemental_residual, masked)[1]
 
 

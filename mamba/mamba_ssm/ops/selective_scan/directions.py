@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,7 +66,9 @@ def scan_directions(
     Returns:
         (batch, length, dim), u's type.
     """
-    shared = dict(D=D, delta_bias=delta_bias, delta_softplus=delta_softplus, elemental_residual=elemental_residual)
+    shared: dict[str, Any] = dict(
+        D=D, delta_bias=delta_bias, delta_softplus=delta_softplus, elemental_residual=elemental_residual
+    )
     outputs = []
     for there, back in _calls(directions):
         order = Order.FORWARD if there is None else there.order

@@ -9,7 +9,7 @@ its start: time and memory grow with the length, never faster.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -200,7 +200,7 @@ def _direction_backward(
 def _directions(A: Tensor | None, A_b: Tensor | None, flags: ScanFlags) -> list[tuple[Tensor, bool, bool]]:
     """The directions to run, as (A, flipped, masked)."""
     both = [(A, False, flags.masked), (A_b, True, flags.masked_backward)]
-    return [direction for direction in both if direction[0] is not None]
+    return [(matrix, flipped, masked) for matrix, flipped, masked in both if matrix is not None]
 
 
 def forward(
@@ -212,10 +212,11 @@ def forward(
     tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
     u, delta, A, A_b, B, C, D, z, delta_bias = map(in_compute_type, tensors)
     d = step_size(delta, delta_bias, delta_softplus)
-    total, saved = 0.0, []
+    total: Any = 0.0  # a tensor after the first direction
+    saved = []
     for A_one, flipped, hidden in _directions(A, A_b, flags):
-        inputs = [t.flip(1) if flipped else t for t in (u, d, B, C)]
-        y, starts = _direction_forward(inputs[0], inputs[1], A_one, *inputs[2:], elemental_residual, hidden)
+        u_, d_, B_, C_ = (t.flip(1) if flipped else t for t in (u, d, B, C))
+        y, starts = _direction_forward(u_, d_, A_one, B_, C_, elemental_residual, hidden)
         y = y.flip(1) if flipped else y
         total = total + (y if D is None else y + D * u)
         saved.append(starts)
@@ -234,14 +235,13 @@ def backward(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias = map(in_compute_type, (grad_out, *tensors))
     d = step_size(delta, delta_bias, delta_softplus)
     grad_y = grad_out if z is None else grad_out * F.silu(z)
-    total, grad_u, grad_d, grad_B, grad_C = 0.0, 0.0, 0.0, 0.0, 0.0
+    sums: tuple[Any, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)  # tensors after the first direction
+    total, grad_u, grad_d, grad_B, grad_C = sums
     grad_A: dict[bool, Tensor] = {}
     directions = _directions(A, A_b, flags)
     for (A_one, flipped, hidden), starts in zip(directions, states, strict=True):
-        gy, *inputs = [t.flip(1) if flipped else t for t in (grad_y, u, d, B, C)]
-        y, grads = _direction_backward(
-            gy, inputs[0], inputs[1], A_one, *inputs[2:], starts, elemental_residual, hidden
-        )
+        gy, u_, d_, B_, C_ = (t.flip(1) if flipped else t for t in (grad_y, u, d, B, C))
+        y, grads = _direction_backward(gy, u_, d_, A_one, B_, C_, starts, elemental_residual, hidden)
         y, gu, gd, gB, gC = (t.flip(1) if flipped else t for t in (y, grads.u, grads.d, grads.B, grads.C))
         total, grad_u, grad_d, grad_B, grad_C = total + y, grad_u + gu, grad_d + gd, grad_B + gB, grad_C + gC
         grad_A[flipped] = grads.A

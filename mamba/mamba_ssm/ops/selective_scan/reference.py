@@ -9,6 +9,7 @@ token's own input is carried on but not read.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 
 NAME = "reference"
 SCAN_INPUTS = ("conv", "raw")
+Given = TypeVar("Given", bound=Tensor | None)
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -79,13 +81,12 @@ def compose_scan(
     dtype = u.dtype
     u, delta, B, C, D, z, delta_bias = (in_compute_type(t) for t in (u, delta, B, C, D, z, delta_bias))
     d = step_size(delta, delta_bias, delta_softplus)
-    total = 0.0
+    total: Any = 0.0  # a tensor after the first direction
     if A is not None:
         total = total + scan_one(u, d, A, B, C, elemental_residual, masked)
     if A_b is not None:
-        flipped = (t.flip(1) for t in (u, d))
-        matrices = (t.flip(1) for t in (B, C))
-        total = total + scan_one(*flipped, A_b, *matrices, elemental_residual, masked_backward).flip(1)
+        u_b, d_b, B_b, C_b = (t.flip(1) for t in (u, d, B, C))
+        total = total + scan_one(u_b, d_b, A_b, B_b, C_b, elemental_residual, masked_backward).flip(1)
     if D is not None:
         total = total + ((A is not None) + (A_b is not None)) * D * u
     out = total if z is None else total * F.silu(z)
@@ -98,10 +99,11 @@ def step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
     return F.softplus(raw) if delta_softplus else raw
 
 
-def in_compute_type(tensor: Tensor | None) -> Tensor | None:
-    """Return float32 of any shorter real type; float64, for gradient checks, and complex tensors as they are."""
-    as_it_is = tensor is None or tensor.dtype == torch.float64 or tensor.is_complex()
-    return tensor if as_it_is else tensor.float()
+def in_compute_type(tensor: Given) -> Given:
+    """Return float32 of any shorter real type; float64, for gradient checks, complex tensors and None as they are."""
+    if tensor is None or tensor.dtype == torch.float64 or tensor.is_complex():
+        return tensor
+    return cast(Given, tensor.float())
 
 
 def scan_source(x: Tensor, convolved: Tensor, scan_input: str) -> Tensor:

@@ -56,7 +56,8 @@ def forward(
 
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
     out = scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
-    return out, u.new_empty(state_shape(*u.shape, B.shape[3], 2), dtype=torch.float32)
+    batch, length, dim = u.shape
+    return out, u.new_empty(state_shape(batch, length, dim, B.shape[3], 2), dtype=torch.float32)
 
 
 def backward(
