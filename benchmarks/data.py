@@ -34,7 +34,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.timing import by_clock, interleaved_medians
 from common.memory import keep_freed_memory
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
 from datasets.build import build_dataset
 from datasets.clip_dataset import SampleKey
 from datasets.collate import Collate, clips_on
@@ -47,6 +47,7 @@ from datasets.readers.pyav_decoder import PyavDecoder
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    AugmentationSettings,
     Normalize,
     RandomResizedCrop,
     ResizeShortSide,
@@ -127,8 +128,7 @@ def published_order(frames: np.ndarray, rng: np.random.Generator, size: int = 22
 def augment(clock: Callable[[], float]) -> dict[str, float]:
     """Time one clip's augmentation; milliseconds."""
     frames = smooth_frames(16, 256, 340)
-    settings = {"hflip": 0.5, "reprob": 0.25, "remode": "pixel", "recount": 1}
-    ours = video_train_transform(224, aa=VIDEO_AA, interpolation="bicubic", **settings)
+    ours = video_train_transform(224, AugmentationSettings(aa=VIDEO_AA, hflip=0.5))
     for seed in range(CLIPS):
         found = ours(frames, np.random.default_rng(seed))[0]
         expected = published_order(frames, np.random.default_rng(seed))
@@ -150,7 +150,7 @@ def dataset_of(folder: Path, mode: str, *flags: str):
     for name in ("train", "test"):
         (folder / f"{name}.csv").write_text("v.mp4 0\n")
     given = ["--data_path", str(folder), "--data_root", str(folder), "--nb_classes", "2", "--num_frames", "16"]
-    return build_dataset(mode, parser.parse_args([*given, *flags]))
+    return build_dataset(mode, DataSettings.from_flags(parser.parse_args([*given, *flags])))
 
 
 def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:

@@ -9,12 +9,15 @@ VideoMamba) and, for images, of timm.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from common.flag_types import fraction, non_negative, positive, positive_fraction, positive_int
+from common.settings import flag, option
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.warp import INTERPOLATIONS, Region
@@ -222,56 +225,51 @@ class SlidingCrops:
         return torch.stack([clip.narrow(axis, start, self.size) for start in starts])
 
 
-def video_train_transform(
-    input_size: int,
-    *,
-    aa: str,
-    interpolation: str,
-    hflip: float,
-    reprob: float,
-    remode: str,
-    recount: int,
-    scale: tuple[float, float] = CROP_AREA,
-    ratio: tuple[float, float] = CROP_ASPECT,
-) -> Compose:
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How training clips are varied."""
+
+    num_sample: int = option(2, "augmentations of each decoded clip", positive_int)
+    aa: str | None = option(None, 'RandAugment, "none" for off (default: the preset\'s)')
+    color_jitter: float = option(0.4, "images without --aa: strength", non_negative)
+    train_interpolation: str = option("bicubic", "bilinear, bicubic or random")
+    scale: tuple[float, float] = option(
+        CROP_AREA, "area of a random crop, a share", positive_fraction, metavar=("MIN", "MAX")
+    )
+    ratio: tuple[float, float] = option(CROP_ASPECT, "its width / height", positive, metavar=("MIN", "MAX"))
+    hflip: float | None = option(None, "probability of mirroring (default: the preset's)", fraction)
+    reprob: float = option(0.25, "probability of erasing", fraction)
+    remode: str = option("pixel", "erase with pixel, rand or const")
+    recount: int = option(1, "most boxes to erase", positive_int)
+    gpu_transforms: bool = flag(
+        False,
+        "normalise and erase on the device, a batch at a time: workers pass on 1 byte a value instead of 4. "
+        "Pays where a GPU waits for its workers or for transfers; on a CPU it costs time (default: off)",
+    )
+    seed: int = 0
+    """of the random numbers of sampling and augmentation: a flag of the engine."""
+
+
+def video_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of videos: augmentation, random crop, flip, normalisation, erasing.
 
-    `interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
+    `train_interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
     """
-    _check_interpolation(interpolation)
-    settings = parse_randaugment(aa)
-    augment = RandAugment(settings, interpolation) if settings else None
     return Compose([
-        RandomResizedCrop(input_size, scale, ratio, augment=augment),
-        RandomHorizontalFlip(hflip) if hflip > 0 else None,
-    ], _erasing(reprob, remode, recount))  # fmt: skip
+        RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings)),
+        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
+    ], _erasing(settings))  # fmt: skip
 
 
-def image_train_transform(
-    input_size: int,
-    *,
-    aa: str,
-    color_jitter: float,
-    interpolation: str,
-    hflip: float,
-    reprob: float,
-    remode: str,
-    recount: int,
-    scale: tuple[float, float] = CROP_AREA,
-    ratio: tuple[float, float] = CROP_ASPECT,
-) -> Compose:
+def image_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of images: crop and flip first, then augmentation, or colour jitter without one."""
-    _check_interpolation(interpolation)
-    settings = parse_randaugment(aa)
-    if settings:
-        augment = Augment(RandAugment(settings, interpolation, IMAGE_FILL))
-    else:
-        augment = ColorJitter(color_jitter) if color_jitter > 0 else None
+    jitter = ColorJitter(settings.color_jitter) if settings.color_jitter > 0 else None
+    augment = _augment(settings, IMAGE_FILL)
     return Compose([
-        RandomResizedCrop(input_size, scale, ratio, interpolation, antialias=True),
-        RandomHorizontalFlip(hflip) if hflip > 0 else None,
-        augment,
-    ], _erasing(reprob, remode, recount))  # fmt: skip
+        RandomResizedCrop(input_size, settings.scale, settings.ratio, settings.train_interpolation, antialias=True),
+        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
+        Augment(augment) if augment else jitter,
+    ], _erasing(settings))  # fmt: skip
 
 
 def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
@@ -302,13 +300,16 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
     return Compose([resize, CenterCrop(input_size)])
 
 
-def _erasing(reprob: float, remode: str, recount: int) -> RandomErasing | None:
-    return RandomErasing(reprob, remode, recount) if reprob > 0 else None
-
-
-def _check_interpolation(interpolation: str) -> None:
+def _augment(settings: AugmentationSettings, *fill: tuple[int, ...]) -> RandAugment | None:
+    interpolation = settings.train_interpolation
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
+    operations = parse_randaugment(settings.aa or "none")
+    return RandAugment(operations, interpolation, *fill) if operations else None
+
+
+def _erasing(settings: AugmentationSettings) -> RandomErasing | None:
+    return RandomErasing(settings.reprob, settings.remode, settings.recount) if settings.reprob > 0 else None
 
 
 def _to_frames(clip: torch.Tensor) -> np.ndarray:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datasets.arguments import DataSettings
 from datasets.build import build_plan
 from datasets.clip_dataset import ClipPlan, read_clips
-from datasets.presets import get_preset
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.worker import sharing_explained, start_worker
 from engines.distributed import resolve_device
@@ -242,9 +242,8 @@ def load_predictor(
     """
     facts = describe_checkpoint(checkpoint)
     args = inference_settings(facts, recipe, overrides, override_checkpoint)
-    preset = get_preset(args.data_set)
     images = args.num_frames == 1
-    plan = build_plan("test", preset, "image" if images else "video", args)
+    plan = build_plan("test", "image" if images else "video", DataSettings.from_flags(args))
     # Fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710.
     saved_names = (facts.flags.get("class_names") or [])[: args.nb_classes]
     names = label_names_of(label_names or saved_names, args.nb_classes)
