@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
 from datasets.presets import recipe_of_classes
 from engines.checkpoint_flags import SAMPLING_FLAGS, check_overridden, known_sampling, settle
 from engines.recipe import load_recipe
@@ -30,8 +30,8 @@ def inference_settings(
     recipe: str = "",
     overrides: dict[str, Any] | None = None,
     override_checkpoint: Sequence[str] = (),
-) -> argparse.Namespace:
-    """The flags of model and data that suit a checkpoint.
+) -> tuple[argparse.Namespace, DataSettings]:
+    """The flags of the model and the settings of the data that suit a checkpoint.
 
     Args:
         facts: what `describe_checkpoint` read off it.
@@ -73,7 +73,7 @@ def inference_settings(
     args.nb_classes = args.nb_classes or facts.num_classes
     # The test's crops are as large as the short side.
     args.short_side_size = args.input_size
-    return args
+    return args, DataSettings.from_flags(args)
 
 
 def _known(overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
