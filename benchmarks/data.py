@@ -34,9 +34,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.timing import by_clock, interleaved_medians
 from common.memory import keep_freed_memory
-from datasets.arguments import DataSettings, add_data_arguments
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset
-from datasets.clip_dataset import SampleKey
+from datasets.clip_dataset import ClipDataset, SampleKey
 from datasets.collate import Collate, clips_on
 from datasets.erasing import RandomErasing, erase
 from datasets.presets import VIDEO_AA
@@ -44,6 +44,7 @@ from datasets.randaugment import RandAugment, parse_randaugment
 from datasets.readers import VideoFile
 from datasets.readers.decord_decoder import DecordDecoder
 from datasets.readers.pyav_decoder import PyavDecoder
+from datasets.sampling import Mode
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -143,23 +144,20 @@ def augment(clock: Callable[[], float]) -> dict[str, float]:
     return {"published_ms": times["published"], "ours_ms": times["ours"], "ratio": times["published"] / times["ours"]}
 
 
-def dataset_of(folder: Path, mode: str, *flags: str):
-    """A data set of the one video in `folder`."""
-    parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
+def dataset_of(folder: Path, mode: Mode, **settings) -> ClipDataset:
+    """A data set of the one video in `folder`; `settings` are fields of `DataSettings`."""
     for name in ("train", "test"):
         (folder / f"{name}.csv").write_text("v.mp4 0\n")
-    given = ["--data_path", str(folder), "--data_root", str(folder), "--nb_classes", "2", "--num_frames", "16"]
-    return build_dataset(mode, DataSettings.from_flags(parser.parse_args([*given, *flags])))
+    where = {"data_path": str(folder), "data_root": str(folder)}
+    return build_dataset(mode, DataSettings(**where, nb_classes=2, num_frames=16, **settings))
 
 
 def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time a training sample and the decoding of its frames; milliseconds."""
     path = str(write_video(folder / "v.mp4"))
-    flags = ("--sampling", "sparse", "--num_sample", "1")
-    guarded = dataset_of(folder, "train", *flags)
-    alone = dataset_of(folder, "train", *flags, "--read_timeout", "0")
-    as_bytes = dataset_of(folder, "train", *flags, "--gpu_transforms")
+    guarded = dataset_of(folder, "train", sampling="sparse", num_sample=1)
+    alone = dataset_of(folder, "train", sampling="sparse", num_sample=1, read_timeout=0)
+    as_bytes = dataset_of(folder, "train", sampling="sparse", num_sample=1, gpu_transforms=True)
     refuse_if(not torch.equal(guarded[0].clips, alone[0].clips), "the guard changes the samples")
     as_bytes[SampleKey(0, 0)]
 
@@ -184,7 +182,7 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time the 4 x 3 views of a test video, and count how often it is decoded; milliseconds."""
     path = str(write_video(folder / "v.mp4"))
-    dataset = dataset_of(folder, "test", "--sampling", "sparse", "--read_timeout", "0")
+    dataset = dataset_of(folder, "test", sampling="sparse", read_timeout=0)
     steps = ResizeShortSide(224), SlidingCrops(224, 3), Normalize()
 
     def view_by_view():
@@ -233,8 +231,8 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     frames = smooth_frames(16, 256, 340)
     (folder / "v.mp4").touch()
     datasets = {
-        name: dataset_of(folder, "train", "--num_sample", "1", *flags)
-        for name, flags in {"finished": (), "bytes": ("--gpu_transforms",)}.items()
+        name: dataset_of(folder, "train", num_sample=1, gpu_transforms=name == "bytes")
+        for name in ("finished", "bytes")
     }
     for dataset in datasets.values():
         dataset.open_record = lambda record: FramesInMemory(frames)
@@ -255,7 +253,7 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 def memory(folder: Path, reads: int) -> dict[str, float]:
     """Read a small video again and again; MiB of resident memory after a tenth of the reads, and at the end."""
     write_video(folder / "v.mp4", 40, 64, 96)
-    dataset = dataset_of(folder, "train", "--sampling", "sparse", "--input_size", "32")
+    dataset = dataset_of(folder, "train", sampling="sparse", input_size=32)
     found = {}
     for epoch in range(reads):
         dataset[SampleKey(0, epoch)]

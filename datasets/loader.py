@@ -88,7 +88,6 @@ class EvalSampler(Sampler):
         return iter(self.indices)
 
     def __len__(self) -> int:
-        """Give the number of records of this rank."""
         return len(self.indices)
 
 

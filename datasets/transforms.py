@@ -73,12 +73,11 @@ def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tens
     return finished
 
 
+@dataclass(frozen=True)
 class Augment:
     """RandAugment as a step."""
 
-    def __init__(self, augment: RandAugment):
-        """Remember what to draw from."""
-        self.augment = augment
+    augment: RandAugment
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Augment a clip (T, C, H, W) uint8."""
@@ -86,25 +85,20 @@ class Augment:
         return _to_clip(apply_operations(_to_frames(clip), operations))
 
 
+@dataclass(frozen=True)
 class RandomResizedCrop:
     """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square.
 
-    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show.
+    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show. `antialias`
+    is what PIL does with images, and interpolation of video tensors does not.
     """
 
-    def __init__(
-        self,
-        size: int,
-        area: tuple[float, float] = CROP_AREA,
-        aspect: tuple[float, float] = CROP_ASPECT,
-        interpolation: str = "bilinear",
-        antialias: bool = False,
-        augment: RandAugment | None = None,
-    ):
-        """Remember the ranges; antialias as PIL does for images, not as interpolation of video tensors does."""
-        self.size, self.area, self.aspect = size, area, aspect
-        self.interpolation, self.antialias = interpolation, antialias
-        self.augment = augment
+    size: int
+    area: tuple[float, float] = CROP_AREA
+    aspect: tuple[float, float] = CROP_ASPECT
+    interpolation: str = "bilinear"
+    antialias: bool = False
+    augment: RandAugment | None = None
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
@@ -128,24 +122,22 @@ class RandomResizedCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
 
+@dataclass(frozen=True)
 class RandomHorizontalFlip:
     """Mirror left and right with a probability."""
 
-    def __init__(self, probability: float):
-        """Remember the probability."""
-        self.probability = probability
+    probability: float
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Mirror a clip (..., H, W) or leave it."""
         return clip.flip(-1) if rng.random() < self.probability else clip
 
 
+@dataclass(frozen=True)
 class ColorJitter:
     """Change brightness, contrast and saturation, in random order, by factors from [1 - strength, 1 + strength]."""
 
-    def __init__(self, strength: float):
-        """Remember the strength."""
-        self.strength = strength
+    strength: float
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Jitter a clip (T, C, H, W) uint8."""
@@ -172,12 +164,13 @@ class Normalize:
         return out.contiguous().mul_(scale).add_(shift)
 
 
+@dataclass(frozen=True)
 class ResizeShortSide:
     """Resize so that the shorter side is `size` pixels and the longer int(size * long / short)."""
 
-    def __init__(self, size: int, interpolation: str = "bilinear", antialias: bool = False):
-        """Remember the size and how to resample."""
-        self.size, self.interpolation, self.antialias = size, interpolation, antialias
+    size: int
+    interpolation: str = "bilinear"
+    antialias: bool = False
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Resize a clip (T, C, H, W)."""
@@ -191,12 +184,11 @@ class ResizeShortSide:
         return _resize(clip, new_height, new_width, self.interpolation, self.antialias)
 
 
+@dataclass(frozen=True)
 class CenterCrop:
     """Cut the square of `size` pixels in the middle."""
 
-    def __init__(self, size: int):
-        """Remember the size."""
-        self.size = size
+    size: int
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop a clip (T, C, H, W) -> (T, C, size, size)."""
@@ -204,15 +196,15 @@ class CenterCrop:
         return clip[..., top : top + self.size, left : left + self.size]
 
 
+@dataclass(frozen=True)
 class SlidingCrops:
     """Cut `count` squares of `size` pixels along the longer side, from its start to its end.
 
     A single one is in the middle. The shorter side must be `size` already.
     """
 
-    def __init__(self, size: int, count: int):
-        """Remember size and count."""
-        self.size, self.count = size, count
+    size: int
+    count: int
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop a clip (T, C, H, W) -> (count, T, C, size, size)."""

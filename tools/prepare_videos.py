@@ -23,7 +23,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.files import atomic_write, write_json
-from common.flag_types import non_negative_int, positive, positive_int, whole_number
+from common.flag_types import non_negative_int, positive
+from common.settings import add_options, from_flags
 from common.terminal import escape_output
 from datasets.annotations import (
     VIDEO_SUFFIXES,
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where a video could not be prepared."""
     escape_output()
     options = parse_arguments(arguments)
-    how = Preparation(options.form, options.short_side, options.gop, options.crf, options.quality)
+    how = from_flags(Preparation, options)
     try:
         lists = {path: _read_videos(path, options) for path in options.lists}
         targets = _name_targets([record for records in lists.values() for record in records], options)
@@ -75,41 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    how = Preparation()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths start from")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
-    parser.add_argument("--form", choices=("videos", "frames"), default=how.form, help="(default: %(default)s)")
-    parser.add_argument(
-        "--short_side",
-        type=positive_int,
-        default=how.short_side,
-        help="in pixels, never enlarged to (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--gop", type=positive_int, default=how.gop, help="frames from key to key (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--crf",
-        type=whole_number(0, 51),
-        default=how.crf,
-        help="x264's quality, lower is better and larger (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--quality", type=whole_number(1, 100), default=how.quality, help="of JPEGs (default: %(default)s)"
-    )
+    add_options(parser, Preparation)
     parser.add_argument(
         "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
     )
     parser.add_argument(
         "--time_limit", type=positive, default=1800.0, metavar="SECONDS", help="for one video (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
-    if options.short_side < 16 or options.gop < 1:
-        parser.error("--short_side is at least 16, and --gop at least 1")
-    return options
+    return parser.parse_args(arguments)
 
 
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
