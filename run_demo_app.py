@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Sequence
 
+from common.flag_parser import FlagParser
 from common.flag_types import positive, positive_int, whole_number
 from common.memory import keep_freed_memory
 from engines.logs import setup_logging
@@ -21,7 +22,7 @@ _GRACE = 2  # seconds that a request may still take when the program is told to 
 
 def get_parser() -> argparse.ArgumentParser:
     """All flags of the page."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         description="VideoMambaPro: a local page for videos", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ablation_table import Score, write_document
+from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
 from models.config import ModelConfig, Setting
 from tools.make_moving_digits import make_data_set
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options, and the flags that go to the runs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/ablation"), help="folder of the runs (%(default)s)"
     )

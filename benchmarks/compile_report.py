@@ -20,6 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from common.flag_parser import FlagParser
 from mamba.mamba_ssm.ops.triton import causal_conv1d, layer_norm, selective_scan
 from mamba.mamba_ssm.ops.triton.launching import (
     BACKWARD_TILES,
@@ -215,7 +216,7 @@ def write_table(path: Path, text: str) -> None:
 
 def main() -> None:
     """The command line of the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--capabilities", type=int, nargs="+", default=CAPABILITIES, help="80 is compute capability 8.0"
     )

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.timing import by_clock, interleaved_medians
+from common.flag_parser import FlagParser
 from common.memory import keep_freed_memory
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
@@ -278,7 +279,7 @@ def refuse_if(wrong: bool, why: str) -> None:
 
 def main() -> None:
     """Run the parts that are asked for and show, or write, their figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="see above (default: all but memory)")
     parser.add_argument("--reads", type=int, default=20000, help="of memory")
     parser.add_argument("--cpu", action="store_true", help="count the processor's time")

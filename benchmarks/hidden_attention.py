@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import write_json
+from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
@@ -83,9 +84,7 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and draw what the command line names; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="of a trained model, published or of our own")
     parser.add_argument("videos", nargs="+", help="one clip is read from the middle of each")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")

@@ -31,6 +31,7 @@ import torch
 from benchmarks import devices, limit, peers
 from benchmarks.timing import Call, interleaved_medians, peak_bytes, peak_of
 from common.files import write_json
+from common.flag_parser import FlagParser
 from common.memory import keep_freed_memory
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
 from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backend
@@ -270,7 +271,7 @@ def machine(device: str) -> dict[str, str | int]:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="benchmarks.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     devices.add_device_argument(parser)

@@ -6,13 +6,13 @@ Nothing is computed: operations are counted from shapes (models/complexity.py), 
 model zoo and a survey publish.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import timm
 import torch
 
+from common.flag_parser import FlagParser
 from mamba.mamba_ssm.modules.mamba_simple import SCAN_FLOPS
 from models.complexity import Complexity, measure_complexity
 
@@ -112,7 +112,7 @@ def document() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the document and write it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("docs/models.md"), help="file to write (%(default)s)")
     options = parser.parse_args(arguments)
     text = document()

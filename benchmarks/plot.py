@@ -12,6 +12,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 
+from common.flag_parser import FlagParser
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -35,7 +37,7 @@ def draw(axes: Axes, rows: dict[str, dict[str, float]], factor: float, label: st
 
 def main() -> int:
     """Reads the figures, writes the picture; the file name's ending decides its format."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path, help="JSON file of benchmarks.model with sections frames and memory")
     parser.add_argument("picture", type=Path, help="file to write")
     arguments = parser.parse_args()

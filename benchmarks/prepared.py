@@ -22,6 +22,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from common.flag_parser import FlagParser
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.readers import FrameFolder, VideoFile
 from datasets.sampling import sparse_indices
@@ -117,7 +118,7 @@ def measure(paths: dict[str, Path], draws: Sequence[np.ndarray], clock: Callable
 
 def main() -> int:
     """Measure and tell; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the videos")
     parser.add_argument("--height", type=int, default=272)
     parser.add_argument("--width", type=int, default=640)

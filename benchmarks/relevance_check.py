@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import write_json
+from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
 from datasets.annotations import read_list
@@ -114,9 +115,7 @@ def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the demo's run that the command line names; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("output_dir", type=Path, help="of scripts/demo.sh")
     parser.add_argument("--checkpoint", type=Path, help="default: checkpoint-best.pth in the output folder")
     parser.add_argument("--data", type=Path, help="moving digits; default: data in the output folder")

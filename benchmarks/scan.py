@@ -35,6 +35,7 @@ from benchmarks.candidates import (
 )
 from benchmarks.timing import interleaved_medians, peak_bytes
 from common.files import write_json
+from common.flag_parser import FlagParser
 from common.memory import keep_freed_memory
 from mamba.mamba_ssm.ops.selective_scan import available_backends
 from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
@@ -180,7 +181,7 @@ def report(arguments, rows: Figures, limit: dict[str, float]) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; ends the program where it asks for what is not there."""
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="benchmarks.scan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     devices.add_device_argument(parser)

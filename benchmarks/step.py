@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import models  # noqa: F401  registers the models
+from common.flag_parser import FlagParser
 from engines.arguments import add_engine_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
@@ -71,7 +72,7 @@ def bare_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> C
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Name -> median seconds of a step."""
-    parser = argparse.ArgumentParser()
+    parser = FlagParser()
     add_engine_arguments(parser)
     # A learning rate that neither the batch scales nor the schedule changes, so that both take the same steps.
     constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(options.batch), "--warmup_epochs", "0"]
@@ -99,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Print the two medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="videomambapro_tiny")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)

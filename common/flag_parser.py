@@ -1,14 +1,27 @@
-"""The parser of command lines: `--no-x` and `--no_x` are one flag."""
+"""The parser of every command line: dashes and underscores are alike, and nothing is abbreviated."""
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 
-_SPELLINGS = {"--no-": "--no_", "--no_": "--no-"}
-
 
 class FlagParser(argparse.ArgumentParser):
-    """An argument parser for which `--no-x` and `--no_x` are one flag, whichever of them was added."""
+    """An argument parser that accepts `--batch-size` for `--batch_size` and `--no_x` for `--no-x`.
+
+    Abbreviations are refused: `--checkpoint x` must not become `--checkpoint_num x`. An unknown flag is answered with
+    the nearest known ones.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """Parse as `argparse.ArgumentParser` does; exit with status 2 at an unknown flag."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestions(unknown)}")
+        return parsed
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """Parse as `argparse.ArgumentParser` does; `parse_args` and subcommands come through here too."""
@@ -16,13 +29,20 @@ class FlagParser(argparse.ArgumentParser):
         return super().parse_known_args([self._known_spelling(word) for word in words], namespace)
 
     def _known_spelling(self, word: str) -> str:
-        """The spelling of a negative flag that was added; every other word as it is."""
-        other = _SPELLINGS.get(word[:5], word[:5]) + word[5:]
-        return other if self._is_flag(other) and not self._is_flag(word) else word
+        """Return a flag as it was added, with its value; return every other word as it is."""
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        alike = (option for option in self._option_string_actions if _plain(option) == _plain(name))
+        return next(alike, name) + equals + value
 
-    def _is_flag(self, word: str) -> bool:
-        """Whether a flag, or its abbreviation, begins `word`."""
-        name = word.partition("=")[0]
-        if not self.allow_abbrev:
-            return name in self._option_string_actions
-        return any(option.startswith(name) for option in self._option_string_actions)
+    def _suggestions(self, unknown: Sequence[str]) -> str:
+        """Name the known flags that are nearest to the unknown ones; empty where none is near."""
+        known = {_plain(option): option for option in self._option_string_actions}
+        asked = [_plain(word.partition("=")[0]) for word in unknown if word.startswith("--")]
+        near = [known[match] for name in asked for match in difflib.get_close_matches(name, known, n=2)]
+        return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+
+
+def _plain(option: str) -> str:
+    return option.replace("_", "-")

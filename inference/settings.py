@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from common.flag_parser import FlagParser
 from datasets.arguments import DataSettings, add_data_arguments
 from datasets.presets import recipe_of_classes
 from engines.checkpoint_flags import SAMPLING_FLAGS, check_overridden, known_sampling, settle
@@ -47,7 +48,7 @@ def inference_settings(
     if facts.num_classes is None:
         path = facts.path
         raise CheckpointError(f"{path} has no head, so it tells no classes; fine-tune it first (--finetune {path})")
-    parser = argparse.ArgumentParser()
+    parser = FlagParser()
     add_model_arguments(parser)
     add_data_arguments(parser)
     args = parser.parse_args([])

@@ -10,7 +10,6 @@ from inference_files import FLAGS, save_checkpoint
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
-from common.flag_parser import FlagParser
 from engines.checkpoint import load_weights, resume_training
 from engines.checkpoint import save_checkpoint as save_state
 from engines.configuration import parse_arguments
@@ -213,12 +212,3 @@ def test_negative_flags_are_accepted_in_both_spellings(module):
         for spelling in (f"--no-{option[5:]}", f"--no_{option[5:]}"):
             args = parser.parse_args([*needed, spelling])
             assert getattr(args, option[5:]) is False
-
-
-def test_only_negative_flags_that_are_there_are_spelled_anew():
-    parser = FlagParser(allow_abbrev=False)
-    parser.add_argument("--no-x")
-    args, rest = parser.parse_known_args(["--no_x=--no_x", "--no_z", "--nox"])
-    assert (args.no_x, rest) == ("--no_x", ["--no_z", "--nox"])
-    parser.add_subparsers().add_parser("go").add_argument("--no_y", action="store_true")
-    assert parser.parse_args(["go", "--no-y"]).no_y

@@ -25,6 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.files import atomic_write
+from common.flag_parser import FlagParser
 from common.flag_types import frame_template, non_negative_int, positive, positive_int
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path, help="list of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths start from")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")

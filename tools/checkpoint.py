@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write
+from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.presets import recipe_of_classes
 from models.checkpoint_file import (
@@ -33,9 +34,7 @@ from models.videomambapro import VideoMambaPro
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     inspecting = commands.add_parser("inspect", help="tell what a file is and how to test it")
     inspecting.add_argument("file", type=Path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_json
+from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
 from reports.comparison import CompareError, Outcome, compare, read_results
@@ -20,9 +21,7 @@ from reports.page import class_names
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("a", type=Path, metavar="A/results.json")
     parser.add_argument("b", type=Path, metavar="B/results.json")
     parser.add_argument(

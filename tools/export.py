@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from common.files import atomic_write
+from common.flag_parser import FlagParser
 from common.flag_types import positive
 from common.terminal import escape_output
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -41,7 +42,7 @@ class ExportError(RuntimeError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or of a run")
     parser.add_argument("target", type=Path, help="file to write, .onnx or .pt2")
     parser.add_argument(

@@ -26,6 +26,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
+from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
 
 CLASSES = ("left", "right", "up", "down", "clockwise", "anticlockwise", "approaching", "receding")
@@ -240,9 +241,7 @@ def _write_lists(output: Path, kind: str, split: str, numbers: list, settings: d
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same files")
     parser.add_argument("--train", type=non_negative_int, default=1600, help="training clips")

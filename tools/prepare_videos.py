@@ -23,6 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.files import atomic_write, write_json
+from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive
 from common.settings import add_options, from_flags
 from common.terminal import escape_output
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths start from")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
@@ -21,7 +22,7 @@ from reports.page import write_report
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a run")
     parser.add_argument(
         "--label_names", type=Path, help="a class name a line, in the order of the labels (default: the run's own)"
