@@ -141,6 +141,11 @@ def test_a_folder_of_an_earlier_version_is_told_and_redone_once(listed, capsys, 
     assert run(listed, "--form", form) == 0
     said = capsys.readouterr().out
     assert "earlier version" not in said and "2 of 2 are there already" in said
+    # what a renewal that was stopped has not reached: newer than its source, older than the renewal
+    os.utime(target, (time.time() - 1800, time.time() - 1800))
+    assert run(listed, "--form", form) == 0
+    said = capsys.readouterr().out
+    assert "earlier version" not in said and "1 of 2 are there already" in said
     settings.write_text(json.dumps(earlier | {"version": 3}))
     assert run(listed, "--form", form) == 2 and "a later version" in capsys.readouterr().err
 
