@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass, fields
 from typing import Self
 
-from common.settings import add_options, from_flags
+from common.settings import add_options, check_choices, from_flags
 from datasets.lists import ListSettings
 from datasets.loader import LoadingSettings
 from datasets.sampling import ViewSettings
@@ -24,6 +24,9 @@ class DataSettings(ListSettings, ViewSettings, AugmentationSettings, LoadingSett
 
     dataset = build_dataset("train", DataSettings(data_path="lists", num_frames=8))
     """
+
+    def __post_init__(self):
+        check_choices(self)
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:

@@ -84,6 +84,13 @@ def test_a_loader_takes_its_settings_without_changing_them(lists):
         settings.batch_size = 2
 
 
+@pytest.mark.parametrize("wrong", [{"sampling": "dence"}, {"sampler": "ballanced"}, {"reader": "opencv"}])
+def test_a_choice_that_there_is_not_is_refused_from_python_too(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f'--{name} is one of .*, not "{wrong[name]}"'):
+        DataSettings(**wrong)
+
+
 def test_recipes_agree_with_the_table_of_data_sets():
     for name, preset in PRESETS.items():
         recipe = recipe_of_classes(preset.num_classes)
