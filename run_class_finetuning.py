@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.flag_parser import FlagParser
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
@@ -67,9 +67,10 @@ def main(args: argparse.Namespace) -> None:
     shards = dict(rank=context.rank, world_size=context.world_size)
 
     # All lists are read, and refused, before anything is built on them.
-    test_set = build_dataset("test", args)
-    train_set = None if args.eval else build_dataset("train", args)
-    val_set = None if args.eval or args.disable_eval_during_finetuning else build_dataset("validation", args)
+    data = DataSettings.from_flags(args)
+    test_set = build_dataset("test", data)
+    train_set = None if args.eval else build_dataset("train", data)
+    val_set = None if args.eval or args.disable_eval_during_finetuning else build_dataset("validation", data)
 
     model = build_model(args, test_set.num_classes)
     load_finetune_checkpoint(model, args)
@@ -78,14 +79,15 @@ def main(args: argparse.Namespace) -> None:
     state = None
     if train_set is not None:
         fit_batch_to_list(args, len(train_set), context.world_size)
-        train_loader = build_loader(train_set, "train", args, **shards)
-        val_loader = None if val_set is None else build_loader(val_set, "validation", args, **shards)
+        data = DataSettings.from_flags(args)
+        train_loader = build_loader(train_set, "train", data, **shards)
+        val_loader = None if val_set is None else build_loader(val_set, "validation", data, **shards)
         steps = updates_per_epoch(train_loader, args.update_freq)
         state = create_training_state(objective, args, context, steps_per_epoch=steps)
         resume_training(state, args, context)
         fit(state, train_loader, val_loader, args, context)
 
-    test_loader = build_loader(test_set, "test", args, **shards)
+    test_loader = build_loader(test_set, "test", data, **shards)
     run_test(objective, test_loader, args, context, state=state)
     if args.output_dir and context.is_main:
         try_to_report(args.output_dir, test_set)

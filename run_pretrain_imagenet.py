@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
 from engines.batch import fit_batch_to_list
@@ -80,9 +81,10 @@ def main(args: argparse.Namespace) -> None:
     shards = dict(rank=context.rank, world_size=context.world_size)
 
     # All lists are read, and refused, before anything is built on them.
-    val_set = build_dataset("validation", args)
-    train_set = None if args.eval else build_dataset("train", args)
-    val_loader = build_loader(val_set, "validation", args, **shards)
+    data = DataSettings.from_flags(args)
+    val_set = build_dataset("validation", data)
+    train_set = None if args.eval else build_dataset("train", data)
+    val_loader = build_loader(val_set, "validation", data, **shards)
 
     model = build_model(args, val_set.num_classes)
     load_finetune_checkpoint(model, args)
@@ -91,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     state = None
     if train_set is not None:
         fit_batch_to_list(args, len(train_set), context.world_size)
-        train_loader = build_loader(train_set, "train", args, **shards)
+        train_loader = build_loader(train_set, "train", DataSettings.from_flags(args), **shards)
         steps = updates_per_epoch(train_loader, args.update_freq)
         state = create_training_state(objective, args, context, steps_per_epoch=steps)
         resume_training(state, args, context)

@@ -35,9 +35,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks.timing import by_clock, interleaved_medians
 from common.flag_parser import FlagParser
 from common.memory import keep_freed_memory
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset
-from datasets.clip_dataset import SampleKey
+from datasets.clip_dataset import ClipDataset, SampleKey
 from datasets.collate import Collate, clips_on
 from datasets.erasing import RandomErasing, erase
 from datasets.presets import VIDEO_AA
@@ -45,9 +45,11 @@ from datasets.randaugment import RandAugment, parse_randaugment
 from datasets.readers import VideoFile
 from datasets.readers.decord_decoder import DecordDecoder
 from datasets.readers.pyav_decoder import PyavDecoder
+from datasets.sampling import Mode
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    AugmentationSettings,
     Normalize,
     RandomResizedCrop,
     ResizeShortSide,
@@ -128,8 +130,7 @@ def published_order(frames: np.ndarray, rng: np.random.Generator, size: int = 22
 def augment(clock: Callable[[], float]) -> dict[str, float]:
     """Time one clip's augmentation; milliseconds."""
     frames = smooth_frames(16, 256, 340)
-    settings = {"hflip": 0.5, "reprob": 0.25, "remode": "pixel", "recount": 1}
-    ours = video_train_transform(224, aa=VIDEO_AA, interpolation="bicubic", **settings)
+    ours = video_train_transform(224, AugmentationSettings(aa=VIDEO_AA, hflip=0.5))
     for seed in range(CLIPS):
         found = ours(frames, np.random.default_rng(seed))[0]
         expected = published_order(frames, np.random.default_rng(seed))
@@ -144,23 +145,20 @@ def augment(clock: Callable[[], float]) -> dict[str, float]:
     return {"published_ms": times["published"], "ours_ms": times["ours"], "ratio": times["published"] / times["ours"]}
 
 
-def dataset_of(folder: Path, mode: str, *flags: str):
-    """A data set of the one video in `folder`."""
-    parser = FlagParser()
-    add_data_arguments(parser)
+def dataset_of(folder: Path, mode: Mode, **settings) -> ClipDataset:
+    """A data set of the one video in `folder`; `settings` are fields of `DataSettings`."""
     for name in ("train", "test"):
         (folder / f"{name}.csv").write_text("v.mp4 0\n")
-    given = ["--data_path", str(folder), "--data_root", str(folder), "--nb_classes", "2", "--num_frames", "16"]
-    return build_dataset(mode, parser.parse_args([*given, *flags]))
+    where = {"data_path": str(folder), "data_root": str(folder)}
+    return build_dataset(mode, DataSettings(**where, nb_classes=2, num_frames=16, **settings))
 
 
 def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time a training sample and the decoding of its frames; milliseconds."""
     path = str(write_video(folder / "v.mp4"))
-    flags = ("--sampling", "sparse", "--num_sample", "1")
-    guarded = dataset_of(folder, "train", *flags)
-    alone = dataset_of(folder, "train", *flags, "--read_timeout", "0")
-    as_bytes = dataset_of(folder, "train", *flags, "--gpu_transforms")
+    guarded = dataset_of(folder, "train", sampling="sparse", num_sample=1)
+    alone = dataset_of(folder, "train", sampling="sparse", num_sample=1, read_timeout=0)
+    as_bytes = dataset_of(folder, "train", sampling="sparse", num_sample=1, gpu_transforms=True)
     refuse_if(not torch.equal(guarded[0].clips, alone[0].clips), "the guard changes the samples")
     as_bytes[SampleKey(0, 0)]
 
@@ -185,7 +183,7 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time the 4 x 3 views of a test video, and count how often it is decoded; milliseconds."""
     path = str(write_video(folder / "v.mp4"))
-    dataset = dataset_of(folder, "test", "--sampling", "sparse", "--read_timeout", "0")
+    dataset = dataset_of(folder, "test", sampling="sparse", read_timeout=0)
     steps = ResizeShortSide(224), SlidingCrops(224, 3), Normalize()
 
     def view_by_view():
@@ -234,8 +232,8 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     frames = smooth_frames(16, 256, 340)
     (folder / "v.mp4").touch()
     datasets = {
-        name: dataset_of(folder, "train", "--num_sample", "1", *flags)
-        for name, flags in {"finished": (), "bytes": ("--gpu_transforms",)}.items()
+        name: dataset_of(folder, "train", num_sample=1, gpu_transforms=name == "bytes")
+        for name in ("finished", "bytes")
     }
     for dataset in datasets.values():
         dataset.open_record = lambda record: FramesInMemory(frames)
@@ -256,7 +254,7 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 def memory(folder: Path, reads: int) -> dict[str, float]:
     """Read a small video again and again; MiB of resident memory after a tenth of the reads, and at the end."""
     write_video(folder / "v.mp4", 40, 64, 96)
-    dataset = dataset_of(folder, "train", "--sampling", "sparse", "--input_size", "32")
+    dataset = dataset_of(folder, "train", sampling="sparse", input_size=32)
     found = {}
     for epoch in range(reads):
         dataset[SampleKey(0, epoch)]

@@ -93,5 +93,17 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, **values: Any) -> Ki
     )
 
 
+def check_choices(settings: Any) -> None:
+    """Refuse values that are none of a field's choices: a parser does so, but in Python settings are made without one.
+
+    Raises:
+        ValueError: names the field and its choices.
+    """
+    for field in dataclasses.fields(settings):
+        choices, value = field.metadata.get(_KEY, {}).get("choices"), getattr(settings, field.name)
+        if choices and value is not None and value not in choices:
+            raise ValueError(f'--{field.name} is one of {", ".join(choices)}, not "{value}"')
+
+
 def _is_tuple(value: Any) -> bool:
     return isinstance(value, tuple)

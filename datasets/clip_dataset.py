@@ -109,7 +109,6 @@ class ClipDataset(Dataset, ABC):
         return open_reader(record.path, self.opener(record), self.guard)
 
     def __len__(self) -> int:
-        """Give the number of records."""
         return len(self.records)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:

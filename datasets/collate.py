@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from datasets.clip_dataset import Sample
 from datasets.transforms import finish
 
 
+@dataclass(frozen=True)
 class Collate:
     """Put samples together; samples without clips are left out, and a batch may so have no videos at all."""
 
-    def __init__(self, clip_shape: Sequence[int], *, views: int = 0):
-        """Remember a clip's shape (C, T, H, W); views > 0 keeps them in a dimension of their own."""
-        self.clip_shape, self.views = tuple(clip_shape), views
+    clip_shape: tuple[int, int, int, int]
+    """(C, T, H, W)."""
+    views: int = 0
+    """above 0: of each video, kept in a dimension of their own."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict:
         """Collate samples into a batch."""

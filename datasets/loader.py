@@ -2,15 +2,44 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from common.flag_types import non_negative, non_negative_int, positive_int
+from common.settings import flag, option
 from datasets.clip_dataset import ClipDataset, SampleKey
-from datasets.readers import UnreadableVideoError
+from datasets.readers import DECODERS, UnreadableVideoError
 from datasets.worker import sharing_explained
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadingSettings:
+    """How records are read and put into batches."""
+
+    batch_size: int = option(64, "videos per process and step", positive_int)
+    sampler: str = option(
+        "uniform",
+        "uniform: every training video once an epoch; balanced: every class as often as the others",
+        choices=("uniform", "balanced"),
+    )
+    num_workers: int = option(10, "loader processes", non_negative_int)
+    reader: str = option(DECODERS[0], "what decodes videos", choices=DECODERS)
+    read_timeout: float = option(
+        60,
+        "a file that takes longer, or crashes its decoder, is unreadable and does not stop the run; time in "
+        "which the job is suspended or a disk does not answer is not counted; "
+        "0: no limit, and decode in the worker itself",
+        non_negative,
+        metavar="SECONDS",
+    )
+    pin_mem: bool = flag(True, "pin memory for a GPU (default)")
+    strict_data: bool = flag(False, "an unreadable evaluation video is an error, not left out")
+    dist_timeout: float = 600
+    """seconds that processes wait for each other: a flag of the engine."""
 
 
 class TrainSampler(Sampler):
@@ -59,7 +88,6 @@ class EvalSampler(Sampler):
         return iter(self.indices)
 
     def __len__(self) -> int:
-        """Give the number of records of this rank."""
         return len(self.indices)
 
 

@@ -55,3 +55,8 @@ def get_preset(name: str) -> Preset:
         if preset.name.lower() == name.lower():
             return preset
     raise ValueError(f'--data_set "{name}" is not known; there are {", ".join(PRESETS)}')
+
+
+def recipe_of_classes(num_classes: int | None) -> str:
+    """Name the recipe that tests a head of so many classes, "" for none; recipes are named like their data sets."""
+    return next((name.lower() for name, preset in PRESETS.items() if preset.num_classes == (num_classes or -1)), "")

@@ -12,9 +12,13 @@ Every function returns T 0-based frame numbers as a numpy int64 array, all withi
 "validation" is the middle of the video, "test" the k-th of S clips; a single test segment is the middle.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from common.flag_types import positive_fraction, positive_int
+from common.settings import option
 
 Mode = Literal["train", "validation", "test"]
 
@@ -124,6 +128,23 @@ def uniform_indices(
         return np.concatenate([repeats, np.arange(total_frames, dtype=np.int64)])
     offset = rng.integers(0, length, size=clip_len) if mode == "train" else length // 2
     return (np.arange(clip_len) * length + offset).astype(np.int64)
+
+
+SAMPLERS = {"dense": dense_indices, "sparse": sparse_indices, "uniform": uniform_indices}
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Which frames a clip has, and which views of a video are tested."""
+
+    sampling: str | None = option(None, "how frames are chosen (default: the preset's)", choices=tuple(SAMPLERS))
+    num_frames: int = option(8, "frames of a clip", positive_int)
+    sampling_rate: int = option(4, "step between frames of dense sampling", positive_int)
+    input_size: int = option(224, "side of a clip in pixels", positive_int)
+    short_side_size: int = option(224, "side that evaluation resizes to", positive_int)
+    test_num_segment: int = option(4, "test clips over time", positive_int)
+    test_num_crop: int = option(3, "test crops of a clip", positive_int)
+    crop_pct: float = option(0.875, "share of an image kept in evaluation", positive_fraction)
 
 
 def _check(total_frames, clip_len, mode, segment, num_segments, rng):

@@ -9,12 +9,15 @@ VideoMamba) and, for images, of timm.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from common.flag_types import fraction, non_negative, positive, positive_fraction, positive_int
+from common.settings import flag, option
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.warp import INTERPOLATIONS, Region
@@ -70,12 +73,11 @@ def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tens
     return finished
 
 
+@dataclass(frozen=True)
 class Augment:
     """RandAugment as a step."""
 
-    def __init__(self, augment: RandAugment):
-        """Remember what to draw from."""
-        self.augment = augment
+    augment: RandAugment
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Augment a clip (T, C, H, W) uint8."""
@@ -83,25 +85,20 @@ class Augment:
         return _to_clip(apply_operations(_to_frames(clip), operations))
 
 
+@dataclass(frozen=True)
 class RandomResizedCrop:
     """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square.
 
-    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show.
+    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show. `antialias`
+    is what PIL does with images, and interpolation of video tensors does not.
     """
 
-    def __init__(
-        self,
-        size: int,
-        area: tuple[float, float] = CROP_AREA,
-        aspect: tuple[float, float] = CROP_ASPECT,
-        interpolation: str = "bilinear",
-        antialias: bool = False,
-        augment: RandAugment | None = None,
-    ):
-        """Remember the ranges; antialias as PIL does for images, not as interpolation of video tensors does."""
-        self.size, self.area, self.aspect = size, area, aspect
-        self.interpolation, self.antialias = interpolation, antialias
-        self.augment = augment
+    size: int
+    area: tuple[float, float] = CROP_AREA
+    aspect: tuple[float, float] = CROP_ASPECT
+    interpolation: str = "bilinear"
+    antialias: bool = False
+    augment: RandAugment | None = None
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
@@ -125,24 +122,22 @@ class RandomResizedCrop:
         return (height - h) // 2, (width - w) // 2, h, w
 
 
+@dataclass(frozen=True)
 class RandomHorizontalFlip:
     """Mirror left and right with a probability."""
 
-    def __init__(self, probability: float):
-        """Remember the probability."""
-        self.probability = probability
+    probability: float
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Mirror a clip (..., H, W) or leave it."""
         return clip.flip(-1) if rng.random() < self.probability else clip
 
 
+@dataclass(frozen=True)
 class ColorJitter:
     """Change brightness, contrast and saturation, in random order, by factors from [1 - strength, 1 + strength]."""
 
-    def __init__(self, strength: float):
-        """Remember the strength."""
-        self.strength = strength
+    strength: float
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Jitter a clip (T, C, H, W) uint8."""
@@ -169,12 +164,13 @@ class Normalize:
         return out.contiguous().mul_(scale).add_(shift)
 
 
+@dataclass(frozen=True)
 class ResizeShortSide:
     """Resize so that the shorter side is `size` pixels and the longer int(size * long / short)."""
 
-    def __init__(self, size: int, interpolation: str = "bilinear", antialias: bool = False):
-        """Remember the size and how to resample."""
-        self.size, self.interpolation, self.antialias = size, interpolation, antialias
+    size: int
+    interpolation: str = "bilinear"
+    antialias: bool = False
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Resize a clip (T, C, H, W)."""
@@ -188,12 +184,11 @@ class ResizeShortSide:
         return _resize(clip, new_height, new_width, self.interpolation, self.antialias)
 
 
+@dataclass(frozen=True)
 class CenterCrop:
     """Cut the square of `size` pixels in the middle."""
 
-    def __init__(self, size: int):
-        """Remember the size."""
-        self.size = size
+    size: int
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop a clip (T, C, H, W) -> (T, C, size, size)."""
@@ -201,15 +196,15 @@ class CenterCrop:
         return clip[..., top : top + self.size, left : left + self.size]
 
 
+@dataclass(frozen=True)
 class SlidingCrops:
     """Cut `count` squares of `size` pixels along the longer side, from its start to its end.
 
     A single one is in the middle. The shorter side must be `size` already.
     """
 
-    def __init__(self, size: int, count: int):
-        """Remember size and count."""
-        self.size, self.count = size, count
+    size: int
+    count: int
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop a clip (T, C, H, W) -> (count, T, C, size, size)."""
@@ -222,56 +217,51 @@ class SlidingCrops:
         return torch.stack([clip.narrow(axis, start, self.size) for start in starts])
 
 
-def video_train_transform(
-    input_size: int,
-    *,
-    aa: str,
-    interpolation: str,
-    hflip: float,
-    reprob: float,
-    remode: str,
-    recount: int,
-    scale: tuple[float, float] = CROP_AREA,
-    ratio: tuple[float, float] = CROP_ASPECT,
-) -> Compose:
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How training clips are varied."""
+
+    num_sample: int = option(2, "augmentations of each decoded clip", positive_int)
+    aa: str | None = option(None, 'RandAugment, "none" for off (default: the preset\'s)')
+    color_jitter: float = option(0.4, "images without --aa: strength", non_negative)
+    train_interpolation: str = option("bicubic", "bilinear, bicubic or random")
+    scale: tuple[float, float] = option(
+        CROP_AREA, "area of a random crop, a share", positive_fraction, metavar=("MIN", "MAX")
+    )
+    ratio: tuple[float, float] = option(CROP_ASPECT, "its width / height", positive, metavar=("MIN", "MAX"))
+    hflip: float | None = option(None, "probability of mirroring (default: the preset's)", fraction)
+    reprob: float = option(0.25, "probability of erasing", fraction)
+    remode: str = option("pixel", "erase with pixel, rand or const")
+    recount: int = option(1, "most boxes to erase", positive_int)
+    gpu_transforms: bool = flag(
+        False,
+        "normalise and erase on the device, a batch at a time: workers pass on 1 byte a value instead of 4. "
+        "Pays where a GPU waits for its workers or for transfers; on a CPU it costs time (default: off)",
+    )
+    seed: int = 0
+    """of the random numbers of sampling and augmentation: a flag of the engine."""
+
+
+def video_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of videos: augmentation, random crop, flip, normalisation, erasing.
 
-    `interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
+    `train_interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
     """
-    _check_interpolation(interpolation)
-    settings = parse_randaugment(aa)
-    augment = RandAugment(settings, interpolation) if settings else None
     return Compose([
-        RandomResizedCrop(input_size, scale, ratio, augment=augment),
-        RandomHorizontalFlip(hflip) if hflip > 0 else None,
-    ], _erasing(reprob, remode, recount))  # fmt: skip
+        RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings)),
+        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
+    ], _erasing(settings))  # fmt: skip
 
 
-def image_train_transform(
-    input_size: int,
-    *,
-    aa: str,
-    color_jitter: float,
-    interpolation: str,
-    hflip: float,
-    reprob: float,
-    remode: str,
-    recount: int,
-    scale: tuple[float, float] = CROP_AREA,
-    ratio: tuple[float, float] = CROP_ASPECT,
-) -> Compose:
+def image_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of images: crop and flip first, then augmentation, or colour jitter without one."""
-    _check_interpolation(interpolation)
-    settings = parse_randaugment(aa)
-    if settings:
-        augment = Augment(RandAugment(settings, interpolation, IMAGE_FILL))
-    else:
-        augment = ColorJitter(color_jitter) if color_jitter > 0 else None
+    jitter = ColorJitter(settings.color_jitter) if settings.color_jitter > 0 else None
+    augment = _augment(settings, IMAGE_FILL)
     return Compose([
-        RandomResizedCrop(input_size, scale, ratio, interpolation, antialias=True),
-        RandomHorizontalFlip(hflip) if hflip > 0 else None,
-        augment,
-    ], _erasing(reprob, remode, recount))  # fmt: skip
+        RandomResizedCrop(input_size, settings.scale, settings.ratio, settings.train_interpolation, antialias=True),
+        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
+        Augment(augment) if augment else jitter,
+    ], _erasing(settings))  # fmt: skip
 
 
 def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
@@ -302,13 +292,16 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
     return Compose([resize, CenterCrop(input_size)])
 
 
-def _erasing(reprob: float, remode: str, recount: int) -> RandomErasing | None:
-    return RandomErasing(reprob, remode, recount) if reprob > 0 else None
-
-
-def _check_interpolation(interpolation: str) -> None:
+def _augment(settings: AugmentationSettings, *fill: tuple[int, ...]) -> RandAugment | None:
+    interpolation = settings.train_interpolation
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
+    operations = parse_randaugment(settings.aa or "none")
+    return RandAugment(operations, interpolation, *fill) if operations else None
+
+
+def _erasing(settings: AugmentationSettings) -> RandomErasing | None:
+    return RandomErasing(settings.reprob, settings.remode, settings.recount) if settings.reprob > 0 else None
 
 
 def _to_frames(clip: torch.Tensor) -> np.ndarray:

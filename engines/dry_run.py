@@ -7,6 +7,7 @@ import shlex
 
 import torch
 
+from datasets.arguments import DataSettings
 from datasets.build import build_loader
 from engines.batch import fit_batch_to_list
 from engines.distributed import place_from_environment
@@ -42,7 +43,7 @@ def dry_run(args: argparse.Namespace, parser: argparse.ArgumentParser, script: s
     processes = args.dry_run or world_size
     _logger.info("the run: %s", full_command(args, parser, script))
     modes = _modes(args, script)
-    check = check_data(args, modes)
+    check = check_data(DataSettings.from_flags(args), modes)
     for warning in check.warnings:
         _logger.warning("%s", warning)
     if check.faults:
@@ -118,7 +119,7 @@ def _workload(args: argparse.Namespace, check: DataCheck, model: torch.nn.Module
     datasets = check.datasets
     if not args.eval:
         fit_batch_to_list(args, len(datasets["train"]), processes)
-        loader = build_loader(datasets["train"], "train", args, rank=0, world_size=processes)
+        loader = build_loader(datasets["train"], "train", DataSettings.from_flags(args), rank=0, world_size=processes)
         updates = updates_per_epoch(loader, args.update_freq)
         rates = scale_learning_rates(args, processes)
         create_schedule(create_optimizer(model, args, rates.peak), args, rates, updates)

@@ -25,17 +25,6 @@ from typing import Any
 import yaml
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-# The recipe that tests a head of so many classes; any other number is a data set of one's own.
-RECIPE_OF_CLASSES = {
-    1000: "imagenet",
-    400: "k400",
-    174: "ssv2",
-    101: "ucf101",
-    51: "hmdb51",
-    10: "breakfast",
-    180: "coin",
-}
-
 _FILE_KEYS = {"about", "script", "inherits", "base", "groups", "runs"}
 _OF_THE_RUN_ALONE = ("teacher", "reported")
 _BATCH = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.build import build_plan
 from datasets.clip_dataset import ClipPlan, read_clips
-from datasets.presets import get_preset
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.worker import sharing_explained, start_worker
 from engines.distributed import resolve_device
@@ -241,14 +240,13 @@ def load_predictor(
             is not there.
     """
     facts = describe_checkpoint(checkpoint)
-    args = inference_settings(facts, recipe, overrides, override_checkpoint)
-    preset = get_preset(args.data_set)
-    images = args.num_frames == 1
-    plan = build_plan("test", preset, "image" if images else "video", args)
+    flags, data = inference_settings(facts, recipe, overrides, override_checkpoint)
+    images = data.num_frames == 1
+    plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710.
-    saved_names = (facts.flags.get("class_names") or [])[: args.nb_classes]
-    names = label_names_of(label_names or saved_names, args.nb_classes)
-    model = build_model(args, args.nb_classes)
+    saved_names = (facts.flags.get("class_names") or [])[: data.nb_classes]
+    names = label_names_of(label_names or saved_names, data.nb_classes)
+    model = build_model(flags, data.nb_classes)
     report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:
@@ -262,10 +260,10 @@ def load_predictor(
         label_names=names,
         device=place,
         bf16=bf16,
-        span=args.num_frames * args.sampling_rate,
-        crop_share=args.crop_pct if images else 1.0,
+        span=data.num_frames * data.sampling_rate,
+        crop_share=data.crop_pct if images else 1.0,
         clips_per_forward=clips_per_forward,
-        filename_tmpl=args.filename_tmpl,
-        reader=args.reader,
-        guard=Guard(args.read_timeout) if args.read_timeout else None,
+        filename_tmpl=data.filename_tmpl,
+        reader=data.reader,
+        guard=Guard(data.read_timeout) if data.read_timeout else None,
     )

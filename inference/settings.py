@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.flag_parser import FlagParser
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
+from datasets.presets import recipe_of_classes
 from engines.checkpoint_flags import SAMPLING_FLAGS, check_overridden, known_sampling, settle
-from engines.recipe import RECIPE_OF_CLASSES, load_recipe
+from engines.recipe import load_recipe
 from models.arguments import add_model_arguments
 from models.checkpoint import CheckpointError
 from models.config import Role
@@ -30,8 +31,8 @@ def inference_settings(
     recipe: str = "",
     overrides: dict[str, Any] | None = None,
     override_checkpoint: Sequence[str] = (),
-) -> argparse.Namespace:
-    """The flags of model and data that suit a checkpoint.
+) -> tuple[argparse.Namespace, DataSettings]:
+    """The flags of the model and the settings of the data that suit a checkpoint.
 
     Args:
         facts: what `describe_checkpoint` read off it.
@@ -73,7 +74,7 @@ def inference_settings(
     args.nb_classes = args.nb_classes or facts.num_classes
     # The test's crops are as large as the short side.
     args.short_side_size = args.input_size
-    return args
+    return args, DataSettings.from_flags(args)
 
 
 def _known(overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _known(overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
 
 def _guess_recipe(facts: CheckpointFacts, overrides: dict[str, Any]) -> str:
     """The recipe of the published data set with as many classes; empty for none, with a warning either way."""
-    recipe = RECIPE_OF_CLASSES.get(overrides.get("nb_classes") or facts.num_classes, "")
+    recipe = recipe_of_classes(overrides.get("nb_classes") or facts.num_classes)
     _logger.warning(
         "%s does not say how its frames were sampled; it has %d classes and is read %s; --recipe, --sampling and "
         "--sampling_rate say otherwise",

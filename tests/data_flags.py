@@ -1,8 +1,9 @@
-"""The data package's flags as tests want them: small clips, no augmentation, no workers, unless said otherwise."""
+"""The data package's settings as tests want them: small clips, no augmentation, no workers, unless said otherwise."""
 
 import argparse
+from dataclasses import replace
 
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
 
 
 def data_flags(root, *flags, seed=0):
@@ -15,5 +16,4 @@ def data_flags(root, *flags, seed=0):
     light += ["--read_timeout", "0"]
     where = ["--data_path", str(root), "--data_root", str(root)]
     args = parser.parse_args([*small, *light, *where, *flags])
-    args.seed = seed
-    return args
+    return replace(DataSettings.from_flags(args), seed=seed)

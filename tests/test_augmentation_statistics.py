@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datasets.randaugment import RandAugment, parse_randaugment
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, video_train_transform
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, AugmentationSettings, video_train_transform
 
 DRAWS = 1500
 HEIGHT, WIDTH = 240, 320
@@ -32,8 +32,8 @@ def published_crop(rng):
 
 def seen_crops(hflip=0.5):
     """What our pipeline cut out and mirrored, read off its pictures: boxes (DRAWS, 4) and flips (DRAWS,)."""
-    settings = {"aa": "none", "interpolation": "bicubic", "reprob": 0.0, "remode": "pixel", "recount": 1}
-    transform = video_train_transform(32, hflip=hflip, **settings)
+    settings = {"aa": "none", "train_interpolation": "bicubic", "reprob": 0.0, "remode": "pixel", "recount": 1}
+    transform = video_train_transform(32, AugmentationSettings(hflip=hflip, **settings))
     frames = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
     frames[0, :, :, 0] = (np.arange(HEIGHT) + 0.5)[:, None]
     frames[0, :, :, 1] = ((np.arange(WIDTH) + 0.5) / 2)[None]
@@ -105,8 +105,8 @@ def test_operations_and_magnitudes_are_the_published(text):
 
 
 def test_erased_boxes_have_the_published_shares():
-    settings = {"aa": "none", "interpolation": "bicubic", "hflip": 0.0, "remode": "const", "recount": 1}
-    transform = video_train_transform(64, reprob=0.25, **settings)
+    settings = {"aa": "none", "train_interpolation": "bicubic", "hflip": 0.0, "remode": "const", "recount": 1}
+    transform = video_train_transform(64, AugmentationSettings(reprob=0.25, **settings))
     frames, ours = np.full((1, 64, 64, 3), 255, np.uint8), np.random.default_rng(0)
     areas = np.array([float((transform(frames, ours)[0, 0, 0] == 0).float().mean()) for _ in range(2 * DRAWS)])
     assert abs((areas > 0).mean() - 0.25) < 0.04

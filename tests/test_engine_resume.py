@@ -24,7 +24,7 @@ from engine_standins import (
 )
 from PIL import Image
 
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings, add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import SampleKey
 from datasets.loader import TrainSampler
@@ -183,7 +183,8 @@ def train_on_images(root, output_dir, *, stop_at=None):
     flags = ("--output_dir", str(output_dir), "--epochs", "2", "--warmup_epochs", "0", "--lr", "0.5")
     args = make_args(*flags, **vars(data_args))
     context = start_run(args)
-    loaders = [build_loader(build_dataset(mode, args), mode, args) for mode in ("train", "validation")]
+    data = DataSettings.from_flags(args)
+    loaders = [build_loader(build_dataset(mode, data), mode, data) for mode in ("train", "validation")]
     model = TinyModel()
     state = create_training_state(
         classify(model, args), args, context, steps_per_epoch=updates_per_epoch(loaders[0], 1)

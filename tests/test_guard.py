@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -230,11 +231,10 @@ def treacherous_loader(root, mode, names, *flags, dist_timeout=600, **shards):
         (root / name).touch()
     for part in ("train", "val"):
         (root / f"{part}.csv").write_text("".join(f"{name} {i % 3}\n" for i, name in enumerate(names)))
-    args = data_flags(root, *flags)
-    args.dist_timeout = dist_timeout
-    dataset = build_dataset(mode, args)
+    settings = replace(data_flags(root, *flags), dist_timeout=dist_timeout)
+    dataset = build_dataset(mode, settings)
     dataset.__class__ = TreacherousDataset
-    return build_loader(dataset, mode, args, **shards)
+    return build_loader(dataset, mode, settings, **shards)
 
 
 @pytest.mark.parametrize("mode", ["train", "validation"])
@@ -255,9 +255,8 @@ def test_an_epoch_names_the_guilty_and_goes_on(mode, tmp_path, caplog):
 
 def test_a_limit_that_would_outlast_the_other_processes_is_refused(tmp_path):
     def loader(limit, world_size):
-        args = data_flags(tmp_path, "--read_timeout", limit, "--batch_size", "1")
-        args.dist_timeout = 100
-        return build_loader(build_dataset("train", args), "train", args, world_size=world_size)
+        settings = replace(data_flags(tmp_path, "--read_timeout", limit, "--batch_size", "1"), dist_timeout=100)
+        return build_loader(build_dataset("train", settings), "train", settings, world_size=world_size)
 
     write_video(tmp_path / "v.mp4", numbered_frames(5, 32, 48))
     (tmp_path / "train.csv").write_text("v.mp4 0\nv.mp4 1\n")

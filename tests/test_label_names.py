@@ -1,7 +1,7 @@
 """Names of classes: a file that fits the lists is kept with the run, any other is refused before it starts."""
 
-import argparse
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import run_class_finetuning
-from datasets.arguments import add_data_arguments
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.label_names import LabelNamesError, read_label_names
 from engines.configuration import parse_arguments
@@ -66,12 +66,10 @@ def test_names_are_checked_against_the_lists(tmp_path):
     for name in ("train", "val", "test"):
         write(tmp_path / f"{name}.csv", "a.mp4 0\nb.mp4 1\n")
     names = write(tmp_path / "labels.txt", "left\nright\nneither\n")
-    parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
-    words = ["--data_path", str(tmp_path), "--data_root", str(tmp_path), "--label_names", str(names)]
+    settings = DataSettings(data_path=str(tmp_path), data_root=str(tmp_path), label_names=str(names))
     with pytest.raises(LabelNamesError, match="labels.txt has 3 names, and there are 2 classes"):
-        build_dataset("train", parser.parse_args(words))
-    assert build_dataset("train", parser.parse_args([*words, "--num_classes", "3"])).num_classes == 3
+        build_dataset("train", settings)
+    assert build_dataset("train", replace(settings, nb_classes=3)).num_classes == 3
 
 
 def test_a_run_keeps_the_names_and_takes_its_settings_back(tmp_path):

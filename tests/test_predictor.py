@@ -7,6 +7,7 @@ from inference_files import CLASSES, FLAGS, moving_frames, save_checkpoint, writ
 from video_files import write_folder
 
 import run_class_finetuning
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from datasets.readers import UnreadableVideoError, VideoFile
 from engines.configuration import parse_arguments
@@ -42,10 +43,11 @@ def evaluated(checkpoint, videos, folder, *words):
     (folder / "test.csv").write_text("".join(f"{path} 0\n" for path in videos))
     words = ["--eval", "--finetune", str(checkpoint), "--data_path", str(folder), "--num_workers", "0", *words]
     args = parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
-    dataset = build_dataset("test", args)
+    settings = DataSettings.from_flags(args)
+    dataset = build_dataset("test", settings)
     model = build_model(args, dataset.num_classes)
     load_finetune_checkpoint(model, args)
-    loader = build_loader(dataset, "test", args)
+    loader = build_loader(dataset, "test", settings)
     return np.exp(evaluate(Classification(model, dataset.num_classes), loader, Context()).outputs)
 
 

@@ -1,7 +1,10 @@
 """Prepared videos: the same frames under the same numbers, smaller and cheap to seek; nothing lost or done twice."""
 
+import json
+import os
 import subprocess
 import sys
+import time
 
 import av
 import numpy as np
@@ -115,6 +118,36 @@ def test_a_second_run_does_only_what_is_missing_or_changed(listed):
     assert kept.stat().st_mtime_ns == stamps[0] and changed.stat().st_mtime_ns > stamps[1]
     assert len(VideoFile(str(changed))) == 10
     assert len(read_list(listed / "out" / "train.csv")[0]) == 3
+
+
+@pytest.mark.parametrize("form", ["videos", "frames"])
+def test_a_folder_of_an_earlier_version_is_told_and_redone_once(listed, capsys, form):
+    (listed / "text.mp4").unlink()
+    (listed / "train.csv").write_text("clips/a b.avi 1\nc 0\n")
+    assert run(listed, "--form", form) == 0
+    settings, target = listed / "out" / "prepared.json", listed / "out" / ("c.mp4" if form == "videos" else "c")
+    earlier = json.loads(settings.read_text())
+    assert earlier.pop("version") == 2
+    settings.write_text(json.dumps(earlier))
+    # as if written an hour ago, wrongly, after its source
+    for path in (listed / "c.mp4", target):
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    wrong = target.stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(listed, "--form", form) == 0
+    said = capsys.readouterr().out
+    assert "prepared by an earlier version" in said and "are there already" not in said
+    assert target.stat().st_mtime_ns > wrong
+    assert run(listed, "--form", form) == 0
+    said = capsys.readouterr().out
+    assert "earlier version" not in said and "2 of 2 are there already" in said
+    # what a renewal that was stopped has not reached: newer than its source, older than the renewal
+    os.utime(target, (time.time() - 1800, time.time() - 1800))
+    assert run(listed, "--form", form) == 0
+    said = capsys.readouterr().out
+    assert "earlier version" not in said and "1 of 2 are there already" in said
+    settings.write_text(json.dumps(earlier | {"version": 3}))
+    assert run(listed, "--form", form) == 2 and "a later version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from video_files import numbered_frames, write_video
 
 import reports.page
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from engines.runner import run_test, start_run
 from reports.best_effort import try_to_report
@@ -73,8 +74,9 @@ def tested_run(tmp_path_factory):
     ])  # fmt: skip
     context = start_run(args)
     (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
-    dataset = build_dataset("test", args)
-    run_test(classify(TinyModel()), build_loader(dataset, "test", args), args, context)
+    settings = DataSettings.from_flags(args)
+    dataset = build_dataset("test", settings)
+    run_test(classify(TinyModel()), build_loader(dataset, "test", settings), args, context)
     try_to_report(args.output_dir, dataset)
     return folder / "out"
 

@@ -78,24 +78,26 @@ def data(tmp_path_factory):
 
 
 def lists(root, *flags):
-    """The data sets of all modes, whose records carry lengths, and their flags."""
-    args = data_flags(root, "--sampling", "uniform", "--filename_tmpl", "img_{:05}.png", "--reader", "pyav", *flags)
+    """The data sets of all modes, whose records carry lengths, and their settings."""
+    settings = data_flags(
+        root, "--sampling", "uniform", "--filename_tmpl", "img_{:05}.png", "--reader", "pyav", *flags
+    )
     lengths, sets = json.loads((root / "lengths.json").read_text()), {}
     for mode in ("train", "validation", "test"):
-        sets[mode] = build_dataset(mode, args)
+        sets[mode] = build_dataset(mode, settings)
         sets[mode].records = [replace(r, target=lengths[os.path.basename(r.path)]) for r in sets[mode].records]
-    return sets, args
+    return sets, settings
 
 
 def run(root, output, batch_size, *flags, kill_at=None):
     """Train as far as it gets, test and report; the process with `kill_at` dies in that update."""
-    sets, data_args = lists(root, "--batch_size", str(batch_size), "--test_num_segment", "1", "--test_num_crop", "3")
+    sets, data = lists(root, "--batch_size", str(batch_size), "--test_num_segment", "1", "--test_num_crop", "3")
     words = ("--output_dir", str(output), "--epochs", str(EPOCHS), "--warmup_epochs", "0", "--lr", "0.1")
     rest = ("--layer_decay", "1", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", "--log_interval", "1")
-    args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data_args))
+    args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data))
     context = start_run(args)
     shards = dict(rank=context.rank, world_size=context.world_size)
-    loaders = {mode: build_loader(sets[mode], mode, args, **shards) for mode in sets}
+    loaders = {mode: build_loader(sets[mode], mode, data, **shards) for mode in sets}
     shape = dict(img_size=SIDE, patch_size=8, num_frames=FRAMES, embed_dim=32, depth=2, num_classes=0)
     model = VideoMambaPro(**shape, drop_path_rate=0.0, dt_init="mamba", backend="portable")
     objective = PathLength(model, [record.target for record in sets["train"].records])

@@ -1,6 +1,7 @@
 """Transforms: the published geometry and normalisation, and one set of random numbers for a whole clip."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from datasets.erasing import RandomErasing, erase
 from datasets.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    AugmentationSettings,
     CenterCrop,
     ColorJitter,
     Normalize,
@@ -169,15 +171,7 @@ def test_crops_slide_along_the_longer_side(height, width, count, axis, starts):
 def test_pipelines_give_views_of_clips():
     frames = smooth_frames(72, 100)
     rng = np.random.default_rng(0)
-    train = video_train_transform(
-        48,
-        aa="rand-m7-n4-mstd0.5-inc1",
-        interpolation="bicubic",
-        hflip=0.5,
-        reprob=0.25,
-        remode="pixel",
-        recount=1,
-    )
+    train = video_train_transform(48, AugmentationSettings(aa="rand-m7-n4-mstd0.5-inc1", hflip=0.5))
     assert train(frames, rng).shape == (1, 3, 2, 48, 48)
     assert video_validation_transform(48, 56)(frames, rng).shape == (1, 3, 2, 48, 48)
     assert video_test_transform(48, 48, 3)(frames, rng).shape == (3, 3, 2, 48, 48)
@@ -186,9 +180,8 @@ def test_pipelines_give_views_of_clips():
 
 def test_the_same_generator_state_gives_the_same_clip_and_frames_stay_alike():
     frames = smooth_frames(72, 100, 5)
-    settings = {"aa": "rand-m9-n4-mstd0.5-inc1", "hflip": 0.5, "reprob": 0.0, "remode": "pixel", "recount": 1}
-    video = video_train_transform(48, interpolation="random", **settings)
-    image = image_train_transform(48, interpolation="random", color_jitter=0.4, **settings)
+    settings = AugmentationSettings(aa="rand-m9-n4-mstd0.5-inc1", hflip=0.5, reprob=0.0, train_interpolation="random")
+    video, image = video_train_transform(48, settings), image_train_transform(48, settings)
     for transform in (video, image):
         seen = []
         for seed in range(12):
@@ -219,16 +212,8 @@ def test_validation_and_image_evaluation_show_what_pil_shows():
 
 def test_images_without_augmentation_are_jittered_in_colour():
     def clip(strength):
-        transform = image_train_transform(
-            32,
-            aa="none",
-            color_jitter=strength,
-            interpolation="bilinear",
-            hflip=0,
-            reprob=0,
-            remode="pixel",
-            recount=1,
-        )
+        plain = AugmentationSettings(aa="none", hflip=0, reprob=0, train_interpolation="bilinear")
+        transform = image_train_transform(32, replace(plain, color_jitter=strength))
         return transform(smooth_frames_fixed, np.random.default_rng(0))
 
     smooth_frames_fixed = smooth_frames(64, 64, 1)
@@ -248,4 +233,4 @@ def test_contradicting_sizes_are_told():
     with pytest.raises(ValueError, match="--crop_pct"):
         image_eval_transform(224, 87.5)
     with pytest.raises(ValueError, match="--train_interpolation"):
-        video_train_transform(32, aa="none", interpolation="lanczos", hflip=0, reprob=0, remode="pixel", recount=1)
+        video_train_transform(32, AugmentationSettings(train_interpolation="lanczos"))

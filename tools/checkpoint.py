@@ -18,7 +18,7 @@ from typing import Any
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
-from engines.recipe import RECIPE_OF_CLASSES
+from datasets.presets import recipe_of_classes
 from models.checkpoint_file import (
     AVERAGE,
     FORMATS,
@@ -110,7 +110,7 @@ def _other_contents(content: dict[str, Any]) -> list[str]:
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
         return "nothing: it has no head; start from it with --finetune"
-    recipe = RECIPE_OF_CLASSES.get(facts.num_classes, "custom")
+    recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"
     return f"bash scripts/evaluate.sh --checkpoint {path} --data_set {recipe} --data_root DIR"

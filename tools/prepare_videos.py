@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,8 @@ from tqdm import tqdm
 
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
-from common.flag_types import non_negative_int, positive, positive_int, whole_number
+from common.flag_types import non_negative_int, positive
+from common.settings import add_options, from_flags
 from common.terminal import escape_output
 from datasets.annotations import (
     VIDEO_SUFFIXES,
@@ -39,6 +41,9 @@ from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
 
 SETTINGS = "prepared.json"
+# Raised when the same settings write other frames: 2 since frames are numbered as they are shown. A folder without a
+# version is of 1.
+VERSION = 2
 
 
 class PreparationError(ValueError):
@@ -49,15 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where a video could not be prepared."""
     escape_output()
     options = parse_arguments(arguments)
-    how = Preparation(options.form, options.short_side, options.gop, options.crf, options.quality)
+    how = from_flags(Preparation, options)
     try:
         lists = {path: _read_videos(path, options) for path in options.lists}
         targets = _name_targets([record for records in lists.values() for record in records], options)
-        _settle_folder(options.output, how, options.lists)
+        since = _settle_folder(options.output, how, options.lists)
     except (ListFileError, PreparationError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    failures = _prepare(targets, how, options)
+    failures = _prepare(targets, how, options, since)
     for path, records in lists.items():
         done = [record for record in records if record.path not in failures]
         _write_list(options.output / path.name, done, targets, options)
@@ -72,41 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    how = Preparation()
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths start from")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
-    parser.add_argument("--form", choices=("videos", "frames"), default=how.form, help="(default: %(default)s)")
-    parser.add_argument(
-        "--short_side",
-        type=positive_int,
-        default=how.short_side,
-        help="in pixels, never enlarged to (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--gop", type=positive_int, default=how.gop, help="frames from key to key (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--crf",
-        type=whole_number(0, 51),
-        default=how.crf,
-        help="x264's quality, lower is better and larger (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--quality", type=whole_number(1, 100), default=how.quality, help="of JPEGs (default: %(default)s)"
-    )
+    add_options(parser, Preparation)
     parser.add_argument(
         "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
     )
     parser.add_argument(
         "--time_limit", type=positive, default=1800.0, metavar="SECONDS", help="for one video (default: %(default)s)"
     )
-    options = parser.parse_args(arguments)
-    if options.short_side < 16 or options.gop < 1:
-        parser.error("--short_side is at least 16, and --gop at least 1")
-    return options
+    return parser.parse_args(arguments)
 
 
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
@@ -135,8 +118,13 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
     return targets
 
 
-def _settle_folder(output: Path, how: Preparation, lists: Sequence[Path]) -> None:
-    """Note the settings in the folder, or compare them; raises where it holds anything else."""
+def _settle_folder(output: Path, how: Preparation, lists: Sequence[Path]) -> int:
+    """Note the settings in the folder, or compare them; raises where it holds anything else.
+
+    Returns:
+        the time, in ns since 1970, before which nothing in the folder counts: when the renewal of an older version's
+        files began, else 0. It is kept in the folder, so that a renewal that was stopped goes on where it was.
+    """
     names = [path.name for path in lists]
     if len(set(names)) < len(names):
         raise PreparationError(f"two of the lists have one name: {', '.join(map(str, lists))}")
@@ -144,17 +132,27 @@ def _settle_folder(output: Path, how: Preparation, lists: Sequence[Path]) -> Non
     wanted = asdict(how)
     if settings.is_file():
         found = json.loads(settings.read_text())
+        version, since = found.pop("version", 1), found.pop("since", 0)
         if found != wanted:
             raise PreparationError(f"{output} was prepared with {found}, not {wanted}; name another folder")
-        return
+        if version > VERSION:
+            raise PreparationError(f"{output} was prepared by a later version of this tool; name another folder")
+        if version < VERSION:
+            print(
+                f"{output} was prepared by an earlier version, which may have numbered frames wrongly: all is redone"
+            )
+            since = time.time_ns()
+            write_json(settings, wanted | {"version": VERSION, "since": since})
+        return since
     if output.is_dir() and any(output.iterdir()):
         raise PreparationError(f"{output} holds other files, and no {SETTINGS} of an earlier run; name another folder")
-    write_json(settings, wanted)
+    write_json(settings, wanted | {"version": VERSION})
+    return 0
 
 
-def _prepare(targets: dict[str, Path], how: Preparation, options: argparse.Namespace) -> dict[str, str]:
+def _prepare(targets: dict[str, Path], how: Preparation, options: argparse.Namespace, since: int) -> dict[str, str]:
     """Prepare what is not there yet, and give the reason for each video that could not be."""
-    jobs = [VideoJob(path, target, how) for path, target in targets.items() if not _is_done(path, target)]
+    jobs = [VideoJob(path, target, how) for path, target in targets.items() if not _is_done(path, target, since)]
     if len(jobs) < len(targets):
         print(f"{len(targets) - len(jobs)} of {len(targets)} are there already")
     failures = {}
@@ -168,10 +166,10 @@ def _prepare(targets: dict[str, Path], how: Preparation, options: argparse.Names
     return failures
 
 
-def _is_done(source: str, target: Path) -> bool:
-    """Whether the target is there and no older than its source."""
+def _is_done(source: str, target: Path, since: int) -> bool:
+    """Whether the target is there and no older than its source, nor than `since` (ns)."""
     try:
-        return target.stat().st_mtime_ns >= os.stat(resolve_video_path(source)).st_mtime_ns
+        return target.stat().st_mtime_ns >= max(since, os.stat(resolve_video_path(source)).st_mtime_ns)
     except OSError:
         return False
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
+from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.label_names import read_label_names
 from engines.results import RESULTS, describe_list
@@ -62,7 +63,7 @@ def tested_dataset(output_dir: Path) -> tuple:
     results, settings = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     args = argparse.Namespace(**settings)
     try:
-        dataset = build_dataset("test", args)
+        dataset = build_dataset("test", DataSettings.from_flags(args))
     except (OSError, ValueError, AttributeError) as error:
         return None, f"the test list cannot be read again: {error}"
     if describe_list(dataset, args.data_root)["sha256"] != results.get("list", {}).get("sha256"):

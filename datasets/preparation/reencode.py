@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from common.files import atomic_write
+from common.flag_types import positive_int, whole_number
+from common.settings import option
 from datasets.readers import VideoFile
 
 FRAMES_AT_ONCE = 16
@@ -20,21 +22,13 @@ FRAME_NAME = "img_{:05}.jpg"
 
 @dataclass(frozen=True)
 class Preparation:
-    """How videos are written.
+    """How videos are written: as H.264 in short closed groups of pictures, or as a folder of JPEGs each."""
 
-    Attributes:
-        form: "videos" (H.264) or "frames" (a folder of JPEGs each).
-        short_side: largest short side in pixels; smaller pictures are not enlarged.
-        gop: frames in a closed group of pictures. A frame costs the decoding of half a group.
-        crf: x264's constant rate factor, lower is better and larger.
-        quality: of JPEGs, to 95.
-    """
-
-    form: str = "videos"
-    short_side: int = 256
-    gop: int = 4
-    crf: int = 20
-    quality: int = 95
+    form: str = option("videos", "(default: %(default)s)", choices=("videos", "frames"))
+    short_side: int = option(256, "in pixels, never enlarged to", whole_number(16))
+    gop: int = option(4, "frames from key to key; a frame costs the decoding of half of them", positive_int)
+    crf: int = option(20, "x264's quality, lower is better and larger", whole_number(0, 51))
+    quality: int = option(95, "of JPEGs", whole_number(1, 100))
 
 
 @dataclass(frozen=True)

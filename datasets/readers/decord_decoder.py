@@ -79,7 +79,6 @@ class DecordDecoder:
         self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
 
     def __len__(self) -> int:
-        """Give the number of frames."""
         return len(self._reader)
 
     def decode(self, indices: np.ndarray) -> np.ndarray:

@@ -207,7 +207,6 @@ class GuardedReader:
         self._guard, self._length = guard, length
 
     def __len__(self) -> int:
-        """Give the number of frames."""
         return self._length
 
     def read(self, indices: Sequence[int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,18 +14,17 @@ MOST_BYTES = 8 << 30
 """What the frames of one reading may take: 64 of 7680 x 4320 pixels are 6.4 GB."""
 
 
+@dataclass(frozen=True)
 class FrameFolder:
-    """A folder of frames as images, numbered in their names."""
+    """A folder of frames as images, numbered in their names; nothing is opened before `read`."""
 
-    def __init__(self, path: str, total_frames: int, filename_tmpl: str = "img_{:05}.jpg", first_frame: int = 1):
-        """Name the folder; nothing is opened before `read`."""
-        self.path = path
-        self.total_frames = total_frames
-        self.filename_tmpl = filename_tmpl
-        self.first_frame = first_frame
+    path: str
+    total_frames: int
+    """as the list says."""
+    filename_tmpl: str = "img_{:05}.jpg"
+    first_frame: int = 1
 
     def __len__(self) -> int:
-        """Give the number of frames that the list says."""
         return self.total_frames
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
@@ -53,15 +53,13 @@ class FrameFolder:
         return _read_image(path, self.path)
 
 
+@dataclass(frozen=True)
 class ImageFile:
-    """A single image, a video of one frame."""
+    """A single image, a video of one frame; nothing is opened before `read`."""
 
-    def __init__(self, path: str):
-        """Name the file; nothing is opened before `read`."""
-        self.path = path
+    path: str
 
     def __len__(self) -> int:
-        """Give 1."""
         return 1
 
     def read(self, indices: Sequence[int]) -> np.ndarray:

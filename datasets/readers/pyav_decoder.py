@@ -72,7 +72,6 @@ class PyavDecoder:
         return self._first == start
 
     def __len__(self) -> int:
-        """Give the number of frames."""
         return len(self._index.frames)
 
     @property

@@ -32,7 +32,6 @@ class VideoFile:
             raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
 
     def __len__(self) -> int:
-        """Give the number of frames."""
         return len(self._decoder)
 
     @property
