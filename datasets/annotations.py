@@ -258,7 +258,9 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
         look: tells what a path is. It is asked where two numbers or more follow the path, which says little: frame
             folders may be called `v_a.avi`, and a video's line may have columns that are ignored.
     """
-    votes, unsure = Counter(frames=0, image=0, video=0), {}
+    votes: Counter[Kind] = Counter({"frames": 0, "image": 0, "video": 0})
+    unsure: dict[Kind, list[str]] = {}
+    kind: Kind
     for line in evenly_spread(lines, RECOGNISED_FROM):
         columns = split_columns(line, separator)
         numbers = 0
@@ -275,7 +277,7 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
         else:
             votes[kind] += 1
     for kind, paths in unsure.items():
-        seen = Counter(look(path) or kind for path in evenly_spread(paths, LOOKED_AT))
+        seen: Counter[Kind] = Counter(look(path) or kind for path in evenly_spread(paths, LOOKED_AT))
         votes[seen.most_common(1)[0][0]] += len(paths)
     return votes.most_common(1)[0][0]
 

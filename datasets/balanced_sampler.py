@@ -17,8 +17,8 @@ class BalancedSampler(TrainSampler):
     def __init__(self, labels: Sequence[int], *, rank: int, world_size: int, seed: int):
         """Deal records with these classes to `world_size` ranks."""
         super().__init__(len(labels), rank=rank, world_size=world_size, seed=seed)
-        labels = np.asarray(labels)
-        self.members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        classes = np.asarray(labels)
+        self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """Draw the epoch's records over all ranks: (length, 2) int, record and how often it has come before."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -63,15 +64,16 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
         logger.warning("%s: %s", list_file, empty)
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
-    shared = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
+    shared: dict[str, Any] = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
+    of_kind: Any = records
     if kind == "video":
-        dataset = VideoClsDataset(records, plan, reader=settings.reader, **shared)
+        dataset = VideoClsDataset(of_kind, plan, reader=settings.reader, **shared)
     else:
         folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
         first_frame = settings.first_frame
         if first_frame is None:
-            first_frame = find_first_frame(records, settings.filename_tmpl, list_file)
-        dataset = folder_class(records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared)
+            first_frame = find_first_frame(of_kind, settings.filename_tmpl, list_file)
+        dataset = folder_class(of_kind, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared)
     logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
     return dataset
 

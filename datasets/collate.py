@@ -33,9 +33,10 @@ class Collate:
         """Collate samples into a batch."""
         unreadable = [problem for sample in samples for problem in sample.unreadable]
         read = [sample for sample in samples if sample.clips is not None]
-        repeats = torch.tensor([1 if self.views else len(sample.clips) for sample in read], dtype=torch.int64)
-        if read:
-            clips = self._join([sample.clips for sample in read])
+        parts = [sample.clips for sample in samples if sample.clips is not None]
+        repeats = torch.tensor([1 if self.views else len(part) for part in parts], dtype=torch.int64)
+        if parts:
+            clips = self._join(parts)
         else:
             views = (self.views,) if self.views else ()
             clips = torch.empty((0, *views, *self.clip_shape), dtype=torch.float32)
@@ -45,8 +46,9 @@ class Collate:
             "indices": torch.tensor([s.index for s in read], dtype=torch.int64).repeat_interleave(repeats),
             "unreadable": unreadable,
         }
-        if read and read[0].boxes is not None:
-            batch["boxes"] = self._join([sample.boxes for sample in read])
+        boxes = [sample.boxes for sample in read if sample.boxes is not None]
+        if boxes:
+            batch["boxes"] = self._join(boxes)
         return batch
 
     def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:

@@ -22,7 +22,9 @@ def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tu
         a folder and the names of the files in it, sorted.
     """
     # A link to a folder that holds the root leads back to it.
-    seen = {identity for parent in Path(root).resolve().parents if (identity := _identity(parent))}
+    seen: set[tuple[int, int] | None] = {
+        identity for parent in Path(root).resolve().parents if (identity := _identity(parent))
+    }
     waiting = deque([os.fspath(root)])
 
     def refuse(error: OSError) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
 
-from datasets.annotations import FrameFolderRecord, Record, is_image_path, is_single_image
+from datasets.annotations import FrameFolderRecord, is_image_path, is_single_image
 from datasets.list_lines import evenly_spread
 
 FOLDERS_LOOKED_AT = 32
@@ -98,7 +98,7 @@ def describe_gap(folder: str | os.PathLike, template: str) -> str:
     return f"{told}{more} missing between {ends}"
 
 
-def find_first_frame(records: Sequence[Record], template: str, list_file: str | os.PathLike) -> int:
+def find_first_frame(records: Sequence[FrameFolderRecord], template: str, list_file: str | os.PathLike) -> int:
     """Find the number of the first frame by looking at some folders of a list.
 
     Folders that have exactly the frames of the list decide; where there is none, all that have frames.

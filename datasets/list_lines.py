@@ -32,7 +32,7 @@ def recognise_separator(lines: Sequence[str]) -> str:
     """
     some = evenly_spread(lines, RECOGNISED_FROM)
     scores = {separator: sum(_ends_in_number(line, separator) for line in some) for separator in "\t,; "}
-    return max(scores, key=scores.get) if any(scores.values()) else " "
+    return max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
 
 
 def evenly_spread(items: Sequence, count: int) -> Sequence:

@@ -97,6 +97,8 @@ class ClipLoader(DataLoader):
     `unreadable` holds all that were met so far: index -> message. With `strict`, the first one is an error instead.
     """
 
+    dataset: ClipDataset
+
     def __init__(self, dataset: ClipDataset, *, replaced: bool, strict: bool, **settings):
         """Wrap a data set; `replaced` says what became of unreadable videos, `settings` are DataLoader's."""
         super().__init__(dataset, **settings)

@@ -133,6 +133,7 @@ class Operation:
         """Compute the target region from frames (T, h, w, 3) that show the source region."""
         if self.affine is not None:
             return self.affine.apply(frames, source, target, height, width)
+        assert self.function is not None  # what is not affine has one
         return self.function(frames, partial(source.cut, part=target))
 
 

@@ -67,7 +67,7 @@ def dense_indices(
         spread = np.linspace(0, total_frames, total_frames // sampling_rate)
         padded = np.concatenate([spread, np.full(clip_len - len(spread), float(total_frames))])
         return np.clip(padded, 0, total_frames - 1).astype(np.int64)
-    start = int(rng.integers(0, spare)) if mode == "train" else spare // 2
+    start = int(_drawing(rng).integers(0, spare)) if mode == "train" else spare // 2
     end = start + window
     return np.clip(np.linspace(start, end, clip_len), start, end - 1).astype(np.int64)
 
@@ -93,7 +93,7 @@ def sparse_indices(
     # numpy rounds halves to even, as the published sampling does
     borders = np.rint(gap * np.arange(clip_len + 1)).astype(np.int64)
     if mode == "train":
-        picked = rng.integers(borders[:-1], borders[1:], endpoint=True)
+        picked = _drawing(rng).integers(borders[:-1], borders[1:], endpoint=True)
     else:
         if mode == "validation":
             segment, num_segments = 0, 1
@@ -126,7 +126,7 @@ def uniform_indices(
     if length == 0:
         repeats = np.zeros(clip_len - total_frames, dtype=np.int64)
         return np.concatenate([repeats, np.arange(total_frames, dtype=np.int64)])
-    offset = rng.integers(0, length, size=clip_len) if mode == "train" else length // 2
+    offset = _drawing(rng).integers(0, length, size=clip_len) if mode == "train" else length // 2
     return (np.arange(clip_len) * length + offset).astype(np.int64)
 
 
@@ -147,6 +147,13 @@ class ViewSettings:
     crop_pct: float = option(0.875, "share of an image kept in evaluation", positive_fraction)
 
 
+def _drawing(rng: np.random.Generator | None) -> np.random.Generator:
+    """Refuse training without a generator."""
+    if rng is None:
+        raise ValueError("training clips are random: pass rng, a numpy Generator")
+    return rng
+
+
 def _check(total_frames, clip_len, mode, segment, num_segments, rng):
     """Refuse arguments that no video and no setting can have."""
     if total_frames < 1 or clip_len < 1:
@@ -155,5 +162,5 @@ def _check(total_frames, clip_len, mode, segment, num_segments, rng):
         raise ValueError(f'mode is "train", "validation" or "test", not "{mode}"')
     if not 0 <= segment < num_segments:
         raise ValueError(f"segment {segment} does not exist: there are {num_segments}")
-    if mode == "train" and rng is None:
-        raise ValueError("training clips are random: pass rng, a numpy Generator")
+    if mode == "train":
+        _drawing(rng)

@@ -26,7 +26,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
-IMAGE_FILL = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+_RED, _GREEN, _BLUE = (round(255 * mean) for mean in IMAGENET_MEAN)
+IMAGE_FILL = (_RED, _GREEN, _BLUE)
 
 Step = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
@@ -34,7 +35,7 @@ Step = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 class Compose:
     """Run steps one after another on frames (T, H, W, 3) uint8; returns (views, C, T, H, W) float32."""
 
-    def __init__(self, steps: Sequence[Step], erasing: RandomErasing | None = None):
+    def __init__(self, steps: Sequence[Step | None], erasing: RandomErasing | None = None):
         """Keep the steps that are there, None stands for one that is switched off, and what is erased at the end."""
         self.steps = [step for step in steps if step is not None]
         self.erasing = erasing
@@ -51,7 +52,8 @@ class Compose:
         views = (clip if clip.dim() == 5 else clip[None]).transpose(1, 2)
         if self.erasing is None:
             return views, torch.zeros((len(views), 0, COLUMNS), dtype=torch.int64)
-        return views, torch.stack([self.erasing.draw(*views.shape[-2:], rng) for _ in views])
+        height, width = views.shape[-2:]
+        return views, torch.stack([self.erasing.draw(height, width, rng) for _ in views])
 
 
 def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
@@ -66,7 +68,7 @@ def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tens
     """
     if clips.is_floating_point():
         return clips
-    finished = Normalize()(clips.transpose(1, 2), None)
+    finished = Normalize()(clips.transpose(1, 2))
     if boxes is not None:
         for clip, of_clip in zip(finished, boxes, strict=True):
             erase(clip, of_clip)
@@ -102,9 +104,9 @@ class RandomResizedCrop:
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
-        sides = clip.shape[-2:]
-        operations = self.augment.draw(*sides, rng) if self.augment else []
-        top, left, height, width = self.draw_box(*sides, rng)
+        rows, columns = clip.shape[-2:]
+        operations = self.augment.draw(rows, columns, rng) if self.augment else []
+        top, left, height, width = self.draw_box(rows, columns, rng)
         region = Region(top, left, top + height, left + width)
         box = _to_clip(apply_operations(_to_frames(clip), operations, region))
         return _resize(box, self.size, self.size, _drawn(self.interpolation, rng), self.antialias)
@@ -156,7 +158,7 @@ class Normalize:
         self.scale = (1 / (255 * std))[:, None, None, None]
         self.shift = (-torch.tensor(IMAGENET_MEAN) / std)[:, None, None, None]
 
-    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Normalise a clip; the result is contiguous and may be changed in place."""
         out = clip.transpose(-4, -3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         # Three numbers each; without waiting, or every batch would stop the host until the GPU has caught up.
@@ -292,7 +294,7 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
     return Compose([resize, CenterCrop(input_size)])
 
 
-def _augment(settings: AugmentationSettings, *fill: tuple[int, ...]) -> RandAugment | None:
+def _augment(settings: AugmentationSettings, *fill: tuple[int, int, int]) -> RandAugment | None:
     interpolation = settings.train_interpolation
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')

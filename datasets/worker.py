@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch._utils import ExceptionWrapper
 
@@ -23,7 +24,8 @@ def start_worker(_worker: int) -> None:
     keep_freed_memory()
     outlive_stop_signals()
     keep_socket_names_short()
-    multiprocessing.queues.Queue._on_queue_feeder_error = _hand_over_error
+    queue: Any = multiprocessing.queues.Queue
+    queue._on_queue_feeder_error = _hand_over_error
 
 
 def outlive_stop_signals() -> None:

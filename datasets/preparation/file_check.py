@@ -76,7 +76,8 @@ def _decode_in_order(path: str, facts: FileFacts) -> list[int]:
             times = _look_at_frames((frame for _, frame in decode_packets(packets)), facts, pictures)
             if times != sorted(times):  # as in AVI files with B-frames, whose times are those of decoding, or guessed
                 times = min(sorted(times), decode_times, key=_unevenness)
-            _look_at_gaps([time * stream.time_base for time in times], facts)
+            if stream.time_base is not None:
+                _look_at_gaps([time * stream.time_base for time in times], facts)
     except Exception as error:  # noqa: BLE001, what a damaged file can raise is not foreseeable
         facts.broken.append(f"decoding fails after {len(pictures)} frames ({type_and_text(error)})")
     return pictures
@@ -153,7 +154,7 @@ def _compare(reader: VideoFile, pictures: list[int], facts: FileFacts) -> None:
 
 
 def _checksum(picture: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture))
+    return zlib.crc32(np.ascontiguousarray(picture).data)
 
 
 def _check_images(job: FileJob) -> FileFacts:

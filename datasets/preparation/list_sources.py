@@ -191,7 +191,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
     if set(numbers.values()) != {str(number) for number in range(len(numbers))}:
         raise SourceError(f"{labels}: the labels are not the numbers from 0 to {len(numbers) - 1}")
     numbers = {name: int(number) for name, number in numbers.items()}
-    names = sorted(numbers, key=numbers.get)
+    names = sorted(numbers, key=lambda name: numbers[name])
     splits = {}
     for split, path in files.items():
         splits[split] = []
@@ -229,7 +229,7 @@ def read_ucf101(folder: Path, fold: int) -> Source:
             if number and number != [str(number_of[name] + 1)]:
                 raise SourceError(f"{place}: class {number[0]} should be {number_of[name] + 1}, as in classInd.txt")
             splits[split].append(Entry((path, path.rpartition(".")[0]), number_of[name], place))
-    return Source(splits, sorted(number_of, key=number_of.get), UCF101_GROUP)
+    return Source(splits, sorted(number_of, key=lambda name: number_of[name]), UCF101_GROUP)
 
 
 def read_hmdb51(folder: Path, fold: int) -> Source:

@@ -87,7 +87,8 @@ def _write_video(reader: VideoFile, job: VideoJob) -> None:
         }
         for i, frame in enumerate(_frames(reader)):
             if i == 0:
-                stream.height, stream.width = target_size(*frame.shape[:2], job.how.short_side)
+                height, width = frame.shape[:2]
+                stream.height, stream.width = target_size(height, width, job.how.short_side)
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture = picture.reformat(stream.width, stream.height, "yuv420p", interpolation="BICUBIC")
             container.mux(stream.encode(picture))
@@ -100,9 +101,9 @@ def _write_frames(reader: VideoFile, job: VideoJob) -> None:
     unfinished.mkdir(parents=True)
     for i, frame in enumerate(_frames(reader), start=1):
         picture = Image.fromarray(frame)
-        height, width = target_size(*frame.shape[:2], job.how.short_side)
-        if (height, width) != frame.shape[:2]:
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        size = target_size(frame.shape[0], frame.shape[1], job.how.short_side)
+        if size != frame.shape[:2]:
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         picture.save(unfinished / FRAME_NAME.format(i), quality=job.how.quality)
     shutil.rmtree(job.target, ignore_errors=True)
     unfinished.rename(job.target)

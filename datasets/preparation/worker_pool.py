@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from typing import Any
 
 _EXIT_SECONDS = 5.0  # an idle process is given so long to leave by itself
@@ -28,7 +29,7 @@ class Outcome:
 class _Worker:
     """A process that does one job at a time."""
 
-    def __init__(self, context: multiprocessing.context.BaseContext, work: Callable[[Any], Any]):
+    def __init__(self, context: SpawnContext, work: Callable[[Any], Any]):
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
         with _without_current_folder():

@@ -35,9 +35,11 @@ class FrameReader(Protocol):
 
     def __len__(self) -> int:
         """Give the number of frames."""
+        ...
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        ...
 
 
 class _OpenReader:
@@ -52,7 +54,7 @@ class _OpenReader:
         with failures_of(self.path):
             return len(self._reader)
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         with failures_of(self.path):
             return self._reader.read(indices)
 

@@ -1,9 +1,11 @@
 """Opening video files and turning their frames into pictures: which stream is shown, which way up."""
 
 import os
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.frame import PictureType
@@ -12,7 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 av.logging.set_level(None)
 
 
-def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+def open_video(path: str) -> tuple[InputContainer, av.VideoStream]:
     """Open a file to decode the stream that players show, in the calling thread.
 
     Raises:
@@ -26,7 +28,9 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     if not moving:
         kinds = {one.type for one in container.streams}
         raise EOFError("it has sound only" if "audio" in kinds else "it has no video stream")
-    stream = best if best in moving else moving[0]  # and not the picture of a cover
+    stream = (
+        best if isinstance(best, av.VideoStream) and best in moving else moving[0]
+    )  # and not the picture of a cover
     stream.codec_context.thread_count = 1  # the workers that read are the parallelism
     return container, stream
 
@@ -43,7 +47,8 @@ class Converter:
         """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size: a view."""
         options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
         plane = self._reformatter.reformat(frame, *self._size, **options).planes[0]
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)
+        # PyAV's types do not say that a plane is a buffer
+        rows = np.frombuffer(cast(Any, plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
         return upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
 
 
@@ -54,7 +59,8 @@ def is_fresh_start(frame: av.VideoFrame) -> bool:
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """Give (a, b, c, d): a pixel at (x, y) of the frame is to be shown at (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    side_data: Any = frame.side_data  # PyAV's types know names as keys alone
+    matrix = side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()

@@ -23,7 +23,7 @@ def _import_decord():
     PyTorch is imported later: by a crash. Decoding is done on the processor here.
     """
     hidden = sys.modules.get("nvidia")
-    sys.modules["nvidia"] = None
+    sys.modules["nvidia"] = None  # pyright: ignore[reportArgumentType]  (Python: an import then fails)
     try:
         return importlib.import_module("decord")
     finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from datasets.readers.containers import is_fresh_start
 
@@ -78,7 +79,7 @@ def packet_id(packet: av.Packet) -> PacketId:
     return packet.pts, packet.pos, packet.size
 
 
-def may_tell(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+def may_tell(container: InputContainer, stream: av.VideoStream) -> bool:
     """Whether the packets of a stream can be expected to tell its frames."""
     codec = stream.codec_context
     return (
@@ -88,7 +89,7 @@ def may_tell(container: av.container.InputContainer, stream: av.VideoStream) -> 
     )
 
 
-def index_by_packets(container: av.container.InputContainer, stream: av.VideoStream) -> FrameIndex | None:
+def index_by_packets(container: InputContainer, stream: av.VideoStream) -> FrameIndex | None:
     """Index a stream by the time stamps of its packets; None where they leave doubt, and the file has to be decoded.
 
     Doubt is: packets without a time, two of one time, one too small for a picture, or a first one that is no key or
@@ -98,9 +99,9 @@ def index_by_packets(container: av.container.InputContainer, stream: av.VideoStr
     for _ in log.numbered(container.demux(stream)):
         pass
     ids, keys = log.ids[:-1], log.keys[:-1]
-    times = [pts for pts, _, _ in ids]
+    times = [pts for pts, _, _ in ids if pts is not None]
     smallest = SMALLEST_PICTURE[stream.codec_context.name]
-    if not ids or None in times or len(set(times)) < len(times) or min(size for _, _, size in ids) < smallest:
+    if not ids or len(set(times)) < len(ids) or min(size for _, _, size in ids) < smallest:
         return None
     if not keys[0] or times[0] != min(times):
         return None
@@ -117,7 +118,7 @@ def index_by_packets(container: av.container.InputContainer, stream: av.VideoStr
 
 
 def index_by_decoding(
-    container: av.container.InputContainer, stream: av.VideoStream, most_bytes: int
+    container: InputContainer, stream: av.VideoStream, most_bytes: int
 ) -> tuple[FrameIndex, list[av.VideoFrame]]:
     """Index a stream by decoding it from its start, and give its frames too if they are at most `most_bytes`."""
     log = PacketLog()

@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Sequence, Sized
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ class Guard:
             self._owner = 0
             self._stop()
 
-    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
+    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
         """Send a request and wait for its answer; once more, where the helper fell asleep over it."""
         try:
             return self._ask_once(path, request)
@@ -104,14 +105,14 @@ class Guard:
                 raise
         return self._ask_once(path, request)
 
-    def _ask_once(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
+    def _ask_once(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
         if self._owner != os.getpid():
             self._start()
             if not callable(request):
                 self._send(path, self._make_reader)
         return self._send(path, request)
 
-    def _send(self, path: str, request: Callable[[], Sized] | np.ndarray) -> int | tuple[int, ...]:
+    def _send(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
         pickled = pickle.dumps(request)
         try:
             self._connection.send((path, pickled))
@@ -122,7 +123,7 @@ class Guard:
             raise answer
         return answer
 
-    def _answer(self, path: str) -> int | tuple[int, ...] | UnreadableVideoError:
+    def _answer(self, path: str) -> Any:
         """Wait for an answer, and count the seconds in which the helper could work on it."""
         least = min(LEAST_SECONDS, LEAST_SHARE * self.budget)
         limit = min(self.time_limit, max((self.budget - self._lost[0]) / 2, least))
@@ -209,7 +210,7 @@ class GuardedReader:
     def __len__(self) -> int:
         return self._length
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the frames (T,) -> uint8 (T, H, W, 3), which the guard's next reading overwrites.
 
         Raises:

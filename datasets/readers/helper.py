@@ -9,6 +9,7 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,14 +82,14 @@ class _Reading:
 
     def __init__(self, frames: SharedFrames):
         self.frames = frames
-        self.reader = None
+        self.reader: Any = None
         self.size = 0  # in bytes, of the frames read last
 
     def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | UnreadableVideoError:
         """Do what is requested."""
         try:
             with failures_of(path):
-                request = pickle.loads(pickled)
+                request: Any = pickle.loads(pickled)
                 if callable(request):
                     self.reader = request()
                     return len(self.reader)

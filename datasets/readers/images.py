@@ -27,7 +27,7 @@ class FrameFolder:
     def __len__(self) -> int:
         return self.total_frames
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the frames (T,), 0-based -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         frames = []
@@ -62,7 +62,7 @@ class ImageFile:
     def __len__(self) -> int:
         return 1
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the image, repeated for every index -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(self.path, "there is no such file")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
+from typing import Any
 
 import av
 import numpy as np
@@ -78,10 +79,12 @@ class PyavDecoder:
     def rate(self) -> Fraction | None:
         """Frames per second on average, by the times of those that are shown; None where the file tells no times."""
         guessed = self._stream.guessed_rate
-        times = [self._index.times[packet] for packet, _ in self._index.frames if packet is not None]
-        if len(times) < 2 or None in times or max(times) == min(times):
+        packets = [packet for packet, _ in self._index.frames if packet is not None]
+        times = [time for packet in packets if (time := self._index.times[packet]) is not None]
+        unit = self._stream.time_base
+        if len(times) < max(2, len(packets)) or max(times) == min(times) or unit is None:
             return guessed
-        measured = Fraction(len(times) - 1, max(times) - min(times)) / self._stream.time_base
+        measured = Fraction(len(times) - 1, max(times) - min(times)) / unit
         # rounded times make a rate of 25 one of 24.98
         return guessed if guessed and abs(measured / guessed - 1) < ROUNDING else measured
 
@@ -89,7 +92,7 @@ class PyavDecoder:
         """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises av.FFmpegError or EOFError."""
         wanted = indices.tolist()
         self._wanted = {self._index.frames[i][0] for i in wanted}
-        pictures = None
+        pictures: Any = None
         for place, i in enumerate(wanted):
             try:
                 picture = self._convert(self._kept.get(i) or self._frame(i))
@@ -117,7 +120,7 @@ class PyavDecoder:
 
     def _next(self, number: int) -> av.VideoFrame | None:
         """Go on to a frame; None where it does not come, or where decoding did not begin afresh."""
-        for frame_id, frame in self._frames:
+        for frame_id, frame in self._frames or ():
             shown = self._numbers.get(frame_id, -1)
             if not self._trusted:
                 if shown < self._numbers[self._first, 0]:

@@ -39,7 +39,7 @@ class VideoFile:
         """Frames per second on average; None where the file does not tell."""
         return self._decoder.rate
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         if unique[0] < 0 or unique[-1] >= len(self):
