@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
-EXACT_BELOW = 1000  # discordant videos; from there on the exact test and its approximation agree
 NORMAL_95 = 1.959964  # standard deviations on each side that hold 95 % of a normal distribution
 
 
@@ -41,10 +41,16 @@ class Comparison:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % confidence interval of the difference (Wald's, of paired shares), in points."""
+        """Half of the 95 % confidence interval of the difference (Wald's, of paired shares), in points.
+
+        Where all videos agree on the difference, Wald's interval would be empty; the exact (Clopper-Pearson) bound on
+        the share of videos that differ from them takes its place.
+        """
         share = (self.only_a + self.only_b) / self.videos
         variance = share - ((self.only_b - self.only_a) / self.videos) ** 2
-        return 100 * NORMAL_95 * math.sqrt(max(variance, 0) / self.videos)
+        if variance <= 0:
+            return 100 * float(binomtest(0, self.videos).proportion_ci().high)
+        return 100 * NORMAL_95 * math.sqrt(variance / self.videos)
 
 
 @dataclass(frozen=True)
@@ -107,16 +113,9 @@ def _compare(right: np.ndarray) -> Comparison:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's test from the discordant counts.
-
-    The exact binomial test; from `EXACT_BELOW` discordant videos on, chi-square with continuity correction.
-    """
-    total, smaller = only_a + only_b, min(only_a, only_b)
-    if total < EXACT_BELOW:
-        tail = sum(math.comb(total, k) for k in range(smaller + 1))
-        return min(1.0, 2 * tail / 2**total)
-    statistic = max(abs(only_a - only_b) - 1, 0) ** 2 / total
-    return math.erfc(math.sqrt(statistic / 2))
+    """Two-sided p-value of McNemar's exact test from the discordant counts."""
+    total = only_a + only_b
+    return float(binomtest(only_a, total).pvalue) if total else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
