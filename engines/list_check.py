@@ -29,7 +29,7 @@ class DataCheck:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(args: argparse.Namespace, modes: Sequence[str]) -> DataCheck:
+def check_data(flags: argparse.Namespace, modes: Sequence[str]) -> DataCheck:
     """Read the lists of all modes, look for every file they name, and read one sample of each.
 
     A list that cannot be read does not keep the others from being looked at.
@@ -37,7 +37,7 @@ def check_data(args: argparse.Namespace, modes: Sequence[str]) -> DataCheck:
     check = DataCheck()
     for mode in modes:
         try:
-            check.datasets[mode] = build_dataset(mode, args)
+            check.datasets[mode] = build_dataset(mode, flags)
         except (ValueError, FileNotFoundError) as error:
             if str(error) not in check.faults:
                 check.faults.append(str(error))

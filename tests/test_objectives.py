@@ -53,7 +53,7 @@ def train_boxes(batch_size, update_freq, *flags):
     """One epoch of two updates with eight clips each; weights, the epoch's numbers and the gradients' norms."""
     plain = ("--opt", "sgd", "--lr", "0.5", "--warmup_epochs", "0", "--no_auto_resume")
     args = make_args(*plain, "--update_freq", str(update_freq), *flags, batch_size=batch_size)
-    context = start_run(args)
+    context, args = start_run(args)
     loader = training_loader(ClipsWithBoxes(), batch_size, context.rank, context.world_size)
     state = create_training_state(Boxes(TinyModel(dropout=0)), args, context, steps_per_epoch=2)
     metrics = train_one_epoch(state, loader, args, context, RunLog()).metrics

@@ -11,7 +11,7 @@ import run_pretrain_imagenet
 from engines.batch import fit_batch_to_list, share_batch
 from engines.configuration import parse_arguments
 from engines.recipe import RecipeError, load_recipe, recipe_names
-from engines.state import plain_args
+from engines.settings import plain_flags
 
 PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
 # recipe: (effective lr, epochs, warm-up, weight decay, drop path), as the published tables give them.
@@ -114,10 +114,10 @@ def test_a_saved_args_json_is_taken_back(tmp_path):
         "ssv2/middle_f16_res224", "--lr", "3e-4", "--no-masked_backward", "--opt_betas", "0.9", "0.95"
     )
     file = tmp_path / "args.json"
-    file.write_text(json.dumps(plain_args(args)))
+    file.write_text(json.dumps(plain_flags(args)))
     again = parsed("--config", str(file), "--seed", "3")
-    expected = plain_args(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
-    assert plain_args(again) == expected
+    expected = plain_flags(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
+    assert plain_flags(again) == expected
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def tested_run(tmp_path_factory):
         "--test_num_crop", "1", "--nb_classes", "3", "--data_path", str(folder), "--data_root", str(folder),
         "--output_dir", str(folder / "out"),
     ])  # fmt: skip
-    context = start_run(args)
+    context, args = start_run(args)
     (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
     dataset = build_dataset("test", args)
     run_test(classify(TinyModel()), build_loader(dataset, "test", args), args, context)
