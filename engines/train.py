@@ -143,9 +143,7 @@ def _refuse_names_of_the_loop(scalars: Iterable[str]) -> None:
     """Raise a ValueError where the log has a number of the loop under the name of an objective's scalar."""
     taken = LOOP_SCALARS.intersection(scalars)
     if taken:
-        raise ValueError(
-            f"the objective's scalar {min(taken)!r} has the name of a number of the training loop; rename it"
-        )
+        raise ValueError(f"the loop logs a number of its own as {min(taken)!r}: rename the objective's scalar")
 
 
 def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tensor:

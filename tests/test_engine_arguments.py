@@ -67,7 +67,9 @@ def test_the_flags_are_these_and_each_has_a_help_text():
     parser = argparse.ArgumentParser(add_help=False)
     add_engine_arguments(parser)
     add_loss_arguments(parser)
-    assert {option for action in parser._actions for option in action.option_strings} == {f"--{f}" for f in FLAGS | {f"no-{f}" for f in SWITCHES}}
+    assert {option for action in parser._actions for option in action.option_strings} == {
+        f"--{f}" for f in FLAGS | {f"no-{f}" for f in SWITCHES}
+    }
     assert all(action.help for action in parser._actions)
     assert "--lr_base" in parser.format_help()
 

@@ -205,7 +205,8 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
 
 def test_the_average_is_tested_only_where_it_is_no_worse():
     args = make_args("--model_ema")
-    state = create_training_state(classify(TinyModel(), args), args, start_run(args), steps_per_epoch=1)
+    context, args = start_run(args)
+    state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=1)
     assert state.note_scores(30.0, 20.0) and state.tested() is state.objective
     assert state.note_scores(10.0, 40.0) and state.tested() is state.ema.module
     assert not state.note_scores(40.0, 39.0)

@@ -194,3 +194,15 @@ def test_the_engine_knows_neither_reports_nor_one_task():
     for path in folder.glob("*.py"):
         assert not [name for name in imports(path) if name.startswith("engines.objectives.") and "base" not in name]
         assert not re.search(r"\.label\b|acc1|criterion\(", path.read_text()), path
+
+
+class NamedAsTheLoop(Boxes):
+    def forward(self, batch):
+        return super().forward(batch) | {"grad_norm": torch.tensor(1.0)}
+
+
+def test_a_scalar_with_the_name_of_one_of_the_loop_is_refused():
+    args = make_args()
+    state = create_training_state(NamedAsTheLoop(TinyModel()), args, Context(), steps_per_epoch=4)
+    with pytest.raises(ValueError, match="a number of its own as 'grad_norm'"):
+        train_one_epoch(state, training_loader(ClipsWithBoxes()), args, Context(), RunLog())

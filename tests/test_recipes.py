@@ -1,10 +1,10 @@
 """Recipes against the published tables: effective learning rates, epochs and views as they were reported."""
 
-import argparse
 import json
 import textwrap
 
 import pytest
+from engine_standins import make_args
 
 import run_class_finetuning
 import run_pretrain_imagenet
@@ -151,13 +151,12 @@ def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alo
 
 
 def test_a_short_list_lowers_the_batch(caplog):
-    args = argparse.Namespace(
-        global_batch=512, batch_size=64, update_freq=4, num_sample=1, mixup=0.8, cutmix=0, cutmix_minmax=None
-    )
-    fit_batch_to_list(args, videos=23, processes=2)
+    args = make_args("--update_freq", "4", "--cutmix", "0", global_batch=512, batch_size=64)
+    args = fit_batch_to_list(args, videos=23, processes=2)
+    assert (args.flags["batch_size"], args.flags["update_freq"]) == (10, 1), "the record says what is done"
     assert (args.batch_size, args.update_freq) == (10, 1), "11 a process, and mixup wants an even number"
     assert "has 23 videos and one update takes 512: it takes 20 now" in caplog.text
-    fit_batch_to_list(args, videos=100, processes=2)
+    args = fit_batch_to_list(args, videos=100, processes=2)
     assert (args.batch_size, args.update_freq) == (10, 1)
 
 

@@ -18,6 +18,7 @@ from video_files import numbered_frames, write_video
 import reports.page
 from datasets.build import build_dataset, build_loader
 from engines.runner import run_test, start_run
+from engines.settings import RunSettings
 from reports.best_effort import try_to_report
 from reports.page import read_log, write_report
 from run_class_finetuning import get_parser
@@ -65,16 +66,16 @@ def tested_run(tmp_path_factory):
     (folder / "video 4.mp4").write_bytes(b"not a video")
     (folder / "test.csv").write_text("".join(lines))
     (folder / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in LOG))
-    args = get_parser().parse_args([
+    flags = get_parser().parse_args([
         "--eval", "--device", "cpu", "--no_bf16", "--num_workers", "0", "--batch_size", "4", "--num_frames", "4",
         "--sampling_rate", "1", "--input_size", "16", "--short_side_size", "16", "--test_num_segment", "1",
         "--test_num_crop", "1", "--nb_classes", "3", "--data_path", str(folder), "--data_root", str(folder),
         "--output_dir", str(folder / "out"),
     ])  # fmt: skip
-    context, args = start_run(args)
+    context, args = start_run(RunSettings.of(flags))
     (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
-    dataset = build_dataset("test", args)
-    run_test(classify(TinyModel()), build_loader(dataset, "test", args), args, context)
+    dataset = build_dataset("test", flags)
+    run_test(classify(TinyModel()), build_loader(dataset, "test", flags), args, context)
     try_to_report(args.output_dir, dataset)
     return folder / "out"
 

@@ -95,7 +95,7 @@ def run(root, output, batch_size, *flags, kill_at=None):
     args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data_args))
     context, args = start_run(args)
     shards = dict(rank=context.rank, world_size=context.world_size)
-    loaders = {mode: build_loader(sets[mode], mode, args, **shards) for mode in sets}
+    loaders = {mode: build_loader(sets[mode], mode, data_args, **shards) for mode in sets}
     shape = dict(img_size=SIDE, patch_size=8, num_frames=FRAMES, embed_dim=32, depth=2, num_classes=0)
     model = VideoMambaPro(**shape, drop_path_rate=0.0, dt_init="mamba", backend="portable")
     objective = PathLength(model, [record.target for record in sets["train"].records])
