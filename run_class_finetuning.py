@@ -12,9 +12,12 @@ from engines.early_stop import leave_on_signals
 if __name__ == "__main__":
     leave_on_signals()  # what follows takes seconds to import
 
+from dataclasses import replace
+
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.flag_parser import FlagParser
+from common.settings import from_flags
 from datasets.arguments import DataSettings, add_data_arguments
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
@@ -25,8 +28,9 @@ from engines.configuration import add_recipe_arguments, parse_command_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.objectives.classification import Classification
-from engines.objectives.mixing import LossSettings
+from engines.objectives.mixing import LossSettings, add_loss_arguments
 from engines.runner import fit, run_test, start_run
+from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 from models.arguments import add_model_arguments
@@ -43,6 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_engine_arguments(parser)
+    add_loss_arguments(parser)
     add_recipe_arguments(parser)
     return parser
 
@@ -54,43 +59,43 @@ def classify(
     if train_set is None:
         return Classification(model, num_classes, class_names=args.class_names)
     labels = [record.target for record in train_set.records]
-    settings = LossSettings.from_flags(args)
+    settings = from_flags(LossSettings, args)
     return Classification(model, num_classes, settings, labels=labels, class_names=args.class_names)
 
 
 @record  # torchrun shows the traceback of the process that failed first
-def main(args: argparse.Namespace) -> None:
+def main(flags: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests all segments and crops of every test video."""
-    if args.dry_run is not None:
-        raise SystemExit(dry_run(args, get_parser(), SCRIPT))
-    context = start_run(args)
+    if flags.dry_run is not None:
+        raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
+    context, settings = start_run(RunSettings.of(flags))
     shards = dict(rank=context.rank, world_size=context.world_size)
 
     # All lists are read, and refused, before anything is built on them.
-    data = DataSettings.from_flags(args)
+    data = DataSettings.from_flags(flags)
     test_set = build_dataset("test", data)
-    train_set = None if args.eval else build_dataset("train", data)
-    val_set = None if args.eval or args.disable_eval_during_finetuning else build_dataset("validation", data)
+    train_set = None if settings.eval else build_dataset("train", data)
+    val_set = None if settings.eval or settings.disable_eval_during_finetuning else build_dataset("validation", data)
 
-    model = build_model(args, test_set.num_classes)
-    load_finetune_checkpoint(model, args)
-    objective = classify(model, args, test_set.num_classes, train_set)
+    model = build_model(flags, test_set.num_classes)
+    load_finetune_checkpoint(model, flags)
+    objective = classify(model, flags, test_set.num_classes, train_set)
 
     state = None
     if train_set is not None:
-        fit_batch_to_list(args, len(train_set), context.world_size)
-        data = DataSettings.from_flags(args)
+        settings = fit_batch_to_list(settings, len(train_set), context.world_size)
+        data = replace(data, batch_size=settings.batch_size)
         train_loader = build_loader(train_set, "train", data, **shards)
         val_loader = None if val_set is None else build_loader(val_set, "validation", data, **shards)
-        steps = updates_per_epoch(train_loader, args.update_freq)
-        state = create_training_state(objective, args, context, steps_per_epoch=steps)
-        resume_training(state, args, context)
-        fit(state, train_loader, val_loader, args, context)
+        steps = updates_per_epoch(train_loader, settings.update_freq)
+        state = create_training_state(objective, settings, context, steps_per_epoch=steps)
+        resume_training(state, settings, context)
+        fit(state, train_loader, val_loader, settings, context)
 
     test_loader = build_loader(test_set, "test", data, **shards)
-    run_test(objective, test_loader, args, context, state=state)
-    if args.output_dir and context.is_main:
-        try_to_report(args.output_dir, test_set)
+    run_test(objective, test_loader, settings, context, state=state)
+    if settings.output_dir and context.is_main:
+        try_to_report(settings.output_dir, test_set)
     close_distributed()
 
 

@@ -12,8 +12,11 @@ from engines.early_stop import leave_on_signals
 if __name__ == "__main__":
     leave_on_signals()  # what follows takes seconds to import
 
+from dataclasses import replace
+
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from common.settings import from_flags
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
@@ -26,6 +29,7 @@ from engines.objectives.classification import Classification
 from engines.objectives.distillation import Distillation
 from engines.objectives.mixing import LossSettings
 from engines.runner import fit, run_test, start_run
+from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 from models.build import build_model, load_finetune_checkpoint
@@ -64,7 +68,7 @@ def create_objective(
     return Distillation(
         model,
         num_classes,
-        LossSettings.from_flags(args),
+        from_flags(LossSettings, args),
         teacher=teacher,
         weight=args.distill_weight,
         labels=[record.target for record in train_set.records],
@@ -73,35 +77,36 @@ def create_objective(
 
 
 @record  # torchrun shows the traceback of the process that failed first
-def main(args: argparse.Namespace) -> None:
+def main(flags: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests the centre crop of every validation image."""
-    if args.dry_run is not None:
-        raise SystemExit(dry_run(args, get_parser(), SCRIPT))
-    context = start_run(args)
+    if flags.dry_run is not None:
+        raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
+    context, settings = start_run(RunSettings.of(flags))
     shards = dict(rank=context.rank, world_size=context.world_size)
 
     # All lists are read, and refused, before anything is built on them.
-    data = DataSettings.from_flags(args)
+    data = DataSettings.from_flags(flags)
     val_set = build_dataset("validation", data)
-    train_set = None if args.eval else build_dataset("train", data)
+    train_set = None if settings.eval else build_dataset("train", data)
     val_loader = build_loader(val_set, "validation", data, **shards)
 
-    model = build_model(args, val_set.num_classes)
-    load_finetune_checkpoint(model, args)
-    objective = create_objective(model, args, val_set.num_classes, train_set)
+    model = build_model(flags, val_set.num_classes)
+    load_finetune_checkpoint(model, flags)
+    objective = create_objective(model, flags, val_set.num_classes, train_set)
 
     state = None
     if train_set is not None:
-        fit_batch_to_list(args, len(train_set), context.world_size)
-        train_loader = build_loader(train_set, "train", DataSettings.from_flags(args), **shards)
-        steps = updates_per_epoch(train_loader, args.update_freq)
-        state = create_training_state(objective, args, context, steps_per_epoch=steps)
-        resume_training(state, args, context)
-        fit(state, train_loader, val_loader, args, context)
+        settings = fit_batch_to_list(settings, len(train_set), context.world_size)
+        data = replace(data, batch_size=settings.batch_size)
+        train_loader = build_loader(train_set, "train", data, **shards)
+        steps = updates_per_epoch(train_loader, settings.update_freq)
+        state = create_training_state(objective, settings, context, steps_per_epoch=steps)
+        resume_training(state, settings, context)
+        fit(state, train_loader, val_loader, settings, context)
 
-    run_test(objective, val_loader, args, context, state=state)
-    if args.output_dir and context.is_main:
-        try_to_report(args.output_dir, val_set)
+    run_test(objective, val_loader, settings, context, state=state)
+    if settings.output_dir and context.is_main:
+        try_to_report(settings.output_dir, val_set)
     close_distributed()
 
 

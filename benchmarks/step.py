@@ -24,6 +24,7 @@ from engines.distributed import Context
 from engines.logs import RunLog
 from engines.objectives.classification import Classification
 from engines.optim import create_optimizer
+from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import train_one_epoch
 
@@ -42,22 +43,23 @@ class OneBatch:
         return iter([self.batch])
 
 
-def engine_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> Callable[[], float]:
+def engine_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Callable[[], float]:
     """A function that trains a copy of `model` for one epoch of one update and returns the loss."""
-    state = create_training_state(Classification(copy.deepcopy(model), CLASSES), args, Context(), steps_per_epoch=1)
+    objective = Classification(copy.deepcopy(model), CLASSES)
+    state = create_training_state(objective, settings, Context(), steps_per_epoch=1)
 
     def step() -> float:
-        sums = train_one_epoch(state, loader, args, Context(), RunLog())
+        sums = train_one_epoch(state, loader, settings, Context(), RunLog())
         state.finish_epoch()
         return sums.scalars["loss"]
 
     return step
 
 
-def bare_step(model: nn.Module, loader: OneBatch, args: argparse.Namespace) -> Callable[[], float]:
+def bare_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Callable[[], float]:
     """The same, as short as it can be written."""
     model = copy.deepcopy(model).train()
-    optimizer = create_optimizer(model, args, args.lr)
+    optimizer = create_optimizer(model, settings, settings.lr)
     clips, labels = loader.batch["clips"], loader.batch["targets"]
 
     def step() -> float:
@@ -79,12 +81,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     constant += ["--layer_decay", "1"]  # the schedule applies it, which the bare loop has not
     args = parser.parse_args(["--device", "cpu", "--no_bf16", *constant])
     args.batch_size, args.num_sample = options.batch, 1
+    settings = RunSettings.of(args)
     torch.manual_seed(0)
     shape = dict(img_size=options.size, num_frames=options.frames, drop_path_rate=0.0)
     model = timm.create_model(options.model, num_classes=CLASSES, **shape)
     clips = torch.randn(options.batch, 3, options.frames, options.size, options.size)
     loader = OneBatch(clips, torch.zeros(options.batch, dtype=torch.int64))
-    steps = {"bare": bare_step(model, loader, args), "engine": engine_step(model, loader, args)}
+    steps = {"bare": bare_step(model, loader, settings), "engine": engine_step(model, loader, settings)}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(1 + options.rounds):
         losses = {}

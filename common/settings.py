@@ -25,6 +25,7 @@ def option(
     *,
     choices: Sequence[str] = (),
     names: Sequence[str] = (),
+    nargs: int | str | None = None,
     metavar: str | tuple[str, ...] | None = None,
 ) -> Any:
     """Declare a field of a settings dataclass together with its flag.
@@ -37,11 +38,12 @@ def option(
             type where it is left out.
         choices: the values that there are; empty for any.
         names: further names of the flag, without dashes.
+        nargs: how many values, as argparse counts them; by default one, or as many as a tuple has.
         metavar: name of the value in the help.
     """
     return dataclasses.field(
         default=default,
-        metadata={_KEY: {"help": help, "type": type, "choices": choices, "names": names, "metavar": metavar}},
+        metadata={_KEY: dict(help=help, type=type, choices=choices, names=names, nargs=nargs, metavar=metavar)},
     )
 
 
@@ -65,21 +67,22 @@ def add_options(group, kind: type) -> None:
         if "switch" in about or isinstance(default, bool):
             group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default, help=text)
             continue
-        if default not in (None, "") and "(default" not in text:
-            text += " (default: %(default)s)"
+        if default not in (None, "", ()) and "(default" not in text:
+            text += f" (default: {' '.join(map(str, default)) if _is_tuple(default) else default})"
         group.add_argument(
             *(f"--{name}" for name in (field.name, *about["names"])),
             dest=field.name,
-            default=default,
-            type=about["type"] or (str if default is None else type(default[0] if _is_tuple(default) else default)),
-            nargs=len(default) if _is_tuple(default) else None,
+            default=list(default) if _is_tuple(default) else default,
+            type=about["type"]
+            or (str if default is None else type(default[0] if default and _is_tuple(default) else default)),
+            nargs=about["nargs"] or (len(default) if _is_tuple(default) else None),
             choices=about["choices"] or None,
             metavar=about["metavar"],
             help=text,
         )
 
 
-def from_flags(kind: type[Kind], flags: argparse.Namespace, **values: Any) -> Kind:
+def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) -> Kind:
     """Build a settings dataclass from parsed flags.
 
     Args:

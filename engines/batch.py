@@ -1,9 +1,12 @@
 """How the batch of an optimiser update is made up of processes, videos per step and accumulated steps."""
 
-import argparse
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from engines.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 
@@ -40,22 +43,19 @@ def share_batch(global_batch: int, batch_size: int, processes: int, *, even: boo
     return Batch(size, steps, size * processes * steps)
 
 
-def fit_batch(args: argparse.Namespace, given: set[str], processes: int) -> None:
-    """Set args.batch_size and args.update_freq so that `processes` make up args.global_batch, where that is set.
+def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict[str, int]:
+    """Find the batch_size and update_freq with which `processes` make up --global_batch; empty where that is not set.
 
     A given --update_freq is left alone, and so is a given --batch_size. What cannot be met is told with the learning
     rate that follows; it is scaled with the videos per update in any case (engines/optim.py).
     """
-    if not args.global_batch:
-        return
-    wanted = args.global_batch
+    wanted, size = flags["global_batch"], flags["batch_size"]
+    if not wanted:
+        return {}
     if "update_freq" in given:
-        batch = Batch(args.batch_size, args.update_freq, args.batch_size * processes * args.update_freq)
+        batch = Batch(size, flags["update_freq"], size * processes * flags["update_freq"])
     else:
-        batch = share_batch(
-            wanted, args.batch_size, processes, even=_mixes_single_clips(args), fixed="batch_size" in given
-        )
-    args.batch_size, args.update_freq = batch.batch_size, batch.update_freq
+        batch = share_batch(wanted, size, processes, even=_mixes_single_clips(flags), fixed="batch_size" in given)
     _logger.info(
         "%d video(s) x %d process(es) x %d accumulated batch(es) = %d videos per update",
         batch.batch_size,
@@ -69,35 +69,35 @@ def fit_batch(args: argparse.Namespace, given: set[str], processes: int) -> None
             "--lr %g means %.3g x its effective value at %d",
             wanted,
             batch.total,
-            args.lr,
+            flags["lr"],
             batch.total / wanted,
             wanted,
         )
+    return {"batch_size": batch.batch_size, "update_freq": batch.update_freq}
 
 
-def fit_batch_to_list(args: argparse.Namespace, videos: int, processes: int) -> None:
+def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> RunSettings:
     """Lower a recipe's batch where the training list has fewer videos than one update takes, and say so.
 
     Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step.
     """
-    mine = videos // processes
-    if not args.global_batch or mine == 0 or mine >= args.batch_size * args.update_freq:
-        return
-    step = 2 if _mixes_single_clips(args) and mine > 1 else 1
-    size = min(args.batch_size, mine) // step * step
-    wanted = args.batch_size * args.update_freq * processes
-    args.batch_size, args.update_freq = size, max(1, mine // size)
-    total = args.batch_size * args.update_freq * processes
+    share = videos // processes
+    if not settings.flags["global_batch"] or share == 0 or share >= settings.batch_size * settings.update_freq:
+        return settings
+    step = 2 if _mixes_single_clips(settings.flags) and share > 1 else 1
+    size = min(settings.batch_size, share) // step * step
+    fitted = settings.changed(batch_size=size, update_freq=max(1, share // size))
     _logger.warning(
         "the training list has %d videos and one update takes %d: it takes %d now, and the learning rate falls with "
         "it; a smaller --global_batch gives more updates an epoch",
         videos,
-        wanted,
-        total,
+        settings.batch_size * settings.update_freq * processes,
+        fitted.batch_size * fitted.update_freq * processes,
     )
+    return fitted
 
 
-def _mixes_single_clips(args: argparse.Namespace) -> bool:
+def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:
     """Whether a step must have an even number of videos, since mixup pairs its clips."""
-    mixes = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-    return mixes and args.num_sample % 2 == 1
+    mixes = flags["mixup"] > 0 or flags["cutmix"] > 0 or flags["cutmix_minmax"] is not None
+    return mixes and flags["num_sample"] % 2 == 1

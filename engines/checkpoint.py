@@ -13,6 +13,7 @@ from engines.distributed import Context, broadcast_object, gather_objects
 from engines.objectives.base import Objective
 from engines.parallel import load_for_test
 from engines.run_folder import files_of_earlier_run, note_start, read_record, set_aside, stopped_here
+from engines.settings import RunSettings
 from engines.state import TrainingState
 from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
 from models.describe import refuse_other_switches
@@ -142,7 +143,7 @@ def _clear_names(output_dir: str) -> None:
             _rename_broken(path)
 
 
-def resume_training(state: TrainingState, args, context: Context) -> None:
+def resume_training(state: TrainingState, settings: RunSettings, context: Context) -> None:
     """Continue from --resume, else (--auto_resume) from the newest whole checkpoint in --output_dir; else do nothing.
 
     Where the run in --output_dir began from that very --resume, its newest checkpoint is taken instead; likewise where
@@ -154,24 +155,24 @@ def resume_training(state: TrainingState, args, context: Context) -> None:
     Raises:
         FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
     """
-    if args.output_dir and context.is_main:
-        _clear_names(args.output_dir)
-    newest = broadcast_object(_newest_of_this_run(args) if context.is_main else None)
-    path = newest or (Path(args.resume) if args.resume else None)
+    if settings.output_dir and context.is_main:
+        _clear_names(settings.output_dir)
+    newest = broadcast_object(_newest_of_this_run(settings) if context.is_main else None)
+    path = newest or (Path(settings.resume) if settings.resume else None)
     if path is not None:
-        _load(state, path, args)
-    if args.output_dir and context.is_main:
+        _load(state, path, settings)
+    if settings.output_dir and context.is_main:
         if newest is not None:
-            origin = read_record(args.output_dir).get("origin", "")
+            origin = read_record(settings.output_dir).get("origin", "")
         else:
-            _make_way(args, state)
-            origin = str(Path(args.resume).resolve()) if args.resume else ""
-        note_start(args.output_dir, origin=origin)
+            _make_way(settings, state)
+            origin = str(Path(settings.resume).resolve()) if settings.resume else ""
+        note_start(settings.output_dir, origin=origin)
 
 
-def _load(state: TrainingState, path: Path, args) -> None:
+def _load(state: TrainingState, path: Path, settings: RunSettings) -> None:
     saved = read_checkpoint(path)
-    refuse_other_switches(state.model, saved, path, args.override_checkpoint)
+    refuse_other_switches(state.model, saved, path, settings.override_checkpoint)
     try:
         state.load_state_dict(saved)
     except ValueError as error:
@@ -180,7 +181,7 @@ def _load(state: TrainingState, path: Path, args) -> None:
         "resumed from %s: %d of %d epochs and %d of %d updates done%s",
         path,
         state.epoch,
-        args.epochs,
+        settings.epochs,
         state.epoch_step,
         state.steps_per_epoch,
         "" if state.best_score is None else f", best score {state.best_score:.4g}",
@@ -207,30 +208,30 @@ def load_weights(objective: Objective, path: str | Path, overridden: Collection[
     _logger.info("testing the %sweights of %s", "averaged " if kind == "model_ema" else "", path)
 
 
-def _newest_of_this_run(args) -> Path | None:
+def _newest_of_this_run(settings: RunSettings) -> Path | None:
     """Return the newest checkpoint in --output_dir where this command continues the run that is there."""
-    record = read_record(args.output_dir) if args.output_dir else {}
-    began_there = bool(args.resume) and record.get("origin") == str(Path(args.resume).resolve())
+    record = read_record(settings.output_dir) if settings.output_dir else {}
+    began_there = bool(settings.resume) and record.get("origin") == str(Path(settings.resume).resolve())
     stopped = stopped_here(record)
-    if not (stopped or (args.auto_resume and (began_there or not args.resume))):
+    if not (stopped or (settings.auto_resume and (began_there or not settings.resume))):
         return None
-    newest = read_newest(args.output_dir, set_aside=True)
-    if newest and stopped and not args.auto_resume:
+    newest = read_newest(settings.output_dir, set_aside=True)
+    if newest and stopped and not settings.auto_resume:
         _logger.warning(
             "--no_auto_resume: this command was stopped by a signal in %s and goes on from there; give another "
             "--output_dir to begin afresh",
-            args.output_dir,
+            settings.output_dir,
         )
-    elif newest and args.resume:
+    elif newest and settings.resume:
         _logger.warning(
             "the run in %s began from --resume %s and goes on from its newest state; --no_auto_resume begins again",
-            args.output_dir,
-            args.resume,
+            settings.output_dir,
+            settings.resume,
         )
     return newest[0] if newest else None
 
 
-def _make_way(args, state: TrainingState) -> None:
+def _make_way(settings: RunSettings, state: TrainingState) -> None:
     """Set aside what an earlier run left in --output_dir, for the run that begins there with `state`.
 
     Where it begins from a checkpoint in that folder, it goes back in the same run: only later states are in its way.
@@ -238,18 +239,18 @@ def _make_way(args, state: TrainingState) -> None:
     Raises:
         ValueError: the run begins from weights that would be moved.
     """
-    earlier = files_of_earlier_run(args.output_dir)
-    origin = Path(args.resume).resolve() if args.resume else None
-    if origin and origin.parent == Path(args.output_dir).resolve():
+    earlier = files_of_earlier_run(settings.output_dir)
+    origin = Path(settings.resume).resolve() if settings.resume else None
+    if origin and origin.parent == Path(settings.output_dir).resolve():
         earlier = [
-            path for path in find_checkpoints(args.output_dir)
+            path for path in find_checkpoints(settings.output_dir)
             if path.resolve() != origin and not 0 <= updates_done(path) <= state.step
         ]  # fmt: skip
     for flag in ("finetune", "teacher"):
-        file = getattr(args, flag, "")
+        file = settings.flags.get(flag)
         if file and Path(file).resolve() in [path.resolve() for path in earlier]:
             raise ValueError(
                 f"--{flag} {file} is a file of the earlier run in --output_dir, which a new run there would replace: "
                 "give another --output_dir"
             )
-    set_aside(earlier, args.output_dir)
+    set_aside(earlier, settings.output_dir)

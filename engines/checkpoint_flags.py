@@ -4,7 +4,6 @@ A flag that nobody gave is the file's. One that is given and contradicts the fil
 --override_checkpoint names it.
 """
 
-import argparse
 import logging
 from collections.abc import Collection, Set
 from typing import Any
@@ -23,7 +22,7 @@ SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_n
 """The flags that say which frames and views a test reads; checkpoints of our own runs and recipes hold them."""
 
 
-def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
+def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     """Settle the flags of a run with the file that it resumes, evaluates or starts from, and log what the file says.
 
     With --eval the file answers everything: model, sizes, switches, number and names of the classes; it is the file to
@@ -31,28 +30,28 @@ def settle_from_checkpoint(args: argparse.Namespace, given: Set[str]) -> None:
     no tensor tells.
 
     Args:
-        args: changed in place.
+        flags: changed in place.
         given: destinations that the command line, a recipe or saved settings gave.
     Raises:
         FileNotFoundError, CheckpointError: as `describe_checkpoint`.
         ValueError: a given flag contradicts the file, or --override_checkpoint names none of the flags.
     """
-    check_overridden(args.override_checkpoint)
-    path = args.resume or args.finetune
+    check_overridden(flags["override_checkpoint"])
+    path = flags["resume"] or flags["finetune"]
     if not path:
         return
-    if not args.eval:
-        _log(path, settle(args, given, describe_words(path), {Role.SWITCH}))
+    if not flags["eval"]:
+        _log(path, settle(flags, given, describe_words(path), {Role.SWITCH}))
         return
-    if not args.resume:
-        args.auto_resume = args.test_best = False
+    if not flags["resume"]:
+        flags["auto_resume"] = flags["test_best"] = False
     facts = describe_checkpoint(path)
-    _log(path, settle(args, given, facts, {Role.SIZE, Role.SWITCH}))
-    _warn_of_other_sampling(facts, args)
+    _log(path, settle(flags, given, facts, {Role.SIZE, Role.SWITCH}))
+    _warn_of_other_sampling(facts, flags)
     names = facts.flags.get("class_names")
-    if names and not args.class_names:
+    if names and not flags["class_names"]:
         # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
-        args.class_names = names[: args.nb_classes or None]
+        flags["class_names"] = names[: flags["nb_classes"] or None]
 
 
 def check_overridden(names: Collection[str]) -> None:
@@ -63,11 +62,11 @@ def check_overridden(names: Collection[str]) -> None:
         raise ValueError(f"--override_checkpoint {' '.join(unknown)}: there are {', '.join(sorted(known))}")
 
 
-def settle(args: argparse.Namespace, given: Set[str], facts: CheckpointFacts, roles: Set[Role]) -> dict[str, Any]:
+def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles: Set[Role]) -> dict[str, Any]:
     """Set the flags that nobody gave to what the file says, and compare those that were given.
 
     Args:
-        args: flags of model and data, and override_checkpoint; changed in place.
+        flags: flags of model and data, and override_checkpoint; changed in place.
         given: destinations that somebody gave.
         facts: what the file says.
         roles: of the fields of `ModelConfig` that the file answers.
@@ -79,38 +78,36 @@ def settle(args: argparse.Namespace, given: Set[str], facts: CheckpointFacts, ro
         CheckpointError: the file is of no registered size and does not say its switches.
         ValueError: a given flag contradicts the file.
     """
-    answers = _answers(facts, args, given, roles)
-    wanted = _by_name(args, given) | {name: getattr(args, name) for name in answers if name in given}
+    answers = _answers(facts, flags, given, roles)
+    wanted = _by_name(flags, given) | {name: flags[name] for name in answers if name in given}
     differing = {
         name: value for name, value in wanted.items() if name in answers and not _agrees(name, value, answers)
     }
+    model = flags["model"]
     words = [
-        f"--{name} {value}{'' if name in given else f' by --model {args.model}'}, the file has {answers[name]}"
+        f"--{name} {value}{'' if name in given else f' by --model {model}'}, the file has {answers[name]}"
         for name, value in differing.items()
     ]
-    refused = [word for word, name in zip(words, differing, strict=True) if name not in args.override_checkpoint]
+    refused = [word for word, name in zip(words, differing, strict=True) if name not in flags["override_checkpoint"]]
     if refused:
         raise ValueError(contradiction(facts.path, refused))
     if words:
         _logger.warning("%s is overridden by name: %s", facts.path, "; ".join(words))
-    kept = given | differing.keys() | set(args.override_checkpoint)
-    meant = _registered_flags(answers.get("model", args.model)) | {
-        n: v for n, v in vars(args).items() if v is not None
-    }
+    kept = given | differing.keys() | set(flags["override_checkpoint"])
+    meant = _registered_flags(answers.get("model", flags["model"])) | {n: v for n, v in flags.items() if v is not None}
     settled = {name: value for name, value in answers.items() if name not in kept and value != meant.get(name)}
-    for name, value in settled.items():
-        setattr(args, name, value)
+    flags.update(settled)
     return settled
 
 
-def _answers(facts: CheckpointFacts, args: argparse.Namespace, given: Set[str], roles: Set[Role]) -> dict[str, Any]:
+def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], roles: Set[Role]) -> dict[str, Any]:
     """What the file says, by flag."""
     settings = {setting.name: setting for setting in flagged_settings() if setting.role in roles}
     answers = {settings[name].flag: value for name, value in facts.config.items() if name in settings}
     if Role.SIZE not in roles:
         return answers
     facts.require_switches()
-    if get_preset(args.data_set).num_classes or not facts.num_classes:
+    if get_preset(flags["data_set"]).num_classes or not facts.num_classes:
         answers.pop("nb_classes", None)
     if "model" not in given and facts.model:
         # A name that is given says no more than sizes and switches, and those are compared.
@@ -120,11 +117,11 @@ def _answers(facts: CheckpointFacts, args: argparse.Namespace, given: Set[str], 
     return answers
 
 
-def _by_name(args: argparse.Namespace, given: Set[str]) -> dict[str, Any]:
+def _by_name(flags: dict[str, Any], given: Set[str]) -> dict[str, Any]:
     """The flags that a given --model stands for: its sizes, and the switches that it has of its own."""
     if "model" not in given:
         return {}
-    registered = _registered_flags(args.model)
+    registered = _registered_flags(flags["model"])
     return {
         setting.flag: registered[setting.flag]
         for setting in flagged_settings()
@@ -162,14 +159,14 @@ def _log(path: str, settled: dict[str, Any]) -> None:
         _logger.info("%s says: %s", path, ", ".join(f"--{name} {value}" for name, value in settled.items()))
 
 
-def _warn_of_other_sampling(facts: CheckpointFacts, args: argparse.Namespace) -> None:
+def _warn_of_other_sampling(facts: CheckpointFacts, flags: dict[str, Any]) -> None:
     """Name the frames and views that differ from those of the run that wrote the file."""
     told = known_sampling(facts)
     theirs = {name: value for name, value in told.items() if name != "data_set"}
-    ours = {name: getattr(args, name) for name in theirs}
+    ours = {name: flags[name] for name in theirs}
     if "data_set" in told:
         theirs["sampling"] = told.get("sampling") or get_preset(told["data_set"]).sampling
-    ours["sampling"] = args.sampling or get_preset(args.data_set).sampling
+    ours["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
     differing = [f"--{name} {theirs[name]} -> {ours[name]}" for name in theirs if theirs[name] != ours[name]]
     if differing:
         _logger.warning("%s is evaluated on other frames or views than its run: %s", facts.path, ", ".join(differing))

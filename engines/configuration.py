@@ -95,15 +95,15 @@ def parse_arguments(
     parser.set_defaults(**chosen)
     args = parser.parse_args(argv)
     args.overridden = [
-        f"{name} {chosen[name]} -> {getattr(args, name)}"
-        for name in sorted(given & chosen.keys())
-        if getattr(args, name) != chosen[name]
+        f"{name} {chosen[name]} -> {value}"
+        for name, value in sorted(vars(args).items())
+        if name in given & chosen.keys() and value != chosen[name]
     ]
     args.class_names = read_label_names(args.label_names) if args.label_names else None
-    settle_from_checkpoint(args, given | chosen.keys())
-    _tell(args, recipe)
+    settle_from_checkpoint(vars(args), given | chosen.keys())
+    _tell(vars(args), recipe)
     if not args.eval:
-        fit_batch(args, given, args.dry_run or world_size)
+        vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
     return args
 
 
@@ -174,21 +174,23 @@ def _value(action: argparse.Action, value: Any) -> Any:
     return converted
 
 
-def _tell(args: argparse.Namespace, recipe: Recipe | None) -> None:
+def _tell(flags: dict[str, Any], recipe: Recipe | None) -> None:
     """Log which settings the run has and what was changed in them."""
-    if recipe is None and not args.config:
+    if flags.get("dist_eval"):
+        _logger.warning("--dist_eval is ignored: evaluation is always shared among all processes")
+    if recipe is None and not flags["config"]:
         return
-    name = f"recipe {recipe.name}" if recipe else f"settings of {args.config}"
-    _logger.info("%s; overridden: %s", name, ", ".join(args.overridden) or "nothing")
+    name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
+    _logger.info("%s; overridden: %s", name, ", ".join(flags["overridden"]) or "nothing")
     if recipe and recipe.reported:
         _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
-    if recipe and recipe.init and not (args.finetune or args.eval or args.resume):
+    if recipe and recipe.init and not (flags["finetune"] or flags["eval"] or flags["resume"]):
         _logger.warning(
             "%s starts from weights (%s), and no --finetune FILE names them: the run starts from random weights",
             recipe.name,
             recipe.init,
         )
-    if recipe and recipe.teacher and not (getattr(args, "teacher", "") or args.eval):
+    if recipe and recipe.teacher and not (flags.get("teacher") or flags["eval"]):
         _logger.warning(
             "%s distils from a teacher (%s), and no --teacher FILE names it: the run trains on labels alone",
             recipe.name,

@@ -10,7 +10,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from common.flag_types import seed
+from common.settings import flag, option
+
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where a run computes, with which random numbers and in which precision."""
+
+    seed: int = option(0, "random seed; the rank is added to it", seed)
+    device: str = option("", "cpu, cuda or cuda:N (default: cuda where there is one)")
+    bf16: bool | None = flag(
+        None, "compute in bfloat16 by autocast; weights stay float32 (default: with CUDA only); --no_bf16: float32"
+    )
 
 
 @dataclass(frozen=True)

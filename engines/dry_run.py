@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import shlex
+from dataclasses import replace
 
 import torch
 
@@ -14,9 +15,11 @@ from engines.distributed import place_from_environment
 from engines.estimate import ASSUMED_GPU_FLOPS, Workload, estimate_memory, measure_seconds_per_clip
 from engines.list_check import DataCheck, check_data
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
+from engines.settings import RunSettings
 from engines.train import updates_per_epoch
 from models.build import build_model, load_finetune_checkpoint
 from models.complexity import Complexity, measure_complexity
+from models.config import ModelConfig
 from models.describe import describe_checkpoint
 
 _logger = logging.getLogger(__name__)
@@ -24,11 +27,11 @@ _logger = logging.getLogger(__name__)
 MOST_TOLD = 50
 
 
-def dry_run(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, *, measure: bool = True) -> int:
+def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: str, *, measure: bool = True) -> int:
     """Check lists and files, build data, model and optimiser, estimate memory and hours, and stop.
 
     Args:
-        args: flags of a run. parser: whose defaults they are told against. script: file name of the run script.
+        flags: of a run. parser: whose defaults they are told against. script: file name of the run script.
         measure: time a short training step on the device at hand.
 
     Returns:
@@ -40,10 +43,11 @@ def dry_run(args: argparse.Namespace, parser: argparse.ArgumentParser, script: s
     rank, world_size, _ = place_from_environment()
     if rank != 0:
         return 0
-    processes = args.dry_run or world_size
-    _logger.info("the run: %s", full_command(args, parser, script))
-    modes = _modes(args, script)
-    check = check_data(DataSettings.from_flags(args), modes)
+    processes = flags.dry_run or world_size
+    _logger.info("the run: %s", full_command(flags, parser, script))
+    settings, data = RunSettings.of(flags), DataSettings.from_flags(flags)
+    modes = _modes(settings, script)
+    check = check_data(data, modes)
     for warning in check.warnings:
         _logger.warning("%s", warning)
     if check.faults:
@@ -58,19 +62,20 @@ def dry_run(args: argparse.Namespace, parser: argparse.ArgumentParser, script: s
         return 1
     num_classes = next(iter(check.datasets.values())).num_classes
     with torch.device("meta"):
-        model = build_model(args, num_classes)
-    load_finetune_checkpoint(model, args)
-    if getattr(args, "teacher", "") and not args.eval:
-        describe_checkpoint(args.teacher)
-    workload = _workload(args, check, model, processes)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    bf16 = device.type == "cuda" if args.bf16 is None else args.bf16
+        model = build_model(flags, num_classes)
+    load_finetune_checkpoint(model, flags)
+    if settings.flags.get("teacher") and not settings.eval:
+        describe_checkpoint(flags.teacher)
+    workload = _workload(settings, data, check, model, processes)
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
     complexity = measure_complexity(model, bf16=bf16 or processes > 1)
-    _tell_model(args, complexity, num_classes)
-    _tell_memory(args, complexity, device)
+    _tell_model(model.config, complexity)
+    _tell_memory(settings, complexity, device)
     _tell_compute(complexity, workload, processes)
     if measure:
-        seconds = measure_seconds_per_clip(args, complexity, len(model.layers), num_classes, device, bool(bf16))
+        clips = settings.batch_size * settings.num_sample
+        seconds = measure_seconds_per_clip(model.config, complexity, clips, device, bool(bf16))
         hours = workload.training_passes * seconds / processes / 3600
         _logger.info(
             "estimate: %.3g hours on %d process(es) like this one (%s): %.3g training passes x %.3g s, measured "
@@ -87,11 +92,11 @@ def dry_run(args: argparse.Namespace, parser: argparse.ArgumentParser, script: s
     return 0
 
 
-def full_command(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str) -> str:
+def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: str) -> str:
     """The command line that gives these flags without a recipe: all that differ from the parser's defaults."""
     words = ["python", script]
     for action in parser._actions:
-        value = getattr(args, action.dest, None)
+        value = vars(flags).get(action.dest)
         if action.dest in ("help", "recipe", "config", "dry_run") or value is None or value == action.default:
             continue
         if isinstance(action, argparse.BooleanOptionalAction):
@@ -104,50 +109,53 @@ def full_command(args: argparse.Namespace, parser: argparse.ArgumentParser, scri
     return shlex.join(words)
 
 
-def _modes(args: argparse.Namespace, script: str) -> list[str]:
+def _modes(settings: RunSettings, script: str) -> list[str]:
     """The lists that the run will read."""
     modes = ["test"] if script == "run_class_finetuning.py" else ["validation"]
-    if not args.eval:
-        validates = script != "run_class_finetuning.py" or not args.disable_eval_during_finetuning
+    if not settings.eval:
+        validates = script != "run_class_finetuning.py" or not settings.disable_eval_during_finetuning
         modes = ["train", *(["validation"] if validates else []), *modes]
     return list(dict.fromkeys(modes))
 
 
-def _workload(args: argparse.Namespace, check: DataCheck, model: torch.nn.Module, processes: int) -> Workload:
+def _workload(
+    settings: RunSettings, data: DataSettings, check: DataCheck, model: torch.nn.Module, processes: int
+) -> Workload:
     """Build loaders, optimiser and schedule as the run will, and count the clips."""
     trained = validated = 0
     datasets = check.datasets
-    if not args.eval:
-        fit_batch_to_list(args, len(datasets["train"]), processes)
-        loader = build_loader(datasets["train"], "train", DataSettings.from_flags(args), rank=0, world_size=processes)
-        updates = updates_per_epoch(loader, args.update_freq)
-        rates = scale_learning_rates(args, processes)
-        create_schedule(create_optimizer(model, args, rates.peak), args, rates, updates)
-        trained = args.epochs * updates * rates.clips_per_update
-        validated = args.epochs * len(datasets["validation"]) if "validation" in datasets else 0
-        _logger.info("%d epochs x %d updates x %d clips", args.epochs, updates, rates.clips_per_update)
+    if not settings.eval:
+        settings = fit_batch_to_list(settings, len(datasets["train"]), processes)
+        data = replace(data, batch_size=settings.batch_size)
+        loader = build_loader(datasets["train"], "train", data, rank=0, world_size=processes)
+        updates = updates_per_epoch(loader, settings.update_freq)
+        rates = scale_learning_rates(settings, processes)
+        create_schedule(create_optimizer(model, settings, rates.peak), settings, rates, updates)
+        trained = settings.epochs * updates * rates.clips_per_update
+        validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
+        _logger.info("%d epochs x %d updates x %d clips", settings.epochs, updates, rates.clips_per_update)
     tested = datasets.get("test", datasets.get("validation"))
     return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
 
 
-def _tell_model(args: argparse.Namespace, complexity: Complexity, num_classes: int) -> None:
+def _tell_model(config: ModelConfig, complexity: Complexity) -> None:
     _logger.info(
         "%s: %.1f M parameters, %d classes, %d frames of %d x %d, %d tokens, %.1f GFLOPs a clip",
-        args.model,
+        config.name,
         complexity.parameters / 1e6,
-        num_classes,
-        args.num_frames,
-        args.input_size,
-        args.input_size,
+        config.num_classes,
+        config.num_frames,
+        config.img_size,
+        config.img_size,
         complexity.tokens,
         complexity.flops / 1e9,
     )
 
 
-def _tell_memory(args: argparse.Namespace, complexity: Complexity, device: torch.device) -> None:
-    if args.eval:
+def _tell_memory(settings: RunSettings, complexity: Complexity, device: torch.device) -> None:
+    if settings.eval:
         return
-    total, words = estimate_memory(complexity, args)
+    total, words = estimate_memory(complexity, settings)
     _logger.info("estimate: %.1f GiB a process while training: %s", total / 2**30, words)
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory

@@ -5,6 +5,12 @@ from typing import Any
 
 from engines.distributed import gather_objects
 
+LOOP_SCALARS = {
+    *("lr", "grad_norm", "clips_per_second", "data_time", "skipped", "unreadable"),
+    *("step_seconds", "data_seconds", "memory_gib"),
+}
+"""Names of the training loop's own numbers in the logs, which an objective's scalars must not have."""
+
 
 @dataclass
 class EpochSums:

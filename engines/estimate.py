@@ -1,13 +1,14 @@
 """What a run will need, by arithmetic and one short measurement: memory of a GPU, hours. Estimates, not promises."""
 
-import argparse
 import time
 from dataclasses import dataclass
 
 import torch
 
-from models.build import build_model
+from engines.settings import RunSettings
 from models.complexity import Complexity
+from models.config import ModelConfig
+from models.videomambapro import VideoMambaPro
 
 # Operations that a measurement may take, some seconds on two CPU cores and far less on a GPU.
 _MEASURED_FLOPS = {"cpu": 5e9, "cuda": 4e12}
@@ -37,10 +38,10 @@ class Workload:
         return self.trained + (self.validated + self.tested) / 3
 
 
-def estimate_memory(complexity: Complexity, args: argparse.Namespace) -> tuple[int, str]:
+def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:
     """Bytes of a GPU while training, and how they come about in words."""
-    clips = args.batch_size * args.num_sample
-    per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_AVERAGE if args.model_ema else 0)
+    clips = settings.batch_size * settings.num_sample
+    per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_AVERAGE if settings.model_ema else 0)
     total = per_parameter * complexity.parameters + clips * complexity.activation_bytes
     return total, (
         f"{per_parameter} bytes x {complexity.parameters / 1e6:.1f} M parameters (weights, gradients, "
@@ -49,35 +50,34 @@ def estimate_memory(complexity: Complexity, args: argparse.Namespace) -> tuple[i
 
 
 def measure_seconds_per_clip(
-    args: argparse.Namespace, complexity: Complexity, depth: int, num_classes: int, device: torch.device, bf16: bool
+    config: ModelConfig, complexity: Complexity, clips: int, device: torch.device, bf16: bool
 ) -> float:
-    """Seconds of a forward and backward pass over one clip on `device`.
+    """Seconds of a forward and backward pass over one clip on `device`, of a step of `clips` clips where it is a GPU.
 
     Measured with one and with three blocks, on fewer frames where all would take long, and extended to all blocks and
     frames: both are linear in this model.
     """
-    frames = _affordable_frames(args, complexity, depth, device)
-    clips = 1 if device.type == "cpu" else max(1, min(args.batch_size * args.num_sample, 8))
-    seconds = [_time_step(args, blocks, frames, clips, num_classes, device, bf16) for blocks in _MEASURED_DEPTHS]
+    frames = _affordable_frames(config, complexity, device)
+    clips = 1 if device.type == "cpu" else max(1, min(clips, 8))
+    small = config.replace(num_frames=frames, use_checkpoint=False)
+    seconds = [_time_step(small.replace(depth=depth), clips, device, bf16) for depth in _MEASURED_DEPTHS]
     first, last = _MEASURED_DEPTHS
     per_block = max(0.0, seconds[1] - seconds[0]) / (last - first)
-    return (seconds[0] + (depth - first) * per_block) / clips * args.num_frames / frames
+    return (seconds[0] + (config.depth - first) * per_block) / clips * config.num_frames / frames
 
 
-def _affordable_frames(args: argparse.Namespace, complexity: Complexity, depth: int, device: torch.device) -> int:
+def _affordable_frames(config: ModelConfig, complexity: Complexity, device: torch.device) -> int:
     """The frames to measure with: all, or as many as the measurement may take."""
-    per_frame = 3 * complexity.flops / depth / args.num_frames * sum(_MEASURED_DEPTHS) * _REPEATS
-    affordable = int(_MEASURED_FLOPS.get(device.type, 1e10) / per_frame) // args.tubelet_size * args.tubelet_size
-    return min(args.num_frames, max(args.tubelet_size, affordable))
+    per_frame = 3 * complexity.flops / config.depth / config.num_frames * sum(_MEASURED_DEPTHS) * _REPEATS
+    tubelet = config.tubelet_size
+    affordable = int(_MEASURED_FLOPS.get(device.type, 1e10) / per_frame) // tubelet * tubelet
+    return min(config.num_frames, max(tubelet, affordable))
 
 
-def _time_step(
-    args: argparse.Namespace, depth: int, frames: int, clips: int, num_classes: int, device: torch.device, bf16: bool
-) -> float:
-    """Seconds of a training step of a model of `depth` blocks, the shortest of a few: other work only adds to them."""
-    small = argparse.Namespace(**vars(args) | {"num_frames": frames, "use_checkpoint": False})
-    model = build_model(small, num_classes, depth=depth).to(device).train()
-    batch = torch.zeros(clips, 3, frames, args.input_size, args.input_size, device=device)
+def _time_step(config: ModelConfig, clips: int, device: torch.device, bf16: bool) -> float:
+    """Seconds of a training step of a model, the shortest of a few: other work only adds to them."""
+    model = VideoMambaPro(config).to(device).train()
+    batch = torch.zeros(clips, 3, config.num_frames, config.img_size, config.img_size, device=device)
     times = []
     for _ in range(_REPEATS):
         start = time.perf_counter()

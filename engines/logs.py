@@ -9,12 +9,15 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.utils import make_grid
 
+from common.flag_types import positive_int
+from common.settings import option
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -25,6 +28,18 @@ _HANDLER = "engines"
 # Share of the time that training may wait for the loader before it is said.
 _SLOW_LOADING = 0.1
 _MOST_CLIPS, _MOST_FRAMES = 4, 8  # in the picture of a batch
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Where a run writes, and how often it logs."""
+
+    output_dir: str = option(
+        "",
+        "folder for checkpoints, log.txt, args.json and results.json; nothing is written when empty (default: empty)",
+    )
+    log_dir: str = option("", "folder for TensorBoard files (default: --output_dir)")
+    log_interval: int = option(20, "optimiser updates between two log lines", positive_int)
 
 
 def setup_logging(rank: int) -> None:

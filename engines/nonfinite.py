@@ -11,15 +11,22 @@ from torch import Tensor
 from common.files import write_json
 from engines.distributed import Context, gather_objects
 from engines.objectives.base import Objective, saved_name
+from engines.settings import RunSettings
 from engines.state import TrainingState, random_state, set_random_state
 
 _logger = logging.getLogger(__name__)
 
 
 def report_not_finite(
-    state: TrainingState, batches: list[dict], losses: list[float], norm: float, records, args, context: Context
+    state: TrainingState,
+    batches: list[dict],
+    losses: list[float],
+    norm: float,
+    records,
+    settings: RunSettings,
+    context: Context,
 ) -> str:
-    """Write nonfinite-STEP.json to args.output_dir and return what happened in a sentence. Every rank must call it.
+    """Write nonfinite-STEP.json and return what happened in a sentence. Every rank must call it.
 
     The file holds for each process the batches' files and losses, the gradient norm, and the largest activation of
     each layer in the order of the computation, from one more forward pass without dropout over the batch that went
@@ -29,7 +36,7 @@ def report_not_finite(
     Args:
         state: before the update; its weights and random states are left alone.
         batches: of the update, as the loader gave them. losses: one for each. norm: of the gradient.
-        records: of the data set. args: output_dir, bf16. context: this process.
+        records: of the data set. settings: output_dir, bf16. context: this process.
     """
     guilty = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
     batch = batches[guilty[0] if guilty else -1]
@@ -40,16 +47,16 @@ def report_not_finite(
             {"loss": _plain(loss), "files": _paths([batch], records)}
             for loss, batch in zip(losses, batches, strict=True)
         ],
-        "activations": largest_activations(state.objective, batch, context.device, bf16=bool(args.bf16)),
+        "activations": largest_activations(state.objective, batch, context.device, bf16=bool(settings.bf16)),
     }
     ranks = gather_objects(found)
     sentence = (
         f"epoch {state.epoch}, update {state.step}, process {context.rank}: the loss is {sum(losses)} and the "
         f"gradient norm {norm}; files: {', '.join(_paths([batches[i] for i in guilty] or batches, records))}"
     )
-    if args.output_dir and context.is_main:
-        path = Path(args.output_dir) / f"nonfinite-{state.step}.json"
-        write_json(path, {"epoch": state.epoch, "step": state.step, "bf16": bool(args.bf16), "processes": ranks})
+    if settings.output_dir and context.is_main:
+        path = Path(settings.output_dir) / f"nonfinite-{state.step}.json"
+        write_json(path, {"epoch": state.epoch, "step": state.step, "bf16": bool(settings.bf16), "processes": ranks})
         sentence += f"; the largest activations are in {path}"
     return sentence
 

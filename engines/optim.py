@@ -11,11 +11,97 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from common.flag_types import (
+    fraction,
+    non_negative,
+    non_negative_int,
+    positive,
+    positive_fraction,
+    positive_int,
+    proper_fraction,
+    whole_number,
+)
+from common.settings import flag, option
+
 _logger = logging.getLogger(__name__)
 
 LAYER_DECAY_SCOPES = ("embeddings", "layers")
 # What the published code's layer decay reaches; it leaves the temporal positions alone.
 _EMBEDDINGS = re.compile(r"(^|\.)(patch_embed\.|pos_embed$|cls_token$)")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimiser and what happens to a gradient before it."""
+
+    opt: str = option("adamw", "optimiser, by timm's name")
+    opt_eps: float = option(1e-8, "epsilon of the optimiser", positive)
+    opt_betas: tuple[float, ...] = option((0.9, 0.999), "betas of Adam-like optimisers", proper_fraction, nargs="+")
+    momentum: float = option(0.9, "momentum of SGD-like optimisers", fraction)
+    weight_decay: float = option(0.05, "weight decay; not for biases, norms and what the model excludes", non_negative)
+    layer_decay: float = option(
+        0.75, "factor of the learning rate per layer below the head; 1: none", positive_fraction
+    )
+    layer_decay_scope: str = option(
+        "embeddings",
+        "what --layer_decay reaches: patch, position and class embeddings only, as in all published runs, or every "
+        "layer by its position, as in VideoMAE",
+        choices=LAYER_DECAY_SCOPES,
+    )
+    clip_grad: float | None = option(
+        None, "largest gradient norm; larger gradients are scaled down to it (default: no clipping)", positive
+    )
+    update_freq: int = option(1, "batches accumulated for one optimiser update", positive_int)
+    max_skipped_steps: int = option(
+        10,
+        "optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a report "
+        "in nonfinite-STEP.json; one more stops the run",
+        non_negative_int,
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """The length of the run and its learning rates."""
+
+    epochs: int = option(30, "epochs in all", non_negative_int)
+    start_epoch: int = option(0, "first epoch, counted from 0; a resumed checkpoint overrides it", non_negative_int)
+    lr: float = option(
+        1e-3,
+        "peak learning rate for --lr_base clips per update; it is multiplied by "
+        "batch_size x processes x update_freq x num_sample / lr_base",
+        non_negative,
+    )
+    min_lr: float = option(1e-6, "learning rate at the end of the cosine, scaled like --lr", non_negative)
+    warmup_lr: float = option(1e-6, "learning rate at the first update, scaled like --lr", non_negative)
+    lr_base: float = option(256, "clips per update that --lr is meant for; the image recipes use 512", positive)
+    scale_min_lr: bool = flag(True, "scale --min_lr and --warmup_lr as well; the image recipes do not (default: on)")
+    warmup_epochs: float = option(5, "epochs of linear warm-up", non_negative)
+    warmup_steps: int = option(-1, "optimiser updates of warm-up; above 0 overrides --warmup_epochs", whole_number(-1))
+
+
+@dataclass(frozen=True)
+class AverageSettings:
+    """The exponential moving average of the weights."""
+
+    model_ema: bool = flag(False, "keep a moving average of the weights; it is validated and tested (default: off)")
+    model_ema_decay: float = option(0.9999, "decay of the average per update", proper_fraction)
+    model_ema_warmup: bool = flag(
+        False, "let the decay grow from 0, for runs of less than about 50,000 updates (default: off)"
+    )
+
+
+@dataclass(frozen=True)
+class BatchSettings(OptimizerSettings, ScheduleSettings):
+    """What the clips of an update, and with them the learning rates, depend on.
+
+    Attributes:
+        batch_size: videos of a process and step.
+        num_sample: clips of a video.
+    """
+
+    batch_size: int = 1
+    num_sample: int = 1
 
 
 @dataclass(frozen=True)
@@ -28,25 +114,24 @@ class LearningRates:
     clips_per_update: int
 
 
-def scale_learning_rates(args, world_size: int) -> LearningRates:
-    """Scale args.lr, .min_lr and .warmup_lr linearly with the clips per update, as the published recipes do.
+def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRates:
+    """Scale the learning rates linearly with the clips per update, as the published recipes do.
 
-    clips per update = batch_size x processes x update_freq x num_sample; the factor is that over args.lr_base (256 for
-    video). args.scale_min_lr = False leaves min_lr and warmup_lr alone (the ImageNet recipe, which also has base 512).
+    clips per update = batch_size x processes x update_freq x num_sample; the factor is that over `lr_base` (256 for
+    video). Without `scale_min_lr`, min_lr and warmup_lr are left alone (the ImageNet recipe, which also has base 512).
     """
-    samples = getattr(args, "num_sample", 1)
-    clips = args.batch_size * world_size * args.update_freq * samples
-    factor = clips / args.lr_base
-    other = factor if args.scale_min_lr else 1.0
-    rates = LearningRates(args.lr * factor, args.min_lr * other, args.warmup_lr * other, clips)
+    clips = settings.batch_size * world_size * settings.update_freq * settings.num_sample
+    factor = clips / settings.lr_base
+    other = factor if settings.scale_min_lr else 1.0
+    rates = LearningRates(settings.lr * factor, settings.min_lr * other, settings.warmup_lr * other, clips)
     _logger.info(
         "%d clips per update (batch %d x %d processes x %d batches x %d samples of a video): lr %g, min %g, "
         "warm-up from %g",
         clips,
-        args.batch_size,
+        settings.batch_size,
         world_size,
-        args.update_freq,
-        samples,
+        settings.update_freq,
+        settings.num_sample,
         rates.peak,
         rates.minimum,
         rates.warmup,
@@ -134,44 +219,44 @@ def parameter_groups(
     return groups
 
 
-def create_optimizer(model: nn.Module, args, lr: float) -> torch.optim.Optimizer:
-    """Build the optimiser that args.opt names (timm's registry) over `parameter_groups`, with peak rate `lr`.
+def create_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+    """Build the optimiser that settings.opt names (timm's registry) over `parameter_groups`, with peak rate `lr`.
 
     Epsilon, betas and momentum go to the optimisers that have them.
     """
     groups = parameter_groups(
-        model, weight_decay=args.weight_decay, layer_decay=args.layer_decay, scope=args.layer_decay_scope
+        model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]
     _logger.info(
         "%s: %d parameter groups, weight decay %g, layer factors %.3g to %.3g",
-        args.opt,
+        settings.opt,
         len(groups),
-        args.weight_decay,
+        settings.weight_decay,
         min(scales),
         max(scales),
     )
     return create_optimizer_v2(
         groups,
-        opt=args.opt,
+        opt=settings.opt,
         lr=lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
-        eps=args.opt_eps,
-        betas=tuple(args.opt_betas),
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        eps=settings.opt_eps,
+        betas=tuple(settings.opt_betas),
     )
 
 
 def create_schedule(
-    optimizer: torch.optim.Optimizer, args, rates: LearningRates, steps_per_epoch: int
+    optimizer: torch.optim.Optimizer, settings: ScheduleSettings, rates: LearningRates, steps_per_epoch: int
 ) -> CosineLRScheduler:
     """Linear warm-up from rates.warmup to the peak, then half a cosine down to rates.minimum, one step per update.
 
-    Call `step_update(n)` after the n-th update; n = 0 is the rate of the first. Warm-up lasts args.warmup_steps
-    updates when above 0, else args.warmup_epochs; the cosine has the rest of args.epochs.
+    Call `step_update(n)` after the n-th update; n = 0 is the rate of the first. Warm-up lasts settings.warmup_steps
+    updates when above 0, else settings.warmup_epochs; the cosine has the rest of settings.epochs.
     """
-    total = args.epochs * steps_per_epoch
-    warmup = args.warmup_steps if args.warmup_steps > 0 else round(args.warmup_epochs * steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
+    warmup = settings.warmup_steps if settings.warmup_steps > 0 else round(settings.warmup_epochs * steps_per_epoch)
     if warmup >= total > 0:
         _logger.warning(
             "the warm-up of %d updates takes all %d updates of the run: the peak learning rate is never "

@@ -8,6 +8,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,26 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
+from common.flag_types import positive_int
+from common.settings import flag, option
 from engines.distributed import Context
 from engines.objectives.base import Objective, saved_name
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+    """How the processes of a run share the model."""
+
+    parallel: str = option(
+        "ddp",
+        "ddp: each process holds the whole model; fsdp: each holds a part of weights, gradients and moments (FSDP2). "
+        "Checkpoints are the same",
+        choices=("ddp", "fsdp"),
+    )
+    dist_timeout: int = option(
+        600, "seconds that a process waits for the others before the run ends with an error", positive_int
+    )
+    compile: bool = flag(False, "translate the model with torch.compile at its first step (default: off)")
 
 
 def send_weights(model: nn.Module) -> None:

@@ -16,28 +16,32 @@ from engines.objectives.base import Objective
 from engines.preemption import install_stop_handlers, stop_deferred
 from engines.results import AboutTest, write_results
 from engines.run_folder import claim
-from engines.state import TrainingState, plain_args, seed_everything
+from engines.settings import RunSettings
+from engines.state import TrainingState, seed_everything
 from engines.train import train_one_epoch
 
 _logger = logging.getLogger(__name__)
 
 
-def start_run(args) -> Context:
-    """Join the other processes, set up logging and random seeds, and take args.output_dir.
+def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
+    """Join the other processes, set up logging and random seeds, and take settings.output_dir.
 
-    The folder is locked until the process ends, and gets args.json. Settles what the flags leave open: args.device,
-    and args.bf16 (on with CUDA where the GPU has bfloat16).
+    The folder is locked until the process ends, and gets args.json.
 
+    Returns:
+        this process, and the settings with what the flags leave open: device, and bf16 (on with CUDA where the GPU
+        has bfloat16).
     Raises:
         SystemExit: another run has the folder.
     """
     setup_logging(place_from_environment()[0])
-    context = init_distributed(args.device, timeout=args.dist_timeout)
-    claim(args.output_dir, context, patience=args.dist_timeout / 2)
-    args.device = str(context.device)
-    if args.bf16 is None:
-        args.bf16 = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    seed_everything(args.seed + context.rank)
+    context = init_distributed(settings.device, timeout=settings.dist_timeout)
+    claim(settings.output_dir, context, patience=settings.dist_timeout / 2)
+    bf16 = settings.bf16
+    if bf16 is None:
+        bf16 = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    settings = settings.changed(device=str(context.device), bf16=bf16)
+    seed_everything(settings.seed + context.rank)
     if context.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     else:
@@ -46,52 +50,53 @@ def start_run(args) -> Context:
         "%d process(es) on %s, %s, seed %d, torch %s",
         context.world_size,
         context.device,
-        "bfloat16" if args.bf16 else "float32",
-        args.seed,
+        "bfloat16" if settings.bf16 else "float32",
+        settings.seed,
         torch.__version__,
     )
-    if context.device.type == "cpu" and getattr(args, "gpu_transforms", False):
+    if context.device.type == "cpu" and settings.flags.get("gpu_transforms"):
         _logger.warning("--gpu_transforms on a CPU takes work from the loader's workers and gives it to the training")
-    if args.output_dir and context.is_main:
-        write_json(Path(args.output_dir) / "args.json", plain_args(args))
-    elif not (args.output_dir or args.eval):
+    if settings.output_dir and context.is_main:
+        write_json(Path(settings.output_dir) / "args.json", settings.flags)
+    elif not (settings.output_dir or settings.eval):
         _logger.warning("there is no --output_dir: nothing of this training will be kept")
-    return context
+    return context, settings
 
 
-def fit(state: TrainingState, train_loader, val_loader, args, context: Context) -> None:
-    """Train from state.epoch to args.epochs; after each epoch validate, save the checkpoints and write log.txt.
+def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, context: Context) -> None:
+    """Train from state.epoch to settings.epochs; after each epoch validate, save the checkpoints and write log.txt.
 
     Args:
         state: as made by `create_training_state`, resumed or not.
         train_loader: see `train_one_epoch`; where its sampler has `set_epoch(epoch, start=...)`, that is called with
             the number of this process's records to leave out, those of the updates done in the epoch.
         val_loader: see `evaluate`; None for no validation, and then there is no best checkpoint.
-        args: flags of engines/arguments.py.
+        settings: of the run.
         context: this process.
     """
-    install_stop_handlers(args.output_dir)
-    run_log = RunLog(args.output_dir, args.log_dir or args.output_dir, enabled=context.is_main)
+    install_stop_handlers(settings.output_dir)
+    run_log = RunLog(settings.output_dir, settings.log_dir or settings.output_dir, enabled=context.is_main)
     known_unreadable: set[str] = set()
     score = state.objective.score
     parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
-    for epoch in range(state.epoch, args.epochs):
+    for epoch in range(state.epoch, settings.epochs):
         start = time.perf_counter()
+        done = state.epoch_step * train_loader.batch_size
         if hasattr(train_loader.sampler, "set_epoch"):
-            train_loader.sampler.set_epoch(epoch, start=state.epoch_step * args.update_freq * train_loader.batch_size)
+            train_loader.sampler.set_epoch(epoch, start=done * settings.update_freq)
         with stop_deferred():
-            trained = train_one_epoch(state, train_loader, args, context, run_log)
+            trained = train_one_epoch(state, train_loader, settings, context, run_log)
             # A validation that is interrupted is done again, without the training before it.
-            save_checkpoint(state, args.output_dir, context)
+            save_checkpoint(state, settings.output_dir, context)
         _warn_of_unreadable("another video takes its place in training", trained.unreadable, known_unreadable)
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
-        validated = _validate(state, val_loader, args, context, known_unreadable)
+        validated = _validate(state, val_loader, settings, context, known_unreadable)
         state.finish_epoch()
         best = _note_scores(state, validated)
-        keep = args.save_ckpt_freq > 0 and state.epoch % args.save_ckpt_freq == 0
+        keep = settings.save_ckpt_freq > 0 and state.epoch % settings.save_ckpt_freq == 0
         record = {f"train_{name}": value for name, value in trained.metrics.items()} | validated
         run_log.scalars("epoch", record, state.epoch)
         run_log.epoch(
@@ -107,11 +112,11 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context) 
             }
         )
         # After the log: an end of an epoch that is cut short is logged twice rather than never.
-        save_checkpoint(state, args.output_dir, context, best=best, keep=keep)
+        save_checkpoint(state, settings.output_dir, context, best=best, keep=keep)
         _logger.info(
             "epoch %d/%d done in %.1f s: %s%s",
             epoch,
-            args.epochs,
+            settings.epochs,
             time.perf_counter() - start,
             ", ".join(f"{name} {value:.4g}" for name, value in record.items()),
             " (best)" if best else "",
@@ -120,44 +125,48 @@ def fit(state: TrainingState, train_loader, val_loader, args, context: Context) 
 
 
 def run_test(
-    objective: Objective, test_loader, args, context: Context, *, state: TrainingState | None = None
+    objective: Objective, test_loader, settings: RunSettings, context: Context, *, state: TrainingState | None = None
 ) -> Evaluation:
-    """Test over all views and write results.json and scores.npz to args.output_dir.
+    """Test over all views and write results.json and scores.npz to settings.output_dir.
 
     Which weights: after training (`state` given) those of checkpoint-best.pth with --test_best, else the last ones.
     Without training: --resume, else checkpoint-best.pth (--test_best) or the newest checkpoint (--auto_resume) of
-    args.output_dir, else the weights that `objective` has. Where a moving average is kept, it is taken instead of the
+    --output_dir, else the weights that `objective` has. Where a moving average is kept, it is taken instead of the
     model if it was no worse in the validation.
     """
-    install_stop_handlers(args.output_dir, training=state is not None)
-    path = _weights_to_test(args, context, state)
+    install_stop_handlers(settings.output_dir, training=state is not None)
+    path = _weights_to_test(settings, context, state)
     if path is not None:
-        load_weights(objective, path, args.override_checkpoint)
+        load_weights(objective, path, settings.override_checkpoint)
         weights = str(path)
     elif state is not None:
         objective, weights = state.tested(), "those of the last epoch"
     else:
-        weights = f"those of --finetune {args.finetune}" if getattr(args, "finetune", "") else "random, untrained"
+        finetune = settings.flags.get("finetune")
+        weights = f"those of --finetune {finetune}" if finetune else "random, untrained"
         _logger.warning("testing weights that are %s", weights)
     objective.to(context.device)
-    result = evaluate(objective, test_loader, context, bf16=args.bf16, clips_per_forward=args.batch_size)
+    result = evaluate(objective, test_loader, context, bf16=settings.bf16, clips_per_forward=settings.batch_size)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
     for video in result.excluded:
         _logger.warning("excluded from the test: line %s, %s: %s", video["line"], video["path"], video["reason"])
-    if args.output_dir and context.is_main:
+    if settings.output_dir and context.is_main:
+        flags = settings.flags
         about = AboutTest(
-            getattr(args, "model", None),
+            flags.get("model"),
             weights,
-            args.test_num_segment,
-            args.test_num_crop,
-            getattr(args, "data_root", ""),
+            flags["test_num_segment"],
+            flags["test_num_crop"],
+            flags.get("data_root", ""),
         )
-        path = write_results(args.output_dir, result, objective, test_loader.dataset, about)
+        path = write_results(settings.output_dir, result, objective, test_loader.dataset, about)
         _logger.info("wrote %s", path)
     return result
 
 
-def _validate(state: TrainingState, loader, args, context: Context, known_unreadable: set[str]) -> dict[str, float]:
+def _validate(
+    state: TrainingState, loader, settings: RunSettings, context: Context, known_unreadable: set[str]
+) -> dict[str, float]:
     """Validate the model, and its moving average where one is kept; return val_* and val_ema_* numbers."""
     if loader is None:
         return {}
@@ -167,7 +176,7 @@ def _validate(state: TrainingState, loader, args, context: Context, known_unread
     record = {}
     for prefix, objective in validated.items():
         result = evaluate(
-            objective, loader, context, bf16=args.bf16, clips_per_forward=args.batch_size, desc="Validation"
+            objective, loader, context, bf16=settings.bf16, clips_per_forward=settings.batch_size, desc="Validation"
         )
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
     _warn_of_unreadable(
@@ -184,20 +193,25 @@ def _note_scores(state: TrainingState, validated: dict[str, float]) -> bool:
     return state.note_scores(validated[f"val_{score.name}"], validated.get(f"val_ema_{score.name}"))
 
 
-def _weights_to_test(args, context: Context, state: TrainingState | None) -> Path | None:
+def _weights_to_test(settings: RunSettings, context: Context, state: TrainingState | None) -> Path | None:
     """Return the checkpoint to test, the same on all ranks; None for the weights in memory."""
-    if state is None and args.resume:
-        return Path(args.resume)
+    if state is None and settings.resume:
+        return Path(settings.resume)
     choice = None
     if context.is_main:
-        best = Path(args.output_dir) / BEST
+        best = Path(settings.output_dir) / BEST
         # A best file without a best score in this run's memory is left over from another run.
-        if args.test_best and args.output_dir and best.is_file() and (state is None or state.best_score is not None):
+        if (
+            settings.test_best
+            and settings.output_dir
+            and best.is_file()
+            and (state is None or state.best_score is not None)
+        ):
             choice = best
-        elif args.test_best:
-            _logger.warning("--test_best: this run has no %s in its output folder '%s'", BEST, args.output_dir)
-        if choice is None and state is None and args.auto_resume:
-            newest = read_newest(args.output_dir)
+        elif settings.test_best:
+            _logger.warning("--test_best: this run has no %s in its output folder '%s'", BEST, settings.output_dir)
+        if choice is None and state is None and settings.auto_resume:
+            newest = read_newest(settings.output_dir)
             choice = newest[0] if newest else None
     return broadcast_object(choice)
 

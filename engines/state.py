@@ -24,6 +24,7 @@ from engines.parallel import (
     whole_state,
     wrap_model,
 )
+from engines.settings import RunSettings
 from models.checkpoint_file import CONFIG_KEY
 from models.describe import told_by_model
 
@@ -215,32 +216,38 @@ class TrainingState:
             )
 
 
-def create_training_state(objective: Objective, args, context: Context, *, steps_per_epoch: int) -> TrainingState:
+def create_training_state(
+    objective: Objective, settings: RunSettings, context: Context, *, steps_per_epoch: int
+) -> TrainingState:
     """Put `objective` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
 
     Args:
         objective: the bare module; parameters frozen by requires_grad = False stay out of the optimiser.
-        args: flags of engines/arguments.py, batch_size and num_sample.
+        settings: of the run.
         context: this process.
         steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
 
     Raises:
         ValueError: --start_epoch leaves nothing to train.
     """
-    if args.start_epoch and args.start_epoch >= args.epochs:
-        raise ValueError(f"--start_epoch {args.start_epoch} leaves nothing to train: --epochs is {args.epochs} in all")
+    if settings.start_epoch and settings.start_epoch >= settings.epochs:
+        raise ValueError(
+            f"--start_epoch {settings.start_epoch} leaves nothing to train: --epochs is {settings.epochs} in all"
+        )
     objective.to(context.device)
     send_weights(objective)
     # Before the wrapper: a sharded model cannot be copied.
     ema = (
-        ModelEmaV3(objective, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup) if args.model_ema else None
+        ModelEmaV3(objective, decay=settings.model_ema_decay, use_warmup=settings.model_ema_warmup)
+        if settings.model_ema
+        else None
     )
-    parallel = wrap_model(objective, context, parallel=args.parallel, compiled=args.compile)
-    if ema is not None and args.parallel == "fsdp" and context.world_size > 1:
+    parallel = wrap_model(objective, context, parallel=settings.parallel, compiled=settings.compile)
+    if ema is not None and settings.parallel == "fsdp" and context.world_size > 1:
         shard_model(ema.module, context)
-    rates = scale_learning_rates(args, context.world_size)
-    optimizer = create_optimizer(SavedNames(objective), args, rates.peak)
-    scheduler = create_schedule(optimizer, args, rates, steps_per_epoch)
+    rates = scale_learning_rates(settings, context.world_size)
+    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak)
+    scheduler = create_schedule(optimizer, settings, rates, steps_per_epoch)
     state = TrainingState(
         objective,
         parallel,
@@ -248,10 +255,10 @@ def create_training_state(objective: Objective, args, context: Context, *, steps
         scheduler,
         steps_per_epoch,
         rates,
-        plain_args(args),
+        settings.flags,
         ema,
-        epoch=args.start_epoch,
-        step=args.start_epoch * steps_per_epoch,
+        epoch=settings.start_epoch,
+        step=settings.start_epoch * steps_per_epoch,
         test_weights="model" if ema is None else "model_ema",
     )
     scheduler.step_update(state.step)
@@ -285,16 +292,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def plain_args(args) -> dict[str, Any]:
-    """Return the flags as a dict of plain values, which a checkpoint can hold without pickled code."""
-    return {name: _plain(value) for name, value in vars(args).items()}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value)

@@ -13,11 +13,12 @@ from torch.nn.utils import clip_grads_with_norm_
 from common.progress import progress
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
-from engines.epoch_sums import EpochSums
+from engines.epoch_sums import LOOP_SCALARS, EpochSums
 from engines.logs import RunLog, peak_memory
 from engines.nonfinite import report_not_finite
 from engines.parallel import gradient_norm, gradient_sync
 from engines.preemption import leave, stop_requested
+from engines.settings import RunSettings
 from engines.state import TrainingState
 
 _logger = logging.getLogger(__name__)
@@ -38,24 +39,26 @@ def updates_per_epoch(loader, update_freq: int) -> int:
     return updates
 
 
-def train_one_epoch(state: TrainingState, loader, args, context: Context, run_log: RunLog) -> EpochSums:
-    """Train `state` to the end of its epoch: args.update_freq batches forward and backward, then one optimiser update.
+def train_one_epoch(
+    state: TrainingState, loader, settings: RunSettings, context: Context, run_log: RunLog
+) -> EpochSums:
+    """Train `state` to the end of its epoch: per update `update_freq` batches, then the optimiser.
 
     The epoch may have begun before: state.epoch_step updates of it are done, and `loader` gives the batches that are
-    left. Every args.save_every_steps updates the state is saved. When a process has received a stop signal, all of
+    left. Every settings.save_every_steps updates the state is saved. When a process has received a stop signal, all of
     them save after the same update and leave.
 
     Args:
         state: changed in place (weights, average, optimiser, `step`, `sums`); `epoch` is left to the caller.
         loader: gives batches as datasets/collate.py makes them, which the objective understands; its dataset has
             `records`.
-        args: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
+        settings: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
         context: this process.
         run_log: gets TensorBoard's scalars, and a picture of the first batch.
     Returns:
         the sums over the whole epoch and all processes.
     Raises:
-        RuntimeError: more than args.max_skipped_steps updates of the run had a loss or gradient that is not finite.
+        RuntimeError: more than `max_skipped_steps` updates of the run had a loss or gradient that is not finite.
         SystemExit: the run was told to stop, and is saved.
     """
     state.parallel.train()
@@ -64,25 +67,25 @@ def train_one_epoch(state: TrainingState, loader, args, context: Context, run_lo
     sums = EpochSums()
     bar = progress(range(state.epoch_step, updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
     for update in bar:
-        done, stop = _update(state, batches, loader.dataset.records, args, context)
+        done, stop = _update(state, batches, loader.dataset.records, settings, context)
         sums = sums.followed_by(done)
         shown = {name: f"{value:.3f}" for name, value in done.scalars.items()}
         bar.set_postfix(shown | {"lr": f"{done.lr:.1e}"}, refresh=False)
-        if (update + 1) % args.log_interval == 0 or update + 1 == updates:
+        if (update + 1) % settings.log_interval == 0 or update + 1 == updates:
             run_log.scalars("train", _scalars(done, context), state.step)
             if bar.disable:
-                _log_update(state, done, sums, update, args, context)
-        due = args.save_every_steps > 0 and state.step % args.save_every_steps == 0 and update + 1 < updates
+                _log_update(state, done, sums, update, settings, context)
+        due = settings.save_every_steps > 0 and state.step % settings.save_every_steps == 0 and update + 1 < updates
         if due or stop:
             state.sums, sums = state.sums.followed_by(sums.over_ranks()), EpochSums()
-            save_checkpoint(state, args.output_dir, context)
+            save_checkpoint(state, settings.output_dir, context)
         if stop:
             leave(agreed=True)
     state.sums = state.sums.followed_by(sums.over_ranks())
     return state.sums
 
 
-def _update(state: TrainingState, batches, records, args, context: Context) -> tuple[EpochSums, bool]:
+def _update(state: TrainingState, batches, records, settings: RunSettings, context: Context) -> tuple[EpochSums, bool]:
     """Do one optimiser update from the next batches, or skip it where it is not finite on any process.
 
     Returns:
@@ -90,14 +93,14 @@ def _update(state: TrainingState, batches, records, args, context: Context) -> t
     """
     done = EpochSums(lr=max(group["lr"] for group in state.optimizer.param_groups))
     start = time.perf_counter()
-    group = list(islice(batches, args.update_freq))
+    group = list(islice(batches, settings.update_freq))
     done.data_seconds = time.perf_counter() - start
     _note_unreadable(group, records, done.unreadable)
-    scalars, norm = _backward(state, group, args, context)
+    scalars, norm = _backward(state, group, settings, context)
     scalars, norm_value, finite, stop = _agree(scalars, norm, context)
     if finite:
-        if args.clip_grad is not None:
-            clip_grads_with_norm_(state.objective.parameters(), args.clip_grad, norm)
+        if settings.clip_grad is not None:
+            clip_grads_with_norm_(state.objective.parameters(), settings.clip_grad, norm)
         state.optimizer.step()
         if state.ema is not None:
             state.ema.update(state.objective, step=state.step + 1)
@@ -105,7 +108,7 @@ def _update(state: TrainingState, batches, records, args, context: Context) -> t
         done.scalars = {name: sum(values) for name, values in scalars.items()}
         done.clips = sum(len(batch["clips"]) for batch in group)
     else:
-        _skip(state, group, scalars["loss"], norm_value, records, args, context)
+        _skip(state, group, scalars["loss"], norm_value, records, settings, context)
         done.skipped = 1
     state.step += 1
     state.scheduler.step_update(state.step)
@@ -114,7 +117,7 @@ def _update(state: TrainingState, batches, records, args, context: Context) -> t
 
 
 def _backward(
-    state: TrainingState, group: list[dict], args, context: Context
+    state: TrainingState, group: list[dict], settings: RunSettings, context: Context
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
     """Compute the gradient of one update from the batches of `group`; return their scalars and the gradient's norm.
 
@@ -126,13 +129,21 @@ def _backward(
     for number, (batch, divisor) in enumerate(zip(group, _divisors(state, group, context), strict=True)):
         prepared = state.objective.prepare(batch, context.device)
         with gradient_sync(state.parallel, on=number + 1 == len(group)):
-            with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
+            with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(settings.bf16)):
                 found = state.parallel(prepared)
             loss = found["loss"] / divisor
             loss.backward()
+        _refuse_names_of_the_loop(found)
         others = {name: torch.as_tensor(value).detach() for name, value in found.items() if name != "loss"}
         scalars.append({"loss": loss.detach()} | {name: value.to(loss) / divisor for name, value in others.items()})
     return scalars, gradient_norm(state.objective)
+
+
+def _refuse_names_of_the_loop(scalars: Iterable[str]) -> None:
+    """Raise a ValueError where the log has a number of the loop under the name of an objective's scalar."""
+    taken = LOOP_SCALARS.intersection(scalars)
+    if taken:
+        raise ValueError(f"the loop logs a number of its own as {min(taken)!r}: rename the objective's scalar")
 
 
 def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tensor:
@@ -173,19 +184,25 @@ def _agree(
 
 
 def _skip(
-    state: TrainingState, group: list[dict], losses: list[float], norm: float, records, args, context: Context
+    state: TrainingState,
+    group: list[dict],
+    losses: list[float],
+    norm: float,
+    records,
+    settings: RunSettings,
+    context: Context,
 ) -> None:
     """Report an update that is not finite; RuntimeError when the run has had too many of them."""
-    sentence = report_not_finite(state, group, losses, norm, records, args, context)
+    sentence = report_not_finite(state, group, losses, norm, records, settings, context)
     state.optimizer.zero_grad(set_to_none=True)
     state.skipped += 1
-    if state.skipped > args.max_skipped_steps:
+    if state.skipped > settings.max_skipped_steps:
         raise RuntimeError(
             f"{sentence}. The weights were not updated. {state.skipped} update(s) of this run were not finite, and "
-            f"--max_skipped_steps is {args.max_skipped_steps}: look at the files, lower --lr, limit the gradient "
+            f"--max_skipped_steps is {settings.max_skipped_steps}: look at the files, lower --lr, limit the gradient "
             "with --clip_grad, or try --no_bf16"
         )
-    _logger.warning("%s; update skipped (%d of at most %d)", sentence, state.skipped, args.max_skipped_steps)
+    _logger.warning("%s; update skipped (%d of at most %d)", sentence, state.skipped, settings.max_skipped_steps)
 
 
 def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
@@ -201,12 +218,14 @@ def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
     }
 
 
-def _log_update(state: TrainingState, done: EpochSums, sums: EpochSums, update: int, args, context: Context) -> None:
+def _log_update(
+    state: TrainingState, done: EpochSums, sums: EpochSums, update: int, settings: RunSettings, context: Context
+) -> None:
     """Log one update, and the clips per second since the last checkpoint or the epoch's beginning."""
     _logger.info(
         "epoch %d/%d update %d/%d %s lr %.3g grad norm %.3g, %.1f clips/s",
         state.epoch,
-        args.epochs,
+        settings.epochs,
         update + 1,
         state.steps_per_epoch,
         " ".join(f"{name} {value:.4f}" for name, value in done.scalars.items()) or "skipped",

@@ -68,7 +68,7 @@ def inference_settings(
     args.override_checkpoint = override_checkpoint
     # Positions are interpolated, so a file serves other frames and resolutions than its own.
     adapted = {name: overrides[name] for name in ("num_frames", "input_size") if name in overrides}
-    settle(args, overrides.keys() - adapted.keys(), facts, {Role.SIZE, Role.SWITCH})
+    settle(vars(args), overrides.keys() - adapted.keys(), facts, {Role.SIZE, Role.SWITCH})
     for name, value in adapted.items():
         setattr(args, name, value)
     args.nb_classes = args.nb_classes or facts.num_classes

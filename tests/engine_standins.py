@@ -1,6 +1,5 @@
 """Stand-ins for the model, the data and the flags, small enough to train in a moment."""
 
-import argparse
 import os
 import signal
 import socket
@@ -11,11 +10,14 @@ import torch.multiprocessing
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.flag_parser import FlagParser
+from common.settings import from_flags
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
 from engines.objectives.classification import Classification
-from engines.objectives.mixing import LossSettings
+from engines.objectives.mixing import LossSettings, add_loss_arguments
 from engines.runner import fit, start_run
+from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
 
@@ -136,19 +138,27 @@ test_loader.__test__ = False
 
 
 def make_args(*flags, **values):
-    """The engine's flags with their defaults, `flags` as on the command line, and what other packages' flags hold."""
-    parser = argparse.ArgumentParser()
+    """The engine's settings with their defaults, `flags` as on the command line, and other packages' flags."""
+    parser = FlagParser()
     add_engine_arguments(parser)
+    add_loss_arguments(parser)
     args = parser.parse_args(["--device", "cpu", "--no_bf16", *flags])
-    others = {"batch_size": 4, "num_sample": 1, "test_num_segment": 2, "test_num_crop": 1, "model": "tiny"}
+    others = {
+        "batch_size": 4,
+        "num_sample": 1,
+        "test_num_segment": 2,
+        "test_num_crop": 1,
+        "model": "tiny",
+        "sampler": "random",
+    }
     for name, value in (others | values).items():
         setattr(args, name, value)
-    return args
+    return RunSettings.of(args)
 
 
 def classify(model, args=None, classes=CLASSES):
     """The objective that the flags ask for; without flags, plain cross entropy."""
-    return Classification(model, classes, LossSettings.from_flags(args) if args else None)
+    return Classification(model, classes, from_flags(LossSettings, SimpleNamespace(**args.flags)) if args else None)
 
 
 def train(
@@ -177,7 +187,7 @@ def train(
         *flags,
         batch_size=batch_size,
     )
-    context = start_run(args)
+    context, args = start_run(args)
     dataset = dataset or MemoryVideos(count, noise=noise, broken=broken)
     loader = training_loader(dataset, batch_size, context.rank, context.world_size)
     validation = (
@@ -190,7 +200,7 @@ def train(
     state = create_training_state(objective, args, context, steps_per_epoch=steps)
     resume_training(state, args, context)
     if until is not None:
-        args.epochs = until
+        args = args.changed(epochs=until)
     fit(state, loader, validation, args, context)
     return state
 

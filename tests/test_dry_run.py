@@ -158,15 +158,16 @@ def test_the_measurement_grows_with_depth_and_frames(monkeypatch):
     args = parse_arguments(
         PARSERS[VIDEOS](), ["--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "64"], script=VIDEOS
     )
-    complexity = measure_complexity(build_model(args, 5))
+    model = build_model(args, 5)
+    complexity = measure_complexity(model)
     steps = []
 
-    def timed(_, depth, frames, clips, *__):
-        steps.append((depth, frames, clips))
-        return 0.5 + 0.25 * depth * frames * clips
+    def timed(config, clips, *_):
+        steps.append((config.depth, config.num_frames, clips))
+        return 0.5 + 0.25 * config.depth * config.num_frames * clips
 
     monkeypatch.setattr("engines.estimate._time_step", timed)
     monkeypatch.setattr("engines.estimate._MEASURED_FLOPS", {"cpu": 10 * 3 * complexity.flops / 6 / 64 * 4 * 3})
-    seconds = measure_seconds_per_clip(args, complexity, 6, 5, torch.device("cpu"), False)
+    seconds = measure_seconds_per_clip(model.config, complexity, 8, torch.device("cpu"), False)
     assert steps == [(1, 10, 1), (3, 10, 1)]
     assert seconds == pytest.approx((0.5 + 0.25 * 6 * 10) * 6.4)

@@ -6,6 +6,7 @@ import pytest
 from engine_standins import make_args
 
 from engines.arguments import add_engine_arguments
+from engines.objectives.mixing import LossSettings, add_loss_arguments
 
 FLAGS = {
     "output_dir",
@@ -14,7 +15,6 @@ FLAGS = {
     "seed",
     "device",
     "bf16",
-    "no_bf16",
     "parallel",
     "dist_timeout",
     "compile",
@@ -34,7 +34,6 @@ FLAGS = {
     "warmup_lr",
     "lr_base",
     "scale_min_lr",
-    "no_scale_min_lr",
     "warmup_epochs",
     "warmup_steps",
     "mixup",
@@ -54,26 +53,32 @@ FLAGS = {
     "override_checkpoint",
     "resume",
     "auto_resume",
-    "no_auto_resume",
     "eval",
     "test_best",
     "dist_eval",
     "disable_eval_during_finetuning",
 }
 
+SWITCHES = {"bf16", "compile", "scale_min_lr", "model_ema", "model_ema_warmup", "auto_resume", "eval", "test_best"}
+SWITCHES |= {"disable_eval_during_finetuning"}
+
 
 def test_the_flags_are_these_and_each_has_a_help_text():
     parser = argparse.ArgumentParser(add_help=False)
     add_engine_arguments(parser)
-    assert {option for action in parser._actions for option in action.option_strings} == {f"--{f}" for f in FLAGS}
+    add_loss_arguments(parser)
+    assert {option for action in parser._actions for option in action.option_strings} == {
+        f"--{f}" for f in FLAGS | {f"no-{f}" for f in SWITCHES}
+    }
     assert all(action.help for action in parser._actions)
     assert "--lr_base" in parser.format_help()
 
 
 def test_defaults_of_the_recipes():
     args = make_args()
-    assert (args.opt, args.opt_betas, args.opt_eps, args.layer_decay) == ("adamw", [0.9, 0.999], 1e-8, 0.75)
-    assert (args.mixup, args.cutmix, args.mixup_prob, args.mixup_switch_prob, args.mixup_mode, args.smoothing) == (
+    assert (args.opt, args.opt_betas, args.opt_eps, args.layer_decay) == ("adamw", (0.9, 0.999), 1e-8, 0.75)
+    loss = LossSettings()
+    assert (loss.mixup, loss.cutmix, loss.mixup_prob, loss.mixup_switch_prob, loss.mixup_mode, loss.smoothing) == (
         0.8,
         1.0,
         1.0,

@@ -196,7 +196,7 @@ def test_resume_flag_goes_before_auto_resume_and_must_exist(tmp_path):
     fresh, args = make_state(tmp_path, "--resume", str(tmp_path / "checkpoint-0.pth"))
     resume_training(fresh, args, Context())
     assert fresh.epoch == 1
-    args.resume = str(tmp_path / "absent.pth")
+    args = args.changed(resume=str(tmp_path / "absent.pth"))
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         resume_training(fresh, args, Context())
 

@@ -55,7 +55,7 @@ def test_changed_flags_are_named_and_the_new_schedule_holds(tmp_path, caplog):
     train(tmp_path, epochs=2)
     caplog.set_level(logging.WARNING)
     args = make_args("--output_dir", str(tmp_path), "--epochs", "4", "--lr", "0.05", "--warmup_epochs", "1")
-    context = start_run(args)
+    context, args = start_run(args)
     state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=3)
     resume_training(state, args, context)
     assert "--epochs 2 -> 4" in caplog.text
@@ -80,7 +80,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
             *plain,
             batch_size=batch_size,
         )
-        context = start_run(args)
+        context, args = start_run(args)
         loader = training_loader(MemoryVideos(12), batch_size)
         state = create_training_state(
             classify(TinyModel(dropout=0)), args, context, steps_per_epoch=updates_per_epoch(loader, update_freq)
@@ -111,7 +111,7 @@ def test_clipping_bounds_the_step_and_logs_the_norm_before(tmp_path):
         "--min_lr",
         "64",
     )
-    context = start_run(args)
+    context, args = start_run(args)
     loader = training_loader(MemoryVideos(4))
     state = create_training_state(classify(TinyModel(dropout=0)), args, context, steps_per_epoch=1)
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
@@ -126,7 +126,7 @@ def test_bf16_trains_float32_weights(tmp_path):
     model = TinyModel()
     model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(module.linear(inputs[0]).dtype))
     args = make_args("--bf16")
-    context = start_run(args)
+    context, args = start_run(args)
     state = create_training_state(classify(model), args, context, steps_per_epoch=1)
     train_one_epoch(state, training_loader(MemoryVideos(4)), args, context, RunLog())
     assert seen == [torch.bfloat16]
@@ -179,7 +179,7 @@ def test_tensorboard_files_hold_the_loss(tmp_path):
 
 def test_unreadable_training_videos_are_named():
     args = make_args()
-    context = start_run(args)
+    context, args = start_run(args)
     dataset = MemoryVideos(12, broken=[2, 7])
     state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=3)
     result = train_one_epoch(state, training_loader(dataset), args, context, RunLog())
@@ -193,7 +193,7 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
     assert (tmp_path / "checkpoint-0.pth").exists() and (tmp_path / "checkpoint-1.pth").exists()
     best = read_checkpoint(tmp_path / "checkpoint-best.pth")["model"]
     args = make_args("--output_dir", str(tmp_path), "--test_best")
-    context = start_run(args)
+    context, args = start_run(args)
     run_test(state.objective, test_loader(MemoryVideos(6, views=4, broken=[1])), args, context, state=state)
     assert all(torch.equal(value, best[name]) for name, value in state.model.state_dict().items())
     results = json.loads((tmp_path / "results.json").read_text())
@@ -205,7 +205,8 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
 
 def test_the_average_is_tested_only_where_it_is_no_worse():
     args = make_args("--model_ema")
-    state = create_training_state(classify(TinyModel(), args), args, start_run(args), steps_per_epoch=1)
+    context, args = start_run(args)
+    state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=1)
     assert state.note_scores(30.0, 20.0) and state.tested() is state.objective
     assert state.note_scores(10.0, 40.0) and state.tested() is state.ema.module
     assert not state.note_scores(40.0, 39.0)
@@ -215,7 +216,7 @@ def test_the_average_is_tested_only_where_it_is_no_worse():
 def test_eval_alone_finds_the_runs_averaged_weights(tmp_path):
     state = train(tmp_path, "--model_ema", "--model_ema_decay", "0.5", "--disable_eval_during_finetuning", epochs=1)
     args = make_args("--output_dir", str(tmp_path), "--eval")
-    context = start_run(args)
+    context, args = start_run(args)
     model = TinyModel()
     run_test(classify(model), test_loader(MemoryVideos(6)), args, context)
     assert torch.equal(model.head.weight, state.ema.module.model.head.weight)

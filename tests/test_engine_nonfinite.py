@@ -18,7 +18,7 @@ from engines.train import train_one_epoch, updates_per_epoch
 def build(*flags, bad=(5,), count=8, kind=Classification):
     """A run whose videos `bad` are infinite; returns what `train_one_epoch` takes."""
     args = make_args("--lr", "1", "--warmup_epochs", "0", *flags)
-    context = start_run(args)
+    context, args = start_run(args)
     dataset = MemoryVideos(count)
     dataset.clips[list(bad)] = float("inf")
     loader = training_loader(dataset, 4, context.rank, context.world_size)

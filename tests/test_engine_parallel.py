@@ -47,7 +47,7 @@ def train(folder, batch_size, *flags, epochs=EPOCHS):
         *("--mixup", "0", "--cutmix", "0", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", *flags),
         batch_size=batch_size,
     )
-    context = start_run(args)
+    context, args = start_run(args)
     shards = (context.rank, context.world_size)
     loader = training_loader(MemoryVideos(16), batch_size, *shards)
     steps = updates_per_epoch(loader, args.update_freq)

@@ -121,7 +121,8 @@ def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
     args = make_args("--eval")
     loader = test_loader(Interrupted(6, at=2, action=lambda: os.kill(os.getpid(), number)))
     with pytest.raises(SystemExit) as stop:
-        run_test(classify(TinyModel()), loader, args, start_run(args))
+        context, args = start_run(args)
+        run_test(classify(TinyModel()), loader, args, context)
     assert stop.value.code == 75
     assert (tmp_path / "status").exists() == (number == signal.SIGUSR1)
 
@@ -182,8 +183,8 @@ def train_on_images(root, output_dir, *, stop_at=None):
     data_args = parser.parse_args([*words, "--num_sample", "1", "--data_path", str(root), "--data_root", str(root)])
     flags = ("--output_dir", str(output_dir), "--epochs", "2", "--warmup_epochs", "0", "--lr", "0.5")
     args = make_args(*flags, **vars(data_args))
-    context = start_run(args)
-    data = DataSettings.from_flags(args)
+    context, args = start_run(args)
+    data = DataSettings.from_flags(data_args)
     loaders = [build_loader(build_dataset(mode, data), mode, data) for mode in ("train", "validation")]
     model = TinyModel()
     state = create_training_state(

@@ -120,12 +120,12 @@ def run(root, output_dir, *flags, until=None):
     data = data_flags(root, *STRONG, "--batch_size", "4", *flags)
     words = ("--output_dir", str(output_dir), "--epochs", "2", "--warmup_epochs", "0", "--lr", "0.5")
     args = make_args(*words, **vars(data))
-    context = start_run(args)
+    context, args = start_run(args)
     loaders = {mode: build_loader(build_dataset(mode, data), mode, data) for mode in ("train", "validation", "test")}
     updates = updates_per_epoch(loaders["train"], 1)
     state = create_training_state(classify(TinyModel(), args), args, context, steps_per_epoch=updates)
     resume_training(state, args, context)
-    args.epochs = until or args.epochs
+    args = args.changed(epochs=until or args.epochs)
     fit(state, loaders["train"], loaders["validation"], args, context)
     return state, run_test(state.objective, loaders["test"], args, context, state=state)
 

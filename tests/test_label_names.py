@@ -16,7 +16,7 @@ from engines.configuration import parse_arguments
 from engines.evaluate import Evaluation
 from engines.objectives.classification import Classification
 from engines.results import AboutTest, write_results
-from engines.state import plain_args
+from engines.settings import plain_flags
 from models.videomambapro import VideoMambaPro
 
 
@@ -76,7 +76,7 @@ def test_a_run_keeps_the_names_and_takes_its_settings_back(tmp_path):
     names = write(tmp_path / "labels.txt", "left\nright\n")
     args = parsed("--label_names", str(names))
     assert args.class_names == ["left", "right"]
-    settings = write(tmp_path / "args.json", json.dumps(plain_args(args)))
+    settings = write(tmp_path / "args.json", json.dumps(plain_flags(args)))
     assert parsed("--config", str(settings)).class_names == ["left", "right"]
     assert parsed().class_names is None
 

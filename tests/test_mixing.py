@@ -1,15 +1,18 @@
 """Mixing of clips: one box for all frames, targets that follow the box, and the loss that fits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from engine_standins import make_args
 
+from common.settings import from_flags
 from engines.objectives.mixing import LossSettings, balanced_weights, create_criterion, create_mixup
 
 
 def settings(*flags):
-    return LossSettings.from_flags(make_args(*flags))
+    return from_flags(LossSettings, SimpleNamespace(**make_args(*flags).flags))
 
 
 def numbered_clips(count=4, frames=5, size=16):

@@ -15,6 +15,7 @@ from engines.checkpoint import save_checkpoint as save_state
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.objectives.classification import Classification
+from engines.settings import RunSettings
 from engines.state import create_training_state
 from inference import load_predictor
 from models.build import build_model, load_finetune_checkpoint
@@ -43,7 +44,9 @@ def written_by_a_run(folder, *words):
     """checkpoint-latest.pth of a run with these flags, before its first update."""
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(folder), *words)  # fmt: skip
-    state = create_training_state(Classification(build_model(args, 7), 7), args, Context(), steps_per_epoch=4)
+    state = create_training_state(
+        Classification(build_model(args, 7), 7), RunSettings.of(args), Context(), steps_per_epoch=4
+    )
     save_state(state, args.output_dir, Context())
     return folder / "checkpoint-latest.pth"
 
@@ -157,15 +160,17 @@ def test_weights_are_not_loaded_into_a_model_of_other_switches(tmp_path):
     path = written_by_a_run(tmp_path)
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(tmp_path), "--no-masked_backward")  # fmt: skip
-    state = create_training_state(Classification(build_model(args, 7), 7), args, Context(), steps_per_epoch=4)
+    state = create_training_state(
+        Classification(build_model(args, 7), 7), RunSettings.of(args), Context(), steps_per_epoch=4
+    )
     message = "--masked_backward False, the file has True"
     with pytest.raises(CheckpointError, match=message):
-        resume_training(state, args, Context())
+        resume_training(state, RunSettings.of(args), Context())
     for load, target in ((load_weights, state.objective), (load_checkpoint, state.model)):
         with pytest.raises(CheckpointError, match=message):
             load(target, path)
     args.override_checkpoint = ["masked_backward"]
-    resume_training(state, args, Context())
+    resume_training(state, RunSettings.of(args), Context())
     load_weights(state.objective, path, args.override_checkpoint)
 
 

@@ -53,7 +53,7 @@ def train_boxes(batch_size, update_freq, *flags):
     """One epoch of two updates with eight clips each; weights, the epoch's numbers and the gradients' norms."""
     plain = ("--opt", "sgd", "--lr", "0.5", "--warmup_epochs", "0", "--no_auto_resume")
     args = make_args(*plain, "--update_freq", str(update_freq), *flags, batch_size=batch_size)
-    context = start_run(args)
+    context, args = start_run(args)
     loader = training_loader(ClipsWithBoxes(), batch_size, context.rank, context.world_size)
     state = create_training_state(Boxes(TinyModel(dropout=0)), args, context, steps_per_epoch=2)
     metrics = train_one_epoch(state, loader, args, context, RunLog()).metrics
@@ -194,3 +194,15 @@ def test_the_engine_knows_neither_reports_nor_one_task():
     for path in folder.glob("*.py"):
         assert not [name for name in imports(path) if name.startswith("engines.objectives.") and "base" not in name]
         assert not re.search(r"\.label\b|acc1|criterion\(", path.read_text()), path
+
+
+class NamedAsTheLoop(Boxes):
+    def forward(self, batch):
+        return super().forward(batch) | {"grad_norm": torch.tensor(1.0)}
+
+
+def test_a_scalar_with_the_name_of_one_of_the_loop_is_refused():
+    args = make_args()
+    state = create_training_state(NamedAsTheLoop(TinyModel()), args, Context(), steps_per_epoch=4)
+    with pytest.raises(ValueError, match="a number of its own as 'grad_norm'"):
+        train_one_epoch(state, training_loader(ClipsWithBoxes()), args, Context(), RunLog())

@@ -1,17 +1,17 @@
 """Recipes against the published tables: effective learning rates, epochs and views as they were reported."""
 
-import argparse
 import json
 import textwrap
 
 import pytest
+from engine_standins import make_args
 
 import run_class_finetuning
 import run_pretrain_imagenet
 from engines.batch import fit_batch_to_list, share_batch
 from engines.configuration import parse_arguments
 from engines.recipe import RecipeError, load_recipe, recipe_names
-from engines.state import plain_args
+from engines.settings import plain_flags
 
 PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
 # recipe: (effective lr, epochs, warm-up, weight decay, drop path), as the published tables give them.
@@ -114,10 +114,10 @@ def test_a_saved_args_json_is_taken_back(tmp_path):
         "ssv2/middle_f16_res224", "--lr", "3e-4", "--no-masked_backward", "--opt_betas", "0.9", "0.95"
     )
     file = tmp_path / "args.json"
-    file.write_text(json.dumps(plain_args(args)))
+    file.write_text(json.dumps(plain_flags(args)))
     again = parsed("--config", str(file), "--seed", "3")
-    expected = plain_args(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
-    assert plain_args(again) == expected
+    expected = plain_flags(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
+    assert plain_flags(again) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,12 @@ def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alo
 
 
 def test_a_short_list_lowers_the_batch(caplog):
-    args = argparse.Namespace(
-        global_batch=512, batch_size=64, update_freq=4, num_sample=1, mixup=0.8, cutmix=0, cutmix_minmax=None
-    )
-    fit_batch_to_list(args, videos=23, processes=2)
+    args = make_args("--update_freq", "4", "--cutmix", "0", global_batch=512, batch_size=64)
+    args = fit_batch_to_list(args, videos=23, processes=2)
+    assert (args.flags["batch_size"], args.flags["update_freq"]) == (10, 1), "the record says what is done"
     assert (args.batch_size, args.update_freq) == (10, 1), "11 a process, and mixup wants an even number"
     assert "has 23 videos and one update takes 512: it takes 20 now" in caplog.text
-    fit_batch_to_list(args, videos=100, processes=2)
+    args = fit_batch_to_list(args, videos=100, processes=2)
     assert (args.batch_size, args.update_freq) == (10, 1)
 
 

@@ -19,6 +19,7 @@ import reports.page
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from engines.runner import run_test, start_run
+from engines.settings import RunSettings
 from reports.best_effort import try_to_report
 from reports.page import read_log, write_report
 from run_class_finetuning import get_parser
@@ -66,15 +67,15 @@ def tested_run(tmp_path_factory):
     (folder / "video 4.mp4").write_bytes(b"not a video")
     (folder / "test.csv").write_text("".join(lines))
     (folder / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in LOG))
-    args = get_parser().parse_args([
+    flags = get_parser().parse_args([
         "--eval", "--device", "cpu", "--no_bf16", "--num_workers", "0", "--batch_size", "4", "--num_frames", "4",
         "--sampling_rate", "1", "--input_size", "16", "--short_side_size", "16", "--test_num_segment", "1",
         "--test_num_crop", "1", "--nb_classes", "3", "--data_path", str(folder), "--data_root", str(folder),
         "--output_dir", str(folder / "out"),
     ])  # fmt: skip
-    context = start_run(args)
+    context, args = start_run(RunSettings.of(flags))
     (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
-    settings = DataSettings.from_flags(args)
+    settings = DataSettings.from_flags(flags)
     dataset = build_dataset("test", settings)
     run_test(classify(TinyModel()), build_loader(dataset, "test", settings), args, context)
     try_to_report(args.output_dir, dataset)

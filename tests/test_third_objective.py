@@ -95,7 +95,7 @@ def run(root, output, batch_size, *flags, kill_at=None):
     words = ("--output_dir", str(output), "--epochs", str(EPOCHS), "--warmup_epochs", "0", "--lr", "0.1")
     rest = ("--layer_decay", "1", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", "--log_interval", "1")
     args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data))
-    context = start_run(args)
+    context, args = start_run(args)
     shards = dict(rank=context.rank, world_size=context.world_size)
     loaders = {mode: build_loader(sets[mode], mode, data, **shards) for mode in sets}
     shape = dict(img_size=SIDE, patch_size=8, num_frames=FRAMES, embed_dim=32, depth=2, num_classes=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
-from engines.objectives.mixing import LossSettings, create_criterion, create_mixup
+from engines.objectives.mixing import PLAIN_CROSS_ENTROPY, LossSettings, create_criterion, create_mixup
 
 
 class Classification(Objective):
@@ -37,7 +37,7 @@ class Classification(Objective):
         class_names: Sequence[str] | None = None,
     ):
         super().__init__(model)
-        settings = settings or LossSettings()
+        settings = settings or PLAIN_CROSS_ENTROPY
         self.num_classes, self.class_names = num_classes, class_names
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)

@@ -3,8 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,38 +11,50 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from common.flag_types import fraction, non_negative, proper_fraction
+from common.settings import add_options, option
+
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How a classifier is trained; the flags of the same names say more. The defaults are plain cross entropy.
+    """How a classifier is trained; the defaults are those of the published runs.
 
     Attributes:
-        mixup, cutmix: alphas; 0 for none.
-        cutmix_minmax: smallest and largest side of the cutmix box as a share of the frame; overrides its alpha.
-        mixup_prob, mixup_switch_prob: of mixing a batch at all, and of cutmix where both are on.
-        mixup_mode: whether the mixing is drawn per batch, pair of clips or clip.
-        smoothing: of labels.
-        class_weights: "balanced" to weigh the classes by `balanced_weights`.
-        sampler: of the training list; "balanced" excludes balanced class weights.
+        sampler: of the training list, a flag of the data; "balanced" excludes balanced class weights.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_minmax: tuple[float, float] | None = None
-    mixup_prob: float = 1.0
-    mixup_switch_prob: float = 0.5
-    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
-    smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    mixup: float = option(0.8, "mixup alpha, 0 for none", non_negative)
+    cutmix: float = option(1.0, "cutmix alpha, 0 for none", non_negative)
+    cutmix_minmax: tuple[float, float] | None = option(
+        None,
+        "smallest and largest side of the cutmix box as a share of the frame; switches cutmix on and overrides its "
+        "alpha (default: unset)",
+        fraction,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+    )
+    mixup_prob: float = option(1.0, "probability of mixing a batch at all", fraction)
+    mixup_switch_prob: float = option(0.5, "probability of cutmix where both are on", fraction)
+    mixup_mode: str = option(
+        "batch", "draw the mixing per batch, pair of clips or clip", choices=("batch", "pair", "elem")
+    )
+    smoothing: float = option(0.1, "label smoothing", proper_fraction)
+    class_weights: str = option(
+        "none",
+        "balanced: weigh each class's loss by the inverse of its share of the training list",
+        choices=("none", "balanced"),
+    )
     sampler: str = "random"
 
-    @classmethod
-    def from_flags(cls, flags: argparse.Namespace) -> "LossSettings":
-        """Take those flags that are settings of the loss."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in vars(flags).items() if name in names})
+
+PLAIN_CROSS_ENTROPY = LossSettings(mixup=0.0, cutmix=0.0, smoothing=0.0)
+
+
+def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `LossSettings` to `parser`."""
+    add_options(parser.add_argument_group("mixing and smoothing"), LossSettings)
 
 
 class ClipMixup:
