@@ -33,7 +33,7 @@ from engines.runner import fit, run_test, start_run
 from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
-from models.arguments import add_model_arguments
+from models.arguments import ModelSettings, WeightSettings, add_model_arguments
 from models.build import build_model, load_finetune_checkpoint
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
@@ -77,8 +77,8 @@ def main(flags: argparse.Namespace) -> None:
     train_set = None if settings.eval else build_dataset("train", data)
     val_set = None if settings.eval or settings.disable_eval_during_finetuning else build_dataset("validation", data)
 
-    model = build_model(flags, test_set.num_classes)
-    load_finetune_checkpoint(model, flags)
+    model = build_model(ModelSettings.from_flags(flags), test_set.num_classes)
+    load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     objective = classify(model, flags, test_set.num_classes, train_set)
 
     state = None

@@ -32,6 +32,7 @@ from engines.runner import fit, run_test, start_run
 from engines.settings import RunSettings
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
+from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.distillation import add_distillation_arguments, load_teacher
 from models.videomambapro import VideoMambaPro
@@ -90,8 +91,8 @@ def main(flags: argparse.Namespace) -> None:
     train_set = None if settings.eval else build_dataset("train", data)
     val_loader = build_loader(val_set, "validation", data, **shards)
 
-    model = build_model(flags, val_set.num_classes)
-    load_finetune_checkpoint(model, flags)
+    model = build_model(ModelSettings.from_flags(flags), val_set.num_classes)
+    load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     objective = create_objective(model, flags, val_set.num_classes, train_set)
 
     state = None

@@ -12,7 +12,7 @@ schedule = from_flags(Schedule, parser.parse_args())
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Kind = TypeVar("Kind")
 _KEY = "option"
@@ -63,19 +63,21 @@ def add_options(group, kind: type) -> None:
         about = field.metadata.get(_KEY)
         if about is None:
             continue
-        default, text = field.default, about["help"]
+        default: Any = field.default
+        several = list(default) if isinstance(default, tuple) else None
+        text = about["help"]
         if "switch" in about or isinstance(default, bool):
             group.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, default=default, help=text)
             continue
         if default not in (None, "", ()) and "(default" not in text:
-            text += f" (default: {' '.join(map(str, default)) if _is_tuple(default) else default})"
+            text += f" (default: {default if several is None else ' '.join(map(str, several))})"
+        example = several[0] if several else default
         group.add_argument(
             *(f"--{name}" for name in (field.name, *about["names"])),
             dest=field.name,
-            default=list(default) if _is_tuple(default) else default,
-            type=about["type"]
-            or (str if default is None else type(default[0] if default and _is_tuple(default) else default)),
-            nargs=about["nargs"] or (len(default) if _is_tuple(default) else None),
+            default=default if several is None else several,
+            type=about["type"] or (str if example is None else type(example)),
+            nargs=about["nargs"] or (len(several) if several else None),
             choices=about["choices"] or None,
             metavar=about["metavar"],
             help=text,
@@ -90,7 +92,11 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) ->
         flags: what the parser returned.
         values: fields that win over the flags, or have none.
     """
-    taken = {field.name: getattr(flags, field.name) for field in dataclasses.fields(kind) if field.name not in values}
+    taken = {
+        field.name: getattr(flags, field.name)
+        for field in dataclasses.fields(cast(Any, kind))
+        if field.name not in values
+    }
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}, **values
     )
@@ -106,7 +112,3 @@ def check_choices(settings: Any) -> None:
         choices, value = field.metadata.get(_KEY, {}).get("choices"), getattr(settings, field.name)
         if choices and value is not None and value not in choices:
             raise ValueError(f'--{field.name} is one of {", ".join(choices)}, not "{value}"')
-
-
-def _is_tuple(value: Any) -> bool:
-    return isinstance(value, tuple)

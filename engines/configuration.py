@@ -163,7 +163,7 @@ def _value(action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError("true or false")
         return value
-    convert = action.type or str
+    convert: Any = action.type or str
     if action.nargs in ("+", "*") or isinstance(action.nargs, int):
         return [convert(str(item)) for item in value]
     if isinstance(value, (bool, list, dict)):

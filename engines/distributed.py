@@ -97,7 +97,7 @@ def broadcast_object(value: Any) -> Any:
 def first_host(node_list: str) -> str:
     """Return the first host of SLURM's short form: "gpu[07-09,12],login" -> "gpu07"."""
     match = re.match(r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,]*))?", node_list)
-    return match.group(1) + (match.group(2) or "") + (match.group(3) or "")
+    return "".join(part or "" for part in match.groups()) if match else node_list
 
 
 def place_from_environment() -> tuple[int, int, int]:

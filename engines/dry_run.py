@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import torch
 
+from common.settings import from_flags
 from datasets.arguments import DataSettings
 from datasets.build import build_loader
+from datasets.sampling import Mode
 from engines.batch import fit_batch_to_list
 from engines.distributed import place_from_environment
 from engines.estimate import ASSUMED_GPU_FLOPS, Workload, estimate_memory, measure_seconds_per_clip
@@ -17,6 +19,7 @@ from engines.list_check import DataCheck, check_data
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
 from engines.settings import RunSettings
 from engines.train import updates_per_epoch
+from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.complexity import Complexity, measure_complexity
 from models.config import ModelConfig
@@ -62,8 +65,8 @@ def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: 
         return 1
     num_classes = next(iter(check.datasets.values())).num_classes
     with torch.device("meta"):
-        model = build_model(flags, num_classes)
-    load_finetune_checkpoint(model, flags)
+        model = build_model(ModelSettings.from_flags(flags), num_classes)
+    load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
         describe_checkpoint(flags.teacher)
     workload = _workload(settings, data, check, model, processes)
@@ -109,9 +112,9 @@ def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, scr
     return shlex.join(words)
 
 
-def _modes(settings: RunSettings, script: str) -> list[str]:
+def _modes(settings: RunSettings, script: str) -> list[Mode]:
     """The lists that the run will read."""
-    modes = ["test"] if script == "run_class_finetuning.py" else ["validation"]
+    modes: list[Mode] = ["test"] if script == "run_class_finetuning.py" else ["validation"]
     if not settings.eval:
         validates = script != "run_class_finetuning.py" or not settings.disable_eval_during_finetuning
         modes = ["train", *(["validation"] if validates else []), *modes]
@@ -134,7 +137,7 @@ def _workload(
         trained = settings.epochs * updates * rates.clips_per_update
         validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
         _logger.info("%d epochs x %d updates x %d clips", settings.epochs, updates, rates.clips_per_update)
-    tested = datasets.get("test", datasets.get("validation"))
+    tested = datasets["test"] if "test" in datasets else datasets["validation"]
     return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
 
 

@@ -4,12 +4,14 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-from datasets.annotations import find_absent, is_single_image
+from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.rawframe_cls import RawFrameClsDataset
+from datasets.sampling import Mode
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class DataCheck:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(settings: DataSettings, modes: Sequence[str]) -> DataCheck:
+def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
     """Read the lists of all modes, look for every file they name, and read one sample of each.
 
     A list that cannot be read does not keep the others from being looked at.
@@ -61,7 +63,7 @@ def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int])
     beyond the last are never read.
     """
     more = []
-    for record in dataset.records:
+    for record in cast(Sequence[FrameFolderRecord], dataset.records):
         if record.line in skip or is_single_image(record):
             continue
         first = dataset.first_frame

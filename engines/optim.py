@@ -4,12 +4,12 @@ import logging
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
-from torch import nn
 
 from common.flag_types import (
     fraction,
@@ -146,7 +146,7 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
     return rates
 
 
-def no_weight_decay_names(model: nn.Module) -> set[str]:
+def no_weight_decay_names(model: Any) -> set[str]:
     """Names of the parameters that go without weight decay, beside those of one dimension.
 
     They come from `model.no_weight_decay()`, from a `_no_weight_decay` attribute on the parameter (Mamba's A_log and
@@ -159,7 +159,7 @@ def no_weight_decay_names(model: nn.Module) -> set[str]:
     return names
 
 
-def layer_scales(model: nn.Module, layer_decay: float, scope: str) -> dict[str, float]:
+def layer_scales(model: Any, layer_decay: float, scope: str) -> dict[str, float]:
     """Compute the factor of every parameter's learning rate.
 
     Args:
@@ -181,7 +181,7 @@ def layer_scales(model: nn.Module, layer_decay: float, scope: str) -> dict[str, 
             f"--layer_decay {layer_decay} needs a model with group_matcher(), which this one lacks; "
             "use --layer_decay 1"
         )
-    layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    layer_of: Any = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     head = max(layer_of.values())
     by_position = {name: layer_decay ** (head - layer_of.get(name, head)) for name, _ in model.named_parameters()}
     if scope == "layers":
@@ -190,7 +190,7 @@ def layer_scales(model: nn.Module, layer_decay: float, scope: str) -> dict[str, 
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, scope: str = "embeddings"
+    model: Any, *, weight_decay: float, layer_decay: float = 1.0, scope: str = "embeddings"
 ) -> list[dict]:
     """Sort the trainable parameters into optimiser groups.
 
@@ -219,7 +219,7 @@ def parameter_groups(
     return groups
 
 
-def create_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
     """Build the optimiser that settings.opt names (timm's registry) over `parameter_groups`, with peak rate `lr`.
 
     Epsilon, betas and momentum go to the optimisers that have them.

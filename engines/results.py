@@ -76,7 +76,8 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
     folder = Path(output_dir)
     lines = np.array([record.line for record in evaluation.records])
     with atomic_write(folder / SCORES) as file:
-        np.savez(file, line=lines, **objective.arrays(evaluation))
+        arrays: dict[str, Any] = objective.arrays(evaluation)
+        np.savez(file, line=lines, **arrays)
     with atomic_write(folder / RESULTS, "w") as file:
         file.write(_layout(record) + "\n")
     return folder / RESULTS

@@ -146,7 +146,7 @@ def run_test(
         weights = f"those of --finetune {finetune}" if finetune else "random, untrained"
         _logger.warning("testing weights that are %s", weights)
     objective.to(context.device)
-    result = evaluate(objective, test_loader, context, bf16=settings.bf16, clips_per_forward=settings.batch_size)
+    result = evaluate(objective, test_loader, context, bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
     for video in result.excluded:
         _logger.warning("excluded from the test: line %s, %s: %s", video["line"], video["path"], video["reason"])
@@ -176,7 +176,12 @@ def _validate(
     record = {}
     for prefix, objective in validated.items():
         result = evaluate(
-            objective, loader, context, bf16=settings.bf16, clips_per_forward=settings.batch_size, desc="Validation"
+            objective,
+            loader,
+            context,
+            bf16=bool(settings.bf16),
+            clips_per_forward=settings.batch_size,
+            desc="Validation",
         )
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
     _warn_of_unreadable(

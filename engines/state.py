@@ -183,14 +183,16 @@ class TrainingState:
 
     def tested(self) -> Objective:
         """Return the objective whose weights are to be tested, as `test_weights` says."""
-        return self.ema.module if self.test_weights == "model_ema" else self.objective
+        return self.ema.module if self.ema is not None and self.test_weights == "model_ema" else self.objective
 
     def note_scores(self, model_score: float, ema_score: float | None) -> bool:
         """Remember an epoch's validation score of the model and its average; True when it is the best so far."""
         score = self.objective.score
+        if score is None:
+            return False
         averaged = ema_score is not None and (ema_score == model_score or score.is_better(ema_score, model_score))
         self.test_weights = "model_ema" if averaged else "model"
-        reached = ema_score if averaged else model_score
+        reached = model_score if ema_score is None or not averaged else ema_score
         if not score.is_better(reached, self.best_score):
             return False
         self.best_score = reached
@@ -267,7 +269,8 @@ def create_training_state(
 
 def random_state() -> dict[str, Any]:
     """Return the states of this process's random generators (python, numpy, torch, cuda) as tensors and numbers."""
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    state: Any = np.random.get_state()
+    _, keys, position, has_gauss, cached = state
     return {
         "python": random.getstate(),
         "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],

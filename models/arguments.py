@@ -1,9 +1,48 @@
-"""Command-line flags of the model and of the weights it starts from."""
+"""The settings of the model and of the weights that it starts from, and their command-line flags."""
 
 import argparse
+from dataclasses import dataclass
+from typing import Any, Self
 
+from common.settings import add_options, flag, option
 from models.config import Setting
 from models.videomambapro import VideoMambaPro
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network a run trains.
+
+    Attributes:
+        name: of a registered model.
+        fields: fields of its `ModelConfig` that differ from the registered ones.
+    """
+
+    name: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def from_flags(cls, flags: argparse.Namespace) -> Self:
+        """Take the name and the fields that are given."""
+        given = {setting.name: getattr(flags, setting.flag) for setting in flagged_settings()}
+        return cls(flags.model, {name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """Which weights a run starts from.
+
+    Attributes:
+        eval: whether the run only tests, and the head must come from the file too.
+        resume: checkpoint to continue from, which brings all weights.
+        override_checkpoint: flags of switches that may contradict the file.
+    """
+
+    finetune: str = option("", "checkpoint to start from, .pth or .safetensors", metavar="FILE")
+    allow_random: bool = flag(False, "let tensors missing in --finetune stay random instead of stopping")
+    eval: bool = False
+    resume: str = ""
+    override_checkpoint: tuple[str, ...] = ()
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +58,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         if not setting.from_data:
             _add_flag(named if setting.by_name else group, setting)
 
-    weights = parser.add_argument_group("initial weights")
-    weights.add_argument(
-        "--finetune", default="", metavar="FILE", help="checkpoint to start from, .pth or .safetensors"
-    )
-    weights.add_argument(
-        "--allow_random", action="store_true", help="let tensors missing in --finetune stay random instead of stopping"
-    )
+    add_options(parser.add_argument_group("initial weights"), WeightSettings)
 
 
 def flagged_settings() -> list[Setting]:
     """The fields of the model's configuration that have a flag, here or among those of the data."""
-    return [setting for setting in VideoMambaPro.config_class.settings() if setting.flag]
+    return [setting for setting in VideoMambaPro.config_class.settings() if setting.flagged]
 
 
 def _add_flag(group, setting: Setting) -> None:

@@ -1,50 +1,51 @@
-"""From the command line, or a configuration, to a model with its initial weights."""
+"""From settings, or from what a file says, to a model with its initial weights."""
 
-import argparse
+from typing import Any
 
 import timm
 
-from models.arguments import flagged_settings
+from models.arguments import ModelSettings, WeightSettings
 from models.checkpoint import LoadReport, load_checkpoint
 from models.describe import CheckpointFacts
 from models.videomambapro import VideoMambaPro, registered_names
 
 
-def build_model(args: argparse.Namespace, num_classes: int, **overrides) -> VideoMambaPro:
-    """The model that the flags of `add_model_arguments` and of the data describe, with `num_classes` outputs.
+def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> VideoMambaPro:
+    """Build the model with `num_classes` outputs.
 
     Args:
-        overrides: fields of `ModelConfig` that win over the flags, such as a smaller depth to measure with.
+        settings: name and fields.
+        num_classes: outputs of the head.
+        overrides: fields of `ModelConfig` that win over the settings.
 
     Raises:
         ValueError: no model of that name is registered, or its settings contradict each other.
     """
     known = registered_names()
-    if args.model not in known:
-        raise ValueError(f"--model {args.model!r} is not registered; known are: {', '.join(known)}")
-    flags = {setting.name: getattr(args, setting.flag) for setting in flagged_settings()}
-    chosen = {name: value for name, value in flags.items() if value is not None}
-    return timm.create_model(args.model, **(chosen | {"num_classes": num_classes} | overrides))
+    if settings.name not in known:
+        raise ValueError(f"--model {settings.name!r} is not registered; known are: {', '.join(known)}")
+    return _create(settings.name, settings.fields | {"num_classes": num_classes} | overrides)
 
 
-def load_finetune_checkpoint(model: VideoMambaPro, args: argparse.Namespace) -> LoadReport | None:
-    """Load `--finetune` where it is given, unless `--resume` brings all weights.
+def load_finetune_checkpoint(model: VideoMambaPro, settings: WeightSettings) -> LoadReport | None:
+    """Load the weights to start from, where there are any.
 
-    With `--eval` the head must come from the file too.
+    Raises:
+        FileNotFoundError, CheckpointError: see `load_checkpoint`.
     """
-    if not args.finetune or args.resume:
+    if not settings.finetune or settings.resume:
         return None
     return load_checkpoint(
         model,
-        args.finetune,
-        require_head=args.eval,
-        allow_random=args.allow_random,
-        overridden=args.override_checkpoint,
+        settings.finetune,
+        require_head=settings.eval,
+        allow_random=settings.allow_random,
+        overridden=settings.override_checkpoint,
     )
 
 
-def build_described(facts: CheckpointFacts, **changes) -> VideoMambaPro:
-    """The network that a file tells, with its initial weights.
+def build_described(facts: CheckpointFacts, **changes: Any) -> VideoMambaPro:
+    """Build the network that a file describes, with its initial weights.
 
     Args:
         facts: what `describe_checkpoint` found.
@@ -54,5 +55,10 @@ def build_described(facts: CheckpointFacts, **changes) -> VideoMambaPro:
         CheckpointError: neither the file nor a registered model of its size tells its switches.
     """
     facts.require_switches()
-    settings = facts.network | changes
-    return timm.create_model(facts.model, **settings) if facts.model else VideoMambaPro(**settings)
+    fields = facts.network | changes
+    return _create(facts.model, fields) if facts.model else VideoMambaPro(**fields)
+
+
+def _create(name: str, fields: dict[str, Any]) -> VideoMambaPro:
+    model: Any = timm.create_model(name, **fields)
+    return model

@@ -34,7 +34,8 @@ class Setting:
         default: of the field.
         help: what it does, for the command line and the reader.
         role: what it means to a checkpoint.
-        flag: destination of its flag; None for a field that has none.
+        flag: destination of its flag; empty for the name of the field.
+        flagged: whether it has a flag.
         from_data: the flag is one of `datasets.arguments`.
         by_name: a registered model may have a value of its own, so the flag's default is None: as registered.
         mixer: it is a keyword of the mixer too.
@@ -47,7 +48,8 @@ class Setting:
     default: Any = None
     help: str = ""
     role: Role = Role.SWITCH
-    flag: str | None = ""
+    flag: str = ""
+    flagged: bool = True
     from_data: bool = False
     by_name: bool = False
     mixer: bool = False
@@ -91,14 +93,14 @@ class ModelConfig:
         ValueError: a value is none of its field's, or two contradict each other.
     """
 
-    name: str = setting("", "registered name; empty for sizes of one's own", Role.FREE, flag=None)
+    name: str = setting("", "registered name; empty for sizes of one's own", Role.FREE, flagged=False)
     img_size: int = setting(
         224, "height and width of the frames, pixels", Role.SIZE, flag="input_size", from_data=True, type=positive_int
     )
     patch_size: int = setting(16, "side of a patch, pixels", Role.SIZE, by_name=True, type=positive_int)
     depth: int = setting(24, "number of blocks", Role.SIZE, by_name=True, type=positive_int)
     embed_dim: int = setting(192, "width of the tokens", Role.SIZE, by_name=True, type=positive_int)
-    in_chans: int = setting(3, "channels of a frame", Role.SIZE, flag=None, type=positive_int)
+    in_chans: int = setting(3, "channels of a frame", Role.SIZE, flagged=False, type=positive_int)
     num_classes: int = setting(
         1000,
         "outputs of the head; 0 leaves it out",

@@ -1,6 +1,18 @@
 """Fixtures that tests of several files share."""
 
+import logging
+
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay():
+    """Take away the handlers that a test sets up: they write to streams that are closed after it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

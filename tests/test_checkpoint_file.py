@@ -14,11 +14,13 @@ import torch
 from inference_files import save_checkpoint
 
 import run_class_finetuning
+from common.settings import from_flags
 from engines.checkpoint import load_weights, read_checkpoint
 from engines.configuration import parse_arguments, parse_command_line
 from engines.objectives.classification import Classification
 from inference import load_predictor
 from models import VideoMambaPro
+from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import load_checkpoint
 from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
@@ -204,8 +206,8 @@ def test_a_checkpoint_is_opened_once(tmp_path):
         with opened_once(path):
             parser = run_class_finetuning.get_parser()
             args = parse_arguments(parser, ["--eval", flag, str(path)], script=run_class_finetuning.SCRIPT)
-            model = build_model(args, args.nb_classes)
-            load_finetune_checkpoint(model, args)
+            model = build_model(ModelSettings.from_flags(args), args.nb_classes)
+            load_finetune_checkpoint(model, from_flags(WeightSettings, args))
             if args.resume:
                 load_weights(Classification(model, args.nb_classes), path)
     with opened_once(path):

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 import run_class_finetuning
+from common.settings import from_flags
 from engines.configuration import parse_arguments
 from models import VideoMambaPro
+from models.arguments import WeightSettings
 from models.build import load_finetune_checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.checkpoint_file import read_checkpoint_file, unwrap_tensors
@@ -157,7 +159,9 @@ def test_a_training_may_start_from_weights_without_an_embedding(tmp_path):
     state = {name: tensor for name, tensor in build().state_dict().items() if name.startswith("layers.")}
     words = ["--finetune", str(saved(tmp_path, state)), "--allow_random"]
     args = parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
-    assert "cls_token" in load_finetune_checkpoint(build(seed=2), args).names("initialised")
+    assert "cls_token" in load_finetune_checkpoint(build(seed=2), from_flags(WeightSettings, args)).names(
+        "initialised"
+    )
 
 
 def test_the_table_has_a_line_for_every_kind_of_tensor(tmp_path, caplog):

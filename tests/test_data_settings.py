@@ -53,7 +53,8 @@ def test_flags_and_fields_have_the_same_names_and_defaults():
     flags = vars(parsed())
     fields = {field.name: field.default for field in dataclasses.fields(DataSettings)}
     assert fields.keys() - flags.keys() == OF_THE_ENGINE
-    assert {name: fields[name] for name in flags} == flags
+    as_parsed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    assert {name: as_parsed[name] for name in flags} == flags
     assert DataSettings.from_flags(parsed()) == DataSettings()
 
 

@@ -17,6 +17,7 @@ from engines.objectives.distillation import Distillation, token_distance
 from engines.parallel import saved_weights
 from engines.state import create_training_state
 from engines.train import train_one_epoch
+from models.arguments import ModelSettings
 from models.build import build_model
 from models.videomambapro import VideoMambaPro
 
@@ -114,13 +115,13 @@ def test_the_flag_builds_the_teacher_that_the_file_tells(tmp_path):
         run_pretrain_imagenet.get_parser(), [*words, "--distill_weight", "0.5"], script=run_pretrain_imagenet.SCRIPT
     )
     videos = MemoryVideos(5)
-    objective = run_pretrain_imagenet.create_objective(build_model(args, 5), args, 5, videos)
+    objective = run_pretrain_imagenet.create_objective(build_model(ModelSettings.from_flags(args), 5), args, 5, videos)
     clips = torch.randn(1, 3, 1, 16, 16)
     built = objective.distillation.teacher.module
     assert torch.equal(built.forward_tokens(clips), teacher.eval().forward_tokens(clips))
     assert objective.weight == 0.5 and objective.mixup is not None
     assert not any(parameter.requires_grad for parameter in built.parameters())
-    tested = run_pretrain_imagenet.create_objective(build_model(args, 5), args, 5, None)
+    tested = run_pretrain_imagenet.create_objective(build_model(ModelSettings.from_flags(args), 5), args, 5, None)
     assert not isinstance(tested, Distillation)
 
 

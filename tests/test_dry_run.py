@@ -14,6 +14,7 @@ from engines.configuration import parse_arguments
 from engines.dry_run import dry_run, full_command
 from engines.estimate import estimate_memory, measure_seconds_per_clip
 from engines.recipe import load_recipe, recipe_names
+from models.arguments import ModelSettings
 from models.build import build_model
 from models.complexity import measure_complexity
 
@@ -134,7 +135,7 @@ def test_memory_is_counted_from_parameters_and_clips():
         ["--model", "videomambapro_nano", "--input_size", "32", "--batch_size", "3", "--no_bf16"],
         script=VIDEOS,
     )
-    model = build_model(args, 5)
+    model = build_model(ModelSettings.from_flags(args), 5)
     complexity = measure_complexity(model, bf16=False)
     saved, seen = 0, {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -158,7 +159,7 @@ def test_the_measurement_grows_with_depth_and_frames(monkeypatch):
     args = parse_arguments(
         PARSERS[VIDEOS](), ["--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "64"], script=VIDEOS
     )
-    model = build_model(args, 5)
+    model = build_model(ModelSettings.from_flags(args), 5)
     complexity = measure_complexity(model)
     steps = []
 

@@ -10,6 +10,7 @@ from inference_files import FLAGS, save_checkpoint
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
+from common.settings import from_flags
 from engines.checkpoint import load_weights, resume_training
 from engines.checkpoint import save_checkpoint as save_state
 from engines.configuration import parse_arguments
@@ -18,6 +19,7 @@ from engines.objectives.classification import Classification
 from engines.settings import RunSettings
 from engines.state import create_training_state
 from inference import load_predictor
+from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.checkpoint_file import read_checkpoint_file
@@ -45,7 +47,10 @@ def written_by_a_run(folder, *words):
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(folder), *words)  # fmt: skip
     state = create_training_state(
-        Classification(build_model(args, 7), 7), RunSettings.of(args), Context(), steps_per_epoch=4
+        Classification(build_model(ModelSettings.from_flags(args), 7), 7),
+        RunSettings.of(args),
+        Context(),
+        steps_per_epoch=4,
     )
     save_state(state, args.output_dir, Context())
     return folder / "checkpoint-latest.pth"
@@ -78,7 +83,7 @@ def test_flags_constructor_and_timm_make_the_same_configuration():
     settings = dict(img_size=32, num_classes=5, tubelet_size=2, scan_input="raw", drop_path_rate=0.3, depth=2)
     args = parsed(*words, "--input_size", "32", "--tubelet_size", "2", "--no-masked_backward")
     with torch.device("meta"):
-        by_flags = build_model(args, 5)
+        by_flags = build_model(ModelSettings.from_flags(args), 5)
         by_timm = timm.create_model("videomamba_small", **settings)
         by_config = VideoMambaPro(by_timm.config)
         changed = VideoMambaPro(by_timm.config, elemental_residual=True)
@@ -161,7 +166,10 @@ def test_weights_are_not_loaded_into_a_model_of_other_switches(tmp_path):
     args = parsed("--model", "videomambapro_nano", "--input_size", "32", "--num_frames", "2", "--device", "cpu",
                   "--output_dir", str(tmp_path), "--no-masked_backward")  # fmt: skip
     state = create_training_state(
-        Classification(build_model(args, 7), 7), RunSettings.of(args), Context(), steps_per_epoch=4
+        Classification(build_model(ModelSettings.from_flags(args), 7), 7),
+        RunSettings.of(args),
+        Context(),
+        steps_per_epoch=4,
     )
     message = "--masked_backward False, the file has True"
     with pytest.raises(CheckpointError, match=message):
@@ -199,8 +207,8 @@ def test_a_resumed_evaluation_does_not_load_what_the_run_started_from(tmp_path):
     other = VideoMambaPro(**SMALL | dict(embed_dim=96, depth=6, num_classes=1000))
     torch.save(other.state_dict(), tmp_path / "start.pth")
     args = parsed("--finetune", str(tmp_path / "start.pth"), "--eval", "--resume", str(path))
-    model = build_model(args, 7)
-    assert load_finetune_checkpoint(model, args) is None
+    model = build_model(ModelSettings.from_flags(args), 7)
+    assert load_finetune_checkpoint(model, from_flags(WeightSettings, args)) is None
     load_weights(Classification(model, 7), path)
 
 

@@ -7,6 +7,7 @@ from inference_files import CLASSES, FLAGS, moving_frames, save_checkpoint, writ
 from video_files import write_folder
 
 import run_class_finetuning
+from common.settings import from_flags
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from datasets.readers import UnreadableVideoError, VideoFile
@@ -16,6 +17,7 @@ from engines.evaluate import evaluate
 from engines.objectives.classification import Classification
 from inference import load_predictor
 from inference.predictor import QUICK
+from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import CheckpointError
 from models.videomambapro import NANO, VideoMambaPro
@@ -45,8 +47,8 @@ def evaluated(checkpoint, videos, folder, *words):
     args = parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
     settings = DataSettings.from_flags(args)
     dataset = build_dataset("test", settings)
-    model = build_model(args, dataset.num_classes)
-    load_finetune_checkpoint(model, args)
+    model = build_model(ModelSettings.from_flags(args), dataset.num_classes)
+    load_finetune_checkpoint(model, from_flags(WeightSettings, args))
     loader = build_loader(dataset, "test", settings)
     return np.exp(evaluate(Classification(model, dataset.num_classes), loader, Context()).outputs)
 

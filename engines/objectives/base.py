@@ -87,7 +87,7 @@ class Objective(nn.Module):
         """Reduce outputs (videos, views, ...) to one of each video (videos, ...); the default is their mean."""
         return outputs.mean(1)
 
-    def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence:
+    def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence | np.ndarray:
         """Return an output for each video of a batch, as an array or anything picklable that `figures` understands.
 
         Every forward pass goes through `predict`, which a sharded model is prepared for; an override may hand it more

@@ -100,7 +100,7 @@ class Classification(Objective):
             "per_class": per_class(counts),
             "most_confused": most_confused(counts),
             "worst_mistakes": [
-                _decision(evaluation.records[place], labels[place], predictions[place], scores[place])
+                _decision(evaluation.records[place], int(labels[place]), int(predictions[place]), scores[place])
                 for place in worst_mistakes(labels, predictions, scores)
             ],
             "confusion_matrix": counts.tolist(),
@@ -155,8 +155,8 @@ def _decision(record, label: int, prediction: int, scores: np.ndarray) -> dict:
     return {
         "path": str(record.path),
         "line": record.line,
-        "label": int(label),
-        "prediction": int(prediction),
+        "label": label,
+        "prediction": prediction,
         "confidence": float(scores[prediction]),
         "label_probability": float(scores[label]),
     }

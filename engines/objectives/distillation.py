@@ -5,6 +5,8 @@ tokens of 2 - 2 cos(student's token, teacher's token), the student's brought to 
 behind its last norm.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
@@ -45,8 +47,9 @@ class Distillation(Classification):
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Compute the loss, and apart from each other the cross entropy and the distance that it is the sum of."""
-        tokens = self.model.forward_tokens(batch["clips"])
-        cross_entropy = self.loss(self.model.forward_head(tokens[:, 0]), batch["targets"])
+        model: Any = self.model
+        tokens = model.forward_tokens(batch["clips"])
+        cross_entropy = self.loss(model.forward_head(tokens[:, 0]), batch["targets"])
         distance = self.distillation(tokens, batch["clips"])
         return {
             "loss": cross_entropy + self.weight * distance,
@@ -71,7 +74,7 @@ class TokenDistance(nn.Module):
 
     def forward(self, tokens: Tensor, clips: Tensor) -> Tensor:
         """Return the distance between `tokens` (batch, tokens, width) and the teacher's of the same clips."""
-        teacher = self.teacher.module.to(clips.device)
+        teacher: Any = self.teacher.module.to(clips.device)
         with torch.no_grad():
             wanted = teacher.forward_tokens(clips)
         return token_distance(self.proj(tokens), wanted)

@@ -116,6 +116,8 @@ class BalancedCrossEntropy(nn.Module):
         weights: (classes,). smoothing: of labels; soft targets carry their own.
     """
 
+    weights: torch.Tensor
+
     def __init__(self, weights: torch.Tensor, smoothing: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("weights", weights, persistent=False)  # a checkpoint has only what is trained
