@@ -40,7 +40,8 @@ Written by `python -m benchmarks.model_table`. All figures are computed from ten
 
 - **parameters**: with a head of {image_classes} classes for images (1 frame) and {video_classes} for videos.
 - **GFLOPs**: the full forward pass of one view (projections, convolutions and scans), with a multiply-add counted as
-  two operations. A scan takes {scan_flops} operations per token, channel and state entry, as is usual in the Mamba family.
+  two operations. A scan takes {scan_flops} operations per token, channel and state entry, as is usual for
+  Mamba.
 - **G mult-adds, as published**: multiply-adds of patch embedding, input and output projections and head only. This is
   what the published figures count: the tool behind them counts a multiply-add as one operation and does not see inside
   the fused operator between the two projections, so convolution, step projections and scan are missing. It is the
