@@ -71,8 +71,8 @@ def write_document(path: Path, scores: Sequence[Score], factors: Sequence[str], 
         "## All variants\n",
         _variants(scores, factors),
         "\n## What each factor changes\n",
-        "Differences of runs that are equal in everything else, the seed included, averaged over all of them; `+-` is",
-        "the standard error over seeds.\n",
+        "Mean difference between pairs of runs that differ in this factor only and share the seed; `+-` is the",
+        "standard error over seeds.\n",
         _effects(scores, factors),
         "",
     ])  # fmt: skip
@@ -85,11 +85,12 @@ def _introduction(scores: Sequence[Score], command: str, run: str) -> str:
     seeds = sorted({score.seed for score in scores})
     videos, classes = scores[0].videos, scores[0].classes
     return (
-        f"Made by `{command}`: {len(scores)} runs, seeds {', '.join(map(str, seeds))}, each\n\n"
+        f"Written by `{command}` from {len(scores)} runs with seeds {', '.join(map(str, seeds))}. Each run is\n\n"
         f"    {run}\n\n"
-        f"Top-1 in percent on {videos} test videos of {classes} classes (chance {100 / classes:.1f} %; a single run's "
-        f"sampling error is up to {50 / math.sqrt(videos):.1f}).\n"
-        f"Mean and standard deviation over seeds. {platform.machine()}, PyTorch {torch.__version__.split('+')[0]}.\n"
+        f"Scores are top-1 in percent on {videos} test videos of {classes} classes (chance {100 / classes:.1f} %; "
+        f"sampling error of a single run up to {50 / math.sqrt(videos):.1f}),\n"
+        "as mean and standard deviation over seeds. "
+        f"Measured on {platform.machine()} with PyTorch {torch.__version__.split('+')[0]}.\n"
     )
 
 
@@ -98,7 +99,7 @@ def _variants(scores: Sequence[Score], factors: Sequence[str]) -> str:
     groups = defaultdict(list)
     for score in scores:
         groups[score.levels].append(score)
-    lines = [f"| {' | '.join(factors)} | top-1 | runs | seconds an epoch |",
+    lines = [f"| {' | '.join(factors)} | top-1 | runs | seconds per epoch |",
              "| " + " | ".join("---" for _ in factors) + " | ---: | ---: | ---: |"]  # fmt: skip
     by_mean = sorted(groups.items(), key=lambda group: -statistics.mean(score.top1 for score in group[1]))
     for levels, group in by_mean:

@@ -36,26 +36,28 @@ PUBLISHED_PARAMETERS = {
 
 HEAD = """# Models
 
-Made by `python -m benchmarks.model_table`; counted from the shapes of the models, nothing is timed.
+Written by `python -m benchmarks.model_table`. All figures are computed from tensor shapes; nothing is timed.
 
 - **parameters**: with a head of {image_classes} classes for images (1 frame) and {video_classes} for videos.
-- **GFLOPs**: a forward pass of one view, everything counted, a multiply-add as two: projections, convolutions and the
-  scans, whose {scan_flops} operations per token, channel and entry of the state are the Mamba family's convention.
-- **G mult-adds, as published**: multiply-adds of patch embedding, input and output projections and head alone. The
-  published figures count this: the tool behind them takes a multiply-add as one operation and does not see into the
-  fused operator between the two projections, so convolution, step projections and scan are missing. It is the one
-  convention that meets all of them; type v1 and v2 are equal in it. The rest of the difference is rounding.
-- **activations**: what a training step keeps of one clip for its backward pass, bfloat16 autocast, without
-  recomputation (`--use_checkpoint` keeps far less). The scan's own states depend on the backend; here portable's.
+- **GFLOPs**: the full forward pass of one view (projections, convolutions and scans), with a multiply-add counted as
+  two operations. A scan takes {scan_flops} operations per token, channel and state entry, as is usual for
+  Mamba.
+- **G mult-adds, as published**: multiply-adds of patch embedding, input and output projections and head only. This is
+  what the published figures count: the tool behind them counts a multiply-add as one operation and does not see inside
+  the fused operator between the two projections, so convolution, step projections and scan are missing. It is the
+  one convention that reproduces all of them. Types v1 and v2 are equal under it. The remaining difference is rounding.
+- **activations**: what a training step stores per clip for the backward pass, with bfloat16 autocast and without
+  gradient checkpointing (with `--use_checkpoint`, far less). The states saved by the scan depend on the backend; these
+  figures are for `portable`.
 
-The scan grows with the number of tokens, never faster: a clip of T frames costs T images.
+Cost is linear in the number of tokens: a clip of T frames costs as much as T images.
 """
 COLUMNS = (
     "frames @ pixels",
     "tokens",
     "parameters",
     "GFLOPs",
-    "of it scans",
+    "scans' share",
     "activations",
     "G mult-adds, as published",
     "published",
@@ -104,8 +106,8 @@ def document() -> str:
             told = f" (published: {published} M parameters)" if published else ""
             parts.append(f"## {family}_{size}{told}\n\n{table_of(family, size)}\n")
     parts.append(
-        "VideoMambaPro-M's 72 M are a survey's figure; the published code has 70.1 M with 1000 classes, and the\n"
-        "count here equals it to the last parameter (tests/test_model_table.py).\n"
+        "The 72 M parameters of VideoMambaPro-M are quoted from a survey. The published code has 70.1 M with 1000\n"
+        "classes, and the count here matches it exactly (tests/test_model_table.py).\n"
     )
     return "\n".join(parts)
 
