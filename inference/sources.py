@@ -48,8 +48,7 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         reader: what decodes videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: a folder has no such frames, lacks some of them or may not be read; a video's name is no
-            UTF-8.
+        UnreadableVideoError: a folder has no such frames, lacks some of them or may not be read.
     """
     if os.path.isdir(path):
         try:
@@ -60,13 +59,7 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         if gap or not numbers:
             raise UnreadableVideoError(path, gap or f"the folder has no frames of the name {filename_tmpl}")
         return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
-    if is_image_path(path):
-        return partial(ImageFile, path)
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise UnreadableVideoError(path, "the decoders only open names in UTF-8; rename it") from error
-    return partial(VideoFile, path, reader)
+    return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
 
 
 def expand_sources(
