@@ -127,8 +127,7 @@ def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Pa
     Raises:
         RecipeError: a key is no flag, or a value is none of the flag's; names `file` and the key.
     """
-    # Of two flags that set one value, such as --bf16 and --no_bf16, the first has the default.
-    actions = {action.dest: action for action in reversed(parser._actions) if action.dest != "help"}
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     checked = {}
     for name, value in flags.items():
         if name not in actions:
