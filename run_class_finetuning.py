@@ -9,8 +9,15 @@ import argparse
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_class_finetuning.py"
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT)  # what follows takes seconds to import
 
 from dataclasses import replace
 
@@ -24,7 +31,7 @@ from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
 from engines.batch import fit_batch_to_list
 from engines.checkpoint import resume_training
-from engines.configuration import add_recipe_arguments, parse_command_line
+from engines.configuration import add_recipe_arguments, parse_command_line, refused_in_one_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.objectives.classification import Classification
@@ -37,8 +44,6 @@ from models.arguments import ModelSettings, WeightSettings, add_model_arguments
 from models.build import build_model, load_finetune_checkpoint
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-
-SCRIPT = "run_class_finetuning.py"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -67,29 +72,34 @@ def classify(
 def main(flags: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests all segments and crops of every test video."""
     if flags.dry_run is not None:
-        raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
-    context, settings = start_run(RunSettings.of(flags))
-    shards = dict(rank=context.rank, world_size=context.world_size)
+        with refused_in_one_line(get_parser()):
+            raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
+    with refused_in_one_line(get_parser()):
+        context, settings = start_run(RunSettings.of(flags))
+        shards = dict(rank=context.rank, world_size=context.world_size)
 
-    # All lists are read, and refused, before anything is built on them.
-    data = DataSettings.from_flags(flags)
-    test_set = build_dataset("test", data)
-    train_set = None if settings.eval else build_dataset("train", data)
-    val_set = None if settings.eval or settings.disable_eval_during_finetuning else build_dataset("validation", data)
+        # All lists are read, and refused, before anything is built on them.
+        data = DataSettings.from_flags(flags)
+        test_set = build_dataset("test", data)
+        train_set = None if settings.eval else build_dataset("train", data)
+        validates = not (settings.eval or settings.disable_eval_during_finetuning)
+        val_set = build_dataset("validation", data) if validates else None
 
-    model = build_model(ModelSettings.from_flags(flags), test_set.num_classes)
-    load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
-    objective = classify(model, flags, test_set.num_classes, train_set)
+        model = build_model(ModelSettings.from_flags(flags), test_set.num_classes)
+        load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
+        objective = classify(model, flags, test_set.num_classes, train_set)
 
-    state = None
-    if train_set is not None:
-        settings = fit_batch_to_list(settings, len(train_set), context.world_size)
-        data = replace(data, batch_size=settings.batch_size)
-        train_loader = build_loader(train_set, "train", data, **shards)
-        val_loader = None if val_set is None else build_loader(val_set, "validation", data, **shards)
-        steps = updates_per_epoch(train_loader, settings.update_freq)
-        state = create_training_state(objective, settings, context, steps_per_epoch=steps)
-        resume_training(state, settings, context)
+        state = train_loader = val_loader = None
+        if train_set is not None:
+            settings = fit_batch_to_list(settings, len(train_set), context.world_size)
+            data = replace(data, batch_size=settings.batch_size)
+            train_loader = build_loader(train_set, "train", data, **shards)
+            if val_set is not None:
+                val_loader = build_loader(val_set, "validation", data, **shards)
+            steps = updates_per_epoch(train_loader, settings.update_freq)
+            state = create_training_state(objective, settings, context, steps_per_epoch=steps)
+            resume_training(state, settings, context)
+    if state is not None:
         fit(state, train_loader, val_loader, settings, context)
 
     test_loader = build_loader(test_set, "test", data, **shards)

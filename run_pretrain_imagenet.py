@@ -9,8 +9,16 @@ import argparse
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_pretrain_imagenet.py"
+DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT, defaults=DEFAULTS)  # what follows takes seconds to import
 
 from dataclasses import replace
 
@@ -22,7 +30,7 @@ from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import ClipDataset
 from engines.batch import fit_batch_to_list
 from engines.checkpoint import resume_training
-from engines.configuration import parse_command_line, recipe_defaults
+from engines.configuration import parse_command_line, recipe_defaults, refused_in_one_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
 from engines.objectives.classification import Classification
@@ -39,9 +47,6 @@ from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
 from run_class_finetuning import classify
 from run_class_finetuning import get_parser as get_video_parser
-
-SCRIPT = "run_pretrain_imagenet.py"
-DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -81,28 +86,31 @@ def create_objective(
 def main(flags: argparse.Namespace) -> None:
     """Trains (unless --eval), then tests the centre crop of every validation image."""
     if flags.dry_run is not None:
-        raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
-    context, settings = start_run(RunSettings.of(flags))
-    shards = dict(rank=context.rank, world_size=context.world_size)
+        with refused_in_one_line(get_parser()):
+            raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
+    with refused_in_one_line(get_parser()):
+        context, settings = start_run(RunSettings.of(flags))
+        shards = dict(rank=context.rank, world_size=context.world_size)
 
-    # All lists are read, and refused, before anything is built on them.
-    data = DataSettings.from_flags(flags)
-    val_set = build_dataset("validation", data)
-    train_set = None if settings.eval else build_dataset("train", data)
-    val_loader = build_loader(val_set, "validation", data, **shards)
+        # All lists are read, and refused, before anything is built on them.
+        data = DataSettings.from_flags(flags)
+        val_set = build_dataset("validation", data)
+        train_set = None if settings.eval else build_dataset("train", data)
+        val_loader = build_loader(val_set, "validation", data, **shards)
 
-    model = build_model(ModelSettings.from_flags(flags), val_set.num_classes)
-    load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
-    objective = create_objective(model, flags, val_set.num_classes, train_set)
+        model = build_model(ModelSettings.from_flags(flags), val_set.num_classes)
+        load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
+        objective = create_objective(model, flags, val_set.num_classes, train_set)
 
-    state = None
-    if train_set is not None:
-        settings = fit_batch_to_list(settings, len(train_set), context.world_size)
-        data = replace(data, batch_size=settings.batch_size)
-        train_loader = build_loader(train_set, "train", data, **shards)
-        steps = updates_per_epoch(train_loader, settings.update_freq)
-        state = create_training_state(objective, settings, context, steps_per_epoch=steps)
-        resume_training(state, settings, context)
+        state = train_loader = val_loader = None
+        if train_set is not None:
+            settings = fit_batch_to_list(settings, len(train_set), context.world_size)
+            data = replace(data, batch_size=settings.batch_size)
+            train_loader = build_loader(train_set, "train", data, **shards)
+            steps = updates_per_epoch(train_loader, settings.update_freq)
+            state = create_training_state(objective, settings, context, steps_per_epoch=steps)
+            resume_training(state, settings, context)
+    if state is not None:
         fit(state, train_loader, val_loader, settings, context)
 
     run_test(objective, val_loader, settings, context, state=state)

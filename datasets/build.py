@@ -176,5 +176,5 @@ def _transform(mode: Mode, preset: Preset, image: bool, settings: DataSettings) 
     if image:
         return image_eval_transform(settings.input_size, settings.crop_pct)
     if mode == "validation":
-        return video_validation_transform(settings.input_size, settings.short_side_size)
-    return video_test_transform(settings.input_size, settings.short_side_size, settings.test_num_crop)
+        return video_validation_transform(settings.input_size, settings.short_side)
+    return video_test_transform(settings.input_size, settings.short_side, settings.test_num_crop)

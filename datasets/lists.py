@@ -62,8 +62,27 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
     except FileNotFoundError:
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
-        logger.warning("there is no test list in %s; the validation list is tested", settings.data_path)
+        logger.warning(
+            "there is no test list in %s; the validation list is tested, which also chooses checkpoint-best.pth "
+            "(--no_test_best tests the last epoch)",
+            settings.data_path,
+        )
         return find_list_of("validation", settings)
+
+
+def given_classes(settings: ListSettings) -> int:
+    """Give the number of classes that the preset or --nb_classes says, 0 where neither does.
+
+    Raises:
+        ValueError: they contradict each other, or there is no such preset.
+    """
+    preset = get_preset(settings.data_set)
+    if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
+        raise ValueError(
+            f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
+            f"{preset.num_classes}; leave it out, or take --data_set custom"
+        )
+    return preset.num_classes or settings.nb_classes
 
 
 def number_of_classes(settings: ListSettings) -> int:
@@ -73,14 +92,10 @@ def number_of_classes(settings: ListSettings) -> int:
         FileNotFoundError: only the training list could tell, and there is none.
         ValueError: preset and --nb_classes contradict each other, or the training list is faulty.
     """
+    given = given_classes(settings)
+    if given:
+        return given
     preset = get_preset(settings.data_set)
-    if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
-        raise ValueError(
-            f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
-            f"{preset.num_classes}; leave it out, or take --data_set custom"
-        )
-    if preset.num_classes or settings.nb_classes:
-        return preset.num_classes or settings.nb_classes
     try:
         list_file = find_list_of("train", settings)
     except FileNotFoundError as error:

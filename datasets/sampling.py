@@ -141,10 +141,30 @@ class ViewSettings:
     num_frames: int = option(8, "frames of a clip", positive_int)
     sampling_rate: int = option(4, "step between frames of dense sampling", positive_int)
     input_size: int = option(224, "side of a clip in pixels", positive_int)
-    short_side_size: int = option(224, "side that evaluation resizes to", positive_int)
+    short_side_size: int | None = option(
+        None, "short side in pixels that evaluation resizes to (default: --input_size)", positive_int
+    )
     test_num_segment: int = option(4, "test clips over time", positive_int)
     test_num_crop: int = option(3, "test crops of a clip", positive_int)
     crop_pct: float = option(0.875, "share of an image kept in evaluation", positive_fraction)
+
+    @property
+    def short_side(self) -> int:
+        """The short side that evaluation resizes to, in pixels."""
+        return self.short_side_size or self.input_size
+
+
+def check_test_sizes(input_size: int, short_side: int) -> None:
+    """Refuse sizes that test crops cannot have.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if short_side != input_size:
+        raise ValueError(
+            f"--short_side_size {short_side} and --input_size {input_size} must be equal for testing: "
+            "the test crops are as large as the short side; leave --short_side_size out"
+        )
 
 
 def _drawing(rng: np.random.Generator | None) -> np.random.Generator:

@@ -7,7 +7,9 @@ or --config, what a checkpoint to evaluate says of itself, the command line. Bat
 import argparse
 import difflib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from engines.batch import fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
+from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
 _logger = logging.getLogger(__name__)
@@ -73,10 +76,12 @@ def parse_arguments(
 
     Raises:
         RecipeError: the recipe or file is not there, or a key or value in it is none of the flags'.
+        RefusedFlagError: a flag of another code base that would change the result.
         ValueError: flags contradict the checkpoint to evaluate, or --label_names holds no names.
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv)
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
@@ -86,7 +91,7 @@ def parse_arguments(
     recipe, chosen = None, {}
     if first.recipe:
         recipe = load_recipe(first.recipe)
-        _check_script(recipe, script)
+        recipe.check_script(script)
         chosen = check_flags(parser, recipe.flags, recipe.file)
         if recipe.global_batch:
             chosen["global_batch"] = recipe.global_batch
@@ -101,7 +106,9 @@ def parse_arguments(
     ]
     args.class_names = read_label_names(args.label_names) if args.label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
-    _tell(vars(args), recipe)
+    for note in notes:
+        _logger.warning("%s", note)
+    _tell(vars(args), recipe, script)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
     return args
@@ -109,9 +116,17 @@ def parse_arguments(
 
 def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
     """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence."""
-    try:
+    with refused_in_one_line(parser):
         return parse_arguments(parser, script=script)
+
+
+@contextmanager
+def refused_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End the process with status 2 and one line where lists, files or flags turn out to be wrong during set-up."""
+    try:
+        yield
     except (ValueError, OSError) as error:
+        _logger.debug("refused", exc_info=True)
         parser.error(str(error))
 
 
@@ -138,11 +153,6 @@ def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Pa
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             raise RecipeError(f"{file}: {name}: {value!r} is no value of --{name} ({error})") from error
     return checked
-
-
-def _check_script(recipe: Recipe, script: str) -> None:
-    if recipe.script != script:
-        raise RecipeError(f"recipe {recipe.name} ({recipe.file}) is for {recipe.script}, not for {script}")
 
 
 def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
@@ -173,19 +183,24 @@ def _value(action: argparse.Action, value: Any) -> Any:
     return converted
 
 
-def _tell(flags: dict[str, Any], recipe: Recipe | None) -> None:
+def _tell(flags: dict[str, Any], recipe: Recipe | None, script: str) -> None:
     """Log which settings the run has and what was changed in them."""
-    if flags.get("dist_eval"):
-        _logger.warning("--dist_eval is ignored: evaluation is always shared among all processes")
+    starts_anywhere = not (flags["finetune"] or flags["eval"] or flags["resume"])
+    if starts_anywhere and script == "run_class_finetuning.py" and not (recipe and recipe.init):
+        _logger.warning(
+            "no --finetune FILE: the run starts from random weights, unless it resumes; python -m tools.weights lists "
+            "published weights (VideoMamba's scripts load ImageNet weights by themselves)"
+        )
     if recipe is None and not flags["config"]:
         return
     name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
     _logger.info("%s; overridden: %s", name, ", ".join(flags["overridden"]) or "nothing")
     if recipe and recipe.reported:
         _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
-    if recipe and recipe.init and not (flags["finetune"] or flags["eval"] or flags["resume"]):
+    if recipe and recipe.init and starts_anywhere:
         _logger.warning(
-            "%s starts from weights (%s), and no --finetune FILE names them: the run starts from random weights",
+            "%s starts from weights (%s), and no --finetune FILE names them: the run starts from random weights "
+            "(python -m tools.weights lists the published ones)",
             recipe.name,
             recipe.init,
         )

@@ -6,7 +6,7 @@ A file has these keys:
     inherits  another file, whose base, groups and runs are taken over and then changed
     base      flags of all runs
     groups    flags that several runs share, by name
-    runs      the runs, by name; NAME_f16_res224 sets num_frames 16, input_size and short_side_size 224
+    runs      the runs, by name; NAME_f16_res224 sets num_frames 16 and input_size 224
 
 Base, groups and runs hold flags by the names of the command line, and beside them
     use       groups or runs of the file to start from, the later ones winning
@@ -28,7 +28,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 _FILE_KEYS = {"about", "script", "inherits", "base", "groups", "runs"}
 _OF_THE_RUN_ALONE = ("teacher", "reported")
 _BATCH = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
-_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size", "short_side_size")}
+_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size",)}
 
 
 class RecipeError(ValueError):
@@ -58,6 +58,11 @@ class Recipe:
     init: str = ""
     teacher: str = ""
     reported: dict[str, float] = field(default_factory=dict)
+
+    def check_script(self, script: str) -> None:
+        """Raise the RecipeError that names the recipe's script, unless it is `script`."""
+        if self.script != script:
+            raise RecipeError(f"recipe {self.name} ({self.file}) is for {self.script}, not for {script}")
 
 
 def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:

@@ -40,6 +40,9 @@ class WeightSettings:
 
     finetune: str = option("", "checkpoint to start from, .pth or .safetensors", metavar="FILE")
     allow_random: bool = flag(False, "let tensors missing in --finetune stay random instead of stopping")
+    delete_head: bool = flag(
+        False, "leave the classifier of --finetune out, even where it fits; it starts from its initial weights"
+    )
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()

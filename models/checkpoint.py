@@ -56,6 +56,7 @@ def load_checkpoint(
     path: str | Path,
     *,
     require_head: bool = False,
+    without_head: bool = False,
     allow_random: bool = False,
     overridden: Collection[str] = (),
 ) -> LoadReport:
@@ -65,6 +66,7 @@ def load_checkpoint(
         model: a `VideoMambaPro`.
         path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
         require_head: the head must come from the file, as evaluation needs it.
+        without_head: the head keeps its initial values, even where the file's would fit.
         allow_random: let tensors that the file lacks keep their initial values.
         overridden: flags of switches in which the model may differ from what the file says.
 
@@ -82,6 +84,9 @@ def load_checkpoint(
     for name, ours in target.items():
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
+            continue
+        if without_head and name.startswith("head."):
+            report.rows[name] = ("initialised", "left out by --delete_head")
             continue
         tensor, action, note = _adapt(name, source[name], ours, path)
         report.rows[name] = (action, note)

@@ -137,7 +137,7 @@ def test_evaluation_needs_no_flag_that_the_file_answers(tmp_path, caplog):
     path = saved(tmp_path, {"model": build(tubelet_size=2, **PLAIN_VIDEOMAMBA | {"bimamba_type": "v1"}).state_dict()})
     with caplog.at_level("INFO"):
         args = evaluated(path)
-    assert (args.model, args.num_frames, args.input_size, args.short_side_size) == ("videomambapro_nano", 4, 32, 32)
+    assert (args.model, args.num_frames, args.input_size) == ("videomambapro_nano", 4, 32)
     assert (args.tubelet_size, args.nb_classes, args.auto_resume) == (2, 7, False)
     assert (
         "says: --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"
