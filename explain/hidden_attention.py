@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from explain.scans import Scan
-from mamba.mamba_ssm.ops.selective_scan.directions import as_it_was, in_order
+from mamba.mamba_ssm.ops.selective_scan.directions import in_order, original_order
 
 CHUNK_ELEMENTS = 1 << 22  # of the (batch, channels, length, length) tensors held at a time: 16 MiB each in float32
 
@@ -46,7 +46,7 @@ def channel_matrices(scan: Scan, channels: slice) -> Tensor:
         torch.diagonal(matrix, dim1=-2, dim2=-1).add_(scan.D[:, None])
     if scan.z is not None:
         matrix *= F.silu(scan.z).mT.unsqueeze(-1)
-    return as_it_was(as_it_was(matrix, scan.order, dim=-1), scan.order, dim=-2)
+    return original_order(original_order(matrix, scan.order, dim=-1), scan.order, dim=-2)
 
 
 def summed_attention(
@@ -74,7 +74,7 @@ def attention_rows(scan: Scan, token: int) -> Tensor:
     """How much every token gives the output of `token`, for all channels: (batch, length, dim)."""
     scan = _in_scan_order(scan)
     steps = torch.arange(scan.u.shape[1], device=scan.u.device)
-    t = as_it_was(steps, scan.order, dim=0)[token].item()
+    t = original_order(steps, scan.order, dim=0)[token].item()
     totals = scan.d.double().cumsum(1)
     between = (totals[:, t : t + 1] - totals[:, : t + 1]).to(scan.u.dtype)
     rows = torch.zeros_like(scan.u)
@@ -87,7 +87,7 @@ def attention_rows(scan: Scan, token: int) -> Tensor:
         rows[:, t] += scan.D
     if scan.z is not None:
         rows *= F.silu(scan.z[:, t : t + 1])
-    return as_it_was(rows, scan.order)
+    return original_order(rows, scan.order)
 
 
 def _residual_column(scan: Scan) -> Tensor:
