@@ -167,7 +167,7 @@ def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator
     if max(height, width) > MAX_ELONGATION * min(height, width):
         raise UnreadableVideoError(
             getattr(reader, "path", "the video"),
-            f"its frames of {width} x {height} pixels are over {MAX_ELONGATION} times as long as they are wide",
+            f"its frames of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
         )
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]

@@ -124,7 +124,7 @@ def _inspect_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures:
 def _rotation(frame: av.VideoFrame) -> str:
     """Describe how a frame has to be rotated and mirrored; empty if not at all."""
     a, b, c, d = display_matrix(frame)
-    rotation = [f"{frame.rotation % 360} degrees counter-clockwise"] if frame.rotation else []
+    rotation = [f"{frame.rotation % 360} degrees anticlockwise"] if frame.rotation else []
     return ", ".join(rotation + ["mirrored"] * (a * d - b * c < 0))
 
 

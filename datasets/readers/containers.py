@@ -27,7 +27,7 @@ def open_video(path: str) -> tuple[InputContainer, av.VideoStream]:
     best = container.streams.best("video")
     if not moving:
         kinds = {one.type for one in container.streams}
-        raise EOFError("it has only audio" if "audio" in kinds else "it has no video stream")
+        raise EOFError("it has sound only" if "audio" in kinds else "it has no video stream")
     # FFmpeg's best stream may be a cover image.
     stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
     stream.codec_context.thread_count = 1  # parallelism comes from the dataloader workers
