@@ -196,7 +196,7 @@ def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
 @pytest.mark.parametrize(
     ("form", "files", "words", "said"),
     [
-        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: column label, youtube_id is missing"),
+        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: column label"),
         (
             "kinetics",
             {"t.csv": "label,youtube_id\na,no\n"},

@@ -161,7 +161,7 @@ def test_frame_folders(tmp_path, template):
 
 def test_unreadable_frame_folders_are_told(tmp_path):
     folder = write_folder(tmp_path / "f", numbered_frames(5))
-    with pytest.raises(UnreadableVideoError, match="frame img_00006.jpg is missing .*expected 6 frames.*--filename_tmpl"):
+    with pytest.raises(UnreadableVideoError, match="img_00006.jpg is missing .*expected 6 frames.*--filename_tmpl"):
         FrameFolder(str(folder), 6).read([5])
     with pytest.raises(UnreadableVideoError, match="no such folder"):
         FrameFolder(str(tmp_path / "nowhere"), 6).read([0])
