@@ -123,7 +123,7 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
             return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
         return None, "initialised", f"{change}, another number of classes"
     raise CheckpointError(
-        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; ask for the --model of that "
+        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
 

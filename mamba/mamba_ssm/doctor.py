@@ -110,7 +110,7 @@ def findings() -> list[Finding]:
         return found
     needs_stock_kernels = importlib.util.find_spec("triton") is None
     if needs_stock_kernels:
-        found.append(Finding("Triton is missing: the fused GPU kernels cannot run", "pip install triton", True))
+        found.append(Finding("a GPU, but no Triton: the fused kernels cannot run", "pip install triton", True))
     for module in stock_packages.PACKAGES:
         fault = stock_packages.load_extension(module)[1]
         if fault is not None:

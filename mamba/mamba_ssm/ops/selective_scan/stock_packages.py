@@ -79,7 +79,7 @@ def _absence(name: str) -> Fault:
 def explain_import_error(message: str) -> str:
     """Explain a message of the dynamic loader."""
     if "undefined symbol" in message:
-        return f"it was built for another version of PyTorch ({message})"
+        return f"it was built against another PyTorch ({message})"
     if "libcudart" in message or "libcublas" in message or "libnv" in message:
         return f"it was built for another CUDA version than this PyTorch, {torch.version.cuda} ({message})"
     return message
