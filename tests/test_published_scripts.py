@@ -178,7 +178,7 @@ def faulty_words(data):
     lists = ["--data_path", str(data / "spaces"), "--data_root", str(data)]
     return {
         "--data_set LVU": ["--data_set", "LVU"],
-        '--data_set "Kinetcs" is not known': ["--data_set", "Kinetcs"],
+        'unknown --data_set "Kinetcs"': ["--data_set", "Kinetcs"],
         "no-such.pth: there is no such file; python -m tools.weights": [*lists, "--finetune", "no-such.pth"],
         "--finetune https://x/y.pth is an address": [*lists, "--finetune", "https://x/y.pth"],
         "--resume gone.pth: there is no such file": [*lists, "--resume", "gone.pth"],

@@ -35,7 +35,7 @@ _HEAD = """# Published weights
 
 Written by `python -m tools.weights document` from [tools/weights.yaml](../tools/weights.yaml) and the recipes.
 
-The repository ships no weights and downloads none. The files below are their authors'. Get one, compare it with the
+The files below are their authors'; nothing is downloaded for you. Get one, compare it with the
 table, and start from it or test it:
 
 ```bash
