@@ -14,14 +14,14 @@ class BalancedSampler(TrainSampler):
     class with many, each epoch shows others.
     """
 
-    def __init__(self, labels: Sequence[int], *, rank: int, world_size: int, seed: int):
+    def __init__(self, labels: Sequence[int], *, rank: int, world_size: int, seed: int, records: int = 0):
         """Deal records with these classes to `world_size` ranks."""
-        super().__init__(len(labels), rank=rank, world_size=world_size, seed=seed)
+        super().__init__(len(labels), rank=rank, world_size=world_size, seed=seed, records=records)
         classes = np.asarray(labels)
         self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the epoch's records over all ranks: (length, 2) int, record and how often it has come before."""
+        """Draw one order of the records over all ranks: (length, 2) int, record and how often it has come before."""
         shares = np.full(len(self.members), self.length // len(self.members))
         # What does not go round goes to classes drawn anew each epoch.
         shares[rng.permutation(len(shares))[: self.length % len(shares)]] += 1

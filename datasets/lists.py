@@ -89,6 +89,18 @@ def number_of_classes(settings: ListSettings) -> int:
     return count_classes(records, list_file)
 
 
+def count_videos(settings: ListSettings) -> int:
+    """Count the records of the training list.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is faulty.
+    """
+    kind = get_preset(settings.data_set).kind
+    list_file = find_list_of("train", settings)
+    return len(read_list(list_file, kind=kind, data_root=settings.data_root, split=settings.split)[0])
+
+
 def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:
     """Look for a few files over the list: when none is there, the root is wrong and a run would be wasted.
 

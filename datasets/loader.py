@@ -39,7 +39,19 @@ class LoadingSettings:
     pin_mem: bool = flag(True, "pin memory for a GPU (default)")
     strict_data: bool = flag(False, "an unreadable evaluation video is an error, not left out")
     dist_timeout: float = 600
-    """seconds that processes wait for each other: a flag of the engine."""
+    """seconds that processes wait for each other: a flag of the engine, as the following are."""
+    steps: int = 0
+    epochs: int = 1
+    update_freq: int = 1
+
+    def records_of_epoch(self, videos: int, world_size: int) -> int:
+        """Return the records that all processes read in an epoch: the list, or what --steps asks for.
+
+        `steps` optimizer steps fall into `epochs` equal parts; where they do not divide, each part has one more.
+        """
+        if not (self.steps and self.epochs):
+            return videos
+        return -(-self.steps // self.epochs) * self.update_freq * self.batch_size * world_size
 
 
 class TrainSampler(Sampler):
@@ -49,9 +61,10 @@ class TrainSampler(Sampler):
     would not hear of a new epoch.
     """
 
-    def __init__(self, length: int, *, rank: int, world_size: int, seed: int):
-        """Deal `length` records to `world_size` ranks."""
+    def __init__(self, length: int, *, rank: int, world_size: int, seed: int, records: int = 0):
+        """Deal `length` records to `world_size` ranks; with `records`, so many an epoch, in new orders one by one."""
         self.length, self.rank, self.world_size, self.seed = length, rank, world_size, seed
+        self.records = records or length
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
@@ -63,17 +76,20 @@ class TrainSampler(Sampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         """Yield this rank's records that are not left out."""
-        order = self.order(np.random.default_rng((self.seed, self.epoch)))
+        rng = np.random.default_rng((self.seed, self.epoch))
+        # A record comes at most `length` times in one order.
+        orders = [self.order(rng) + [0, i * self.length] for i in range(-(-self.records // self.length))]
+        order = np.concatenate(orders)
         mine = order[self.rank : len(self) * self.world_size : self.world_size]
         return iter([SampleKey(index, self.epoch, draw) for index, draw in mine[self.start :].tolist()])
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the epoch's records over all ranks: (length, 2) int, record and how often it has come before."""
+        """Draw one order of the records over all ranks: (length, 2) int, record and how often it has come before."""
         return np.stack([rng.permutation(self.length), np.zeros(self.length, dtype=np.int64)], axis=1)
 
     def __len__(self) -> int:
         """Give the number of records of this rank in a whole epoch, the same for all ranks."""
-        return self.length // self.world_size
+        return self.records // self.world_size
 
 
 class EvalSampler(Sampler):

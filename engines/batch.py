@@ -79,10 +79,12 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
 def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> RunSettings:
     """Lower a recipe's batch where the training list has fewer videos than one update takes, and say so.
 
-    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step.
+    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step. With
+    --steps the list is repeated instead.
     """
     share = videos // processes
-    if not settings.flags["global_batch"] or share == 0 or share >= settings.batch_size * settings.update_freq:
+    fills = share >= settings.batch_size * settings.update_freq
+    if settings.steps or not settings.flags["global_batch"] or share == 0 or fills:
         return settings
     step = 2 if _mixes_single_clips(settings.flags) and share > 1 else 1
     size = min(settings.batch_size, share) // step * step

@@ -5,6 +5,7 @@
     python -m tools.make_lists ssv2     VIDEOS --train train.json --val val.json --labels labels.json --output lists
     python -m tools.make_lists ucf101   VIDEOS --splits ucfTrainTestlist --fold 1 --output lists
     python -m tools.make_lists hmdb51   VIDEOS --splits testTrainMulti_7030_splits --fold 1 --output lists
+    python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
 
 VIDEOS may hold frame folders instead of videos. The lists' paths start from it: give it as --data_root when training.
@@ -33,6 +34,7 @@ from datasets.preparation.list_sources import (
     read_folder,
     read_hmdb51,
     read_image_folder,
+    read_jhmdb,
     read_kinetics,
     read_something_something,
     read_ucf101,
@@ -82,7 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "imagenet"):
+    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet"):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
@@ -101,7 +103,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--test", type=Path, metavar="FILE")
         if form == "ssv2":
             command.add_argument("--labels", type=Path, required=True, metavar="FILE", help="its labels.json")
-        if form in ("ucf101", "hmdb51"):
+        if form in ("ucf101", "hmdb51", "jhmdb"):
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
             command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
     options = parser.parse_args(arguments)
@@ -159,7 +161,8 @@ def _read(options: argparse.Namespace) -> Lists:
             read_kinetics(files) if options.form == "kinetics" else read_something_something(files, options.labels)
         )
     else:
-        source = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[options.form](options.splits, options.fold)
+        read = {"ucf101": read_ucf101, "hmdb51": read_hmdb51, "jhmdb": read_jhmdb}[options.form]
+        source = read(options.splits, options.fold)
     lists = Lists(source, index.kind, frame_flags=_frame_flags(index), passed_over=index.passed_over)
     for split, entries in source.splits.items():
         if not entries:
