@@ -24,7 +24,7 @@ def run_missing(
         commands: name of a run, which is its folder below `output` -> command that writes results.json there.
         output: parent of the folders; a run's output goes to run.log in its folder.
         jobs: runs at a time.
-        limit_threads: give each run CPU cores / jobs threads.
+        limit_threads: give each run CPU cores / jobs threads, unless OMP_NUM_THREADS says how many.
         restart_flag: has a command start again where its folder holds a run of other settings; "" where it always
             does.
 
@@ -32,8 +32,9 @@ def run_missing(
         the names of the runs that failed.
     """
     missing = [name for name, command in commands.items() if not is_finished(output / name, command)]
-    print(f"{len(commands) - len(missing)} of {len(commands)} runs are there; {jobs} at a time", flush=True)
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if limit_threads else {}
+    print(f"{len(commands) - len(missing)} of {len(commands)} runs exist; {jobs} in parallel", flush=True)
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)} if limit_threads else {}
     start, failed = time.monotonic(), []
     with ThreadPoolExecutor(jobs) as pool:
         results = pool.map(lambda name: (name, _run(output / name, commands[name], threads, restart_flag)), missing)

@@ -128,7 +128,7 @@ def test_up_to_ten_faults_are_told_at_once(tmp_path):
     with pytest.raises(ListFileError) as error:
         read_list(write(tmp_path, "\n".join(lines)))
     message = str(error.value)
-    assert "14 faulty" in message and "and 4 more" in message
+    assert "14 invalid" in message and "and 4 more" in message
     assert [f"line {i}:" in message for i in range(1, 16)] == [False] + [True] * 10 + [False] * 4
 
 
@@ -164,8 +164,8 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     records.append(VideoRecord(str(tmp_path / "folder"), 0, 10))
     records.append(FrameFolderRecord(str(tmp_path / "there.mp4"), 3, 0, 11))
     assert find_absent(records) == [
-        (records[1], "is not there"),
-        (records[3], "is not there"),
+        (records[1], "does not exist"),
+        (records[3], "does not exist"),
         (records[5], "is a folder, not a file"),
         (records[6], "is a file, not a folder of frames"),
     ]
@@ -228,8 +228,8 @@ def test_an_unquoted_comma_stays_part_of_the_path(tmp_path, path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("0,a.mp4,3", "0 stands before the path; leave out row numbers (pandas: index=False)"),
-        ("0,a.jpg,3", "0 stands before the path"),
+        ("0,a.mp4,3", "0 comes before the path; omit row numbers (pandas: index=False)"),
+        ("0,a.jpg,3", "0 comes before the path"),
         ("a.mp4," + "7" * 5000, "label has 5000 digits"),
         ("a.mp4," + "7" * 200_000, "label has 200000 digits"),
         ("a.mp4,20240101123", "label has 11 digits"),
@@ -251,9 +251,7 @@ def labelled(*labels):
 
 @pytest.mark.parametrize("label", [200_000, 20_240_101, 999_999_999])
 def test_labels_that_cannot_be_meant_are_refused_with_their_line(label):
-    with pytest.raises(
-        ListFileError, match=rf"train.csv, line 5: label {label} would make .*--nb_classes {label + 1} "
-    ):
+    with pytest.raises(ListFileError, match=rf"train.csv, line 5: label {label} implies .*--nb_classes {label + 1} "):
         count_classes(labelled(0, 1, 2, 3, label, 4), "train.csv")
 
 
