@@ -67,3 +67,20 @@ def test_a_run_in_the_middle_of_an_epoch_goes_on_with_the_next_record():
 def test_the_batch_is_kept_where_the_list_is_repeated():
     args = make_args("--steps", "100", global_batch=512, batch_size=64)
     assert fit_batch_to_list(args, videos=23, processes=1) is args
+
+
+@pytest.mark.parametrize(
+    ("flags", "videos", "warned"),
+    [
+        ({}, 58, True),
+        ({}, 50_000, False),
+        ({"steps": 300}, 58, False),
+        ({"recipe": "custom/tiny_f8_res224"}, 58, False),
+        ({"num_frames": 1}, 58, False),
+    ],
+)
+def test_defaults_on_a_short_list_are_warned_of(caplog, flags, videos, warned):
+    args = make_args(**{"num_frames": 8, "batch_size": 8, "epochs": 6, "global_batch": 0} | flags)
+    fit_batch_to_list(args, videos=videos, processes=1)
+    assert ("58 training videos give 42 optimizer steps in all" in caplog.text) == warned
+    assert ("--recipe custom/small" in caplog.text) == warned
