@@ -105,7 +105,8 @@ def build_loader(
     train = mode == "train"
     views = dataset.plan.segments * dataset.plan.crops if mode == "test" else 0
     if train:
-        shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed)
+        records = settings.records_per_epoch(len(dataset), world_size)
+        shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed, records=records)
         if settings.sampler == "balanced":
             sampler = BalancedSampler([record.target for record in dataset.records], **shards)
         else:

@@ -107,6 +107,18 @@ def number_of_classes(settings: ListSettings) -> int:
     return count_classes(records, list_file)
 
 
+def count_videos(settings: ListSettings) -> int:
+    """Count the records of the training list.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is faulty.
+    """
+    kind = get_preset(settings.data_set).kind
+    list_file = find_list_of("train", settings)
+    return len(read_list(list_file, kind=kind, data_root=settings.data_root, split=settings.split)[0])
+
+
 def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:
     """Check that some files of a list exist, so that a wrong root folder is found before a run starts.
 

@@ -37,6 +37,7 @@ PRESETS = {
         Preset("SSV2", sampling="uniform", num_classes=174, hflip=0.0),
         Preset("UCF101", sampling="dense", num_classes=101),
         Preset("HMDB51", sampling="dense", num_classes=51),
+        Preset("JHMDB", sampling="sparse", num_classes=21),
         Preset("Breakfast", sampling="sparse", num_classes=10),
         Preset("COIN", sampling="sparse", num_classes=180),
         Preset("ImageNet", sampling="uniform", num_classes=1000, kind="image", aa=IMAGE_AA),

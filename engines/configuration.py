@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from common.flag_types import non_negative_int
+from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
+from datasets.lists import count_videos
 from engines.batch import fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
@@ -99,6 +101,10 @@ def parse_arguments(
         chosen = _read_config(parser, Path(first.config))
     parser.set_defaults(**chosen)
     args = parser.parse_args(argv)
+    if recipe and recipe.choices and not args.eval:
+        chosen |= _choose(parser, recipe, args)
+        parser.set_defaults(**chosen)
+        args = parser.parse_args(argv)
     args.overridden = [
         f"{name} {chosen[name]} -> {value}"
         for name, value in sorted(vars(args).items())
@@ -153,6 +159,23 @@ def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Pa
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             raise RecipeError(f"{file}: {name}: {value!r} is no value of --{name} ({error})") from error
     return checked
+
+
+def _choose(parser: argparse.ArgumentParser, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
+    """Take the row of the recipe's choices that the training list and the initial weights ask for, and say so."""
+    videos = count_videos(DataSettings.from_flags(args))
+    weights = args.finetune or args.resume
+    row = recipe.choose(videos, weights=bool(weights))
+    about = row.pop("about", "")
+    _logger.info(
+        "%s, %d training videos, starting from %s: %s (%s)",
+        recipe.name,
+        videos,
+        weights or "random weights",
+        about,
+        ", ".join(f"{name} {value}" for name, value in row.items()),
+    )
+    return check_flags(parser, row, recipe.file)
 
 
 def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:

@@ -65,6 +65,12 @@ class ScheduleSettings:
     """The length of the run and its learning rates."""
 
     epochs: int = option(30, "epochs in all", non_negative_int)
+    steps: int = option(
+        0,
+        "optimizer steps in all, in --epochs equal parts: each repeats or cuts short the training list as it needs "
+        "(default: 0, an epoch is the list once)",
+        non_negative_int,
+    )
     start_epoch: int = option(0, "first epoch, counted from 0; a resumed checkpoint overrides it", non_negative_int)
     lr: float = option(
         1e-3,

@@ -1,5 +1,7 @@
 """`python -m tools.checkpoint`, and evaluation of published weights without saying what they are."""
 
+import shlex
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,6 +77,19 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not said"):
         assert told in text
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
+
+
+def test_inspect_prints_the_command_that_tests_the_very_run(tmp_path):
+    flags = {"data_set": "custom", "data_path": "my lists", "data_root": "/videos", "sampling": "sparse",
+             "test_num_segment": 2, "test_num_crop": 1, "num_frames": 4, "input_size": 32, "short_side_size": None,
+             "label_names": "labels.txt", "sampling_rate": 4, "first_frame": None}  # fmt: skip
+    path = saved(tmp_path, {"model": build().state_dict(), "args": flags})
+    command = shlex.split(inspect(path).splitlines()[-1].partition("tests it")[2])
+    assert command[:3] == ["python", "run_class_finetuning.py", "--eval"]
+    args = parsed(*command[2:])
+    names = ("data_set", "data_path", "data_root", "sampling", "test_num_segment", "test_num_crop", "num_frames")
+    assert {name: getattr(args, name) for name in names} == {name: flags[name] for name in names}
+    assert (args.finetune, args.nb_classes, args.input_size) == (str(path), 7, 32)
 
 
 def test_inspect_tells_a_video_model_without_head_and_what_else_there_is(tmp_path):
