@@ -24,8 +24,8 @@ Written by `python -m benchmarks.results_page`.
 ## Published runs
 
 Top-1 in percent. VideoMamba's figures come from its model zoo, VideoMambaPro's from its paper, as its readers quote
-them. None of these runs was repeated here: each takes several GPUs for days. Every row is a recipe; this command runs it
-(for VideoMamba, add `--model videomamba_tiny`, `_small` or `_middle`):
+them. None of these runs was repeated here: each takes several GPUs for days. Every row is a recipe; this command runs
+it (for VideoMamba, add `--model videomamba_tiny`, `_small` or `_middle`):
 
     torchrun --nproc_per_node 8 SCRIPT --recipe RECIPE --data_path LISTS --data_root DIR --finetune WEIGHTS
 
