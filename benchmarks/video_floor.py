@@ -108,7 +108,7 @@ def regress(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-        model = pipeline.set_params(logisticregression__C=STRENGTHS[2])
+        model = pipeline.set_params(logisticregression__C=1.0)
         if folds > 1:
             split = StratifiedKFold(folds, shuffle=True, random_state=0)
             model = GridSearchCV(pipeline, {"logisticregression__C": STRENGTHS}, cv=split)
