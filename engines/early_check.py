@@ -15,7 +15,7 @@ from common.flag_types import positive_int
 from common.settings import add_options, from_flags
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
-from datasets.sampling import ViewSettings, check_test_sizes
+from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
@@ -120,13 +120,14 @@ def _check(flags: argparse.Namespace, script: str) -> None:
 
 def _check_lists(flags: argparse.Namespace, script: str) -> None:
     """Look for the lists that the run will read."""
-    tests = script == "run_class_finetuning.py"
-    modes = ["test" if tests else "validation"]
+    tested: Mode = "test" if script == "run_class_finetuning.py" else "validation"
+    modes: list[Mode] = [tested]
     if not flags.eval:
-        modes += ["train"]
-        modes += ["validation"] if not flags.disable_eval_during_finetuning else []
+        modes.append("train")
+    if not (flags.eval or flags.disable_eval_during_finetuning):
+        modes.append("validation")
     settings = from_flags(ListSettings, flags)
-    logging.disable(logging.WARNING)  # what is no fault is told when the run reads its lists
+    logging.disable(logging.WARNING)  # the run itself tells them when it reads its lists
     for mode in modes:
         find_list_of(mode, settings)
     logging.disable(logging.NOTSET)
