@@ -17,7 +17,7 @@ from common.flag_types import non_negative_int
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
-from engines.batch import fit_batch
+from engines.batch import check_mixing, fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
@@ -117,6 +117,7 @@ def parse_arguments(
     _tell(vars(args), recipe, script)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
+        check_mixing(vars(args))
     return args
 
 

@@ -42,14 +42,15 @@ def check_command_line(script: str, words: Sequence[str] | None = None, *, defau
     try:
         words, _ = translate(words)
         _take_defaults(parser, words, script, defaults)
-        flags, _ = parser.parse_known_args(words)
+        flags, unknown = parser.parse_known_args(words)
+        _check_square(words, unknown)
         _check(flags, script)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 and one line where a file that run_inference.py names is absent.
+    """End the process with status 2 and one line where a file named to run_inference.py or run_demo_app.py is absent.
 
     Args:
         words: of the command line; None for those of this process.
@@ -127,10 +128,22 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
     if not (flags.eval or flags.disable_eval_during_finetuning):
         modes.append("validation")
     settings = from_flags(ListSettings, flags)
-    logging.disable(logging.WARNING)  # the run itself tells them when it reads its lists
-    for mode in modes:
-        find_list_of(mode, settings)
-    logging.disable(logging.NOTSET)
+    logging.disable(logging.WARNING)  # the run itself warns when it reads its lists
+    try:
+        for mode in modes:
+            find_list_of(mode, settings)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check_square(words: Sequence[str], unknown: Sequence[str]) -> None:
+    """Refuse `--input_size 128 224`, whose second number would be told as an unknown argument."""
+    place = next((i for i, word in enumerate(words) if word.replace("-", "_") == "__input_size"), len(words))
+    more = [word for word in words[place + 2 : place + 4] if word.isdigit() and word in unknown]
+    if more:
+        raise ValueError(
+            f"--input_size {words[place + 1]} {' '.join(more)}: clips are square here; give one number, the side"
+        )
 
 
 def _check_sizes(flags: argparse.Namespace, script: str) -> None:
