@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
 from models.describe import depth_of, mixer_state, refuse_other_switches
+from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +112,9 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
         return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
     if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
         side = int((ours.shape[1] - 1) ** 0.5)
-        grid = resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=1, antialias=False)
-        return grid, "interpolated", f"{change}, bicubic"
+        return resize_spatial(theirs, side, side), "interpolated", f"{change}, bicubic"
     if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
-        line = F.interpolate(theirs.mT, size=ours.shape[1], mode="linear", align_corners=False).mT
-        return line, "interpolated", f"{change}, linear"
+        return resize_temporal(theirs, ours.shape[1]), "interpolated", f"{change}, linear"
     if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
         if (theirs.shape[0], ours.shape[0]) == KINETICS_710_TO_400:
             return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
