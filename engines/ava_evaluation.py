@@ -43,26 +43,24 @@ def frame_map(
     Raises:
         ValueError: numbers that are not finite, or no ground truth at all.
     """
-    frames: dict[tuple[str, int], int] = {}
-    columns = {action: column for column, action in enumerate(classes)}
-    excluded = {(video, int(second)) for video, second in excluded}
-    truth = _Rows(_as_array(ground_truth, GROUND_TRUTH), frames, columns, excluded)
+    found, truth = _match(ground_truth, detections, classes, excluded, max_rows_per_frame)
     if not len(truth.groups):
-        raise ValueError("no ground truth to judge by: every row is of a class that does not count or is excluded")
-    rows = _as_array(detections, DETECTION)
-    found = _Rows(rows[np.argsort(-rows["score"], kind="stable")], frames, columns, excluded)
-    if max_rows_per_frame:
-        found.keep(_places_in_group(found.frames) < max_rows_per_frame)
-    found.keep((found.boxes[:, :2] < found.boxes[:, 2:]).all(1))
-    hits = _hits(found, truth)
-
+        raise ValueError("no ground truth to judge by: every row is of a class that does not count, or is excluded")
     ap: dict[int, float | None] = {}
-    for action, column in columns.items():
+    for column, action in enumerate(classes):
         positives = int((truth.columns == column).sum())
-        ap[action] = (
-            average_precision(*precision_recall(hits[found.columns == column], positives)) if positives else None
-        )
+        hits = found.hits[found.columns == column]
+        ap[action] = average_precision(*precision_recall(hits, positives)) if positives else None
     return float(np.mean([value for value in ap.values() if value is not None])), ap
+
+
+def find_hits(ground_truth: Iterable, detections: Iterable, classes: Sequence[int]) -> np.ndarray:
+    """Tell which detections are hits by the rules of `frame_map`: a bool for each row, in the order given."""
+    detections = _as_array(detections, DETECTION)
+    found, _ = _match(ground_truth, detections, classes, (), 0)
+    hits = np.zeros(len(detections), bool)
+    hits[found.places[found.hits]] = True
+    return hits
 
 
 def precision_recall(hits: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,29 +78,57 @@ def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
 class _Rows:
     """Rows that count, as arrays of one length: boxes (n, 4), frames, columns of the class, groups (frame and class).
 
+    `places` tells where they stood among all rows, and `hits` which are any.
+
     Args:
         rows: of either kind.
+        order: (all,) the order in which to take them.
         frames: (video, second) -> number; new frames are added.
         columns: action -> column, for the actions that count.
         excluded: frames that do not.
     """
 
-    def __init__(self, rows: np.ndarray, frames: dict, columns: dict[int, int], excluded: set):
+    def __init__(self, rows: np.ndarray, order: np.ndarray, frames: dict, columns: dict[int, int], excluded: set):
+        rows = rows[order]
         keys = list(zip(rows["video"], rows["second"].tolist(), strict=True))
         counts = [
             action in columns and key not in excluded
             for key, action in zip(keys, rows["action"].tolist(), strict=True)
         ]
         rows = rows[counts]
+        self.places = order[counts]
         self.boxes = np.stack([rows[side] for side in BOX], -1)
         self.frames = np.array([frames.setdefault(key, len(frames)) for key in compress(keys, counts)], int)
         self.columns = np.array([columns[action] for action in rows["action"].tolist()], int)
         self.groups = self.frames * len(columns) + self.columns
+        self.hits = np.zeros(len(rows), bool)
 
     def keep(self, which: np.ndarray) -> None:
         """Keep the rows where `which` (n,) is true."""
         for name, values in vars(self).items():
             setattr(self, name, values[which])
+
+
+def _match(
+    ground_truth: Iterable,
+    detections: Iterable,
+    classes: Sequence[int],
+    excluded: Iterable[tuple[str, int]],
+    max_rows_per_frame: int,
+) -> tuple[_Rows, _Rows]:
+    """Match detections to ground truth as `frame_map` says; return the detections by falling score, and the truth."""
+    frames: dict[tuple[str, int], int] = {}
+    columns = {action: column for column, action in enumerate(classes)}
+    left_out = {(video, int(second)) for video, second in excluded}
+    rows = _as_array(ground_truth, GROUND_TRUTH)
+    truth = _Rows(rows, np.arange(len(rows)), frames, columns, left_out)
+    rows = _as_array(detections, DETECTION)
+    found = _Rows(rows, np.argsort(-rows["score"], kind="stable"), frames, columns, left_out)
+    if max_rows_per_frame:
+        found.keep(_places_in_group(found.frames) < max_rows_per_frame)
+    found.keep((found.boxes[:, :2] < found.boxes[:, 2:]).all(1))
+    _mark_hits(found, truth)
+    return found, truth
 
 
 def _as_array(rows: Iterable, kind: np.dtype) -> np.ndarray:
@@ -123,15 +149,14 @@ def _places_in_group(groups: np.ndarray) -> np.ndarray:
     return places
 
 
-def _hits(found: _Rows, truth: _Rows) -> np.ndarray:
-    """Tell which detections, given by falling score, are hits: (n,), bool."""
-    hits = np.zeros(len(found.groups), bool)
+def _mark_hits(found: _Rows, truth: _Rows) -> None:
+    """Set the hits of detections that stand by falling score."""
     by_group = np.argsort(truth.groups, kind="stable")
     first = np.searchsorted(truth.groups[by_group], found.groups, "left")
     sizes = np.searchsorted(truth.groups[by_group], found.groups, "right") - first
     tried = np.flatnonzero(sizes)
     if not len(tried):
-        return hits
+        return
     # pairs of a detection and a ground-truth box of its frame and class; those of a detection follow each other
     first, sizes = first[tried], sizes[tried]
     begin = np.cumsum(sizes) - sizes
@@ -144,8 +169,7 @@ def _hits(found: _Rows, truth: _Rows) -> np.ndarray:
 
     overlapping = best >= IOU_THRESHOLD
     _, earliest = np.unique(taken[overlapping], return_index=True)
-    hits[tried[overlapping][earliest]] = True
-    return hits
+    found.hits[tried[overlapping][earliest]] = True
 
 
 def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

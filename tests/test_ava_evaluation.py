@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from engines.ava_evaluation import average_precision, frame_map, precision_recall
+from engines.ava_evaluation import average_precision, find_hits, frame_map, precision_recall
 from tests.goldens import DATA
 
 GOLDEN = json.loads((DATA / "ava_evaluation.json").read_text())
@@ -181,3 +181,8 @@ def test_a_second_writing_of_the_rules_agrees_on_random_sets(seed):
     assert ap == {
         action: value if value is None else pytest.approx(value, abs=1e-12) for action, value in expected.items()
     }
+
+
+def test_hits_are_told_in_the_order_given():
+    found = [("v", 902, *BOX, 1, 0.5), ("v", 902, *FAR, 1, 0.7), ("v", 902, *BOX, 1, 0.6), ("v", 902, *BOX, 2, 0.9)]
+    assert find_hits([("v", 902, *BOX, 1)], found, [1]).tolist() == [False, False, True, False]
