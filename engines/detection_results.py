@@ -12,6 +12,7 @@ from engines.ava_evaluation import BOX, DETECTION, GROUND_TRUTH, IOU_THRESHOLD, 
 
 SHOWN_CLASSES, EXAMPLES_OF_KIND = 5, 2
 """Classes at either end of the ranking, and hits and false detections of each, that the report shows with pictures."""
+ROWS_AT_ONCE = 100_000  # as Python's numbers, which take more memory than numpy's
 
 
 def truth_rows(records: Sequence) -> np.ndarray:
@@ -49,7 +50,6 @@ def describe_detections(
     detections: np.ndarray,
     ap: Mapping[int, float | None],
     names: Mapping[int, str],
-    records: Sequence,
 ) -> dict[str, Any]:
     """Return what results.json holds of a test by class.
 
@@ -58,15 +58,13 @@ def describe_detections(
         detections: rows of what was found.
         ap: average precision of each class, as `frame_map` gives it.
         names: of the classes.
-        records: the key frames; they give the line of an example.
     """
     counts = {action: int((truth["action"] == action).sum()) for action in names}
     return {
         "iou_threshold": IOU_THRESHOLD,
-        "frames": len(records),
         "ap": {names[action]: value for action, value in ap.items()},
         "ground_truth_boxes": {names[action]: count for action, count in counts.items()},
-        "examples": _examples(truth, detections, ap, names, records),
+        "examples": _examples(truth, detections, ap, names),
     }
 
 
@@ -75,20 +73,16 @@ def csv_lines(detections: np.ndarray) -> Iterator[str]:
 
     The numbers are written so that a file that is read again is judged as the detections were.
     """
-    for row in detections:
-        box = ",".join(f"{row[side]:.9g}" for side in BOX)
-        yield f"{row['video']},{row['second']:04d},{box},{row['action']},{row['score']:.9g}"
+    for start in range(0, len(detections), ROWS_AT_ONCE):
+        for video, second, *box, action, score in detections[start : start + ROWS_AT_ONCE].tolist():
+            sides = ",".join(f"{side:.9g}" for side in box)
+            yield f"{video},{second:04d},{sides},{action},{score:.9g}"
 
 
 def _examples(
-    truth: np.ndarray,
-    detections: np.ndarray,
-    ap: Mapping[int, float | None],
-    names: Mapping[int, str],
-    records: Sequence,
+    truth: np.ndarray, detections: np.ndarray, ap: Mapping[int, float | None], names: Mapping[int, str]
 ) -> list[dict[str, Any]]:
-    """The surest hits and false detections of the best and the worst classes: name, line, box, score, hit."""
-    lines = {(record.video, record.second): record.line for record in records}
+    """The surest hits and false detections of the best and the worst classes: name, video, second, box, score, hit."""
     ranking = sorted((action for action in ap if ap[action] is not None), key=lambda action: -ap[action])
     examples = []
     for action in dict.fromkeys(ranking[:SHOWN_CLASSES] + ranking[-SHOWN_CLASSES:]):
@@ -99,7 +93,8 @@ def _examples(
             examples += [
                 {
                     "name": names[action],
-                    "line": lines[row["video"], int(row["second"])],
+                    "video": row["video"],
+                    "second": int(row["second"]),
                     "box": [round(float(row[side]), 4) for side in BOX],
                     "score": round(float(row["score"]), 4),
                     "hit": hit,
