@@ -12,13 +12,13 @@ from datasets.annotations import Kind, read_list
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
-from datasets.clip_dataset import ClipDataset, ClipPlan
+from datasets.clip_dataset import ClipDataset, ClipPlan, Sample
 from datasets.collate import Collate
 from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
 from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes
-from datasets.loader import ClipLoader, EvalSampler, TrainSampler
+from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
@@ -79,13 +79,20 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
 
 
 def build_loader(
-    dataset: ClipDataset, mode: Mode, settings: DataSettings, *, rank: int = 0, world_size: int = 1
+    dataset: ClipDataset,
+    mode: Mode,
+    settings: LoadingSettings,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    collate: Callable[[list[Sample]], Any] | None = None,
 ) -> ClipLoader:
     """Build the loader of a data set for one process of `world_size`.
 
     Training gives `batch_size` videos a step, in a new order each epoch (`loader.sampler.set_epoch`), and drops what
     does not fill a step. Evaluation reads every record once over all processes: validation in batches half as large
-    again, testing in batches of about `batch_size` views.
+    again, testing in batches of about `batch_size` views. `collate` makes a batch of samples, or a list of batches,
+    instead of `Collate`.
 
     Raises:
         ValueError: the training list does not fill a single step, or --read_timeout and --dist_timeout do not fit.
@@ -124,7 +131,7 @@ def build_loader(
         num_workers=settings.num_workers,
         persistent_workers=settings.num_workers > 0,
         pin_memory=settings.pin_mem and torch.cuda.is_available(),
-        collate_fn=Collate(dataset.plan.clip_shape, views=views),
+        collate_fn=collate or Collate(dataset.plan.clip_shape, views=views),
         worker_init_fn=start_worker,
         # Its own, unused but for seeding workers: drawing from the global generator, once in a process, would make a
         # resumed run's random numbers differ.
@@ -132,7 +139,7 @@ def build_loader(
     )
 
 
-def _bound_time_lost(guard: Guard, settings: DataSettings) -> None:
+def _bound_time_lost(guard: Guard, settings: LoadingSettings) -> None:
     """Keep files that take too long from making the other processes give up on this one."""
     patience = settings.dist_timeout
     if 4 * guard.time_limit > patience:

@@ -20,7 +20,7 @@ from common.memory import release_after
 from datasets.annotations import Record
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.sampling import Mode
-from datasets.transforms import Compose, finish
+from datasets.transforms import finish
 
 MAX_REPLACEMENTS = 20
 
@@ -51,6 +51,17 @@ class Sample:
     """records that could not be read on the way: index and message."""
     boxes: torch.Tensor | None = None
     """of uint8 clips: what to erase in them, (views, count, COLUMNS) as `datasets.erasing` draws it."""
+    redrawn: int = 0
+    """clips whose first random crop could not be used."""
+
+
+class Prepared(NamedTuple):
+    """The clips of a record before `datasets.transforms.finish`, and their target; fields as in `Sample`."""
+
+    clips: torch.Tensor
+    boxes: torch.Tensor
+    target: Any
+    redrawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,9 @@ class ClipPlan:
     mode: Mode
     sample: Callable[..., np.ndarray]
     """frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
-    transform: Compose
-    """frames uint8 (T, H, W, 3) -> views (V, C, T, H, W)."""
+    transform: Any
+    """a `Compose`, frames uint8 (T, H, W, 3) -> views (V, C, T, H, W); a data set with a `prepare` of its own may want
+    another callable here and in `sample`."""
     clip_shape: tuple[int, int, int, int]
     """(C, T, H, W) of what `transform` gives."""
     segments: int = 1
@@ -108,6 +120,10 @@ class ClipDataset(Dataset, ABC):
         """Open the file or folder of a record; raises `UnreadableVideoError`."""
         return open_reader(record.path, self.opener(record), self.guard)
 
+    def prepare(self, record: Record, rng: np.random.Generator) -> Prepared:
+        """Read the clips of a record; raises `UnreadableVideoError`."""
+        return Prepared(*_prepare_clips(self.open_record(record), self.plan, rng), record.target)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -123,11 +139,11 @@ class ClipDataset(Dataset, ABC):
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.records[index]
             try:
-                clips, boxes = _prepare_clips(self.open_record(record), self.plan, rng)
+                clips, boxes, target, redrawn = self.prepare(record, rng)
                 if self.plan.gpu_transforms:
                     # A copy: the next reading overwrites frames that no step had to change.
-                    return Sample(clips.clone(), record.target, index, unreadable, boxes)
-                return Sample(finish(clips, boxes), record.target, index, unreadable)
+                    return Sample(clips.clone(), target, index, unreadable, boxes, redrawn)
+                return Sample(finish(clips, boxes), target, index, unreadable, redrawn=redrawn)
             except UnreadableVideoError as error:
                 unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
             if self.plan.mode != "train":
@@ -150,19 +166,29 @@ def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) ->
     return finish(*_prepare_clips(reader, plan, rng))
 
 
-def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode a video and do with every view what comes before `finish`: clips and boxes as that takes them."""
-    wanted = np.stack([
-        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
-        for k in range(plan.segments)
-    ])  # fmt: skip
-    frames = reader.read(wanted.reshape(-1))
+def read_frames(reader: FrameReader, indices: np.ndarray) -> np.ndarray:
+    """Read frames (T,) -> uint8 (T, H, W, 3).
+
+    Raises:
+        UnreadableVideoError: frames do not decode, or are too long and thin to be resized.
+    """
+    frames = reader.read(indices)
     height, width = frames.shape[1:3]
     if max(height, width) > MAX_ELONGATION * min(height, width):
         raise UnreadableVideoError(
             getattr(reader, "path", "the video"),
             f"its pictures of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
         )
+    return frames
+
+
+def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode a video and do with every view what comes before `finish`: clips and boxes as that takes them."""
+    wanted = np.stack([
+        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
+        for k in range(plan.segments)
+    ])  # fmt: skip
+    frames = read_frames(reader, wanted.reshape(-1))
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]
     release_after(frames.nbytes)

@@ -1,0 +1,244 @@
+"""AVA's CSV files -> persons of each second, and the records of the data sets.
+
+    annotations       video,second,x1,y1,x2,y2,action_id[,person_id]    one row for each action of a person
+    detected persons  video,second,x1,y1,x2,y2,[label],score            the label may be empty
+    exclusions        video,second                                      seconds that are not used
+
+Files have no header. Boxes are shares of the picture's width and height, (0, 0) is the upper left corner, and a second
+may be written 902 or 0902. Every faulty line is an error that names file, line and remedy, up to ten at once.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets.annotations import MAX_TOLD
+from datasets.detection.label_map import AnnotationError, LabelMap, read_annotation_text
+from datasets.list_lines import INTEGER
+
+ANNOTATION_FORM = "video,second,x1,y1,x2,y2,action_id[,person_id]"
+PERSON_FORM = "video,second,x1,y1,x2,y2,[label],score"
+EXCLUSION_FORM = "video,second"
+
+RARE_AVA_IDS = frozenset({2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75})
+"""Actions annotated in AVA v2.2 that its benchmark of 60 classes leaves out, having too few examples."""
+BENCHMARK_AVA_IDS = frozenset(range(1, 81)) - RARE_AVA_IDS
+
+Second = tuple[str, int]
+"""Video and second."""
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keyframe:
+    """A second of a video with the boxes that a detector is shown.
+
+    Attributes:
+        path: movie or folder of frames.
+        line: of its first row in the annotations; where it has none, that of the first row of its video.
+        video: id.
+        second: of the video.
+        target: its ground truth: "boxes" (n, 4) float64, x1 y1 x2 y2 as shares of the picture, and "labels", a tuple
+            of class ids for each.
+        boxes: (m, 4) float64, boxes to be shown to the detector, in the same form.
+        scores: (m,) float32, of the person detector; 1 for boxes of the ground truth.
+    """
+
+    path: str
+    line: int
+    video: str
+    second: int
+    target: dict[str, Any]
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(slots=True)
+class Persons:
+    """The persons of a second: line of the first row in the file, boxes as shares, class ids, and scores."""
+
+    line: int
+    boxes: list[Box] = field(default_factory=list)
+    labels: list[tuple[int, ...]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def box_array(self) -> np.ndarray:
+        """Return the boxes as (n, 4) float64."""
+        return np.array(self.boxes, dtype=np.float64).reshape(-1, 4)
+
+
+class _Row(NamedTuple):
+    line: int
+    video: str
+    second: int
+    box: Box
+    rest: list[str]
+
+
+class _LineError(ValueError):
+    """What is wrong with one line, without its place."""
+
+
+class _Faults:
+    """Faulty lines of a file, raised together at the end of reading."""
+
+    def __init__(self, path: str | os.PathLike, form: str):
+        self._path, self._form = path, form
+        self._told: list[str] = []
+        self._count = 0
+
+    def add(self, number: int, line: str, reason: str) -> None:
+        self._count += 1
+        if self._count <= MAX_TOLD:
+            self._told.append(f'  line {number}: {reason}: "{line[:200]}"')
+
+    def raise_any(self) -> None:
+        if not self._count:
+            return
+        more = [f"  and {self._count - MAX_TOLD} more"] if self._count > MAX_TOLD else []
+        remedy = f"Each line should be `{self._form}`, boxes as shares of the picture; there is no header line."
+        raise AnnotationError("\n".join([f"{self._path}: {self._count} faulty line(s)", *self._told, *more, remedy]))
+
+
+def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Second, Persons]:
+    """Read who does what in which second.
+
+    Rows with the same box and person are one person with several actions. AVA's rare actions are passed over where
+    the label map is that of AVA's benchmark; the person stays.
+
+    Args:
+        path: annotations in AVA's form.
+        label_map: class ids that there are.
+
+    Returns:
+        video and second -> persons, in the order of the file.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        AnnotationError: it is empty or has faulty lines, or a class id that is not in the label map.
+    """
+    ignored = RARE_AVA_IDS if frozenset(label_map.ids) == BENCHMARK_AVA_IDS else frozenset()
+    faults = _Faults(path, ANNOTATION_FORM)
+    found: dict[Second, Persons] = {}
+    places: dict[tuple[Second, Box, str], int] = {}
+    for row in _read_rows(path, ANNOTATION_FORM, (7, 8), faults):
+        text = ",".join(row.rest)
+        action = int(row.rest[0]) if INTEGER.fullmatch(row.rest[0]) and "." not in row.rest[0] else None
+        if action is None:
+            faults.add(row.line, text, f'the action should be a whole number, not "{row.rest[0]}"')
+            continue
+        if action not in label_map.columns and action not in ignored:
+            faults.add(row.line, text, f"action {action} is not in {label_map.path}; add it there or remove the row")
+            continue
+        second = (row.video, row.second)
+        persons = found.setdefault(second, Persons(row.line))
+        place = places.setdefault((second, row.box, ",".join(row.rest[1:])), len(persons.boxes))
+        if place == len(persons.boxes):
+            persons.boxes.append(row.box)
+            persons.labels.append(())
+            persons.scores.append(1.0)
+        if action in label_map.columns:
+            persons.labels[place] += (action,)
+    faults.raise_any()
+    return found
+
+
+def read_person_boxes(path: str | os.PathLike, threshold: float) -> dict[Second, Persons]:
+    """Read detected persons; those that score below `threshold` are left out.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        AnnotationError: it is empty or has faulty lines.
+    """
+    faults = _Faults(path, PERSON_FORM)
+    found: dict[Second, Persons] = {}
+    for row in _read_rows(path, PERSON_FORM, (8,), faults):
+        try:
+            score = _number(row.rest[1], "score")
+        except _LineError as error:
+            faults.add(row.line, ",".join(row.rest), str(error))
+            continue
+        if not 0 <= score <= 1:
+            hint = "; are these annotations, with a person_id in that column?" if score > 1 else ""
+            faults.add(row.line, ",".join(row.rest), f"score {score:g} is not between 0 and 1{hint}")
+        elif score >= threshold:
+            persons = found.setdefault((row.video, row.second), Persons(row.line))
+            persons.boxes.append(row.box)
+            persons.scores.append(score)
+    faults.raise_any()
+    return found
+
+
+def read_exclusions(path: str | os.PathLike) -> dict[Second, int]:
+    """Read seconds that are used neither in training nor in evaluation: video and second -> line.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        AnnotationError: it has faulty lines. An empty file is fine.
+    """
+    faults = _Faults(path, EXCLUSION_FORM)
+    found: dict[Second, int] = {}
+    for number, line, columns in _split_lines(read_annotation_text(path, f"lines `{EXCLUSION_FORM}`")):
+        try:
+            if len(columns) != 2:
+                raise _LineError(f"there are {len(columns)} columns instead of 2")
+            found[columns[0], _second(columns[1])] = number
+        except _LineError as error:
+            faults.add(number, line, str(error))
+    faults.raise_any()
+    return found
+
+
+def _read_rows(path: str | os.PathLike, form: str, counts: tuple[int, ...], faults: _Faults) -> Iterator[_Row]:
+    """Yield the rows of a file of boxes; note those whose video, second or box is faulty."""
+    text = read_annotation_text(path, f"lines `{form}`")
+    if not text.strip():
+        raise AnnotationError(f"{path} is empty; it should hold lines `{form}`")
+    for number, line, columns in _split_lines(text):
+        try:
+            if len(columns) not in counts:
+                raise _LineError(f"there are {len(columns)} columns instead of {' or '.join(map(str, counts))}")
+            yield _Row(number, columns[0], _second(columns[1]), _box(columns[2:6]), columns[6:])
+        except _LineError as error:
+            faults.add(number, line, str(error))
+
+
+def _split_lines(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield each line that holds something: its number, its text and its columns."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, line, [column.strip().strip('"') for column in line.split(",")]
+
+
+def _second(text: str) -> int:
+    # pandas writes whole numbers as 902.0 where a row of the column is empty
+    if not INTEGER.fullmatch(text) or text.startswith("-") or len(text) > 9:
+        raise _LineError(f'the second should be a whole number of 0 or more, not "{text}"')
+    return int(text.partition(".")[0])
+
+
+def _box(columns: list[str]) -> Box:
+    names = ("x1", "y1", "x2", "y2")
+    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(names, columns, strict=True))
+    for name, value in zip(names, (x1, y1, x2, y2), strict=True):
+        if not 0 <= value <= 1:
+            hint = "; divide pixels by the width or height" if value > 2 else ""
+            raise _LineError(f"{name} = {value:g} is outside the picture, 0 to 1{hint}")
+    if x1 >= x2 or y1 >= y2:
+        low, high = ("x1", "x2") if x1 >= x2 else ("y1", "y2")
+        raise _LineError(f"the box is empty: {low} is not below {high}; mend or remove it")
+    return x1, y1, x2, y2
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _LineError(f'{name} should be a number, not "{text}"')
+    return value
