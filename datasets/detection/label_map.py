@@ -83,7 +83,9 @@ def read_label_map(path: str | os.PathLike) -> LabelMap:
                     raise AnnotationError(f"{place}: id {value} has no name before it; write `{FORM}`")
                 for entry in (int(value), name):
                     if entry in first_lines:
-                        raise AnnotationError(f'{place}: "{entry}" is in line {first_lines[entry]} already; remove one')
+                        raise AnnotationError(
+                            f'{place}: "{entry}" is in line {first_lines[entry]} already; remove one'
+                        )
                     first_lines[entry] = number
                 ids.append(int(value))
                 names.append(name)
