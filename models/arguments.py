@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from common.settings import add_options, flag, option
-from models.config import Setting
+from models.config import TIME_POOLS, Setting
 from models.videomambapro import VideoMambaPro
 
 
@@ -24,7 +24,7 @@ class ModelSettings:
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:
         """Take the name and the fields that are given."""
-        given = {setting.name: getattr(flags, setting.flag) for setting in flagged_settings()}
+        given = {setting.name: getattr(flags, setting.flag, None) for setting in flagged_settings()}
         return cls(flags.model, {name: value for name, value in given.items() if value is not None})
 
 
@@ -45,19 +45,27 @@ class WeightSettings:
     override_checkpoint: tuple[str, ...] = ()
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, detector: bool = False) -> None:
     """Add the flags that `build_model` and `load_finetune_checkpoint` read.
 
     Those of the model are the fields of `VideoMambaPro.config_class`; one that is left out is the checkpoint's, or
     else as the model is registered.
+
+    Args:
+        parser: gets the flags.
+        detector: with those of action detectors, which make `build_model` build one.
     """
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="videomambapro_tiny", metavar="NAME", help="a registered model: %(default)s")
     named = parser.add_argument_group("method and sizes (default: as the model is registered)")
     for setting in flagged_settings():
-        if not setting.from_data:
+        if not setting.from_data and not setting.detector:
             _add_flag(named if setting.by_name else group, setting)
 
+    if detector:
+        (time_pool,) = (setting for setting in flagged_settings() if setting.detector)
+        text = f"{time_pool.help} (default: %(default)s)"
+        group.add_argument(f"--{time_pool.flag}", choices=TIME_POOLS, default=TIME_POOLS[0], help=text)
     add_options(parser.add_argument_group("initial weights"), WeightSettings)
 
 

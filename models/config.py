@@ -16,6 +16,9 @@ from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
 from models.initialisation import DT_INITS
 from models.mixers import MIXERS
 
+TIME_POOLS = ("mean", "concat")
+"""How an action detector (models/detection.py) brings times together; "" is a classifier of clips."""
+
 
 class Role(Enum):
     """What a field means to a checkpoint."""
@@ -39,6 +42,7 @@ class Setting:
         from_data: the flag is one of `datasets.arguments`.
         by_name: a registered model may have a value of its own, so the flag's default is None: as registered.
         mixer: it is a keyword of the mixer too.
+        detector: of action detectors alone, and so is its flag.
         factor: its name in the ablation; empty for a field that is not ablated.
         choices: the values that there are; empty for any.
         type: reads a value off the command line, and refuses nonsense.
@@ -53,6 +57,7 @@ class Setting:
     from_data: bool = False
     by_name: bool = False
     mixer: bool = False
+    detector: bool = False
     factor: str = ""
     choices: tuple[str, ...] = ()
     type: Callable[[str], Any] = str
@@ -150,6 +155,13 @@ class ModelConfig:
     )  # fmt: skip
     backend: str | None = setting(
         None, "backend of the scan (default: the fastest available)", Role.FREE, by_name=True, mixer=True
+    )
+    time_pool: str = setting(
+        "",
+        "how a detector brings the times of a box's features together: their mean, or concat, side by side",
+        Role.SIZE,
+        detector=True,
+        choices=("", *TIME_POOLS),
     )
 
     def __post_init__(self):

@@ -110,6 +110,8 @@ def _other_contents(content: dict[str, Any]) -> list[str]:
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
         return "nothing: it has no head; start from it with --finetune"
+    if facts.config.get("time_pool"):
+        return f"python run_action_detection.py --eval --finetune {path} --data_path DIR"
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"
