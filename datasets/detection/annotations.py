@@ -1,6 +1,7 @@
 """AVA's CSV files -> persons of each second, and the records of the data sets.
 
     annotations       video,second,x1,y1,x2,y2,action_id[,person_id]    one row for each action of a person
+    detections        video,second,x1,y1,x2,y2,action_id,score          likewise, what a detector says
     detected persons  video,second,x1,y1,x2,y2,[label],score            the label may be empty
     exclusions        video,second                                      seconds that are not used
 
@@ -10,7 +11,7 @@ may be written 902 or 0902. Every faulty line is an error that names file, line 
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,15 +23,22 @@ from datasets.list_lines import INTEGER
 
 ANNOTATION_FORM = "video,second,x1,y1,x2,y2,action_id[,person_id]"
 PERSON_FORM = "video,second,x1,y1,x2,y2,[label],score"
+DETECTION_FORM = "video,second,x1,y1,x2,y2,action_id,score"
 EXCLUSION_FORM = "video,second"
 
 RARE_AVA_IDS = frozenset({2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75})
 """Actions annotated in AVA v2.2 that its benchmark of 60 classes leaves out, having too few examples."""
 BENCHMARK_AVA_IDS = frozenset(range(1, 81)) - RARE_AVA_IDS
 
+SIDES = ("x1", "y1", "x2", "y2")
+FARTHEST_OUT = 1.0
+"""Shares of the picture that a detected box may reach out of it; more is taken for pixels."""
+
 Second = tuple[str, int]
 """Video and second."""
 Box = tuple[float, float, float, float]
+ActionRow = tuple[str, int, float, float, float, float, int]
+"""Video, second, x1, y1, x2, y2, class id; of a detection, its score after these."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +81,7 @@ class Persons:
 
 class _Row(NamedTuple):
     line: int
+    text: str
     video: str
     second: int
     box: Box
@@ -126,13 +135,15 @@ def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Secon
     found: dict[Second, Persons] = {}
     places: dict[tuple[Second, Box, str], int] = {}
     for row in _read_rows(path, ANNOTATION_FORM, (7, 8), faults):
-        text = ",".join(row.rest)
-        action = int(row.rest[0]) if INTEGER.fullmatch(row.rest[0]) and "." not in row.rest[0] else None
-        if action is None:
-            faults.add(row.line, text, f'the action should be a whole number, not "{row.rest[0]}"')
+        try:
+            action = _action(row.rest[0])
+        except _LineError as error:
+            faults.add(row.line, row.text, str(error))
             continue
         if action not in label_map.columns and action not in ignored:
-            faults.add(row.line, text, f"action {action} is not in {label_map.path}; add it there or remove the row")
+            faults.add(
+                row.line, row.text, f"action {action} is not in {label_map.path}; add it there or remove the row"
+            )
             continue
         second = (row.video, row.second)
         persons = found.setdefault(second, Persons(row.line))
@@ -160,17 +171,47 @@ def read_person_boxes(path: str | os.PathLike, threshold: float) -> dict[Second,
         try:
             score = _number(row.rest[1], "score")
         except _LineError as error:
-            faults.add(row.line, ",".join(row.rest), str(error))
+            faults.add(row.line, row.text, str(error))
             continue
         if not 0 <= score <= 1:
             hint = "; are these annotations, with a person_id in that column?" if score > 1 else ""
-            faults.add(row.line, ",".join(row.rest), f"score {score:g} is not between 0 and 1{hint}")
+            faults.add(row.line, row.text, f"score {score:g} is not between 0 and 1{hint}")
         elif score >= threshold:
             persons = found.setdefault((row.video, row.second), Persons(row.line))
             persons.boxes.append(row.box)
             persons.scores.append(score)
     faults.raise_any()
     return found
+
+
+def read_action_rows(path: str | os.PathLike) -> Iterator[ActionRow]:
+    """Yield the rows of annotations as they are to be judged by, whatever their class ids.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        AnnotationError: it is empty or has faulty lines; raised after the last row.
+    """
+    faults = _Faults(path, ANNOTATION_FORM)
+    for row in _read_rows(path, ANNOTATION_FORM, (7, 8), faults):
+        try:
+            yield row.video, row.second, *row.box, _action(row.rest[0])
+        except _LineError as error:
+            faults.add(row.line, row.text, str(error))
+    faults.raise_any()
+
+
+def read_detections(path: str | os.PathLike) -> Iterator[tuple[*ActionRow, float]]:
+    """Yield the rows of a file of detections; errors as `read_action_rows`.
+
+    Boxes may be empty or reach a little out of the picture, as other systems write them.
+    """
+    faults = _Faults(path, DETECTION_FORM)
+    for row in _read_rows(path, DETECTION_FORM, (8,), faults, _detected_box):
+        try:
+            yield row.video, row.second, *row.box, _action(row.rest[0]), _number(row.rest[1], "score")
+        except _LineError as error:
+            faults.add(row.line, row.text, str(error))
+    faults.raise_any()
 
 
 def read_exclusions(path: str | os.PathLike) -> dict[Second, int]:
@@ -193,16 +234,27 @@ def read_exclusions(path: str | os.PathLike) -> dict[Second, int]:
     return found
 
 
-def _read_rows(path: str | os.PathLike, form: str, counts: tuple[int, ...], faults: _Faults) -> Iterator[_Row]:
+def _read_rows(
+    path: str | os.PathLike,
+    form: str,
+    counts: tuple[int, ...],
+    faults: _Faults,
+    read_box: Callable[[list[str]], Box] | None = None,
+) -> Iterator[_Row]:
     """Yield the rows of a file of boxes; note those whose video, second or box is faulty."""
+    read_box = read_box or _box
     text = read_annotation_text(path, f"lines `{form}`")
     if not text.strip():
         raise AnnotationError(f"{path} is empty; it should hold lines `{form}`")
+    known, second, box = [], 0, (0.0, 0.0, 0.0, 0.0)
     for number, line, columns in _split_lines(text):
         try:
             if len(columns) not in counts:
                 raise _LineError(f"there are {len(columns)} columns instead of {' or '.join(map(str, counts))}")
-            yield _Row(number, columns[0], _second(columns[1]), _box(columns[2:6]), columns[6:])
+            if columns[:6] != known:  # files of detections have a row for each class of a box
+                second, box = _second(columns[1]), read_box(columns[2:6])
+                known = columns[:6]
+            yield _Row(number, line, columns[0], second, box, columns[6:])
         except _LineError as error:
             faults.add(number, line, str(error))
 
@@ -221,10 +273,23 @@ def _second(text: str) -> int:
     return int(text.partition(".")[0])
 
 
+def _action(text: str) -> int:
+    if not INTEGER.fullmatch(text) or "." in text:
+        raise _LineError(f'the action should be a whole number, not "{text}"')
+    return int(text)
+
+
+def _detected_box(columns: list[str]) -> Box:
+    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
+    for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
+        if not -FARTHEST_OUT <= value <= 1 + FARTHEST_OUT:
+            raise _LineError(f"{name} = {value:g} is far outside the picture, 0 to 1; divide pixels by its size")
+    return x1, y1, x2, y2
+
+
 def _box(columns: list[str]) -> Box:
-    names = ("x1", "y1", "x2", "y2")
-    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(names, columns, strict=True))
-    for name, value in zip(names, (x1, y1, x2, y2), strict=True):
+    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
+    for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
         if not 0 <= value <= 1:
             hint = "; divide pixels by the width or height" if value > 2 else ""
             raise _LineError(f"{name} = {value:g} is outside the picture, 0 to 1{hint}")
