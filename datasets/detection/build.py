@@ -44,7 +44,7 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
     dataset = KeyframeDataset(
         keyframes,
         plan,
-        filename_tmpl=settings.filename_tmpl,
+        filename_tmpl=settings.filename_tmpl or "",
         fps=settings.fps,
         start_second=settings.start_second,
         guard=Guard(settings.read_timeout) if settings.read_timeout else None,
