@@ -7,7 +7,7 @@ or --config, what a checkpoint to evaluate says of itself, the command line. Bat
 import argparse
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 _logger = logging.getLogger(__name__)
 
 # What a saved args.json holds that is of that run alone.
-_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
+_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,8 @@ def parse_arguments(
         for name, value in sorted(vars(args).items())
         if name in given & chosen.keys() and value != chosen[name]
     ]
-    args.class_names = read_label_names(args.label_names) if args.label_names else None
+    label_names = vars(args).get("label_names")
+    args.class_names = read_label_names(label_names) if label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
     _tell(vars(args), recipe)
     if not args.eval:
@@ -107,10 +108,21 @@ def parse_arguments(
     return args
 
 
-def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
-    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence."""
+def parse_command_line(
+    parser: argparse.ArgumentParser, *, script: str, settle: Callable[[argparse.Namespace], None] | None = None
+) -> argparse.Namespace:
+    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence.
+
+    Args:
+        parser: of the script.
+        script: its file name.
+        settle: checks or completes the flags; what it refuses ends the process likewise.
+    """
     try:
-        return parse_arguments(parser, script=script)
+        flags = parse_arguments(parser, script=script)
+        if settle is not None:
+            settle(flags)
+        return flags
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

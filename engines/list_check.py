@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
-from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
+from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.sampling import Mode
 
@@ -31,10 +31,17 @@ class DataCheck:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
+def check_data(
+    settings: Any, modes: Sequence[Mode], build_dataset: Callable[[Mode, Any], ClipDataset] = build_dataset
+) -> DataCheck:
     """Read the lists of all modes, look for every file they name, and read one sample of each.
 
     A list that cannot be read does not keep the others from being looked at.
+
+    Args:
+        settings: of the data.
+        modes: to check.
+        build_dataset: from a mode and the settings.
     """
     check = DataCheck()
     for mode in modes:
@@ -44,7 +51,7 @@ def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        absent = find_absent(dataset.records)
+        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
         check.faults += [
             f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent
         ]
@@ -54,6 +61,12 @@ def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
             _try_one(mode, dataset, check)
     _warn_of_shared_files(check)
     return check
+
+
+def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
+    """A record of each movie or frame folder that is not there, and why it will not do."""
+    firsts = {record.path: record for record in reversed(dataset.records)}
+    return [(record, "is not there") for path, record in firsts.items() if not os.path.exists(path)]
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:

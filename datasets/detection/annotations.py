@@ -81,6 +81,7 @@ class Persons:
 
 class _Row(NamedTuple):
     line: int
+    text: str
     video: str
     second: int
     box: Box
@@ -134,14 +135,15 @@ def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Secon
     found: dict[Second, Persons] = {}
     places: dict[tuple[Second, Box, str], int] = {}
     for row in _read_rows(path, ANNOTATION_FORM, (7, 8), faults):
-        text = ",".join(row.rest)
         try:
             action = _action(row.rest[0])
         except _LineError as error:
-            faults.add(row.line, text, str(error))
+            faults.add(row.line, row.text, str(error))
             continue
         if action not in label_map.columns and action not in ignored:
-            faults.add(row.line, text, f"action {action} is not in {label_map.path}; add it there or remove the row")
+            faults.add(
+                row.line, row.text, f"action {action} is not in {label_map.path}; add it there or remove the row"
+            )
             continue
         second = (row.video, row.second)
         persons = found.setdefault(second, Persons(row.line))
@@ -169,11 +171,11 @@ def read_person_boxes(path: str | os.PathLike, threshold: float) -> dict[Second,
         try:
             score = _number(row.rest[1], "score")
         except _LineError as error:
-            faults.add(row.line, ",".join(row.rest), str(error))
+            faults.add(row.line, row.text, str(error))
             continue
         if not 0 <= score <= 1:
             hint = "; are these annotations, with a person_id in that column?" if score > 1 else ""
-            faults.add(row.line, ",".join(row.rest), f"score {score:g} is not between 0 and 1{hint}")
+            faults.add(row.line, row.text, f"score {score:g} is not between 0 and 1{hint}")
         elif score >= threshold:
             persons = found.setdefault((row.video, row.second), Persons(row.line))
             persons.boxes.append(row.box)
@@ -194,7 +196,7 @@ def read_action_rows(path: str | os.PathLike) -> Iterator[ActionRow]:
         try:
             yield row.video, row.second, *row.box, _action(row.rest[0])
         except _LineError as error:
-            faults.add(row.line, ",".join(row.rest), str(error))
+            faults.add(row.line, row.text, str(error))
     faults.raise_any()
 
 
@@ -208,7 +210,7 @@ def read_detections(path: str | os.PathLike) -> Iterator[tuple[*ActionRow, float
         try:
             yield row.video, row.second, *row.box, _action(row.rest[0]), _number(row.rest[1], "score")
         except _LineError as error:
-            faults.add(row.line, ",".join(row.rest), str(error))
+            faults.add(row.line, row.text, str(error))
     faults.raise_any()
 
 
@@ -252,7 +254,7 @@ def _read_rows(
             if columns[:6] != known:  # files of detections have a row for each class of a box
                 second, box = _second(columns[1]), read_box(columns[2:6])
                 known = columns[:6]
-            yield _Row(number, columns[0], second, box, columns[6:])
+            yield _Row(number, line, columns[0], second, box, columns[6:])
         except _LineError as error:
             faults.add(number, line, str(error))
 

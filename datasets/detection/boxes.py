@@ -36,6 +36,14 @@ def clamp(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
     return np.clip(boxes, 0, (width, height, width, height))
 
 
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of boxes (n, 4) and others (m, 4): (n, m), 0 where both are empty."""
+    corners = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
+    shared = np.clip(corners, 0, None).prod(axis=2)
+    areas = sides(boxes).prod(axis=1)[:, None] + sides(others).prod(axis=1)[None]
+    return shared / np.maximum(areas - shared, np.finfo(np.float64).tiny)
+
+
 def jitter(boxes: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     """Move each edge of boxes, as shares, at random, as a person detector would; they stay within the picture."""
     return _move_edges(boxes, strength * rng.uniform(*JITTER, size=boxes.shape))

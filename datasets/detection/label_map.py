@@ -82,10 +82,8 @@ def read_label_map(path: str | os.PathLike) -> LabelMap:
                 if not name:
                     raise AnnotationError(f"{place}: id {value} has no name before it; write `{FORM}`")
                 for entry in (int(value), name):
-                    if entry in first_lines:
-                        raise AnnotationError(
-                            f'{place}: "{entry}" is in line {first_lines[entry]} already; remove one'
-                        )
+                    if (first := first_lines.get(entry)) is not None:
+                        raise AnnotationError(f'{place}: "{entry}" is in line {first} already; remove one')
                     first_lines[entry] = number
                 ids.append(int(value))
                 names.append(name)
