@@ -51,7 +51,7 @@ def describe_detections(
     ap: Mapping[int, float | None],
     names: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Return what results.json holds of a test by class, average precisions in percent.
+    """Return what results.json holds of a test by class.
 
     Args:
         truth: rows of the ground truth.
@@ -62,7 +62,7 @@ def describe_detections(
     counts = {action: int((truth["action"] == action).sum()) for action in names}
     return {
         "iou_threshold": IOU_THRESHOLD,
-        "ap": {names[action]: None if value is None else 100 * value for action, value in ap.items()},
+        "ap": {names[action]: value for action, value in ap.items()},
         "ground_truth_boxes": {names[action]: count for action, count in counts.items()},
         "examples": _examples(truth, detections, ap, names),
     }

@@ -64,7 +64,7 @@ def test_results_tell_every_class_by_name_and_show_its_surest_detections():
     truth, rows = truth_rows(records), detection_rows(records, scores, list(NAMES))
     mean, ap = frame_map(truth, rows, list(NAMES))
     results = describe_detections(truth, rows, ap, NAMES)
-    assert results["ap"] == {"stand": 100 * ap[3], "dig": 100 * ap[17], "watch (a person)": None}
+    assert results["ap"] == {"stand": ap[3], "dig": ap[17], "watch (a person)": None}
     assert mean == pytest.approx((ap[3] + ap[17]) / 2) and 0 < ap[3] < 1
     assert results["ground_truth_boxes"]["watch (a person)"] == 0
     for name, column in (("stand", 0), ("dig", 1)):

@@ -37,14 +37,12 @@ def words(files, *more):
 def test_files_of_the_published_evaluator_get_its_numbers(files, capsys):
     assert main(words(files, "--json")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["map"] == pytest.approx(100 * GOLDEN["map"], abs=1e-10)
+    assert told["map"] == pytest.approx(GOLDEN["map"], abs=1e-12)
     expected = {f"class {action}": value for action, value in GOLDEN["ap"].items()}
-    assert told["ap"] == {
-        name: ap if ap is None else pytest.approx(100 * ap, abs=1e-10) for name, ap in expected.items()
-    }
+    assert told["ap"] == {name: ap if ap is None else pytest.approx(ap, abs=1e-12) for name, ap in expected.items()}
     assert main(words(files, "--json", "--max_rows_per_frame", "8")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["map"] == pytest.approx(100 * GOLDEN["map_at_most_8_rows_a_frame"], abs=1e-10)
+    assert told["map"] == pytest.approx(GOLDEN["map_at_most_8_rows_a_frame"], abs=1e-12)
 
 
 def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, capsys):

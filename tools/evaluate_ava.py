@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "script keeps 50 (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, in percent too, instead of the table"
+        "--json", action="store_true", help="print one JSON object, shares instead of percent, and no table"
     )
     options = parser.parse_args(arguments)
     try:
@@ -59,16 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    shares = zip(label_map.names, ap.values(), strict=True)
-    by_name = {name: None if share is None else 100 * share for name, share in shares}
+    by_name = dict(zip(label_map.names, ap.values(), strict=True))
     if options.json:
-        print(json.dumps({"map": 100 * mean, "ap": by_name}, ensure_ascii=False))
+        print(json.dumps({"map": mean, "ap": by_name}, ensure_ascii=False))
         return 0
     for file, rows in ((options.ground_truth, truth), (options.detections, detections)):
         print(_described(file, rows, label_map, excluded))
     width = max(map(len, label_map.names))
     for name, value in by_name.items():
-        print(f"{name:{width}}  {'no ground truth' if value is None else f'{value:6.2f}'}")
+        print(f"{name:{width}}  {'no ground truth' if value is None else f'{100 * value:6.2f}'}")
     judged = sum(value is not None for value in by_name.values())
     print(f"mAP at IoU {IOU_THRESHOLD}: {100 * mean:.2f} % over {judged} of {len(label_map)} classes")
     return 0
