@@ -59,7 +59,7 @@ def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) ->
     return KeyframeDataset(
         keyframes,
         plan,
-        filename_tmpl=settings.filename_tmpl,
+        filename_tmpl=settings.filename_tmpl or "",
         fps=settings.fps,
         start_second=settings.start_second,
         guard=Guard(settings.read_timeout) if settings.read_timeout else None,

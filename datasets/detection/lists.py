@@ -66,8 +66,8 @@ class DetectionListSettings:
     )
     val_every_seconds: int = option(4, "validation while training uses every Nth second of a video", positive_int)
     data_root: str = option("", "folder of the movies or frame folders, named like the videos", metavar="DIR")
-    filename_tmpl: str = option(
-        "", "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
+    filename_tmpl: str | None = option(
+        None, "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
     )
     fps: float = option(30.0, "frames a second: of folders as they were cut, of movies as they are read", positive)
     start_second: int | None = option(
