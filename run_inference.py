@@ -221,7 +221,7 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             if lines is not None:
                 lines.write(printable(json.dumps(told.record(video), ensure_ascii=False, allow_nan=False)) + "\n")
                 lines.flush()
-            elif rows is not sys.stdout and video.error is None:
+            if sys.stdout not in (lines, rows) and video.error is None:
                 bar.write("\n".join(map(printable, told.table(video))), file=sys.stdout)
             try:
                 if video.path in annotated and video.error is None:

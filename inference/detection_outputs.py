@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.palette import GREY, SERIES
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.detection.label_map import LabelMap
 from engines.detection_results import csv_lines, detection_rows
@@ -16,7 +17,7 @@ from inference.detector import VideoDetections
 from inference.video_writer import canvas_size, every_frame, write_h264
 
 TOLD_ACTIONS, DRAWN_ACTIONS = 5, 3
-BOX_COLOUR, NAMELESS_COLOUR = "#e69f00", "#8a94a0"
+BOX_COLOUR, NAMELESS_COLOUR = SERIES[4], GREY
 
 
 class Told:
