@@ -95,7 +95,7 @@ def annotate_detections(
         dataset: that opens them.
         told: writes the actions at the boxes.
         target: the .mp4 file.
-        progress: wraps the readings, for a progress bar.
+        progress: wraps the frames, for a progress bar.
 
     Raises:
         UnreadableVideoError: frames do not decode.
@@ -112,7 +112,7 @@ def annotate_detections(
     size = canvas_size(reader.read([0]).shape[1:3])
 
     def pictures() -> Iterator[np.ndarray]:
-        for number, frame in enumerate(every_frame(reader, progress)):
+        for number, frame in enumerate(progress(every_frame(reader))):
             picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
             nearest = int(keys[np.abs(keys - number).argmin()])
             if abs(nearest - number) <= dataset.fps / 2:

@@ -1,6 +1,6 @@
 """From the frames of a video to a copy of it, an H.264 file."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from common.files import atomic_write
 from datasets.readers import FrameReader
 
-NARROWEST, WIDEST = 480, 1280  # pixels; what is smaller or larger is resized, so that text can be read
+NARROWEST, WIDEST = 480, 1280  # pixels; what is smaller or larger is resized, so that text and curve can be read
 FRAMES_PER_READ = 32
 
 
@@ -21,18 +21,13 @@ def canvas_size(shape: tuple[int, int]) -> tuple[int, int]:
     return 2 * round(width * scale / 2), max(2, 2 * round(height * scale / 2))
 
 
-def every_frame(reader: FrameReader, progress: Callable[[Iterable], Iterable] = iter) -> Iterator[np.ndarray]:
-    """Yield all frames in order, each uint8 (H, W, 3), in memory that the length does not change.
-
-    Args:
-        reader: of the video.
-        progress: wraps the readings, for a progress bar.
-    """
-    for start in progress(range(0, len(reader), FRAMES_PER_READ)):
+def every_frame(reader: FrameReader) -> Iterator[np.ndarray]:
+    """Yield all frames in order, each uint8 (H, W, 3), in memory that the length does not change."""
+    for start in range(0, len(reader), FRAMES_PER_READ):
         yield from reader.read(range(start, min(start + FRAMES_PER_READ, len(reader))))
 
 
-def write_h264(target: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], rate: Fraction) -> None:
+def write_h264(target: Path, pictures: Iterable[np.ndarray], size: tuple[int, int], rate: Fraction | int) -> None:
     """Write an .mp4 file, which appears when it is whole.
 
     Args:
