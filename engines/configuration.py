@@ -161,7 +161,9 @@ def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise RecipeError(f"{file} should hold flags and their values")
-    return check_flags(parser, {k: v for k, v in content.items() if k not in _NOT_TAKEN_BACK}, file)
+    # None is what a flag has that nobody gave.
+    given = {name: value for name, value in content.items() if value is not None and name not in _NOT_TAKEN_BACK}
+    return check_flags(parser, given, file)
 
 
 def _value(action: argparse.Action, value: Any) -> Any:

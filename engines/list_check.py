@@ -52,9 +52,8 @@ def check_data(
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
         absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
-        check.faults += [
-            f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent
-        ]
+        told = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
+        check.faults += [fault for fault in told if fault not in check.faults]
         if isinstance(dataset, RawFrameClsDataset):
             _check_frames(dataset, check, skip={record.line for record, _ in absent})
         if not absent:
@@ -118,10 +117,12 @@ def _warn_of_shared_files(check: DataCheck) -> None:
     if "train" not in check.datasets:
         return
     trained = {record.path for record in check.datasets["train"].records}
-    for mode in check.datasets.keys() - {"train"}:
-        shared = [record for record in check.datasets[mode].records if record.path in trained]
+    lists = {dataset.list_file: dataset.records for mode, dataset in check.datasets.items() if mode != "train"}
+    for list_file, records in lists.items():
+        shared = {record.path: record for record in reversed(records) if record.path in trained}
         if shared:
+            first = min(shared.values(), key=lambda record: record.line)
             check.warnings.append(
-                f"{len(shared)} file(s) of {check.datasets[mode].list_file} are in the training list "
-                f"too, the first in line {shared[0].line}: {shared[0].path}"
+                f"{len(shared)} file(s) of {list_file} are in the training list too, the first in line {first.line}: "
+                f"{first.path}"
             )
