@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from detection_files import IDS, small_settings, write_label_map, write_lines, write_scenes
 
 from datasets.detection.annotations import (
     BENCHMARK_AVA_IDS,
@@ -16,7 +17,6 @@ from datasets.detection.annotations import (
 from datasets.detection.build import build_detection_dataset
 from datasets.detection.label_map import AnnotationError, LabelMap, read_label_map
 from datasets.detection.lists import read_keyframes
-from tests.detection_files import IDS, small_settings, write_label_map, write_lines, write_scenes
 
 OWN = LabelMap("own.pbtxt", IDS, ("walk", "hold", "talk"))
 BENCHMARK = LabelMap("ava.pbtxt", tuple(sorted(BENCHMARK_AVA_IDS)), tuple(map(str, sorted(BENCHMARK_AVA_IDS))))

@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from detection_files import IDS, painted, small_settings, write_label_map, write_lines, write_scenes
+from video_files import numbered_frames, write_folder, write_video
 
 from datasets.clip_dataset import SampleKey
 from datasets.detection.build import build_detection_dataset, build_detection_loader
-from tests.detection_files import IDS, painted, small_settings, write_label_map, write_lines, write_scenes
-from tests.video_files import numbered_frames, write_folder, write_video
 
 SHAPES = {
     "a": (96, 128),

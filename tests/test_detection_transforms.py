@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from detection_files import painted
 
 from datasets.detection import boxes as box
 from datasets.detection.transforms import RandomView, WholePicture
 from datasets.sampling import keyframe_indices
-from tests.detection_files import painted
 
 
 def coloured(shape, boxes):

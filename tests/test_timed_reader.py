@@ -3,10 +3,10 @@
 import av
 import numpy as np
 import pytest
+from video_files import frame_numbers, numbered_frames, turn_video, write_folder, write_video
 
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.readers.timed import TimedVideo, open_frame_folder
-from tests.video_files import frame_numbers, numbered_frames, turn_video, write_folder, write_video
 
 
 def times_of(path):
