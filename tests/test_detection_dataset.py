@@ -180,7 +180,7 @@ def test_an_evaluation_of_which_nothing_can_be_read_gives_empty_batches(scenes):
     assert sum(len(batch["unreadable"]) for batch in batches) == len(SHAPES)
 
 
-@pytest.mark.parametrize("template", ["img_{:05}.jpg", "movie_{:06}.jpg", ""])
+@pytest.mark.parametrize("template", ["img_{:05}.jpg", "movie_{:06}.jpg", None])
 def test_folders_begin_with_their_lowest_number_whatever_the_names(tmp_path, template):
     write_label_map(tmp_path)
     frames = numbered_frames(40)

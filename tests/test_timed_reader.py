@@ -75,11 +75,11 @@ def test_what_is_no_movie_is_told(tmp_path):
 
 def test_a_folder_is_looked_at_once(tmp_path):
     write_folder(tmp_path / "a", numbered_frames(12), "a_{:06}.jpg")
-    reader = open_frame_folder(str(tmp_path / "a"), "")
+    reader = open_frame_folder(str(tmp_path / "a"), None)
     assert len(reader) == 12 and frame_numbers(reader.read([0, 11])) == [0, 11]
-    assert open_frame_folder(str(tmp_path / "a"), "") is reader
+    assert open_frame_folder(str(tmp_path / "a"), None) is reader
     with pytest.raises(UnreadableVideoError, match="no folder that can be read"):
-        open_frame_folder(str(tmp_path / "b"), "")
+        open_frame_folder(str(tmp_path / "b"), None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnreadableVideoError, match="holds no pictures"):
-        open_frame_folder(str(tmp_path / "empty"), "")
+        open_frame_folder(str(tmp_path / "empty"), None)

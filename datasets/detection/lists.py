@@ -66,8 +66,8 @@ class DetectionListSettings:
     )
     val_every_seconds: int = option(4, "validation while training uses every Nth second of a video", positive_int)
     data_root: str = option("", "folder of the movies or frame folders, named like the videos", metavar="DIR")
-    filename_tmpl: str = option(
-        "", "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
+    filename_tmpl: str | None = option(
+        None, "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
     )
     fps: float = option(30.0, "frames a second: of folders as they were cut, of movies as they are read", positive)
     start_second: int | None = option(
@@ -213,6 +213,13 @@ def find_video(root: str, video: str) -> str:
     if os.path.exists(path):
         return path
     return next((path + suffix for suffix in VIDEO_SUFFIXES if os.path.isfile(path + suffix)), path)
+
+
+def start_of(path: str, start_second: int | None) -> int:
+    """Return the second with which a folder or movie begins, where --start_second leaves it open."""
+    if start_second is None:
+        return FIRST_SECOND_OF_FOLDERS if os.path.isdir(path) else 0
+    return start_second
 
 
 def make_keyframe(path: str, line: int, second: Second, annotated: Persons | None, shown: Persons | None) -> Keyframe:

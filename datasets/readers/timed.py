@@ -111,12 +111,12 @@ class TimedVideo:
 
 
 @cache
-def open_frame_folder(path: str, filename_tmpl: str) -> FrameFolder:
+def open_frame_folder(path: str, filename_tmpl: str | None) -> FrameFolder:
     """Look at a folder's names, once in a process, and make it a reader from its lowest number on.
 
     Args:
         path: the folder.
-        filename_tmpl: names of the frames; "": of most pictures in the folder.
+        filename_tmpl: names of the frames; None: those of most pictures in the folder.
 
     Raises:
         UnreadableVideoError: there is no such folder, or it has no frames of that name.
@@ -125,7 +125,7 @@ def open_frame_folder(path: str, filename_tmpl: str) -> FrameFolder:
     return FrameFolder(path, run.last - run.first + 1, template, run.first)
 
 
-def find_frames(path: str, filename_tmpl: str) -> tuple[str, FrameRun]:
+def find_frames(path: str, filename_tmpl: str | None) -> tuple[str, FrameRun]:
     """Find the template and the numbers of a folder's frames; arguments and errors as in `open_frame_folder`."""
     try:
         names = os.listdir(path)
