@@ -33,7 +33,7 @@ PERSON_BOXES = {
     "validation": ("ava_val_predicted_boxes.csv", "val_predicted_boxes.csv"),
     "test": ("test_predicted_boxes.csv",),
 }
-LABEL_MAPS = ("ava_action_list_v2.2_for_activitynet_2019.pbtxt", "label_map.pbtxt")
+LABEL_MAPS = ("ava_action_list_v2.2_for_activitynet_2019.pbtxt", "ava_action_list_v2.2.pbtxt", "label_map.pbtxt")
 EXCLUSIONS = (
     "ava_train_excluded_timestamps_v2.2.csv",
     "ava_val_excluded_timestamps_v2.2.csv",
