@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+from numbered_videos import COUNT, copy, decoded_from_the_start, encode, numbers_of
 from video_files import frame_numbers, numbered_frames, turn_video, write_folder, write_video
 
 from datasets.readers import UnreadableVideoError, VideoFile
@@ -43,6 +44,33 @@ def test_times_count_from_the_start_of_the_file_whatever_its_first_stamp(tmp_pat
     assert frame_numbers(TimedVideo(str(path), 10.0).read([0, 4, 29])) == [0, 4, 29]
     stream = write_video(tmp_path / "stream.ts", numbered_frames(50), rate=25)
     assert frame_numbers(TimedVideo(str(stream), 25.0).read([0, 13, 40])) == [0, 13, 40]
+
+
+FILES = {
+    "h264.mp4": {},
+    "h264.mkv": {},
+    "open.mkv": {"x264-params": "open-gop=1"},
+    "h264.avi": {},
+    "h264.ts": {},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg2.mpg": {"codec": "mpeg2video"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_frames_that_a_player_shows_then(tmp_path, name):
+    path = encode(tmp_path / name, **FILES[name])
+    reader = TimedVideo(str(path), 25.0)
+    assert abs(len(reader) - COUNT) <= 1
+    for wanted in ([0, 1, 2, 3], [30, 33, 36], [10, 12, 14], [55, 56], [20, 40]):
+        assert numbers_of(reader.read(wanted)) == wanted
+
+
+def test_a_clip_cut_from_a_video_counts_from_its_first_shown_frame(tmp_path):
+    path = copy(encode(tmp_path / "whole.mp4"), tmp_path / "cut.mp4", begin=0.7)
+    shown = numbers_of(decoded_from_the_start(path))
+    assert numbers_of(TimedVideo(str(path), 25.0).read([0, 7, 20])) == [shown[0], shown[7], shown[20]]
 
 
 def test_pictures_are_those_of_the_other_reader(tmp_path):
