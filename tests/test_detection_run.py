@@ -14,6 +14,7 @@ from detection_files import IDS, write_lines
 from detector_run import EXCLUDED, FPS, SECONDS, train_detector, write_movies
 from inference_files import save_checkpoint
 from PIL import Image
+from test_detection_page import BLOCKS
 from video_files import write_folder
 
 import run_inference
@@ -235,3 +236,16 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(folder, tmp_path, capsys
     assert [entry["second"] for entry in records["third"]["unreadable"]] == [999] and records["third"]["seconds"]
     told = capsys.readouterr().err
     assert "3 of 4 could not be read or predicted" in told and "cannot read second 999 of" in told
+
+
+def test_the_example_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
+    shutil.copy(folder / "out" / "checkpoint-best.pth", tmp_path)
+    shutil.copy(folder / "movies" / "first.mp4", tmp_path / "video.mp4")
+    boxes = (folder / "val_predicted_boxes.csv").read_text().replace("first,", "video,")
+    (tmp_path / "boxes.csv").write_text(boxes)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[1], "docs/detection.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert [line.split()[:2] for line in told.splitlines() if line.startswith("video")] == [
+        ["video.mp4", str(second)] for second in (1, 2, 3)
+    ]
