@@ -28,9 +28,7 @@ from engines.objectives.detection import Detection, DetectionTestSettings, class
 from engines.run import run_task
 from engines.task import Task
 from models.arguments import add_model_arguments
-from models.config import ModelConfig
 from models.detection import ActionDetector
-from models.videomambapro import registered_config
 from reports.best_effort import try_to_report
 
 SCRIPT = "run_action_detection.py"
@@ -47,20 +45,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_settings(flags: argparse.Namespace) -> DetectionSettings:
-    """The settings of the data, with the patch size of the model."""
-    registered = registered_config(flags.model) or ModelConfig()
-    patch_size = flags.patch_size or registered.patch_size
-    return DetectionSettings.from_flags(argparse.Namespace(**vars(flags) | {"patch_size": patch_size}))
-
-
 def note_classes(flags: argparse.Namespace) -> None:
     """Add what the label map says to the flags, which args.json and checkpoints hold: `class_names` and `class_ids`.
 
     Raises:
         FileNotFoundError, ValueError: there is no label map, or it is faulty or not that of the checkpoint.
     """
-    label_map = find_label_map(read_settings(flags))
+    label_map = find_label_map(DetectionSettings.from_flags(flags))
     if flags.class_names and list(flags.class_names) != list(label_map.names):
         raise ValueError(
             f"{label_map.path} does not name the classes that the checkpoint to test was trained with, or in another "
@@ -93,7 +84,7 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-TASK = Task(SCRIPT, get_parser, detect, read_settings, build_detection_dataset, build_detection_loader)
+TASK = Task(SCRIPT, get_parser, detect, DetectionSettings.from_flags, build_detection_dataset, build_detection_loader)
 
 
 @record  # torchrun shows the traceback of the process that failed first

@@ -46,14 +46,14 @@ def token_relevance(
 
     Returns:
         (batch, tubelets, patches_h, patches_w), at least 0, with a sum of 1 per clip. What speaks against the class is
-        0; where nothing speaks for it, all patches are equal.
+        0; where nothing speaks for it, so are all patches, and their sum.
 
     Raises:
         ValueError: clips that patches do not fill, or an unknown method.
     """
     positive = token_contributions(model, clips, class_indices, method=method, steps=steps).clamp(min=0)
     total = positive.sum((1, 2, 3), keepdim=True)
-    return torch.where(total > NOTHING, positive / total, 1 / positive[0].numel())
+    return torch.where(total > NOTHING, positive / total, 0)
 
 
 @torch.inference_mode(False)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from common.palette import SERIES
 from inference.box_drawing import NamedBox, draw_boxes
 from reports.media import QUALITY, Picture, data_uri
 
 _logger = logging.getLogger(__name__)
 
 HEIGHT = 240  # pixels of a key frame
-HIT, FALSE, TRUTH = "#009e73", "#d55e00", "#ffffff"
+HIT, FALSE, TRUTH = SERIES[2], SERIES[1], "#ffffff"
 
 
 def detection_section(results: dict, dataset, problem: str | None) -> dict:
@@ -25,23 +26,24 @@ def detection_section(results: dict, dataset, problem: str | None) -> dict:
         problem: why there is none.
     """
     pictures = KeyframePictures(dataset, problem)
-    ranked = sorted(
-        (name for name, ap in results["ap"].items() if ap is not None), key=lambda name: -results["ap"][name]
-    )
-    shown = [name for name in ranked if any(example["name"] == name for example in results["examples"])]
+    rows = [
+        {"class": name, "ap": ap, "ground_truth_boxes": results["ground_truth_boxes"][name]}
+        for name, ap in sorted(
+            results["ap"].items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True
+        )
+    ]
+    examples = {
+        row["class"]: [
+            example | {"still": pictures.still(example)}
+            for example in results["examples"]
+            if example["name"] == row["class"]
+        ]
+        for row in rows
+    }
     return {
-        "classes_by_ap": ranked + [name for name, ap in results["ap"].items() if ap is None],
-        "shown_classes": [
-            {
-                "name": name,
-                "examples": [
-                    example | {"still": pictures.still(example)}
-                    for example in results["examples"]
-                    if example["name"] == name
-                ],
-            }
-            for name in shown
-        ],
+        "classes_by_ap": rows,
+        "judged_classes": sum(row["ap"] is not None for row in rows),
+        "examples_by_class": {name: shown for name, shown in examples.items() if shown},
     }
 
 
@@ -66,7 +68,8 @@ class KeyframePictures:
         try:
             reader = self._dataset.open_record(record)
             (frame,) = reader.read([self._dataset.key_frame(record, len(reader))])
-            return Picture(_webp(frame, [*self._truth(record, example["name"]), _detected(example)]))
+            boxes = [*self._truth(record, example["name"]), _detected(example)]
+            return Picture(_webp(key_frame_picture(frame, boxes)))
         except Exception as error:  # a video that cannot be shown is told in its place, and the page goes on
             _logger.debug("no picture of %s", record.path, exc_info=True)
             return Picture(None, str(error))
@@ -82,11 +85,15 @@ def _detected(example: dict) -> NamedBox:
     return NamedBox(example["box"], [f"{example['score']:.2f}"], HIT if example["hit"] else FALSE)
 
 
-def _webp(frame: np.ndarray, boxes: Sequence[NamedBox]) -> str:
-    """A frame uint8 (H, W, 3) with boxes as a data URI."""
+def key_frame_picture(frame: np.ndarray, boxes: Sequence[NamedBox]) -> Image.Image:
+    """Draw boxes onto a frame uint8 (H, W, 3) at the height of the page."""
     height, width = frame.shape[:2]
     picture = Image.fromarray(frame).resize((max(1, round(width * HEIGHT / height)), HEIGHT), Image.Resampling.BICUBIC)
     draw_boxes(picture, boxes)
+    return picture
+
+
+def _webp(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY)
     return data_uri(buffer.getvalue(), "image/webp")

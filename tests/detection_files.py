@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from video_files import write_folder
 
 from datasets.detection.arguments import DetectionSettings
-from tests.video_files import write_folder
 
 LABEL_MAP = 'item {\n  name: "walk"\n  id: 12\n}\nitem {\n  name: "hold"\n  id: 7\n}\nitem { name: "talk" id: 300 }\n'
 """Ids that neither begin at 1 nor ascend."""

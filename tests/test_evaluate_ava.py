@@ -49,7 +49,7 @@ def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, cap
     assert main(words(files)) == 0
     truth, found, *classes, mean = capsys.readouterr().out.splitlines()
     assert "61 rows" in truth and "11 of classes that are not in the label map" in truth
-    assert "121 rows" in found and "1 with an empty box" in found and "31 in excluded frames" in found
+    assert "121 rows" in found and "1 with an empty box" in found and "31 in excluded seconds" in found
     assert [line.split()[-1] for line in classes] == ["23.53", "40.00", "35.19", "0.00", "truth"]
     assert mean == "mAP at IoU 0.5: 24.68 % over 4 of 5 classes"
 
@@ -93,7 +93,7 @@ def test_files_that_are_missing_empty_or_of_other_videos_are_named(files, capsys
     other = write_rows(empty.with_name("other.csv"), [("zzz", *row[1:]) for row in GOLDEN["detections"]])
     assert main(words(files | {"--detections": other})) == 1
     message = capsys.readouterr().err
-    assert "no frame in common" in message and "zzz,902 and aaa,902" in message
+    assert "no second in common" in message and "zzz,902 and aaa,902" in message
 
 
 def test_a_label_map_of_other_classes_is_an_error_and_no_map_of_nothing(files, capsys):

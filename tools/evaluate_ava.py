@@ -5,6 +5,7 @@ data set: annotations and detections in AVA's columns (docs/detection.md), and a
 rows of other classes are left out. PyTorch is not needed.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,22 +30,7 @@ from engines.ava_evaluation import BOX, DETECTION, GROUND_TRUTH, IOU_THRESHOLD, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
-    parser = FlagParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ground_truth", required=True, metavar="FILE", help=f"rows {ANNOTATION_FORM}")
-    parser.add_argument("--detections", required=True, metavar="FILE", help=f"rows {DETECTION_FORM}")
-    parser.add_argument("--label_map", required=True, metavar="FILE", help="names and ids of the classes that count")
-    parser.add_argument(
-        "--exclusions", nargs="+", default=(), metavar="FILE", help=f"frames to leave out, rows {EXCLUSION_FORM}"
-    )
-    parser.add_argument(
-        "--max_rows_per_frame",
-        type=non_negative_int,
-        default=0,
-        help="rows of highest score to keep of each frame; 0 keeps all, as published results do, and AVA's official "
-        "script keeps 50 (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    options = parser.parse_args(arguments)
+    options = get_parser().parse_args(arguments)
     try:
         label_map = read_label_map(options.label_map)
         excluded = {second for file in options.exclusions for second in read_exclusions(file)}
@@ -71,13 +57,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def get_parser() -> argparse.ArgumentParser:
+    """All flags."""
+    parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ground_truth", required=True, metavar="FILE", help=f"rows {ANNOTATION_FORM}")
+    parser.add_argument("--detections", required=True, metavar="FILE", help=f"rows {DETECTION_FORM}")
+    parser.add_argument("--label_map", required=True, metavar="FILE", help="names and ids of the classes that count")
+    parser.add_argument(
+        "--exclusions", nargs="+", default=(), metavar="FILE", help=f"seconds to leave out, rows {EXCLUSION_FORM}"
+    )
+    parser.add_argument(
+        "--max_rows_per_frame",
+        type=non_negative_int,
+        default=0,
+        help="rows of highest score to judge of each second; 0 judges all, as published results do, while AVA's "
+        "official script takes 50 (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object of unrounded shares and no table")
+    return parser
+
+
 def _check_common(truth: np.ndarray, detections: np.ndarray, options) -> None:
     """Refuse files that are of different videos or seconds, which would give a mAP of 0."""
     annotated, found = (set(zip(rows["video"], rows["second"].tolist(), strict=True)) for rows in (truth, detections))
     if annotated & found:
         return
     raise ValueError(
-        f"{options.detections} and {options.ground_truth} have no frame in common; they begin with video,second "
+        f"{options.detections} and {options.ground_truth} have no second in common; they begin with video,second "
         f"{_frame(detections)} and {_frame(truth)}: are they of the same videos?"
     )
 
@@ -92,11 +98,11 @@ def _described(file: str, rows: np.ndarray, label_map: LabelMap, excluded: Itera
     empty = (rows[BOX[0]] >= rows[BOX[2]]) | (rows[BOX[1]] >= rows[BOX[3]])
     left_out = {
         "of classes that are not in the label map": ~np.isin(rows["action"], label_map.ids),
-        "in excluded frames": np.array([frame in excluded for frame in frames]),
+        "in excluded seconds": np.array([frame in excluded for frame in frames]),
         "with an empty box": empty,
     }
     told = [f"{int(rows.sum())} {why}" for why, rows in left_out.items() if rows.any()]
-    return f"{file}: {len(rows)} rows, {len(set(frames))} frames" + (
+    return f"{file}: {len(rows)} rows, {len(set(frames))} seconds" + (
         f"; not counted: {', '.join(told)}" if told else ""
     )
 

@@ -251,6 +251,8 @@ def _read_rows(
         try:
             if len(columns) not in counts:
                 raise _LineError(f"there are {len(columns)} columns instead of {' or '.join(map(str, counts))}")
+            if not columns[0]:
+                raise _LineError("the video is empty")
             if columns[:6] != known:  # files of detections have a row for each class of a box
                 second, box = _second(columns[1]), read_box(columns[2:6])
                 known = columns[:6]

@@ -9,6 +9,8 @@ from common.settings import add_options, check_choices, flag, from_flags, option
 from datasets.detection.lists import DetectionListSettings
 from datasets.loader import LoadingSettings
 from datasets.readers import DECODERS
+from models.config import ModelConfig
+from models.videomambapro import registered_config
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,13 @@ class DetectionSettings(DetectionListSettings, DetectionViewSettings, LoadingSet
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:
-        """Take the settings from parsed flags; what they lack, as those of an older args.json may, is the default."""
+        """Take the settings from parsed flags; what they lack, as those of an older args.json may, is the default.
+
+        The patch size that is left to the model is the registered one.
+        """
         lacking = {field.name: field.default for field in fields(cls) if field.name not in flags}
+        if not getattr(flags, "patch_size", None):
+            lacking["patch_size"] = (registered_config(getattr(flags, "model", "")) or ModelConfig()).patch_size
         return from_flags(cls, flags, **lacking)
 
 

@@ -8,7 +8,7 @@ from datasets.clip_dataset import ClipPlan
 from datasets.collate import Collate
 from datasets.detection.arguments import DetectionSettings
 from datasets.detection.keyframe_dataset import CollateByShape, KeyframeDataset
-from datasets.detection.lists import read_keyframes
+from datasets.detection.lists import Keyframes, read_keyframes
 from datasets.detection.transforms import RandomView, WholePicture
 from datasets.loader import ClipLoader
 from datasets.readers import Guard
@@ -29,6 +29,21 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
         AnnotationError: a file has faulty lines.
     """
     keyframes = read_keyframes(mode, settings)
+    dataset = dataset_of(keyframes, mode, settings)
+    logger.info(
+        "%s: %d seconds with %d boxes of %s, %d classes, annotated in %s",
+        mode,
+        len(dataset),
+        sum(len(record.boxes) for record in dataset.records),
+        keyframes.person_file or "the ground truth",
+        dataset.num_classes,
+        dataset.list_file,
+    )
+    return dataset
+
+
+def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) -> KeyframeDataset:
+    """Make records a data set, with the frames and views of a mode; arguments as `build_detection_dataset`."""
     if mode == "train":
         transform = RandomView(settings.input_size, settings.train_short_side, settings.hflip, settings.box_jitter)
     else:
@@ -41,7 +56,7 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
         seed=settings.seed,
         gpu_transforms=settings.gpu_transforms,
     )
-    dataset = KeyframeDataset(
+    return KeyframeDataset(
         keyframes,
         plan,
         filename_tmpl=settings.filename_tmpl or "",
@@ -49,16 +64,6 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
         start_second=settings.start_second,
         guard=Guard(settings.read_timeout) if settings.read_timeout else None,
     )
-    logger.info(
-        "%s: %d seconds with %d boxes of %s, %d classes, annotated in %s",
-        mode,
-        len(dataset),
-        sum(len(record.boxes) for record in dataset.records),
-        keyframes.person_file or "the ground truth",
-        dataset.num_classes,
-        dataset.list_file,
-    )
-    return dataset
 
 
 def build_detection_loader(

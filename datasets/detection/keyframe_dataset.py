@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.clip_dataset import ClipDataset, ClipPlan, Prepared, Sample, read_frames
 from datasets.collate import Collate
 from datasets.detection.annotations import Keyframe
-from datasets.detection.lists import FIRST_SECOND_OF_FOLDERS, Keyframes
+from datasets.detection.lists import Keyframes, start_of
 from datasets.detection.transforms import Transformed
 from datasets.erasing import COLUMNS
 from datasets.readers import FrameReader, UnreadableVideoError
@@ -35,7 +35,7 @@ class KeyframeDataset(ClipDataset):
         keyframes: Keyframes,
         plan: ClipPlan,
         *,
-        filename_tmpl: str = "",
+        filename_tmpl: str | None = None,
         fps: float = 30.0,
         start_second: int | None = None,
         **shared,
@@ -45,7 +45,7 @@ class KeyframeDataset(ClipDataset):
         Args:
             keyframes: records and where they come from.
             plan: `sample` takes (key, total_frames), `transform` (frames, boxes, rng) and gives a `Transformed`.
-            filename_tmpl: of frames in folders; "": found by looking.
+            filename_tmpl: of frames in folders; None: found by looking.
             fps: frames a second, of folders as they are and of movies as they are read.
             start_second: with which folders or movies begin; None: AVA's.
             **shared: the other arguments of `ClipDataset`.
@@ -78,9 +78,7 @@ class KeyframeDataset(ClipDataset):
 
     def key_frame(self, record: Keyframe, total_frames: int) -> int:
         """Return the number of the frame at a record's second; raises `UnreadableVideoError` where there is none."""
-        start = self.start_second
-        if start is None:
-            start = FIRST_SECOND_OF_FOLDERS if os.path.isdir(record.path) else 0
+        start = start_of(record.path, self.start_second)
         key = round((record.second - start) * self.fps)
         if not 0 <= key < total_frames:
             raise UnreadableVideoError(

@@ -29,11 +29,13 @@ class LabelMap:
         path: of the file.
         ids: in the order of the file; any whole numbers.
         names: in the same order.
+        lines: of the file, in the same order; empty where there is no file.
     """
 
     path: str
     ids: tuple[int, ...]
     names: tuple[str, ...]
+    lines: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,7 +92,7 @@ def read_label_map(path: str | os.PathLike) -> LabelMap:
                 name = ""
     if not ids:
         raise AnnotationError(f"{path} has no classes; it should hold entries `{FORM}`")
-    return LabelMap(str(path), tuple(ids), tuple(names))
+    return LabelMap(str(path), tuple(ids), tuple(names), tuple(first_lines[class_id] for class_id in ids))
 
 
 def read_annotation_text(path: str | os.PathLike, contents: str) -> str:

@@ -33,7 +33,7 @@ PERSON_BOXES = {
     "validation": ("ava_val_predicted_boxes.csv", "val_predicted_boxes.csv"),
     "test": ("test_predicted_boxes.csv",),
 }
-LABEL_MAPS = ("ava_action_list_v2.2_for_activitynet_2019.pbtxt", "label_map.pbtxt")
+LABEL_MAPS = ("ava_action_list_v2.2_for_activitynet_2019.pbtxt", "ava_action_list_v2.2.pbtxt", "label_map.pbtxt")
 EXCLUSIONS = (
     "ava_train_excluded_timestamps_v2.2.csv",
     "ava_val_excluded_timestamps_v2.2.csv",
@@ -213,6 +213,13 @@ def find_video(root: str, video: str) -> str:
     if os.path.exists(path):
         return path
     return next((path + suffix for suffix in VIDEO_SUFFIXES if os.path.isfile(path + suffix)), path)
+
+
+def start_of(path: str, start_second: int | None) -> int:
+    """Return the second with which a folder or movie begins, where --start_second leaves it open."""
+    if start_second is None:
+        return FIRST_SECOND_OF_FOLDERS if os.path.isdir(path) else 0
+    return start_second
 
 
 def make_keyframe(path: str, line: int, second: Second, annotated: Persons | None, shown: Persons | None) -> Keyframe:

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
 
 # The decoder, which takes its time, is imported before the first file is waited for.
+ASK_RATE = "rate"
+
 _PROGRAM = """
 import sys
 sys.path[:] = {path}
@@ -59,6 +62,7 @@ def serve(connection: int, memory: int, lifeline: int) -> None:
 
     A request is a path and, pickled, what to do. A callable opens a reader and is answered by its length; frame
     numbers are read from the reader opened last and answered by the shape of the frames, which lie in shared memory.
+    `ASK_RATE` is answered by that reader's frames per second.
     An `UnreadableVideoError` is an answer too.
     """
     _end_with(lifeline)
@@ -85,7 +89,7 @@ class _Reading:
         self.reader: Any = None
         self.size = 0  # in bytes, of the frames read last
 
-    def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | UnreadableVideoError:
+    def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | Fraction | None | UnreadableVideoError:
         """Do what is requested."""
         try:
             with failures_of(path):
@@ -93,6 +97,8 @@ class _Reading:
                 if callable(request):
                     self.reader = request()
                     return len(self.reader)
+                if isinstance(request, str):
+                    return getattr(self.reader, "rate", None)
                 return self._read(request)
         except UnreadableVideoError as error:
             return error

@@ -12,9 +12,12 @@ from datasets.frame_names import FrameRun, frame_numbers, group_frames, main_tem
 from datasets.readers.containers import Converter, open_video
 from datasets.readers.errors import UnreadableVideoError, type_and_text
 from datasets.readers.images import FrameFolder, refuse_huge
+from datasets.readers.videos import VideoFile
 
 TRIED_BEFORE = (0.0, 10.0)
 """Seconds before the wanted time to which seeking is tried; where it leads beyond, decoding begins at the start."""
+UNTIMED_CONTAINERS = ("avi",)
+"""Containers whose time stamps are not those of the pictures, which they hold at a constant rate."""
 LONGEST_GAP = 1.0
 """Seconds that a wanted time may be before the first frame or after the last."""
 
@@ -35,21 +38,26 @@ class TimedVideo:
             self._open()
         except Exception as error:
             raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
-        if not self._container.duration:
+        self._steady = VideoFile(path) if self._container.format.name in UNTIMED_CONTAINERS else None
+        if not self._duration:
             raise UnreadableVideoError(path, "it does not tell its duration; remux it: ffmpeg -i IN -c copy OUT.mkv")
 
     def _open(self) -> None:
         self._container, self._stream = open_video(self.path)
         # Of all streams, as players and FFmpeg's -ss count seconds.
         self._start = (self._container.start_time or 0) / av.time_base
+        self._duration = (self._container.duration or 0) / av.time_base
 
     def __len__(self) -> int:
-        return max(1, round(self._container.duration / av.time_base * self._fps))
+        return max(1, round(self._duration * self._fps))
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         times = unique / self._fps
+        if self._steady is not None and self._steady.rate is not None:
+            numbers = np.rint(times * float(self._steady.rate)).astype(np.int64)
+            return self._steady.read(np.minimum(numbers, len(self._steady) - 1))[places]
         try:
             for earlier in TRIED_BEFORE:
                 if times[0] > earlier and (pictures := self._nearest(times, self._decode(times[0] - earlier))):
@@ -62,7 +70,10 @@ class TimedVideo:
     def _decode(self, start: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
         """Decode from the key frame before `start`, in seconds, or from where the file is; gives frames with times."""
         if start is not None:
-            self._container.seek(round((start + self._start) * av.time_base))
+            try:
+                self._container.seek(round((start + self._start) * av.time_base))
+            except (av.FFmpegError, OSError):
+                return  # a file without an index, which decoding from the start does not need
         for frame in self._container.decode(self._stream):
             if frame.time is None:
                 raise UnreadableVideoError(
@@ -78,11 +89,12 @@ class TimedVideo:
         Returns:
             pictures (H, W, 3) uint8; none where decoding began too late.
         """
-        before, frame = next(frames, (np.inf, None))
-        if before > times[0] + LONGEST_GAP or (before > times[0] and not from_start):
-            if from_start:
-                raise self._no_frame(times[0])
+        first = next(frames, None)
+        if not from_start and (first is None or first[0] > times[0]):
             return []
+        if first is None or first[0] > times[0] + LONGEST_GAP:
+            raise self._no_frame(times[0])
+        before, frame = first
         convert = Converter(frame)
         pictures: list[np.ndarray] = []
         for time, following in frames:
@@ -111,12 +123,12 @@ class TimedVideo:
 
 
 @cache
-def open_frame_folder(path: str, filename_tmpl: str) -> FrameFolder:
+def open_frame_folder(path: str, filename_tmpl: str | None) -> FrameFolder:
     """Look at a folder's names, once in a process, and make it a reader from its lowest number on.
 
     Args:
         path: the folder.
-        filename_tmpl: names of the frames; "": of most pictures in the folder.
+        filename_tmpl: names of the frames; None: those of most pictures in the folder.
 
     Raises:
         UnreadableVideoError: there is no such folder, or it has no frames of that name.
@@ -125,7 +137,7 @@ def open_frame_folder(path: str, filename_tmpl: str) -> FrameFolder:
     return FrameFolder(path, run.last - run.first + 1, template, run.first)
 
 
-def find_frames(path: str, filename_tmpl: str) -> tuple[str, FrameRun]:
+def find_frames(path: str, filename_tmpl: str | None) -> tuple[str, FrameRun]:
     """Find the template and the numbers of a folder's frames; arguments and errors as in `open_frame_folder`."""
     try:
         names = os.listdir(path)
