@@ -113,7 +113,8 @@ def build_loader(
     train = mode == "train"
     views = dataset.plan.segments * dataset.plan.crops if mode == "test" else 0
     if train:
-        shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed)
+        records = settings.records_per_epoch(len(dataset), world_size)
+        shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed, records=records)
         if settings.sampler == "balanced":
             sampler = BalancedSampler([record.target for record in dataset.records], **shards)
         else:
@@ -194,5 +195,5 @@ def _transform(mode: Mode, preset: Preset, image: bool, settings: DataSettings) 
     if image:
         return image_eval_transform(settings.input_size, settings.crop_pct)
     if mode == "validation":
-        return video_validation_transform(settings.input_size, settings.short_side_size)
-    return video_test_transform(settings.input_size, settings.short_side_size, settings.test_num_crop)
+        return video_validation_transform(settings.input_size, settings.short_side)
+    return video_test_transform(settings.input_size, settings.short_side, settings.test_num_crop)

@@ -169,10 +169,30 @@ class ViewSettings:
     num_frames: int = option(8, "frames per clip", positive_int)
     sampling_rate: int = option(4, "step between the frames of dense sampling", positive_int)
     input_size: int = option(224, "side of a clip, in pixels", positive_int)
-    short_side_size: int = option(224, "length of the shorter side in evaluation", positive_int)
+    short_side_size: int | None = option(
+        None, "length of the shorter side in evaluation, in pixels (default: --input_size)", positive_int
+    )
     test_num_segment: int = option(4, "temporal clips per video in a test", positive_int)
     test_num_crop: int = option(3, "spatial crops per clip in a test", positive_int)
     crop_pct: float = option(0.875, "share of an image that the evaluation crop keeps", positive_fraction)
+
+    @property
+    def short_side(self) -> int:
+        """Length of the shorter side in evaluation, in pixels."""
+        return self.short_side_size or self.input_size
+
+
+def check_test_sizes(input_size: int, short_side: int) -> None:
+    """Check that the crops of a test are as large as the shorter side.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    if short_side != input_size:
+        raise ValueError(
+            f"--short_side_size {short_side} and --input_size {input_size} must be equal for testing: "
+            "the test crops are as large as the short side; leave --short_side_size out"
+        )
 
 
 def _required(rng: np.random.Generator | None) -> np.random.Generator:

@@ -40,6 +40,7 @@ class WeightSettings:
 
     finetune: str = option("", "checkpoint to fine-tune, .pth or .safetensors", metavar="FILE")
     allow_random: bool = flag(False, "initialise tensors missing in --finetune randomly instead of stopping")
+    delete_head: bool = flag(False, "ignore the head of --finetune, even if it has the right number of classes")
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()

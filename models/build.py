@@ -45,6 +45,7 @@ def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: We
         model,
         settings.finetune,
         require_head=settings.eval,
+        without_head=settings.delete_head,
         allow_random=settings.allow_random,
         overridden=settings.override_checkpoint,
     )

@@ -2,8 +2,8 @@
 
 A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
 the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
-head supplies its first 400 rows; so does a detector's head loaded from a classifier, or the other way round. Any other
-difference is an error that names the tensor.
+head supplies its first 400 rows. The head of a classifier is not loaded into a detector, nor the other way round. Any
+other difference is an error that names the tensor.
 """
 
 import logging
@@ -56,6 +56,7 @@ def load_checkpoint(
     path: str | Path,
     *,
     require_head: bool = False,
+    without_head: bool = False,
     allow_random: bool = False,
     overridden: Collection[str] = (),
 ) -> LoadReport:
@@ -65,6 +66,7 @@ def load_checkpoint(
         model: A `VideoMambaPro`, or an `ActionDetector` that contains one.
         path: .pth (weights only) or .safetensors, with any of the known wrappers and prefixes.
         require_head: Raise an error if the head does not come from the file, for evaluation.
+        without_head: Let the head keep its initial values, even if that of the file would fit.
         allow_random: Let tensors that are missing in the file keep their initial values.
         overridden: Flags of switches in which the model may differ from the file.
 
@@ -84,8 +86,8 @@ def load_checkpoint(
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
             continue
-        if name.startswith("head.") and other_head:
-            report.rows[name] = ("initialised", other_head)
+        if name.startswith("head.") and (without_head or other_head):
+            report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
         tensor, action, note = _adapt(name, source[name], ours, path)
         report.rows[name] = (action, note)
@@ -94,7 +96,8 @@ def load_checkpoint(
     for name in source.keys() - report.rows.keys():
         report.rows[name] = ("unused", "")
     _check_complete(report, path, require_head, allow_random)
-    model.load_state_dict(adapted, strict=False)
+    if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
+        model.load_state_dict(adapted, strict=False)
     logger.info("weights from %s:\n%s", path, report.table())
     return report
 
