@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN = 1 << 20  # names, numbers and checksums beside the tensors
 
@@ -60,6 +58,8 @@ def require_space(path: str | Path, needed: int) -> None:
 
 def tensor_bytes(value: Any) -> int:
     """Return the size of all tensors in nested dicts, lists and tuples; about that of the file that holds them."""
+    import torch  # only here: tools that write lists do without, and start in a moment
+
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):

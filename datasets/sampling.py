@@ -130,6 +130,34 @@ def uniform_indices(
     return (np.arange(clip_len) * length + offset).astype(np.int64)
 
 
+def keyframe_indices(key: int, total_frames: int, clip_len: int, sampling_rate: int) -> np.ndarray:
+    """Take T frames in steps of r around a key frame, which is the one at place T // 2 (SlowFast's for AVA).
+
+    Frames before the start or after the end of the video are its first or last one.
+
+    Args:
+        key: 0-based number of the key frame.
+        total_frames: N, at least 1.
+        clip_len: T.
+        sampling_rate: r, in frames.
+
+    Returns:
+        (T,) int64 frame numbers.
+
+    Raises:
+        ValueError: a count is not positive, or the key frame does not exist.
+    """
+    if min(total_frames, clip_len, sampling_rate) < 1:
+        raise ValueError(
+            f"counts must be at least 1: total_frames={total_frames}, clip_len={clip_len}, "
+            f"sampling_rate={sampling_rate}"
+        )
+    if not 0 <= key < total_frames:
+        raise ValueError(f"key frame {key} does not exist: there are {total_frames} frames")
+    steps = np.arange(clip_len, dtype=np.int64) - clip_len // 2
+    return np.clip(key + sampling_rate * steps, 0, total_frames - 1)
+
+
 SAMPLERS = {"dense": dense_indices, "sparse": sparse_indices, "uniform": uniform_indices}
 
 

@@ -129,5 +129,7 @@ def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> No
 
 def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:
     """Whether a step must have an even number of videos, since mixup pairs its clips."""
+    if "mixup" not in flags:
+        return False
     mixes = flags["mixup"] > 0 or flags["cutmix"] > 0 or flags["cutmix_minmax"] is not None
     return mixes and flags["num_sample"] % 2 == 1

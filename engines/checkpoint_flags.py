@@ -51,7 +51,7 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     names = facts.flags.get("class_names")
     if names and not flags["class_names"]:
         # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
-        flags["class_names"] = names[: flags["nb_classes"] or None]
+        flags["class_names"] = names[: flags.get("nb_classes") or None]
 
 
 def check_overridden(names: Collection[str]) -> None:
@@ -102,17 +102,30 @@ def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles
 
 def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], roles: Set[Role]) -> dict[str, Any]:
     """What the file says, by flag."""
-    settings = {setting.name: setting for setting in flagged_settings() if setting.role in roles}
-    answers = {settings[name].flag: value for name, value in facts.config.items() if name in settings}
+    flag_of = {s.name: s.flag for s in flagged_settings() if s.role in roles and s.flag in flags}
+    answers = {flag_of[name]: value for name, value in facts.config.items() if name in flag_of}
     if Role.SIZE not in roles:
         return answers
     facts.require_switches()
-    if get_preset(flags["data_set"]).num_classes or not facts.num_classes:
+    _refuse_other_kind(facts, flags)
+    if not facts.num_classes or ("data_set" in flags and get_preset(flags["data_set"]).num_classes):
         answers.pop("nb_classes", None)
     if "model" not in given and facts.model:
         # A name that is given says no more than sizes and switches, and those are compared.
         answers = {"model": facts.model} | answers
     return answers
+
+
+def _refuse_other_kind(facts: CheckpointFacts, flags: dict[str, Any]) -> None:
+    """Raise the ValueError that tells which script a detector's or a classifier's file is for."""
+    is_detector = bool(facts.config.get("time_pool"))
+    if is_detector and "time_pool" not in flags:
+        raise ValueError(f"{facts.path} is an action detector, which needs boxes: use run_action_detection.py")
+    if not is_detector and flags.get("time_pool"):
+        raise ValueError(
+            f"{facts.path} is a classifier of clips and has no head for boxes: train one from it (--finetune, without "
+            "--eval)"
+        )
 
 
 def _by_name(flags: dict[str, Any], given: Set[str]) -> dict[str, Any]:
@@ -162,9 +175,9 @@ def _warn_of_other_sampling(facts: CheckpointFacts, flags: dict[str, Any]) -> No
     told = known_sampling(facts)
     theirs = {name: value for name, value in told.items() if name != "data_set"}
     ours = {name: flags[name] for name in theirs}
-    if "data_set" in told:
+    if "data_set" in told and "data_set" in flags:
         theirs["sampling"] = told.get("sampling") or get_preset(told["data_set"]).sampling
-    ours["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
+        ours["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
     differing = [f"--{name} {theirs[name]} -> {ours[name]}" for name in theirs if theirs[name] != ours[name]]
     if differing:
         _logger.warning("%s is evaluated on other frames or views than its run: %s", facts.path, ", ".join(differing))

@@ -8,7 +8,7 @@ import argparse
 import difflib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 _logger = logging.getLogger(__name__)
 
 # What a saved args.json holds that is of that run alone.
-_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
+_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +110,8 @@ def parse_arguments(
         for name, value in sorted(vars(args).items())
         if name in given & chosen.keys() and value != chosen[name]
     ]
-    args.class_names = read_label_names(args.label_names) if args.label_names else None
+    label_names = vars(args).get("label_names")
+    args.class_names = read_label_names(label_names) if label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
     for note in notes:
         _logger.warning("%s", note)
@@ -121,10 +122,21 @@ def parse_arguments(
     return args
 
 
-def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
-    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence."""
+def parse_command_line(
+    parser: argparse.ArgumentParser, *, script: str, settle: Callable[[argparse.Namespace], None] | None = None
+) -> argparse.Namespace:
+    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence.
+
+    Args:
+        parser: of the script.
+        script: its file name.
+        settle: checks or completes the flags; what it refuses ends the process likewise.
+    """
     with refused_in_one_line(parser):
-        return parse_arguments(parser, script=script)
+        flags = parse_arguments(parser, script=script)
+        if settle is not None:
+            settle(flags)
+        return flags
 
 
 @contextmanager
@@ -183,7 +195,9 @@ def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise RecipeError(f"{file} should hold flags and their values")
-    return check_flags(parser, {k: v for k, v in content.items() if k not in _NOT_TAKEN_BACK}, file)
+    # None is what a flag has that nobody gave.
+    given = {name: value for name, value in content.items() if value is not None and name not in _NOT_TAKEN_BACK}
+    return check_flags(parser, given, file)
 
 
 def _value(action: argparse.Action, value: Any) -> Any:

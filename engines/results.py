@@ -41,9 +41,9 @@ class AboutTest:
 
 
 def write_results(output_dir: str, evaluation: Evaluation, objective: Objective, dataset, about: AboutTest) -> Path:
-    """Write output_dir/results.json and scores.npz, each whole or not at all, and return the path of the first.
+    """Write results.json, scores.npz and the objective's files, each whole or not at all, and return the first's path.
 
-    scores.npz holds `line` (videos,) and the objective's arrays.
+    scores.npz holds `line` (videos,) and the objective's arrays. results.json is written last.
 
     Args:
         output_dir: folder, made where it is not there.
@@ -78,6 +78,9 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
     with atomic_write(folder / SCORES) as file:
         arrays: dict[str, Any] = objective.arrays(evaluation)
         np.savez(file, line=lines, **arrays)
+    for name, text in objective.files(evaluation).items():
+        with atomic_write(folder / name, "w") as file:
+            file.writelines(f"{line}\n" for line in text)
     with atomic_write(folder / RESULTS, "w") as file:
         file.write(_layout(record) + "\n")
     return folder / RESULTS

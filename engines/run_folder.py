@@ -33,6 +33,7 @@ _OF_ONE_RUN = (
     "nonfinite-*.json",
     "results.json",
     "scores.npz",
+    "detections.csv",
     "report.html",
     "training_curve.png",
     "confusion_matrix.png",

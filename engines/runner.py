@@ -155,8 +155,8 @@ def run_test(
         about = AboutTest(
             flags.get("model"),
             weights,
-            flags["test_num_segment"],
-            flags["test_num_crop"],
+            flags.get("test_num_segment", 1),
+            flags.get("test_num_crop", 1),
             flags.get("data_root", ""),
         )
         path = write_results(settings.output_dir, result, objective, test_loader.dataset, about)

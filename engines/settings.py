@@ -76,8 +76,10 @@ class RunSettings(
 
     @classmethod
     def of(cls, flags: argparse.Namespace) -> Self:
-        """Take the settings out of the flags of a run."""
-        return from_flags(cls, flags, flags=plain_flags(flags))
+        """Take the settings out of the flags of a run; what they lack, as a task may, is the default."""
+        known = [field for field in dataclasses.fields(cls) if field.name != "flags"]
+        lacking = {field.name: field.default for field in known if field.name not in flags}
+        return from_flags(cls, flags, flags=plain_flags(flags), **lacking)
 
     def changed(self, **values: Any) -> Self:
         """Return the same settings with other values, in the record of the flags too."""

@@ -4,6 +4,7 @@ Symbols: N = frames in the video, W = frames of a window, s = stride, n = number
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Curve:
     Attributes:
         total_frames: N. window: W, at most N. starts: (n,) first frame of each window.
         probabilities: (n, classes) float32. label_names: of all classes.
+        rate: frames a second; None where nobody tells, and then time is told in frames.
     """
 
     total_frames: int
@@ -39,6 +41,7 @@ class Curve:
     starts: np.ndarray
     probabilities: np.ndarray
     label_names: tuple[str, ...]
+    rate: Fraction | None = None
 
     @property
     def centres(self) -> np.ndarray:
@@ -48,6 +51,14 @@ class Curve:
     def leading(self, count: int = 5) -> list[int]:
         """The classes of the highest peaks, the highest first."""
         return np.argsort(-self.probabilities.max(0), kind="stable")[:count].tolist()
+
+    def seconds(self, frames: float | np.ndarray) -> float | np.ndarray:
+        """The times of frame numbers from the first frame on; the numbers themselves where there is no rate."""
+        return frames / float(self.rate) if self.rate else frames
+
+    def when(self, frame: int) -> str:
+        """The time of a frame in words."""
+        return f"{self.seconds(frame):.1f} s" if self.rate else f"frame {frame}"
 
     def at(self, frames: np.ndarray) -> np.ndarray:
         """Probabilities (frames, classes) at frame numbers: linear between centres, constant outside of them."""

@@ -4,7 +4,7 @@
 #   bash scripts/launch.sh SCRIPT DATA_SET [--data_root DIR] [--model tiny|small|middle] [--frames N] [--res PIXELS]
 #        [--gpus N] [--nodes N --node_rank R --master_addr HOST [--master_port PORT]] [--dry_run] [any flag of SCRIPT]
 #
-#   SCRIPT     run_class_finetuning.py or run_pretrain_imagenet.py
+#   SCRIPT     run_class_finetuning.py, run_pretrain_imagenet.py or run_action_detection.py
 #   DATA_SET   a file of recipes/; the run is MODEL_fFRAMES_resRES of it, or MODEL_resRES without --frames
 #   --data_root DIR   what the paths in the lists start from; train.csv, val.csv and test.csv lie there too,
 #                     unless --data_path says where

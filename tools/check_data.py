@@ -12,6 +12,10 @@ Written to the folder checked/ beside the list: train.csv, the list's own lines 
 train.problems.txt, what many clips have in common and then a line for each clip with other findings;
 train.facts.jsonl, all that was found of each. Stopped and started again, it goes on where it was: only new and changed
 files are looked at.
+
+    python -m tools.check_data boxes --data_path annotations --data_root /data/movies
+
+The annotations and boxes of a data set for action detection: see tools/check_boxes.py.
 """
 
 import argparse
@@ -37,6 +41,7 @@ from datasets.label_names import LabelNamesError, copy_label_names
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.worker_pool import run_jobs
+from tools.check_boxes import check_boxes
 
 MOST_TOLD = 30
 COMMON = 5  # clips; what more have in common is told once
@@ -64,7 +69,10 @@ class CheckedList:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 where something is broken."""
     escape_output()
-    options = parse_arguments(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["boxes"]:
+        return check_boxes(words[1:])
+    options = parse_arguments(words)
     try:
         lists = [_check_list(path, options) for path in options.lists]
         for output in {checked.output for checked in lists}:

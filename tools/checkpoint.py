@@ -117,6 +117,8 @@ def _other_contents(content: dict[str, Any]) -> list[str]:
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
         return "nothing: it has no head; start from it with --finetune"
+    if facts.config.get("time_pool"):
+        return f"python run_action_detection.py --eval --finetune {path} --data_path DIR"
     if facts.flags.get("data_path") or facts.flags.get("test_list"):
         return _command_of_run(path, facts)
     recipe = recipe_of_classes(facts.num_classes) or "custom"

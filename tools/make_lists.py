@@ -7,10 +7,13 @@
     python -m tools.make_lists hmdb51   VIDEOS --splits testTrainMulti_7030_splits --fold 1 --output lists
     python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
+    python -m tools.make_lists ava      VIDEOS --annotations ANNOTATIONS --output lists
 
 VIDEOS may hold frame folders instead of videos. The lists' paths start from it: give it as --data_root when training.
 What the data set names and the folder does not have stands in missing.txt. Where there is no validation split, a share
 of each class's training clips becomes one; clips cut from one recording stay together.
+
+For AVA, the files of action detection are written: those of ANNOTATIONS without the videos that are not there.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
 from datasets.label_names import LABELS
+from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
     Source,
     read_folder,
@@ -44,6 +48,7 @@ from datasets.preparation.media_index import Found, MediaIndex, SourceError
 from datasets.presets import PRESETS
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
+AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
 MOST_TOLD = 10
 Clip = tuple[Found, int]
 
@@ -83,10 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     options = parse_arguments(arguments)
     try:
+        if options.form == "ava":
+            _make_ava(options)
+            return 0
         lists = _read(options)
         _add_splits(lists.splits, options, lists.source.group_by)
         _write(lists, options)
-    except (SourceError, ListFileError) as error:
+    except (SourceError, ListFileError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     _tell(lists, options)
@@ -97,11 +105,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet"):
+    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava"):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
         command.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+        if form == "ava":
+            command.add_argument(
+                "--annotations", type=Path, required=True, metavar="DIR", help="AVA's CSV files and its label map"
+            )
+            command.add_argument("--person_boxes", default="", metavar="FILE", help="detected persons, as SlowFast's")
+            continue
         command.add_argument(
             "--val_share", type=proper_fraction, default=0.1, help="of training clips, where no split is given"
         )
@@ -120,6 +134,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
             command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
     options = parser.parse_args(arguments)
+    if options.form == "ava":
+        return options
     try:
         re.compile(options.group_by)
     except re.error as error:
@@ -226,7 +242,28 @@ def _write(lists: Lists, options: argparse.Namespace) -> None:
     texts[LABELS] = "".join(f"{name}\n" for name in lists.source.label_names)
     if lists.missing:
         texts["missing.txt"] = "".join(f"{line}\n" for line in lists.missing)
-    there = [name for name in WRITTEN if (options.output / name).exists()]
+    _write_texts(texts, WRITTEN, options)
+
+
+def _make_ava(options: argparse.Namespace) -> None:
+    """Write the files for action detection, and say what they hold."""
+    lists = read_ava(options.root, options.annotations, options.person_boxes)
+    missing = {"missing.txt": "".join(f"{line}\n" for line in lists.missing)} if lists.missing else {}
+    _write_texts(lists.texts | missing, AVA_WRITTEN, options)
+    for split, videos in lists.videos.items():
+        rows = lists.texts[f"{split}.csv"].count("\n")
+        print(f"{split}: {len(videos)} videos, {rows} rows")
+    for line in lists.notes:
+        print(_printable(line))
+    _tell_some("missing", lists.missing, f"missing in all: {options.output / 'missing.txt'}")
+    words = ["--data_path", options.output, "--data_root", lists.root]
+    print("check with: python -m tools.check_data boxes", shlex.join(map(str, words)))
+    print("train with:", shlex.join(map(str, words)))
+
+
+def _write_texts(texts: dict[str, str], names: Sequence[str], options: argparse.Namespace) -> None:
+    """Write files whose names are among `names`; those of an earlier time are replaced where the options say so."""
+    there = [name for name in names if (options.output / name).exists()]
     if there and not options.overwrite:
         raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
     for name in set(there) - texts.keys():

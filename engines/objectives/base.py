@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,10 @@ class Objective(nn.Module):
     def arrays(self, evaluation) -> dict[str, np.ndarray]:
         """Return what scores.npz holds beside the line of each video."""
         return {"outputs": evaluation.outputs} if isinstance(evaluation.outputs, np.ndarray) else {}
+
+    def files(self, evaluation) -> dict[str, Iterable[str]]:
+        """Return further text files to write beside results.json: name -> lines without their ends."""
+        return {}
 
 
 class SavedNames:
