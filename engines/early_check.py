@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from common.flag_parser import FlagParser
@@ -27,13 +28,16 @@ _WEIGHTS = ("finetune", "teacher")
 _OF_THE_COMMAND_LINE = {"recipe", "config"}
 
 
-def check_command_line(script: str, words: Sequence[str] | None = None, *, defaults: str = "") -> None:
-    """End the process with status 2 and one line where a run's command line cannot be meant.
+def check_command_line(
+    script: str, words: Sequence[str] | None = None, *, defaults: str = "", classifies: bool = True
+) -> None:
+    """End the process with status 2 and one line if the command line of a run is wrong.
 
     Args:
-        script: file name of the run script.
-        words: of the command line; None for those of this process.
-        defaults: the recipe whose flags serve where no recipe is named; empty for none.
+        script: File name of the run script.
+        words: Words of the command line; None for those of this process.
+        defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
+        classifies: Whether the run reads lists of labelled clips; otherwise only recipe and files are checked.
     """
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
@@ -42,18 +46,20 @@ def check_command_line(script: str, words: Sequence[str] | None = None, *, defau
     try:
         words, _ = translate(words)
         _take_defaults(parser, words, script, defaults)
-        flags, unknown = parser.parse_known_args(words)
-        _check_square(words, unknown)
-        _check(flags, script)
+        _check_square(words)
+        flags, _ = parser.parse_known_args(words)
+        _check_files(flags)
+        if classifies:
+            _check_data(flags, script)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 and one line where a file named to run_inference.py or run_demo_app.py is absent.
+    """End the process with status 2 and one line if a file of run_inference.py or run_demo_app.py does not exist.
 
     Args:
-        words: of the command line; None for those of this process.
+        words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
     for name in ("checkpoint", "label_names", "recipe"):
@@ -100,18 +106,21 @@ def _take_defaults(parser: FlagParser, words: Sequence[str], script: str, defaul
         parser.set_defaults(**{name: value for name, value in taken.items() if value is not None})
 
 
-def _check(flags: argparse.Namespace, script: str) -> None:
-    """Check names, files and numbers; raises the ValueError or OSError that names the flag and the remedy."""
+def _check_files(flags: argparse.Namespace) -> None:
+    """Check the model's name and the files that are named."""
     if flags.model.startswith(_VISION_TRANSFORMERS):
         raise ValueError(
             f"--model {flags.model} is a vision transformer; the networks here are videomambapro_tiny, _small, "
             "_middle and videomamba_*. If the command is VideoMAE's, halve --lr too: it leaves --num_sample out"
         )
-    get_preset(flags.data_set)
     for name in _WEIGHTS:
         _require_weights(name, getattr(flags, name))
     for name in _OWN_FILES:
         _require_file(name, getattr(flags, name))
+
+
+def _check_data(flags: argparse.Namespace, script: str) -> None:
+    """Check data set, lists and sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
@@ -136,14 +145,12 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _check_square(words: Sequence[str], unknown: Sequence[str]) -> None:
-    """Refuse `--input_size 128 224`, whose second number would be told as an unknown argument."""
+def _check_square(words: Sequence[str]) -> None:
+    """Refuse `--input_size 128 224`, whose second number would only be an unknown argument."""
     place = next((i for i, word in enumerate(words) if word.replace("-", "_") == "__input_size"), len(words))
-    more = [word for word in words[place + 2 : place + 4] if word.isdigit() and word in unknown]
-    if more:
-        raise ValueError(
-            f"--input_size {words[place + 1]} {' '.join(more)}: clips are square here; give one number, the side"
-        )
+    sizes = list(takewhile(str.isdigit, words[place + 1 :]))
+    if len(sizes) > 1:
+        raise ValueError(f"--input_size {' '.join(sizes)}: clips are square here; give one number, the side in pixels")
 
 
 def _check_sizes(flags: argparse.Namespace, script: str) -> None:

@@ -76,7 +76,7 @@ def run(words, monkeypatch):
     monkeypatch.setattr("engines.list_check._try_one", lambda *_: None)  # decoding: tests/test_dry_run.py
     check_command_line(SCRIPT, words)
     args = parse_arguments(run_class_finetuning.get_parser(), [*words, "--dry_run"], script=SCRIPT)
-    return dry_run(args, run_class_finetuning.get_parser(), SCRIPT, measure=False)
+    return dry_run(run_class_finetuning.TASK, args, measure=False)
 
 
 @pytest.mark.parametrize("row", rows("videomamba_scripts.csv"), ids=lambda row: row["script"])
@@ -231,6 +231,7 @@ def test_faults_are_told_in_one_line_without_torch(data):
     [
         ("run_class_finetuning.py", ["--data_set", "LVU"], "--data_set LVU"),
         ("run_pretrain_imagenet.py", ["--finetune", "gone.pth"], "--finetune gone.pth: there is no such file"),
+        ("run_action_detection.py", ["--recipe", "avaa"], "no recipe 'avaa'"),
         ("run_inference.py", ["--checkpoint", "gone.pth", "v.mp4"], "--checkpoint gone.pth: there is no such file"),
         ("run_demo_app.py", ["--checkpoint", "gone.pth"], "--checkpoint gone.pth: there is no such file"),
     ],
