@@ -81,9 +81,9 @@ def test_inspect_tells_a_video_model_without_head_and_what_else_there_is(tmp_pat
     state = build(num_classes=400).state_dict()
     content = {"model": state, "model_ema": state, "optimizer": {"state": {}}, "epoch": 9, "best_score": 41.5}
     text = inspect(saved(tmp_path, content))
-    assert "optimiser, moving average, epoch 9, best score 41.5" in text and "--data_set k400" in text
+    assert "optimizer, EMA, epoch 9, best score 41.5" in text and "--data_set k400" in text
     headless = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-    assert "it has no head; start from it with --finetune" in inspect(saved(tmp_path, headless))
+    assert "it has no head; fine-tune it with --finetune" in inspect(saved(tmp_path, headless))
 
 
 def test_converting_strips_and_keeps_the_weights(tmp_path):
@@ -117,7 +117,7 @@ def test_of_our_own_runs_the_weights_that_were_tested_are_taken(tmp_path):
 def test_what_cannot_be_done_is_told(tmp_path, capsys):
     path = saved(tmp_path, build().state_dict())
     assert main(["convert", str(path), str(tmp_path / "x.pth"), "--ema"]) == 1
-    assert "holds no moving average" in capsys.readouterr().err
+    assert "contains no EMA" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "x.bin")]) == 1
     assert "the target is .pth or .safetensors" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.pth")]) == 1

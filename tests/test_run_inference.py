@@ -182,7 +182,7 @@ def test_files_folders_and_lists_become_sources(folder, tmp_path):
         assert got == ["/root/two words.mp4", "/root/other.avi"]
     assert expand_sources(["x.mp4", "x.mp4"]) == ["x.mp4"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no video"):
+    with pytest.raises(FileNotFoundError, match="contains no video"):
         expand_sources([str(tmp_path / "empty")])
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         expand_sources(["absent.csv"])
