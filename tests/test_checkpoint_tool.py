@@ -72,7 +72,7 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     path = saved(tmp_path, {"model": image_weights()})
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
-    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not said"):
+    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not recorded"):
         assert told in text
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_done_is_told(tmp_path, capsys):
     assert main(["convert", str(path), str(tmp_path / "x.pth"), "--ema"]) == 1
     assert "contains no EMA" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "x.bin")]) == 1
-    assert "the target is .pth or .safetensors" in capsys.readouterr().err
+    assert "the target must be .pth or .safetensors" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.pth")]) == 1
     assert "absent.pth does not exist" in capsys.readouterr().err
     state = build().state_dict()
@@ -140,7 +140,7 @@ def test_evaluation_needs_no_flag_that_the_file_answers(tmp_path, caplog):
     assert (args.model, args.num_frames, args.input_size, args.short_side_size) == ("videomambapro_nano", 4, 32, 32)
     assert (args.tubelet_size, args.nb_classes, args.auto_resume) == (2, 7, False)
     assert (
-        "says: --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"
+        ": --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"
         in caplog.text
     )
     plain = parsed("--finetune", str(path))

@@ -64,9 +64,9 @@ def test_it_ends_in_the_estimate(data, caplog):
         assert run([*words, "--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]) == 0
     text = caplog.text
     assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
-    assert "shape of the first clips: (2, 3, 16, 32, 32)" in text and "the first gives clips (12, 3, 16, 32, 32)" in text
-    assert "10 file(s) of" in text and "are in the training list too, the first in line 1" in text
-    assert "70 epochs x 1 updates x 20 clips" in text
+    assert "shape of the first clips: (2, 3, 16, 32, 32)" in text and "shape of the first clips: (12, 3, 16, 32, 32)" in text
+    assert "10 file(s) of" in text and "are also in the training list, the first in line 1" in text
+    assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
 

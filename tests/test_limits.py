@@ -30,7 +30,7 @@ def test_a_video_within_the_limits_is_read(guard, video):
 def test_what_is_beyond_the_limits_is_refused(guard, video, monkeypatch):
     with pytest.raises(UnreadableVideoError, match="larger than 0 MB"):
         open_within(video, guard, Limits(megabytes=0))
-    with pytest.raises(UnreadableVideoError, match="12 frames, and 11 are allowed"):
+    with pytest.raises(UnreadableVideoError, match="12 frames, but only 11 are allowed"):
         open_within(video, guard, Limits(frames=11))
     monkeypatch.setattr(limits, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(UnreadableVideoError, match="64 x 48 pixels are too large"):

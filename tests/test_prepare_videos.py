@@ -169,7 +169,7 @@ def test_folders_that_do_not_serve_are_refused(listed, capsys):
     assert run(listed, "--gop", "8") == 2
     assert "was prepared with" in capsys.readouterr().err
     assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed)]) == 2
-    assert "text.mp4 would be replaced by itself" in capsys.readouterr().err
+    assert "text.mp4 would be overwritten" in capsys.readouterr().err
     (listed / "other").mkdir()
     (listed / "other" / "x").touch()
     assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed / "other")]) == 2

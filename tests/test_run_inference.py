@@ -152,7 +152,7 @@ def test_several_videos_write_into_a_folder(checkpoint, folder, tmp_path):
 
 def test_targets_that_cannot_be_meant_are_refused(folder):
     a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
-    with pytest.raises(ValueError, match="one file, and there are 2 videos"):
+    with pytest.raises(ValueError, match="one file, but there are 2 videos"):
         output_paths("x.png", [a, b], ".png")
     with pytest.raises(ValueError, match="would overwrite the video itself"):
         output_paths(a, [a], ".mp4")

@@ -146,7 +146,7 @@ class SavedNames:
         twice = [name for name, count in Counter(map(saved_name, objective.state_dict())).items() if count > 1]
         if twice:
             raise ValueError(
-                f"{type(objective).__name__} and its model both have a parameter {twice[0]}; rename the objective's"
+                f"{type(objective).__name__} and its model both have a {twice[0]}; rename the objective's"
             )
         self._objective = objective
 
