@@ -144,10 +144,12 @@ def test_files_that_are_no_checkpoints(tmp_path):
         read_state_dict(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(
-        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or of another format"
+        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or has another format"
     ):
         read_state_dict(tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="it holds models.videomambapro.VideoMambaPro, and files that run code"):
+    with pytest.raises(
+        CheckpointError, match="it contains models.videomambapro.VideoMambaPro, and files that run code"
+    ):
         read_state_dict(saved(tmp_path, {"model": build()}))
     with pytest.raises(CheckpointError, match="no tensors"):
         read_state_dict(saved(tmp_path, {"epoch": 3}))
