@@ -1,4 +1,4 @@
-"""Checkpoint files: taken when they are whole, else refused in one sentence; opened once, never executed."""
+"""Checkpoint files: accepted if intact, otherwise refused in one sentence; opened once, never executed."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ SIZES = dict(img_size=32, num_frames=2, num_classes=3, embed_dim=16, depth=1)
 
 
 def write(path):
-    """A file as the project writes it, small enough to be read hundreds of times."""
+    """A file written by the project, small enough to be read hundreds of times."""
     torch.manual_seed(0)
     model = VideoMambaPro(**SIZES)
     source = path.with_name("source.pth")
@@ -115,7 +115,7 @@ def test_the_training_scripts_refuse_it_in_a_sentence(tmp_path, monkeypatch, cap
 
 
 def directory_entry(data, name):
-    """Where the archive's directory describes the entry that ends so."""
+    """Return the offset in the archive's directory of the entry with this ending."""
     start = data.index(b"PK\x01\x02")
     while not data[start + 46 : start + 46 + struct.unpack_from("<H", data, start + 28)[0]].endswith(name):
         start = data.index(b"PK\x01\x02", start + 4)
@@ -124,7 +124,7 @@ def directory_entry(data, name):
 
 @pytest.mark.parametrize(("offset", "mask"), [(38, 0x10), (8, 0x1), (10, 99), (10, 8)])
 def test_entries_that_are_no_plain_files_are_refused(tmp_path, offset, mask):
-    """A folder's flag makes torch.load leave the memory as it is; then encryption, and other compressions."""
+    """Test a folder flag, which makes torch.load skip the memory, encryption, and other compressions."""
     path = write(tmp_path / "whole.pth")
     data = bytearray(path.read_bytes())
     data[directory_entry(data, b"/data/0") + offset] ^= mask

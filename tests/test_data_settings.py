@@ -1,4 +1,4 @@
-"""Settings of the data: the same from Python as from flags, without a parser, and facts of a data set in one table."""
+"""Data settings: the same from Python as from flags, without a parser; presets in one table."""
 
 import argparse
 import dataclasses

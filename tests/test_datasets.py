@@ -1,4 +1,4 @@
-"""Data sets and loaders on real files: what a batch holds, who reads what, what becomes of unreadable videos."""
+"""Datasets and loaders on real files: content of batches, distribution over ranks, unreadable videos."""
 
 import logging
 
@@ -39,7 +39,7 @@ def frame_lists(root):
 
 
 def shown(clips):
-    """Read off which of `numbered_frames` a normalised clip (..., C, T, H, W) shows, as a list for each clip."""
+    """Identify the `numbered_frames` in normalised clips (..., C, T, H, W), as one list per clip."""
     level = clips.mean((-2, -1))[..., 0, :] * (255 * IMAGENET_STD[0]) + 255 * IMAGENET_MEAN[0]
     return torch.round((level - 20) / 3).int().tolist()
 

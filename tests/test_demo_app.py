@@ -1,4 +1,4 @@
-"""The local page, served: what it shows, whom it talks to, what it refuses and what it leaves behind."""
+"""The local web page: what it shows, its network access, what it refuses and which files it leaves."""
 
 import base64
 import http.client
@@ -27,7 +27,7 @@ PATIENCE = 300  # seconds: a busy machine takes minutes to import everything twi
 
 
 class Server:
-    """`run_demo_app.py` in a process of its own, with a folder that its temporary files are seen in."""
+    """`run_demo_app.py` in a separate process, with a folder in which its temporary files can be observed."""
 
     def __init__(self, folder):
         self.temporary, self.log = folder / "tmp", folder / "log.txt"
@@ -63,7 +63,7 @@ class Server:
         return list(folder.iterdir())
 
     def ask(self, method, path, body=None, **headers):
-        """Give status and body of the answer to a request as a program other than a browser sends it."""
+        """Send a request without a browser and return status and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
@@ -101,7 +101,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bystander(tmp_path):
-    """A folder that is none of the page's business: a video in it, and what must be there in the end."""
+    """A folder that the page must not touch: with a video, and the files it must still contain at the end."""
     folder = tmp_path / "mine"
     folder.mkdir()
     write_moving_video(folder / "video.mp4", 12)

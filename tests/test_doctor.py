@@ -1,4 +1,4 @@
-"""The doctor names every situation a user can be in, with one command that mends it."""
+"""The doctor recognises every situation of a user and names the command that fixes it."""
 
 import importlib
 import importlib.util

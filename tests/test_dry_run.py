@@ -1,4 +1,4 @@
-"""--dry_run: every recipe builds on small lists, and faults of the lists are told before anything is built."""
+"""--dry_run: all recipes build on small lists, and errors in lists are reported before anything is built."""
 
 import re
 

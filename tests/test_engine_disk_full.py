@@ -1,4 +1,4 @@
-"""A full disk: told before anything is lost, with the checkpoints that were there still whole."""
+"""A full disk: reported before anything is lost, with existing checkpoints intact."""
 
 import errno
 import os

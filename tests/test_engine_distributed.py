@@ -1,4 +1,4 @@
-"""Finding one's place among processes from torchrun's variables, SLURM's, or none; what other ranks log."""
+"""Rank and world size from the variables of torchrun, of SLURM, or none; logging of other ranks."""
 
 import logging
 

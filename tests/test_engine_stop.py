@@ -1,4 +1,4 @@
-"""The whole way of a preempted run: launcher, torchrun, two processes with workers; stopped, and started again."""
+"""A preempted run end to end: launcher, torchrun, two processes with workers; stopped and restarted."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the linter does not check of the house rules (CONTRIBUTING.md): sizes, and a README that keeps its promises."""
+"""House rules (CONTRIBUTING.md) that the linter does not check: sizes, imports, and the claims of the README."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""A field of the model's configuration is a flag, in every file and in every model rebuilt from one, by itself."""
+"""A field of the model configuration automatically becomes a flag and part of checkpoints and rebuilt models."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The output folder: one run at a time has it, the same command goes on there, and no run takes another's files."""
+"""The output folder: one run at a time, the same command resumes, and files of different runs are separate."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def hold(folder, host, ready):
-    """Have the folder until killed, as a run on `host` would."""
+    """Hold the folder until killed, as a run on `host` would."""
     socket.gethostname = lambda: host
     claim(str(folder), Context())
     ready.set()

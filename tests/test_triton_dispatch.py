@@ -1,4 +1,4 @@
-"""Which backend serves a CUDA tensor, and that torch.compile does not trip over the search for one."""
+"""The backend chosen for a CUDA tensor, and torch.compile with that choice."""
 
 import pytest
 import torch
