@@ -130,8 +130,8 @@ def training_loader(dataset, batch_size=4, rank=0, world_size=1):
 
 
 def test_loader(dataset, batch_size=4, rank=0, world_size=1):
-    mine = list(range(rank, len(dataset), world_size))
-    return DataLoader(dataset, batch_size, sampler=mine, collate_fn=dataset.collate)
+    own_indices = list(range(rank, len(dataset), world_size))
+    return DataLoader(dataset, batch_size, sampler=own_indices, collate_fn=dataset.collate)
 
 
 test_loader.__test__ = False

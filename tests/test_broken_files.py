@@ -66,10 +66,10 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
     with caplog.at_level(logging.WARNING, "datasets.loader"):
         for _ in range(2):
             batches = list(loader)
-    told = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
-    assert len(told) == len(broken)
+    reported = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
+    assert len(reported) == len(broken)
     for index, reason in broken.items():
-        (line,) = [line for line in told if records[index].path in line]
+        (line,) = [line for line in reported if records[index].path in line]
         assert reason in line and f"line {index + 1}" in line
     read = torch.cat([batch["indices"] for batch in batches]).tolist()
     assert not broken.keys() & set(read)

@@ -72,8 +72,8 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     path = saved(tmp_path, {"model": image_weights()})
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
-    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not said"):
-        assert told in text
+    for reported in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not said"):
+        assert reported in text
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
 

@@ -154,9 +154,9 @@ def test_ranks_share_the_records(root, world_size):
     seen, trained, lengths = [], [], set()
     for rank in range(world_size):
         loader = build_loader(validation, "validation", args, rank=rank, world_size=world_size)
-        mine = [i for batch in loader for i in batch["indices"].tolist()]
-        assert mine == list(range(rank, COUNT, world_size))
-        seen += mine
+        own_indices = [i for batch in loader for i in batch["indices"].tolist()]
+        assert own_indices == list(range(rank, COUNT, world_size))
+        seen += own_indices
         loader = build_loader(train, "train", args, rank=rank, world_size=world_size)
         loader.sampler.set_epoch(3)
         trained += [key.index for key in loader.sampler]
@@ -194,10 +194,15 @@ def test_evaluation_leaves_unreadable_videos_out_and_says_so(damaged, caplog, mo
     views = (12,) if mode == "test" else ()
     assert got[1]["clips"].shape == (0, *views, 3, 4, 32, 32)
     assert got[1]["targets"].shape == got[1]["indices"].shape == (0,)
-    told = said_by_loader(caplog)
-    assert len(told) == 2
-    assert "left out" in told[0] and "line 2" in told[0] and "broken.mp4" in told[0] and "not a video" in told[0]
-    assert "line 5" in told[1] and "missing.mp4" in told[1] and "no such file" in told[1]
+    reported = said_by_loader(caplog)
+    assert len(reported) == 2
+    assert (
+        "left out" in reported[0]
+        and "line 2" in reported[0]
+        and "broken.mp4" in reported[0]
+        and "not a video" in reported[0]
+    )
+    assert "line 5" in reported[1] and "missing.mp4" in reported[1] and "no such file" in reported[1]
     assert set(loader.unreadable) == {1, 4}
 
 
@@ -220,8 +225,8 @@ def test_training_replaces_unreadable_videos_and_says_so(damaged, caplog):
             assert not {1, 4} & set(used)
             assert {1, 4} <= {index for b in got for index, _ in b["unreadable"]}
             assert torch.cat([b["targets"] for b in got]).tolist() == [LABELS[i] for i in used]
-    told = said_by_loader(caplog)
-    assert len(told) == 2 and all("replaced" in line for line in told)
+    reported = said_by_loader(caplog)
+    assert len(reported) == 2 and all("replaced" in line for line in reported)
 
 
 def test_training_without_a_readable_video_stops(tmp_path):

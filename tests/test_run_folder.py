@@ -55,8 +55,8 @@ def test_a_second_run_is_refused_and_names_host_and_process(tmp_path, holder, ho
     child = holder(tmp_path, host)
     with pytest.raises(SystemExit) as stop:
         claim(str(tmp_path), Context(), patience=0.3)
-    told = str(stop.value.code)
-    assert f"process {child.pid} on {host or socket.gethostname()}" in told and "another --output_dir" in told
+    reported = str(stop.value.code)
+    assert f"process {child.pid} on {host or socket.gethostname()}" in reported and "another --output_dir" in reported
 
 
 @pytest.mark.parametrize("flag", ["--resume=", "--eval"])
