@@ -293,7 +293,7 @@ def video_test_transform(input_size: int, short_side_size: int, num_crops: int) 
 
 
 def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
-    """Build the evaluation pipeline of images: resize the short side to input_size / crop_pct, then crop the centre."""
+    """Build the evaluation pipeline of images: resize the short side to input_size / crop_pct, crop the centre."""
     if not 0 < crop_pct <= 1:
         raise ValueError(f"--crop_pct must be above 0 and at most 1, not {crop_pct}")
     resize = ResizeShortSide(int(input_size / crop_pct), interpolation="bicubic", antialias=True)
