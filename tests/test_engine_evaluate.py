@@ -1,4 +1,4 @@
-"""Evaluation: the mean over views, every video once over any number of processes, and what is refused."""
+"""Evaluation: the mean over views, each video once for any number of processes, and invalid input."""
 
 import pickle
 
@@ -52,7 +52,7 @@ def test_validation_loss_of_one_view_is_the_cross_entropy():
 
 
 class LargestForward(nn.Module):
-    """Gives even scores and notes the largest number of clips it saw at once."""
+    """Returns uniform scores and records the maximum number of clips in a batch."""
 
     def __init__(self, classes):
         super().__init__()
