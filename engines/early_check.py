@@ -44,12 +44,13 @@ def check_command_line(
         return
     parser = _parser(script)
     try:
-        words, _ = translate(words)
+        if classifies:
+            words, _ = translate(words)
         _take_defaults(parser, words, script, defaults)
-        _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
+            _check_square(words)
             _check_data(flags, script)
     except (ValueError, OSError) as error:
         parser.error(str(error))
