@@ -9,8 +9,15 @@ import argparse
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_class_finetuning.py"
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -27,8 +34,6 @@ from engines.task import Task
 from models.arguments import add_model_arguments
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-
-SCRIPT = "run_class_finetuning.py"
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -20,6 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from engines.early_check import check_inference
+
+if __name__ == "__main__":
+    check_inference()  # what follows takes seconds to import
+
 from common.flag_parser import FlagParser
 from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from common.memory import keep_freed_memory

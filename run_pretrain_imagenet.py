@@ -9,8 +9,16 @@ import argparse
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_pretrain_imagenet.py"
+DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT, defaults=DEFAULTS)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -27,9 +35,6 @@ from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
 from run_class_finetuning import classify
 from run_class_finetuning import get_parser as get_video_parser
-
-SCRIPT = "run_pretrain_imagenet.py"
-DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
 
 
 def get_parser() -> argparse.ArgumentParser:

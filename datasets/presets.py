@@ -1,6 +1,6 @@
-"""The data sets that have a name: what is fixed about each, as a table.
+"""Presets: a table of named data sets and their fixed settings.
 
-A preset is data: reading a list, sampling and augmentation ask for its fields and never for its name.
+Code depends only on the fields of a preset, never on its name.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ IMAGE_AA = "rand-m9-mstd0.5-inc1"
 
 @dataclass(frozen=True)
 class Preset:
-    """What is fixed about a data set; each field is the default that a flag can override."""
+    """Settings of a data set; each field is a default that a flag can override."""
 
     name: str
     sampling: str
     """dense, sparse or uniform (see `datasets.sampling`)."""
     num_classes: int = 0
-    """0: given by --nb_classes, or read off the training list."""
+    """0: set by --nb_classes, or determined from the training list."""
     kind: Kind | None = None
-    """what the lists name; None: recognised from their lines."""
+    """Kind of the lists; None: detected from their lines."""
     hflip: float = 0.5
-    """probability of mirroring in training; 0 where classes tell left from right."""
+    """Probability of mirroring in training; 0 if classes distinguish left and right."""
     aa: str = VIDEO_AA
     """RandAugment settings."""
 
@@ -37,6 +37,7 @@ PRESETS = {
         Preset("SSV2", sampling="uniform", num_classes=174, hflip=0.0),
         Preset("UCF101", sampling="dense", num_classes=101),
         Preset("HMDB51", sampling="dense", num_classes=51),
+        Preset("JHMDB", sampling="sparse", num_classes=21),
         Preset("Breakfast", sampling="sparse", num_classes=10),
         Preset("COIN", sampling="sparse", num_classes=180),
         Preset("ImageNet", sampling="uniform", num_classes=1000, kind="image", aa=IMAGE_AA),
@@ -44,19 +45,37 @@ PRESETS = {
     )
 }
 
+# Names of VideoMAE's and VideoMamba's scripts for what has another name here.
+ALIASES = {"kinetics-400": "Kinetics", "mitv1_sparse": "Kinetics_sparse", "imnet": "ImageNet"}
+
+# Names of theirs that have no counterpart, and what there is instead.
+_REFUSED = {
+    "lvu": "cuts long films into windows, which this repository does not do yet; Kinetics_sparse spreads the frames "
+    "of a clip over the whole film",
+    "image_folder": "reads a folder instead of lists; python -m tools.make_lists folder writes them (then: custom)",
+}
+
 
 def get_preset(name: str) -> Preset:
-    """Look a preset up by name, whatever its capitals.
+    """Look up a preset by name or alias, ignoring case.
 
     Raises:
-        ValueError: there is none; the message lists those that are.
+        ValueError: There is no such preset; the message lists all of them, or says why a published name is not there.
     """
-    for preset in PRESETS.values():
-        if preset.name.lower() == name.lower():
-            return preset
-    raise ValueError(f'--data_set "{name}" is not known; there are {", ".join(PRESETS)}')
+    preset = find_preset(name)
+    if preset is not None:
+        return preset
+    if name.lower() in _REFUSED:
+        raise ValueError(f"--data_set {name} {_REFUSED[name.lower()]}")
+    raise ValueError(f'unknown --data_set "{name}"; choose from {", ".join(PRESETS)}')
+
+
+def find_preset(name: str) -> Preset | None:
+    """Look up a preset as `get_preset` does; return None if there is none."""
+    wanted = ALIASES.get(name.lower(), name).lower()
+    return next((preset for preset in PRESETS.values() if preset.name.lower() == wanted), None)
 
 
 def recipe_of_classes(num_classes: int | None) -> str:
-    """Name the recipe that tests a head of so many classes, "" for none; recipes are named like their data sets."""
+    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets."""
     return next((name.lower() for name, preset in PRESETS.items() if preset.num_classes == (num_classes or -1)), "")

@@ -10,6 +10,8 @@ from engines.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 
+FEW_STEPS = 1000  # fewer optimizer steps than this call for settings of their own
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -79,10 +81,13 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
 def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> RunSettings:
     """Lower a recipe's batch where the training list has fewer videos than one update takes, and say so.
 
-    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step.
+    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step. With
+    --steps the list is repeated instead.
     """
+    _warn_of_few_steps(settings, videos, processes)
     share = videos // processes
-    if not settings.flags["global_batch"] or share == 0 or share >= settings.batch_size * settings.update_freq:
+    fills = share >= settings.batch_size * settings.update_freq
+    if settings.steps or not settings.flags["global_batch"] or share == 0 or fills:
         return settings
     step = 2 if _mixes_single_clips(settings.flags) and share > 1 else 1
     size = min(settings.batch_size, share) // step * step
@@ -95,6 +100,22 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         fitted.batch_size * fitted.update_freq * processes,
     )
     return fitted
+
+
+def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> None:
+    """Warn where settings for large data sets meet a short list: such runs end with one class for every video."""
+    flags = settings.flags
+    steps = settings.epochs * (videos // (processes * settings.batch_size * settings.update_freq))
+    if settings.steps or flags.get("recipe") or flags.get("config") or flags.get("num_frames") == 1:
+        return
+    if steps < FEW_STEPS:
+        _logger.warning(
+            "%d training videos give %d optimizer steps in all, too few for the default learning rate, mixup and "
+            "RandAugment: such a run tends to predict one class for every video; --recipe custom/small, or "
+            "custom/finetune with published weights, sets these by the length of the list",
+            videos,
+            steps,
+        )
 
 
 def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Collection, Set
 from typing import Any
 
-from datasets.presets import PRESETS, get_preset
+from datasets.presets import PRESETS, find_preset, get_preset
 from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
 from models.config import Role
-from models.describe import CheckpointFacts, contradiction, describe_checkpoint, describe_words
+from models.describe import CheckpointFacts, contradiction, describe_checkpoint, describe_metadata
 from models.videomambapro import registered_config
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     if not path:
         return
     if not flags["eval"]:
-        _log(path, settle(flags, given, describe_words(path), {Role.SWITCH}))
+        _log(path, settle(flags, given, describe_metadata(path), {Role.SWITCH}))
         return
     if not flags["resume"]:
         flags["auto_resume"] = flags["test_best"] = False
@@ -113,8 +113,6 @@ def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], rol
     if "model" not in given and facts.model:
         # A name that is given says no more than sizes and switches, and those are compared.
         answers = {"model": facts.model} | answers
-    if "img_size" in facts.config and "time_pool" not in flags and "short_side_size" not in given:
-        answers["short_side_size"] = facts.config["img_size"]
     return answers
 
 
@@ -160,7 +158,7 @@ def _agrees(name: str, wanted: Any, answers: dict[str, Any]) -> bool:
 def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
     """The sampling flags that the run of a file had, as far as they mean something here."""
     told = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
-    if str(told.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
+    if find_preset(str(told.get("data_set"))) is None:
         told.pop("data_set", None)
     if told.get("sampling") not in SAMPLINGS:
         told.pop("sampling", None)

@@ -129,10 +129,10 @@ def run_test(
 ) -> Evaluation:
     """Test over all views and write results.json and scores.npz to settings.output_dir.
 
-    Which weights: after training (`state` given) those of checkpoint-best.pth with --test_best, else the last ones.
-    Without training: --resume, else checkpoint-best.pth (--test_best) or the newest checkpoint (--auto_resume) of
-    --output_dir, else the weights that `objective` has. Where a moving average is kept, it is taken instead of the
-    model if it was no worse in the validation.
+    Which weights: after training (`state` given) those of checkpoint-best.pth where there is one, unless
+    --no_test_best asks for the last ones. Without training: --resume, else checkpoint-best.pth (not with
+    --no_test_best) or the newest checkpoint (--auto_resume) of --output_dir, else the weights that `objective` has.
+    Where a moving average is kept, it is taken instead of the model if it was no worse in the validation.
     """
     install_stop_handlers(settings.output_dir, training=state is not None)
     path = _weights_to_test(settings, context, state)
@@ -207,7 +207,7 @@ def _weights_to_test(settings: RunSettings, context: Context, state: TrainingSta
         best = Path(settings.output_dir) / BEST
         # A best file without a best score in this run's memory is left over from another run.
         if (
-            settings.test_best
+            settings.test_best is not False
             and settings.output_dir
             and best.is_file()
             and (state is None or state.best_score is not None)

@@ -52,7 +52,10 @@ class TestSettings:
     __test__ = False  # pytest
 
     eval: bool = flag(False, "test only, no training (default: off)")
-    test_best: bool = flag(False, "test checkpoint-best.pth, not the last epoch's weights (default: off)")
+    test_best: bool | None = flag(
+        None,
+        "test checkpoint-best.pth (default: where the run has one); --no_test_best: the last epoch's weights",
+    )
     disable_eval_during_finetuning: bool = flag(
         False, "do not validate after each epoch; there is then no checkpoint-best.pth (default: off)"
     )

@@ -1,6 +1,6 @@
-"""From settings, or from what a file says, to a model with its initial weights.
+"""Build a model from settings or from the description of a checkpoint, and load its initial weights.
 
-A model is a classifier of clips, or, where its configuration has a `time_pool`, an action detector.
+A model is a classifier of clips or, if its configuration has a `time_pool`, an action detector.
 """
 
 from typing import Any
@@ -18,23 +18,23 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
     """Build the model with `num_classes` outputs.
 
     Args:
-        settings: name and fields.
-        num_classes: outputs of the head.
-        overrides: fields of `ModelConfig` that win over the settings.
+        settings: Name and fields.
+        num_classes: Number of outputs of the head.
+        overrides: Fields of `ModelConfig` that take precedence over the settings.
 
     Returns:
         a `VideoMambaPro` or an `ActionDetector`.
     Raises:
-        ValueError: no model of that name is registered, or its settings contradict each other.
+        ValueError: No model of that name is registered, or its settings contradict each other.
     """
     known = registered_names()
     if settings.name not in known:
-        raise ValueError(f"--model {settings.name!r} is not registered; known are: {', '.join(known)}")
+        raise ValueError(f"--model {settings.name!r} is not registered; choose from {', '.join(known)}")
     return _create(settings.name, settings.fields | {"num_classes": num_classes} | overrides)
 
 
 def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: WeightSettings) -> LoadReport | None:
-    """Load the weights to start from, where there are any.
+    """Load the initial weights if the settings name a file.
 
     Raises:
         FileNotFoundError, CheckpointError: see `load_checkpoint`.
@@ -45,22 +45,23 @@ def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: We
         model,
         settings.finetune,
         require_head=settings.eval,
+        without_head=settings.delete_head,
         allow_random=settings.allow_random,
         overridden=settings.override_checkpoint,
     )
 
 
 def build_described(facts: CheckpointFacts, **changes: Any) -> Any:
-    """Build the network that a file describes, with its initial weights.
+    """Build the model described by a checkpoint, with randomly initialised weights.
 
     Args:
-        facts: what `describe_checkpoint` found.
-        changes: fields of `ModelConfig` that win, such as another number of frames or the backend.
+        facts: Result of `describe_checkpoint`.
+        changes: Fields of `ModelConfig` to change, such as the number of frames or the backend.
 
     Returns:
         a `VideoMambaPro` or an `ActionDetector`.
     Raises:
-        CheckpointError: neither the file nor a registered model of its size tells its switches.
+        CheckpointError: The switches are neither in the file nor those of a registered model of its size.
     """
     facts.require_switches()
     return _create(facts.model, facts.network | changes)

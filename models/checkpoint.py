@@ -1,9 +1,9 @@
-"""Loading published or our own weights: adapted where a rule exists, refused where none does, never in silence.
+"""Load weights from published checkpoints or our own, adapting tensors by the rules below and logging every change.
 
-Rules (docs in README, "Checkpoints"): a 2-D patch kernel goes to the centre tap of the 3-D one; spatial positions are
-interpolated bicubically without the class token, temporal ones linearly; a head of another size is left at its
-initialisation, and so is a classifier's head in an action detector or the other way round; a 710-class head gives its
-first 400 rows. Every other difference is an error that names the tensor.
+A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
+the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
+head supplies its first 400 rows. The head of a classifier is not loaded into a detector, nor the other way round. Any
+other difference is an error that names the tensor.
 """
 
 import logging
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint_file import CheckpointError, bare_name, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_state, refuse_other_switches, told_config
+from models.describe import depth_of, mixer_state, refuse_other_switches, stored_config
 from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
@@ -28,17 +28,17 @@ KINETICS_710_TO_400 = (710, 400)  # the first 400 of Kinetics-710's classes are 
 
 @dataclass
 class LoadReport:
-    """What became of every tensor: name -> (action, note), action one of the ACTIONS."""
+    """What was done with each tensor: name -> (action, note), where action is one of ACTIONS."""
 
     ACTIONS = ("loaded", "inflated", "interpolated", "sliced", "initialised", "unused")
     rows: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self, action: str) -> list[str]:
-        """The tensors to which `action` happened."""
+        """Return the names of the tensors with an action."""
         return [name for name, (happened, _) in self.rows.items() if happened == action]
 
     def table(self) -> str:
-        """A line per tensor, the layers of the stack folded into one line with their number."""
+        """Format one line per tensor; equal tensors of several layers share a line with their count."""
         folded: Counter[tuple[str, str, str]] = Counter()
         for name, (action, note) in self.rows.items():
             head, *rest = name.split(".", 2)
@@ -56,36 +56,38 @@ def load_checkpoint(
     path: str | Path,
     *,
     require_head: bool = False,
+    without_head: bool = False,
     allow_random: bool = False,
     overridden: Collection[str] = (),
 ) -> LoadReport:
-    """Loads the weights of `path` into `model` and logs a table of what became of every tensor.
+    """Load the weights of `path` into `model` and log a table of what was done with each tensor.
 
     Args:
-        model: a `VideoMambaPro`, or an `ActionDetector` with one in it.
-        path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
-        require_head: the head must come from the file, as evaluation needs it.
-        allow_random: let tensors that the file lacks keep their initial values.
-        overridden: flags of switches in which the model may differ from what the file says.
+        model: A `VideoMambaPro`, or an `ActionDetector` that contains one.
+        path: .pth (weights only) or .safetensors, with any of the known wrappers and prefixes.
+        require_head: Raise an error if the head does not come from the file, for evaluation.
+        without_head: Let the head keep its initial values, even if that of the file would fit.
+        allow_random: Let tensors that are missing in the file keep their initial values.
+        overridden: Flags of switches in which the model may differ from the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no readable checkpoint, of another type or size, says other switches, or tensors are
-            missing.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is not a readable checkpoint, has another type, size or other switches than the
+            model, or lacks tensors.
     """
     content = read_checkpoint_file(path)
     source = unwrap_tensors(content, path)
     _check_type(source, model, path)
     refuse_other_switches(model, content, path, overridden)
-    other_head = _other_head(model, source, told_config(content, path).get("time_pool", ""))
+    other_head = _other_head(model, source, stored_config(content, path).get("time_pool", ""))
     report, adapted = LoadReport(), {}
     for full_name, ours in model.state_dict().items():
         name = bare_name(full_name)
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
             continue
-        if name.startswith("head.") and other_head:
-            report.rows[name] = ("initialised", other_head)
+        if name.startswith("head.") and (without_head or other_head):
+            report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
         tensor, action, note = _adapt(name, source[name], ours, path)
         report.rows[name] = (action, note)
@@ -94,7 +96,8 @@ def load_checkpoint(
     for name in source.keys() - report.rows.keys():
         report.rows[name] = ("unused", "")
     _check_complete(report, path, require_head, allow_random)
-    model.load_state_dict(adapted, strict=False)
+    if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
+        model.load_state_dict(adapted, strict=False)
     logger.info("weights from %s:\n%s", path, report.table())
     return report
 
@@ -105,7 +108,7 @@ def _check_type(source: dict[str, Tensor], model: Any, path: str | Path) -> None
         raise CheckpointError(f"{path} {misfit}")
     depths = [depth_of(source), len(model.layers)]
     if depths[0] != depths[1]:
-        raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; ask for a --model of that depth")
+        raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; use a --model of that depth")
 
 
 def _other_head(model: Any, source: dict[str, Tensor], time_pool: str) -> str:
@@ -134,7 +137,7 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
             return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
         return None, "initialised", f"{change}, another number of classes"
     raise CheckpointError(
-        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; ask for the --model of that "
+        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
 
@@ -155,10 +158,10 @@ def _check_complete(report: LoadReport, path: str | Path, require_head: bool, al
     random = [n for n in report.names("initialised") if not n.startswith(MAY_STAY_INITIAL)]
     if random and not allow_random:
         raise CheckpointError(
-            f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}: they would stay random. "
+            f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}; they would stay random. "
             f"Use the right file or model, or --allow_random.\n{report.table()}"
         )
     head = [n for n in report.names("initialised") if n.startswith("head.")]
     if head and require_head:
         notes = ", ".join(f"{n} ({report.rows[n][1]})" for n in head)
-        raise CheckpointError(f"{path} cannot be evaluated, its head does not fit: {notes}; see --nb_classes")
+        raise CheckpointError(f"{path} cannot be evaluated, because its head does not fit: {notes}; see --nb_classes")

@@ -1,6 +1,7 @@
 """Lists from what data sets come with: labels, missing files, and validation splits, read back by the list reader."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -8,9 +9,17 @@ from collections import Counter
 
 import pytest
 
+import run_class_finetuning
 from datasets.annotations import read_list
 from datasets.preparation.media_index import Found
-from tools.make_lists import main, split_off
+from engines.recipe import load_recipe, recipe_names
+from tools.make_lists import RECIPES, main, split_off
+
+# Jhuang et al., Towards understanding action recognition, ICCV 2013, in the order of the alphabet.
+JHMDB = [
+    "brush_hair", "catch", "clap", "climb_stairs", "golf", "jump", "kick_ball", "pick", "pour", "pullup", "push",
+    "run", "shoot_ball", "shoot_bow", "shoot_gun", "sit", "stand", "swing_baseball", "throw", "walk", "wave",
+]  # fmt: skip
 
 
 def touch(root, *paths):
@@ -54,7 +63,18 @@ def test_a_folder_of_classes(tmp_path, capsys):
     assert (train | val | test)["Climb wall/clip 3.mp4"] == 0
     assert not (lists / "missing.txt").exists()
     said = capsys.readouterr().out
-    assert "train: 23 clips, 3 of 3 classes" in said and f"--data_root {tmp_path / 'videos'}" in said
+    assert "train: 23 clips, 3 of 3 classes" in said
+    command = shlex.split(said.splitlines()[-1].removeprefix("train with: "))
+    assert command[:4] == ["python", "run_class_finetuning.py", "--recipe", "custom/small"]
+    flags = run_class_finetuning.get_parser().parse_args(command[2:])
+    assert flags.recipe in recipe_names()
+    assert (flags.data_path, flags.data_root) == (str(lists), str(tmp_path / "videos"))
+    assert (flags.label_names, flags.output_dir) == (str(lists / "labels.txt"), "outputs/videos")
+
+
+def test_the_recipes_of_named_data_sets_are_there():
+    assert {recipe for recipe, _ in RECIPES.values()} <= set(recipe_names())
+    assert all(load_recipe(recipe).flags.get("nb_classes") in (None, classes) for recipe, classes in RECIPES.values())
 
 
 def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_path, capsys):
@@ -94,7 +114,8 @@ def test_other_names_of_frames_are_told(tmp_path, capsys, name, template):
     assert run(tmp_path, "folder") == 0
     assert template.format(1) == name
     said = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(said)[-2:] == ["--filename_tmpl", template]
+    words = shlex.split(said)
+    assert words[words.index("--filename_tmpl") + 1] == template
 
 
 def test_kinetics(tmp_path, capsys):
@@ -178,6 +199,27 @@ def test_hmdb51(tmp_path):
     assert labels(tmp_path / "lists") == ["brush_hair", "wave"]
 
 
+def test_jhmdb_has_21_actions_and_films_stay_together(tmp_path, capsys):
+    splits, roles = tmp_path / "splits", {}
+    for action in JHMDB:
+        clips = [f"film{i}_{action}_u_cm_np1_fr_med_{n}.avi" for i in range(6) for n in range(2)]
+        write(splits / f"{action}_test_split2.txt", "".join(f"{c} {2 if 'film0' in c else 1}\n" for c in clips))
+        touch(tmp_path / "videos", *[f"{action}/{c}" for c in clips])
+        roles |= {f"{action}/{c}": "film0" in c for c in clips}
+    assert run(tmp_path, "jhmdb", "--splits", splits, "--fold", "2", "--val_share", "0.2") == 0
+    lists = tmp_path / "lists"
+    assert labels(lists) == JHMDB and len(JHMDB) == 21
+    test = read(lists, "test")
+    assert test == {clip: JHMDB.index(clip.split("/")[0]) for clip, tested in roles.items() if tested}
+    train, val = read(lists, "train"), read(lists, "val")
+    assert len(train) + len(val) == 21 * 10 and set(val.values()) == set(range(21))
+    films = [{re.sub(r"(film\d).*", r"\1", path) for path in split} for split in (train, val)]
+    assert not films[0] & films[1]
+    (splits / "wave_test_split2.txt").rename(splits / "fencing_test_split2.txt")
+    assert run(tmp_path, "jhmdb", "--splits", splits, "--fold", "2", "--overwrite") == 1
+    assert "lacks wave and has fencing, which are none of its actions" in capsys.readouterr().err
+
+
 def test_imagenet(tmp_path):
     touch(tmp_path / "images", "train/n02/a.JPEG", "train/n01/b.JPEG", "val/n02/c.JPEG", "val/n01/d.JPEG")
     assert run(tmp_path, "imagenet", root="images") == 0
@@ -196,7 +238,7 @@ def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
 @pytest.mark.parametrize(
     ("form", "files", "words", "said"),
     [
-        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: there is no column label"),
+        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: column label"),
         (
             "kinetics",
             {"t.csv": "label,youtube_id\na,no\n"},
@@ -212,10 +254,10 @@ def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
         ),
         ("ssv2", {"t.json": "[", "l.json": "{}"}, ["--train", "t.json", "--labels", "l.json"], "t.json is not JSON"),
         ("ucf101", {"s/classInd.txt": "1 A 3\n"}, ["--splits", "s"], "classInd.txt, line 1: should be `number class`"),
-        ("ucf101", {"s/classInd.txt": "1 A\n"}, ["--splits", "s"], "trainlist01.txt is not there"),
+        ("ucf101", {"s/classInd.txt": "1 A\n"}, ["--splits", "s"], "trainlist01.txt does not exist"),
         ("hmdb51", {"s/x.txt": ""}, ["--splits", "s"], "no files CLASS_test_split1.txt"),
         ("hmdb51", {"s/w_test_split1.txt": "a.avi 7\n"}, ["--splits", "s"], "line 1: should be a clip and 0, 1 or 2"),
-        ("folder", {"videos/b.mp4": ""}, [], "b.mp4 lies in no class's folder"),
+        ("folder", {"videos/b.mp4": ""}, [], "b.mp4 is not in a class folder"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_its_place(tmp_path, monkeypatch, capsys, form, files, words, said):

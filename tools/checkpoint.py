@@ -10,17 +10,21 @@ files carry bare tensor names, what is known of the network, and the flags of th
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
+from datasets.lists import ListSettings
 from datasets.presets import recipe_of_classes
+from datasets.sampling import ViewSettings
 from models.checkpoint_file import (
-    AVERAGE,
+    EMA_KEY,
     FORMATS,
     CheckpointError,
     read_checkpoint_file,
@@ -29,6 +33,9 @@ from models.checkpoint_file import (
 )
 from models.describe import CheckpointFacts, describe_checkpoint
 from models.videomambapro import VideoMambaPro
+
+# Flags of the data that --eval takes from the file.
+_IN_THE_FILE = {"nb_classes", "label_names", "num_frames", "input_size", "short_side_size"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,9 +93,9 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     if target.suffix not in FORMATS:
         raise CheckpointError(f"{target}: the target is {' or '.join(FORMATS)}")
     facts, content = describe_checkpoint(source), read_checkpoint_file(source)
-    if ema and not isinstance(content.get(AVERAGE), dict):
-        raise CheckpointError(f"{source} holds no moving average ({AVERAGE}); leave --ema out")
-    tensors = unwrap_tensors({"model": content[AVERAGE]} if ema else content, source)
+    if ema and not isinstance(content.get(EMA_KEY), dict):
+        raise CheckpointError(f"{source} holds no moving average ({EMA_KEY}); leave --ema out")
+    tensors = unwrap_tensors({"model": content[EMA_KEY]} if ema else content, source)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     config = facts.config | ({"name": facts.model} if facts.model else {})
     with atomic_write(target) as file:
@@ -98,7 +105,7 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
     """What a training checkpoint holds beside weights."""
-    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best score"}
+    words = {"optimizer": "optimiser", EMA_KEY: "moving average", "epoch": "epoch", "best_score": "best score"}
     found = []
     for key, word in words.items():
         value = content.get(key)
@@ -112,10 +119,25 @@ def _command(path: Path, facts: CheckpointFacts) -> str:
         return "nothing: it has no head; start from it with --finetune"
     if facts.config.get("time_pool"):
         return f"python run_action_detection.py --eval --finetune {path} --data_path DIR"
+    if facts.flags.get("data_path") or facts.flags.get("test_list"):
+        return _command_of_run(path, facts)
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"
     return f"bash scripts/evaluate.sh --checkpoint {path} --data_set {recipe} --data_root DIR"
+
+
+def _command_of_run(path: Path, facts: CheckpointFacts) -> str:
+    """The command that repeats the test of the run that wrote the file: its lists, sampling and views."""
+    script = "run_pretrain_imagenet.py" if facts.is_image_model else "run_class_finetuning.py"
+    words = ["python", script, "--eval", "--finetune", str(path)]
+    for field in (*fields(ListSettings), *fields(ViewSettings)):
+        value = facts.flags.get(field.name)
+        # the scripts differ in the default of --data_set
+        usual = value in (None, "") or (value == field.default and field.name != "data_set")
+        if not usual and field.name not in _IN_THE_FILE:
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     python -m tools.make_lists ssv2     VIDEOS --train train.json --val val.json --labels labels.json --output lists
     python -m tools.make_lists ucf101   VIDEOS --splits ucfTrainTestlist --fold 1 --output lists
     python -m tools.make_lists hmdb51   VIDEOS --splits testTrainMulti_7030_splits --fold 1 --output lists
+    python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
     python -m tools.make_lists ava      VIDEOS --annotations ANNOTATIONS --output lists
 
@@ -31,19 +32,22 @@ from common.flag_parser import FlagParser
 from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
+from datasets.label_names import LABELS
 from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
     Source,
     read_folder,
     read_hmdb51,
     read_image_folder,
+    read_jhmdb,
     read_kinetics,
     read_something_something,
     read_ucf101,
 )
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
+from datasets.presets import PRESETS
 
-WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
+WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
 AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
 MOST_TOLD = 10
 Clip = tuple[Found, int]
@@ -68,6 +72,17 @@ class Lists:
     passed_over: list[str] = field(default_factory=list)
 
 
+# Recipe and number of classes of the data sets that have one.
+RECIPES = {
+    "kinetics": ("k400/tiny_f16_res224", 400),
+    "ssv2": ("ssv2/tiny_f16_res224", 174),
+    "ucf101": ("ucf101/tiny_f16_res224", 101),
+    "hmdb51": ("hmdb51/tiny_f16_res224", 51),
+    "jhmdb": ("jhmdb/nano_f8_res96", 21),
+}
+OWN_VIDEOS = "custom/small"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     escape_output()
@@ -90,7 +105,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "imagenet", "ava"):
+    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava"):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
@@ -115,7 +130,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--test", type=Path, metavar="FILE")
         if form == "ssv2":
             command.add_argument("--labels", type=Path, required=True, metavar="FILE", help="its labels.json")
-        if form in ("ucf101", "hmdb51"):
+        if form in ("ucf101", "hmdb51", "jhmdb"):
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
             command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
     options = parser.parse_args(arguments)
@@ -175,7 +190,8 @@ def _read(options: argparse.Namespace) -> Lists:
             read_kinetics(files) if options.form == "kinetics" else read_something_something(files, options.labels)
         )
     else:
-        source = {"ucf101": read_ucf101, "hmdb51": read_hmdb51}[options.form](options.splits, options.fold)
+        read = {"ucf101": read_ucf101, "hmdb51": read_hmdb51, "jhmdb": read_jhmdb}[options.form]
+        source = read(options.splits, options.fold)
     lists = Lists(source, index.kind, frame_flags=_frame_flags(index), passed_over=index.passed_over)
     for split, entries in source.splits.items():
         if not entries:
@@ -223,7 +239,7 @@ def _write(lists: Lists, options: argparse.Namespace) -> None:
         for split, clips in lists.splits.items()
         if clips
     }
-    texts["labels.txt"] = "".join(f"{name}\n" for name in lists.source.label_names)
+    texts[LABELS] = "".join(f"{name}\n" for name in lists.source.label_names)
     if lists.missing:
         texts["missing.txt"] = "".join(f"{line}\n" for line in lists.missing)
     _write_texts(texts, WRITTEN, options)
@@ -282,8 +298,23 @@ def _tell(lists: Lists, options: argparse.Namespace) -> None:
         print(_printable(line))
     _tell_some("passed over", lists.passed_over, "passed over in all")
     _tell_some("missing", lists.missing, f"missing in all: {output / 'missing.txt'}")
-    words = ["--data_path", output, "--data_root", options.root, "--label_names", output / "labels.txt"]
-    print("train with:", shlex.join(map(str, [*words, *lists.frame_flags])))
+    print("train with:", shlex.join(_training_command(lists, options)))
+
+
+def _training_command(lists: Lists, options: argparse.Namespace) -> list[str]:
+    """The command line that trains on the lists: by the data set's own recipe where the classes are all there."""
+    if lists.kind == "image":
+        words = ["python", "run_pretrain_imagenet.py", "--model", "videomambapro_tiny"]
+        if len(lists.source.label_names) != PRESETS["ImageNet"].num_classes:
+            words += ["--data_set", "custom"]
+    else:
+        recipe, classes = RECIPES.get(options.form, (OWN_VIDEOS, 0))
+        if classes != len(lists.source.label_names):
+            recipe = OWN_VIDEOS
+        words = ["python", "run_class_finetuning.py", "--recipe", recipe]
+    words += ["--data_path", str(options.output), "--data_root", str(options.root)]
+    words += ["--label_names", str(options.output / LABELS), *lists.frame_flags]
+    return [*words, "--output_dir", f"outputs/{options.root.resolve().name}"]
 
 
 def _tell_some(what: str, lines: Sequence[str], sum_words: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.annotations import MAX_TOLD
+from datasets.annotations import MAX_REPORTED
 from datasets.detection.label_map import AnnotationError, LabelMap, read_annotation_text
 from datasets.list_lines import INTEGER
 
@@ -102,13 +102,13 @@ class _Faults:
 
     def add(self, number: int, line: str, reason: str) -> None:
         self._count += 1
-        if self._count <= MAX_TOLD:
+        if self._count <= MAX_REPORTED:
             self._told.append(f'  line {number}: {reason}: "{line[:200]}"')
 
     def raise_any(self) -> None:
         if not self._count:
             return
-        more = [f"  and {self._count - MAX_TOLD} more"] if self._count > MAX_TOLD else []
+        more = [f"  and {self._count - MAX_REPORTED} more"] if self._count > MAX_REPORTED else []
         remedy = f"Each line should be `{self._form}`, boxes as shares of the picture; there is no header line."
         raise AnnotationError("\n".join([f"{self._path}: {self._count} faulty line(s)", *self._told, *more, remedy]))
 

@@ -136,8 +136,8 @@ class Detection(Objective):
 
     def _judge(self, truth: np.ndarray, found: np.ndarray) -> tuple[float, dict[int, float | None]]:
         """Return the mean average precision, and that of each class id."""
-        rules = dict(excluded=self.excluded, max_rows_per_frame=self.settings.max_rows_per_frame)
-        return frame_map(truth, found, self.label_map.ids, **rules)
+        rows = self.settings.max_rows_per_frame
+        return frame_map(truth, found, self.label_map.ids, excluded=self.excluded, max_rows_per_frame=rows)
 
 
 def class_frequencies(records: Sequence[Keyframe], label_map: LabelMap) -> Tensor:
