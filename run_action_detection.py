@@ -16,10 +16,10 @@ SCRIPT = "run_action_detection.py"
 if __name__ == "__main__":
     leave_on_signals()
 
-from engines.early_check import check_detection
+from engines.early_check import check_command_line
 
 if __name__ == "__main__":
-    check_detection(SCRIPT)  # what follows takes seconds to import
+    check_command_line(SCRIPT, classifies=False)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
