@@ -1,4 +1,4 @@
-"""Published forms of weights load with the right change to every tensor, and nothing stays random in silence."""
+"""Published weights are loaded with the right change to every tensor, and nothing stays random silently."""
 
 import logging
 
@@ -27,7 +27,7 @@ def build(seed=0, **config):
 
 
 def image_weights(**config):
-    """As VideoMambaPro's Tiny is published: a 2-D patch kernel, no temporal positions, a head of 1000."""
+    """Weights in the form of the published Tiny: a 2-D patch kernel, no temporal positions, a head of 1000."""
     state = build(num_frames=1, num_classes=1000, **config).state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].squeeze(2)
     del state["temporal_pos_embedding"]
@@ -105,6 +105,17 @@ def test_head_of_kinetics_710_gives_its_first_400_rows(tmp_path):
     assert set(report.names("sliced")) == {"head.weight", "head.bias"}
 
 
+def test_delete_head_leaves_out_a_head_that_would_fit(tmp_path):
+    model, path = build(seed=1), saved(tmp_path, build(seed=2).state_dict())
+    before = model.head.weight.clone()
+    report = load_checkpoint(model, path, without_head=True)
+    assert torch.equal(model.head.weight, before) and set(report.names("initialised")) == {"head.weight", "head.bias"}
+    load_checkpoint(model, path)
+    assert not torch.equal(model.head.weight, before), "the control"
+    with pytest.raises(CheckpointError, match="head does not fit"):
+        load_checkpoint(model, path, without_head=True, require_head=True)
+
+
 def test_evaluation_refuses_a_head_that_does_not_fit(tmp_path):
     path = saved(tmp_path, build(seed=1, num_classes=9).state_dict())
     with pytest.raises(CheckpointError, match="head does not fit.*head.weight.*9, 32"):
@@ -144,10 +155,12 @@ def test_files_that_are_no_checkpoints(tmp_path):
         read_state_dict(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(
-        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or of another format"
+        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or has another format"
     ):
         read_state_dict(tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="it holds models.videomambapro.VideoMambaPro, and files that run code"):
+    with pytest.raises(
+        CheckpointError, match="it contains models.videomambapro.VideoMambaPro, and files that run code"
+    ):
         read_state_dict(saved(tmp_path, {"model": build()}))
     with pytest.raises(CheckpointError, match="no tensors"):
         read_state_dict(saved(tmp_path, {"epoch": 3}))

@@ -1,4 +1,4 @@
-"""Settings of the data: the same from Python as from flags, without a parser, and facts of a data set in one table."""
+"""Data settings: the same from Python as from flags, without a parser; presets in one table."""
 
 import argparse
 import dataclasses
@@ -67,8 +67,8 @@ def test_flags_and_python_give_the_same_samples(lists):
         hflip=0.5, seed=3,
     )  # fmt: skip
     assert DataSettings.from_flags(flags) == settings
-    ours, theirs = (build_dataset("train", given)[0].clips for given in (settings, DataSettings.from_flags(flags)))
-    assert np.array_equal(ours, theirs)
+    ours, expected = (build_dataset("train", given)[0].clips for given in (settings, DataSettings.from_flags(flags)))
+    assert np.array_equal(ours, expected)
 
 
 def test_settings_of_an_older_run_have_defaults_for_what_they_lack():
@@ -98,8 +98,35 @@ def test_recipes_agree_with_the_table_of_data_sets():
         assert bool(recipe) == bool(preset.num_classes), name
         if recipe:
             flags = load_recipe(recipe).flags
-            theirs = get_preset(flags["data_set"])
-            assert (flags.get("nb_classes") or theirs.num_classes) == preset.num_classes
-            assert flags.get("sampling", theirs.sampling) == preset.sampling
-            assert "hflip" not in flags and theirs.hflip == preset.hflip
+            expected = get_preset(flags["data_set"])
+            assert (flags.get("nb_classes") or expected.num_classes) == preset.num_classes
+            assert flags.get("sampling", expected.sampling) == preset.sampling
+            assert "hflip" not in flags and expected.hflip == preset.hflip
     assert recipe_of_classes(7) == recipe_of_classes(None) == recipe_of_classes(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("Kinetics-400", "Kinetics"), ("mitv1_sparse", "Kinetics_sparse"), ("IMNET", "ImageNet"), ("hmdb51", "HMDB51")],
+)
+def test_names_of_published_scripts_are_presets(name, preset):
+    assert get_preset(name) is PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("LVU", "windows.*Kinetics_sparse"), ("image_folder", "tools.make_lists folder"), ("Kinetik", "choose from")],
+)
+def test_a_published_name_without_a_counterpart_is_refused_with_the_reason(name, told):
+    with pytest.raises(ValueError, match=told):
+        get_preset(name)
+
+
+def test_the_short_side_follows_the_input_size_unless_it_is_given(lists):
+    settings = DataSettings(data_path=str(lists), data_root=str(lists), input_size=32, num_frames=2, num_workers=0)
+    batch = next(iter(build_loader(build_dataset("test", settings), "test", settings)))
+    assert batch["clips"].shape[-2:] == (32, 32)
+    wider = dataclasses.replace(settings, short_side_size=48)
+    assert wider.short_side == 48
+    with pytest.raises(ValueError, match="--short_side_size 48 and --input_size 32 must be equal"):
+        build_dataset("test", wider)

@@ -1,4 +1,4 @@
-"""A field of the model's configuration is a flag, in every file and in every model rebuilt from one, by itself."""
+"""A field of the model configuration automatically becomes a flag and part of checkpoints and rebuilt models."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ import timm
 import torch
 from inference_files import FLAGS, save_checkpoint
 
+import run_action_detection
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
@@ -184,8 +185,12 @@ def test_weights_are_not_loaded_into_a_model_of_other_switches(tmp_path):
 
 def test_files_of_before_tell_their_switches_by_their_flags(tmp_path):
     path = save_checkpoint(tmp_path / "old.pth", masked_backward=False, elemental_residual=None, scan_input=None)
-    told = describe_checkpoint(path).config
-    assert (told["masked_backward"], told["elemental_residual"], told["scan_input"]) == (False, True, "conv")
+    reported = describe_checkpoint(path).config
+    assert (reported["masked_backward"], reported["elemental_residual"], reported["scan_input"]) == (
+        False,
+        True,
+        "conv",
+    )
     with pytest.raises(ValueError, match="--masked_backward True, the file has False"):
         parsed("--eval", "--resume", str(path), "--masked_backward")
 
@@ -216,7 +221,7 @@ def negatives(parser):
     return [option for option in parser._option_string_actions if option.startswith(("--no-", "--no_"))]
 
 
-@pytest.mark.parametrize("module", [run_class_finetuning, run_pretrain_imagenet, run_inference])
+@pytest.mark.parametrize("module", [run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_inference])
 def test_negative_flags_are_accepted_in_both_spellings(module):
     parser = module.get_parser()
     needed = ["--checkpoint", "c", "v.mp4"] if module is run_inference else []
