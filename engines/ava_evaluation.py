@@ -126,7 +126,7 @@ def _match(
     found = _Rows(rows, np.argsort(-rows["score"], kind="stable"), frames, columns, left_out)
     if max_rows_per_frame:
         found.keep(_places_in_group(found.frames) < max_rows_per_frame)
-    found.keep((found.boxes[:, :2] < found.boxes[:, 2:]).all(1))
+    found.keep((found.boxes[:, 2:] - found.boxes[:, :2]).min(1) > 0)
     _mark_hits(found, truth)
     return found, truth
 

@@ -83,7 +83,8 @@ def _examples(
     truth: np.ndarray, detections: np.ndarray, ap: Mapping[int, float | None], names: Mapping[int, str]
 ) -> list[dict[str, Any]]:
     """The surest hits and false detections of the best and the worst classes: name, video, second, box, score, hit."""
-    ranking = sorted((action for action in ap if ap[action] is not None), key=lambda action: -ap[action])
+    judged = {action: value for action, value in ap.items() if value is not None}
+    ranking = sorted(judged, key=lambda action: -judged[action])
     examples = []
     for action in dict.fromkeys(ranking[:SHOWN_CLASSES] + ranking[-SHOWN_CLASSES:]):
         found = detections[detections["action"] == action]

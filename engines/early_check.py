@@ -14,6 +14,13 @@ from pathlib import Path
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
+from datasets.detection.lists import (
+    DetectionListSettings,
+    find_annotations,
+    find_label_map,
+    find_person_boxes,
+    split_of,
+)
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
@@ -23,7 +30,10 @@ from engines.recipe import load_recipe, read_yaml
 WHERE_WEIGHTS_ARE = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
-_OWN_FILES = ("resume", "label_names", "train_list", "val_list", "test_list")
+_OWN_FILES = (
+    *("resume", "label_names", "train_list", "val_list", "test_list"),
+    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
+)
 _WEIGHTS = ("finetune", "teacher")
 _OF_THE_COMMAND_LINE = {"recipe", "config"}
 
@@ -37,21 +47,22 @@ def check_command_line(
         script: File name of the run script.
         words: Words of the command line; None for those of this process.
         defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
-        classifies: Whether the run reads lists of labelled clips; otherwise only recipe and files are checked.
+        classifies: Whether the run reads lists of labelled clips, or else annotated boxes.
     """
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script)
+    parser = _parser(script, *((ListSettings, ViewSettings) if classifies else (DetectionListSettings,)))
     try:
-        if classifies:
-            words, _ = translate(words)
+        words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
+        _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
-            _check_square(words)
             _check_data(flags, script)
+        else:
+            _check_annotations(flags)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
@@ -75,10 +86,10 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         parser.error(str(error))
 
 
-def _parser(script: str) -> FlagParser:
+def _parser(script: str, *groups: type) -> FlagParser:
     """A parser of the flags that are checked here; all have the names and types of the run's parser."""
     parser = FlagParser(prog=script, add_help=False)
-    for settings in (ListSettings, ViewSettings):
+    for settings in groups:
         add_options(parser, settings)
     for name in ("model", "recipe", "config", "resume", *_WEIGHTS):
         parser.add_argument(f"--{name}", default="")
@@ -117,7 +128,18 @@ def _check_files(flags: argparse.Namespace) -> None:
     for name in _WEIGHTS:
         _require_weights(name, getattr(flags, name))
     for name in _OWN_FILES:
-        _require_file(name, getattr(flags, name))
+        _require_file(name, vars(flags).get(name, ""))
+
+
+def _check_annotations(flags: argparse.Namespace) -> None:
+    """Check that the files of a detection run exist, and read its label map."""
+    settings = from_flags(DetectionListSettings, flags)
+    find_label_map(settings)
+    modes: list[Mode] = ["test"] if flags.eval else ["train", "test"]
+    for split in [split_of(mode, settings) for mode in modes]:
+        find_annotations(split, settings)
+        if split != "train" and settings.eval_boxes == "predicted":
+            find_person_boxes(split, settings)
 
 
 def _check_data(flags: argparse.Namespace, script: str) -> None:

@@ -193,7 +193,7 @@ def test_the_order_of_classes_and_seconds_is_of_the_file_whatever_batch_or_start
     ("words", "told"),
     [
         ([], "is an action detector and has to be told where the persons are. Bring --boxes FILE"),
-        (["--boxes", "absent.csv"], "absent.csv is not there"),
+        (["--boxes", "absent.csv"], "absent.csv does not exist"),
         (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "for which there is no --heatmap, --quick"),
     ],
 )
@@ -208,7 +208,7 @@ def test_a_faulty_file_of_boxes_is_told_with_its_line(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(folder, folder / "movies" / "first.mp4", "--boxes", boxes)
     message = capsys.readouterr().err
-    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the picture" in message
+    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the frame" in message
 
 
 def test_a_classifier_has_no_use_for_boxes(folder, tmp_path, capsys):
