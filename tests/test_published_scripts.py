@@ -10,6 +10,7 @@ import pytest
 import torch
 from video_files import numbered_frames, write_video
 
+import run_action_detection
 import run_class_finetuning
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run
@@ -168,6 +169,15 @@ def test_what_would_change_the_result_is_refused(words, told):
     with pytest.raises(RefusedFlagError) as refused:
         translate(words.split())
     assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_flag_that_a_script_has_itself_is_left_alone():
+    words = ["--fps", "30", "--no_amp"]
+    assert translate(words, known=["--fps"])[0] == ["--fps", "30", "--no_bf16"]
+    with pytest.raises(RefusedFlagError, match="--fps has no counterpart"):
+        translate(words)
+    known = run_action_detection.get_parser()._option_string_actions
+    assert translate(["--fps", "25"], known)[0] == ["--fps", "25"]
 
 
 def test_the_document_is_the_table():
