@@ -30,12 +30,12 @@ from common.flag_types import fraction, frame_template, non_negative, non_negati
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
-from datasets.detection.annotations import PERSON_FORM
+from datasets.detection.annotations import FULL, PERSON_FORM
 from datasets.readers import DECODERS, UnreadableVideoError
 from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import Told, annotate_detections
-from inference.detector import FULL, is_detector, load_detector, sources_of_detection
+from inference.detector import is_detector, load_detector, sources_of_detection
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources

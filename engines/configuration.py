@@ -83,9 +83,10 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    argv, notes = translate(sys.argv[1:] if argv is None else argv)
+    own = vars(parser.parse_args([]))
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, own)
     unset = object()
-    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
+    blank = argparse.Namespace(**dict.fromkeys(own, unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
     first = parser.parse_args(argv)
     if first.recipe and first.config:

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
+from datasets.detection.annotations import FULL, read_person_boxes
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import ViewSettings, check_test_sizes
@@ -40,7 +41,7 @@ def check_command_line(script: str, words: Sequence[str] | None = None, *, defau
         return
     parser = _parser(script)
     try:
-        words, _ = translate(words)
+        words, _ = translate(words, vars(parser.parse_args([])))
         _take_defaults(parser, words, script, defaults)
         flags, _ = parser.parse_known_args(words)
         _check(flags, script)
@@ -49,13 +50,13 @@ def check_command_line(script: str, words: Sequence[str] | None = None, *, defau
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 and one line where a file that run_inference.py names is absent.
+    """End the process with status 2 where a file that run_inference.py names is absent, or one of boxes is faulty.
 
     Args:
         words: of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
@@ -63,7 +64,9 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         _require_file("label_names", flags.label_names)
         if flags.recipe:
             load_recipe(flags.recipe)
-    except ValueError as error:
+        if flags.boxes not in ("", FULL):
+            read_person_boxes(flags.boxes, 0)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datasets.annotations import is_image_path
-from datasets.detection.annotations import Keyframe, Persons, Second, read_person_boxes
+from datasets.detection.annotations import FULL, Keyframe, Persons, Second, read_person_boxes
 from datasets.detection.arguments import DetectionSettings
 from datasets.detection.build import build_detection_loader, dataset_of
 from datasets.detection.keyframe_dataset import KeyframeDataset
@@ -28,8 +28,6 @@ from models.build import build_described
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.describe import CheckpointFacts, describe_checkpoint
 
-FULL = "full"
-"""In place of a file of boxes: one box of the whole picture for every second."""
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -18,10 +20,13 @@ from test_detection_page import BLOCKS
 from video_files import write_folder
 
 import run_inference
+from datasets.detection.annotations import FULL
 from datasets.readers import VideoFile
-from inference.detector import FULL, load_detector
+from inference.detector import load_detector
 from tools.evaluate_ava import main as evaluate_ava
 from tools.report import main as report_tool
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +214,10 @@ def test_a_faulty_file_of_boxes_is_told_with_its_line(folder, tmp_path, capsys):
         run(folder, folder / "movies" / "first.mp4", "--boxes", boxes)
     message = capsys.readouterr().err
     assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the picture" in message
+    code = "import sys; sys.modules['torch'] = None; import runpy; runpy.run_path('run_inference.py', {}, '__main__')"
+    words = ["--checkpoint", str(folder / "out" / "checkpoint-best.pth"), "video.mp4", "--boxes", str(boxes)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "line 2: x1 = 12" in done.stderr, "before PyTorch is imported"
 
 
 def test_a_classifier_has_no_use_for_boxes(folder, tmp_path, capsys):
