@@ -11,8 +11,15 @@ import hashlib
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_action_detection.py"
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_detection
+
+if __name__ == "__main__":
+    check_detection(SCRIPT)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -30,8 +37,6 @@ from engines.task import Task
 from models.arguments import add_model_arguments
 from models.detection import ActionDetector
 from reports.best_effort import try_to_report
-
-SCRIPT = "run_action_detection.py"
 
 
 def get_parser() -> argparse.ArgumentParser:

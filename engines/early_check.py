@@ -7,16 +7,23 @@ This module, and all that it imports, must do without torch.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
 from datasets.detection.annotations import FULL, read_person_boxes
+from datasets.detection.lists import (
+    DetectionListSettings,
+    find_annotations,
+    find_label_map,
+    find_person_boxes,
+    split_of,
+)
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
-from datasets.sampling import ViewSettings, check_test_sizes
+from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
@@ -36,15 +43,39 @@ def check_command_line(script: str, words: Sequence[str] | None = None, *, defau
         words: of the command line; None for those of this process.
         defaults: the recipe whose flags serve where no recipe is named; empty for none.
     """
+    parser = _parser(script, ListSettings, ViewSettings)
+    parser.add_argument("--teacher", default="")
+    parser.add_argument("--tubelet_size", type=positive_int, default=1)
+    _parse_and_check(parser, words, script, defaults, lambda flags: _check(flags, script))
+
+
+def check_detection(script: str, words: Sequence[str] | None = None) -> None:
+    """End the process with status 2 and one line where a file that run_action_detection.py needs is absent.
+
+    Args:
+        script: Its file name.
+        words: Words of the command line; None for those of this process.
+    """
+    parser = _parser(script, DetectionListSettings)
+    _parse_and_check(parser, words, script, "", _check_detection_files)
+
+
+def _parse_and_check(
+    parser: FlagParser,
+    words: Sequence[str] | None,
+    script: str,
+    defaults: str,
+    check: Callable[[argparse.Namespace], None],
+) -> None:
+    """Parse the flags that `parser` knows, with a recipe's defaults, and end the process where `check` raises."""
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script)
     try:
         words, _ = translate(words, vars(parser.parse_args([])))
         _take_defaults(parser, words, script, defaults)
         flags, _ = parser.parse_known_args(words)
-        _check(flags, script)
+        check(flags)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
@@ -70,16 +101,15 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         parser.error(str(error))
 
 
-def _parser(script: str) -> FlagParser:
+def _parser(script: str, *groups: type) -> FlagParser:
     """A parser of the flags that are checked here; all have the names and types of the run's parser."""
     parser = FlagParser(prog=script, add_help=False)
-    for settings in (ListSettings, ViewSettings):
+    for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", *_WEIGHTS):
+    for name in ("model", "recipe", "config", "resume", "finetune"):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
-    parser.add_argument("--tubelet_size", type=positive_int, default=1)
     return parser
 
 
@@ -119,6 +149,20 @@ def _check(flags: argparse.Namespace, script: str) -> None:
     weights_decide = flags.eval and (flags.finetune or flags.resume)
     if not weights_decide:
         _check_sizes(flags, script)
+
+
+def _check_detection_files(flags: argparse.Namespace) -> None:
+    """Look for the files that the run will read, and read the label map."""
+    _require_weights("finetune", flags.finetune)
+    for name in ("resume", "train_csv", "val_csv", "test_csv", "label_map", "person_boxes"):
+        _require_file(name, getattr(flags, name))
+    settings = from_flags(DetectionListSettings, flags)
+    find_label_map(settings)
+    modes: list[Mode] = ["test"] if flags.eval else ["train", "test"]
+    for split in [split_of(mode, settings) for mode in modes]:
+        find_annotations(split, settings)
+        if split != "train" and settings.eval_boxes == "predicted":
+            find_person_boxes(split, settings)
 
 
 def _check_lists(flags: argparse.Namespace, script: str) -> None:

@@ -134,7 +134,7 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
         first_lines.setdefault(video, persons.line)
     person_file, shown = "", annotated
     if mode != "train" and settings.eval_boxes == "predicted":
-        person_file = find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+        person_file = find_person_boxes(split, settings)
         shown = read_person_boxes(person_file, settings.box_threshold)
         shown = {second: persons for second, persons in shown.items() if second[0] in first_lines}
         if not shown:
@@ -168,6 +168,11 @@ def find_annotations(split: Mode, settings: DetectionListSettings) -> str:
     """Find the annotations of a split; errors as `find_file`."""
     given = {"train": settings.train_csv, "validation": settings.val_csv, "test": settings.test_csv}[split]
     return find_file(given, ANNOTATIONS[split], settings, "val_csv" if split == "validation" else f"{split}_csv")
+
+
+def find_person_boxes(split: Mode, settings: DetectionListSettings) -> str:
+    """Find the detected persons of a split; errors as `find_file`."""
+    return find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
 
 
 def find_label_map(settings: DetectionListSettings) -> LabelMap:

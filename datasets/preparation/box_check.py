@@ -14,12 +14,11 @@ from datasets.detection.annotations import Persons, Second, read_annotations, re
 from datasets.detection.label_map import LabelMap
 from datasets.detection.lists import (
     FIRST_SECOND_OF_FOLDERS,
-    PERSON_BOXES,
     DetectionListSettings,
     find_annotations,
     find_exclusions,
-    find_file,
     find_label_map,
+    find_person_boxes,
     find_video,
     split_of,
     start_of,
@@ -253,7 +252,7 @@ def _check_detected(
 ) -> None:
     """Hold detected persons to those that are annotated."""
     try:
-        file = find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+        file = find_person_boxes(split, settings)
     except FileNotFoundError as error:
         findings.notes.append(f"{error}, or evaluate with --eval_boxes ground_truth")
         return
