@@ -1,8 +1,8 @@
-"""Trains and tests a video classifier: `python run_class_finetuning.py --data_path LISTS --data_root VIDEOS ...`.
+"""Train and test a video classifier: `python run_class_finetuning.py --data_path LISTS --data_root VIDEOS ...`.
 
-Runs alone, under torchrun or under SLURM. `--finetune FILE` starts from a checkpoint of images or videos, `--eval`
-only tests. `--recipe k400/tiny_f16_res224` takes the settings of a published run, `--dry_run` checks everything and
-stops. All results go to --output_dir: checkpoints, log.txt, TensorBoard events, results.json.
+Runs as a single process, under torchrun or under SLURM. `--finetune FILE` starts from pretrained weights of images or
+videos, `--eval` only tests. `--recipe k400/tiny_f16_res224` uses the settings of a published run, `--dry_run` checks
+everything and stops. All results are written to --output_dir: checkpoints, log.txt, TensorBoard events, results.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from reports.best_effort import try_to_report
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of video training and testing."""
+    """Return the parser of video training and testing."""
     parser = FlagParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
     add_model_arguments(parser)
     add_data_arguments(parser)
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
 def classify(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
 ) -> Classification:
-    """The objective of the run; without a training list, one that only tests."""
+    """Create the objective of the run; without a training list, one for testing only."""
     if train_set is None:
         return Classification(model, test_set.num_classes, class_names=args.class_names)
     labels = [record.target for record in train_set.records]
@@ -61,9 +61,9 @@ def classify(
 TASK = Task(SCRIPT, get_parser, classify)
 
 
-@record  # torchrun shows the traceback of the process that failed first
+@record  # lets torchrun show the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
-    """Trains (unless --eval), then tests all segments and crops of every test video."""
+    """Train (unless --eval), then test all segments and crops of every test video."""
     run_task(TASK, flags, try_to_report)
 
 

@@ -1,7 +1,7 @@
-"""Pretrains on images, videos of one frame: `python run_pretrain_imagenet.py --data_path LISTS --data_root IMAGES`.
+"""Pretrain on images, as videos of one frame: `python run_pretrain_imagenet.py --data_path LISTS --data_root IMAGES`.
 
-The lists have lines `frame_folder_path total_frames label` or `image_path label`. The same engine as
-run_class_finetuning.py with VideoMamba's ImageNet defaults; `checkpoint-best.pth` serves there as `--finetune`.
+The lists have lines `frame_folder_path total_frames label` or `image_path label`. The script uses the same engine as
+run_class_finetuning.py, with VideoMamba's ImageNet defaults; pass its `checkpoint-best.pth` there as `--finetune`.
 `--teacher FILE` distils from a smaller model of the family, as VideoMamba's middle model was trained.
 """
 
@@ -38,7 +38,7 @@ from run_class_finetuning import get_parser as get_video_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of image pretraining: those of videos, with the image recipe's defaults."""
+    """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
     parser = get_video_parser()
     parser.description = "VideoMambaPro: pretraining and evaluation on images"
     add_distillation_arguments(parser)
@@ -49,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
 def create_objective(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
 ) -> Classification:
-    """Classification, with the tokens of --teacher to learn where it is given and the run trains."""
+    """Create the objective of the run: classification, with distillation if it trains with a --teacher."""
     if not args.teacher or train_set is None:
         return classify(model, args, test_set, train_set)
     teacher = load_teacher(
@@ -73,9 +73,9 @@ def create_objective(
 TASK = Task(SCRIPT, get_parser, create_objective, test_mode="validation")
 
 
-@record  # torchrun shows the traceback of the process that failed first
+@record  # lets torchrun show the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
-    """Trains (unless --eval), then tests the centre crop of every validation image."""
+    """Train (unless --eval), then test the centre crop of every validation image."""
     run_task(TASK, flags, try_to_report)
 
 
