@@ -70,8 +70,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--max_rows_per_frame",
         type=non_negative_int,
         default=0,
-        help="evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, as in "
-        "SlowFast and VideoMAE)",
+        help="evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, "
+        "as in SlowFast and VideoMAE)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object of unrounded shares and no table")
     return parser
