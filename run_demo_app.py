@@ -8,6 +8,11 @@ import logging
 import signal
 from collections.abc import Sequence
 
+from engines.early_check import check_inference
+
+if __name__ == "__main__":
+    check_inference()  # what follows takes seconds to import
+
 from common.flag_parser import FlagParser
 from common.flag_types import positive, positive_int, whole_number
 from common.memory import keep_freed_memory

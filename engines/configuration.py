@@ -17,7 +17,7 @@ from common.flag_types import non_negative_int
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
-from engines.batch import fit_batch
+from engines.batch import check_mixing, fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
@@ -86,10 +86,9 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    own = vars(parser.parse_args([]))
-    argv, notes = translate(sys.argv[1:] if argv is None else argv, own)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
     unset = object()
-    blank = argparse.Namespace(**dict.fromkeys(own, unset))
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
     first = parser.parse_args(argv)
     if first.recipe and first.config:
@@ -122,6 +121,7 @@ def parse_arguments(
     _log_settings(vars(args), recipe, script)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
+        check_mixing(vars(args))
     return args
 
 

@@ -75,7 +75,7 @@ def translate(words: Sequence[str], own: Collection[str] = ()) -> tuple[list[str
 
     Args:
         words: of the command line.
-        own: names of the script's flags, which are left as they are.
+        own: Options of the run script, which are left as they are.
 
     Returns:
         the words, and one line for each flag that was replaced or ignored.
@@ -84,12 +84,12 @@ def translate(words: Sequence[str], own: Collection[str] = ()) -> tuple[list[str
         RefusedFlagError: a flag would change the result; the message says what there is instead.
     """
     translated, notes = [], []
-    rest = list(words)
+    rest, own = list(words), {_plain(option) for option in own}
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")
-        flag = published_flags().get(_plain(option)) if word.startswith("-") else None
-        if flag is None or flag.fate is Fate.SAME or option.lstrip("-").replace("-", "_") in own:
+        flag = published_flags().get(_plain(option)) if word.startswith("-") and _plain(option) not in own else None
+        if flag is None or flag.fate is Fate.SAME:
             translated.append(word)
             continue
         if flag.fate is Fate.REPLACED:

@@ -112,6 +112,16 @@ def test_a_minimum_above_the_peak_is_pointed_out(caplog):
     assert "--min_lr" in caplog.text
 
 
+def test_the_learning_rate_is_told_in_words(caplog):
+    typed = dict(batch_size=16, num_sample=2, lr=2e-4, min_lr=1e-6)
+    with caplog.at_level(logging.INFO):
+        scale_learning_rates(make_args(**typed), 1)
+        absolute = scale_learning_rates(make_args(**typed, lr_absolute=True), 1)
+    assert "--lr 0.0002 is for 256 clips per step; at 32 clips per step this is 2.5e-05" in caplog.text
+    assert (absolute.peak, absolute.minimum, absolute.clips_per_update) == (2e-4, 1e-6, 32)
+    assert "--lr 0.0002 as typed (--lr_absolute), at 32 clips per step" in caplog.text
+
+
 def rates_along(args, rates, steps_per_epoch, factor=1.0):
     weight = nn.Parameter(torch.zeros(2, 2))
     optimizer = torch.optim.SGD([{"params": [weight], "lr_scale": factor}], lr=rates.peak)

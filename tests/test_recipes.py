@@ -256,6 +256,13 @@ def test_faulty_files_are_named(tmp_path, monkeypatch, text, message):
         parsed("--recipe", "bad/a")
 
 
+def test_mixing_an_odd_number_of_clips_is_refused_before_the_run():
+    with pytest.raises(ValueError, match="--batch_size 3 with --num_sample 1: mixup pairs the clips"):
+        parsed("--batch_size", "3", "--num_sample", "1")
+    assert parsed("--batch_size", "3", "--num_sample", "1", "--mixup", "0", "--cutmix", "0").batch_size == 3
+    assert parsed("--batch_size", "3").num_sample == 2
+
+
 def test_inheritance_and_use(tmp_path):
     (tmp_path / "one.yaml").write_text(
         textwrap.dedent("""

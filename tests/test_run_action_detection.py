@@ -88,6 +88,7 @@ def folder(data, tmp_path_factory):
     """Folders of runs: "straight", which nothing disturbed, "parts", which was killed and went on, and "eval"."""
     folder = tmp_path_factory.mktemp("runs")
     assert not start(_first, 1, data, folder)
+    assert (folder / "straight" / "results.json").is_file()
     assert read_checkpoint(folder / "parts" / "checkpoint-latest.pth")["step"] == KILLED_AT - 1
     assert start(_again, 1, data, folder)
     return folder
@@ -139,7 +140,9 @@ def test_a_checkpoint_tells_all_that_a_test_needs(folder, data, caplog):
 
 def test_files_of_the_other_kind_are_refused(folder, data, tmp_path):
     file = folder / "straight" / "checkpoint-latest.pth"
-    with pytest.raises(ValueError, match=r"is an action detector, which needs boxes: use run_action_detection\.py"):
+    with pytest.raises(
+        ValueError, match=r"is an action detector and needs boxes: test it with run_action_detection\.py"
+    ):
         words = ["--eval", "--finetune", str(file)]
         parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
     classifier = VideoMambaPro(img_size=32, num_frames=4, patch_size=8, embed_dim=32, depth=2, num_classes=18)
@@ -157,7 +160,7 @@ def test_a_label_map_of_other_classes_is_refused(folder, data, tmp_path):
     other = tmp_path / "other.pbtxt"
     other.write_text(text.replace('"left"', '"?"').replace('"right"', '"left"').replace('"?"', '"right"'))
     file = folder / "straight" / "checkpoint-latest.pth"
-    with pytest.raises(ValueError, match=r"other\.pbtxt does not name the classes that the checkpoint"):
+    with pytest.raises(ValueError, match=r"other\.pbtxt differs from the classes of the checkpoint"):
         parsed(data, "--eval", "--finetune", str(file), "--label_map", str(other))
 
 
