@@ -198,7 +198,7 @@ def test_the_order_of_classes_and_seconds_is_of_the_file_whatever_batch_or_start
     ("words", "told"),
     [
         ([], "is an action detector and needs the boxes of the persons: give --boxes FILE"),
-        (["--boxes", "absent.csv"], "absent.csv is not there"),
+        (["--boxes", "absent.csv"], "absent.csv does not exist"),
         (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "which has no --heatmap, --quick"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_faulty_file_of_boxes_is_told_with_its_line(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(folder, folder / "movies" / "first.mp4", "--boxes", boxes)
     message = capsys.readouterr().err
-    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the picture" in message
+    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the frame" in message
     code = "import sys; sys.modules['torch'] = None; import runpy; runpy.run_path('run_inference.py', {}, '__main__')"
     words = ["--checkpoint", str(folder / "out" / "checkpoint-best.pth"), "video.mp4", "--boxes", str(boxes)]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
