@@ -14,6 +14,7 @@ from pathlib import Path
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
+from datasets.detection.annotations import FULL, read_person_boxes
 from datasets.detection.lists import (
     DetectionListSettings,
     find_annotations,
@@ -68,13 +69,13 @@ def check_command_line(
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 and one line if a file of run_inference.py or run_demo_app.py does not exist.
+    """End the process with status 2 if a file of run_inference.py or run_demo_app.py is missing, or boxes are faulty.
 
     Args:
         words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
@@ -82,7 +83,9 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         _require_file("label_names", flags.label_names)
         if flags.recipe:
             load_recipe(flags.recipe)
-    except ValueError as error:
+        if flags.boxes not in ("", FULL):
+            read_person_boxes(flags.boxes, 0)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
 

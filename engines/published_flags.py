@@ -84,7 +84,7 @@ def translate(words: Sequence[str], own: Collection[str] = ()) -> tuple[list[str
         RefusedFlagError: a flag would change the result; the message says what there is instead.
     """
     translated, notes = [], []
-    rest, own = list(words), {_plain(option) for option in own}
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")

@@ -99,7 +99,7 @@ def test_files_that_are_missing_empty_or_of_other_videos_are_named(files, capsys
 def test_a_label_map_of_other_classes_is_an_error_and_no_map_of_nothing(files, capsys):
     files["--label_map"].write_text('item { name: "never" id: 99 }')
     assert main(words(files)) == 1
-    assert "no ground truth to judge by" in capsys.readouterr().err
+    assert "no ground truth to evaluate with" in capsys.readouterr().err
 
 
 def test_pytorch_is_not_needed(files):

@@ -26,6 +26,8 @@ ANNOTATION_FORM = "video,second,x1,y1,x2,y2,action_id[,person_id]"
 PERSON_FORM = "video,second,x1,y1,x2,y2,[label],score"
 DETECTION_FORM = "video,second,x1,y1,x2,y2,action_id,score"
 EXCLUSION_FORM = "video,second"
+FULL = "full"
+"""In place of a file of detected persons: one box of the whole picture for every second."""
 
 RARE_AVA_IDS = frozenset({2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75})
 """Actions annotated in AVA v2.2 that have too few examples for its benchmark of 60 classes."""
