@@ -245,7 +245,8 @@ def _log_settings(flags: dict[str, Any], recipe: Recipe | None, script: str) -> 
     name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
     _logger.info("%s; overridden: %s", name, ", ".join(flags["overridden"]) or "nothing")
     if recipe and recipe.reported:
-        _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
+        measure = "mAP" if script == "run_action_detection.py" else "top-1"
+        _logger.info("reported %s: %s", measure, ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
     if recipe and recipe.init and from_scratch:
         _logger.warning(
             "%s fine-tunes weights (%s), but --finetune FILE is missing: the run starts from random weights "
