@@ -5,8 +5,10 @@ It listens on 127.0.0.1 alone and needs Starlette and uvicorn (requirements-extr
 
 import argparse
 import logging
+import os
 import signal
 from collections.abc import Sequence
+from datetime import datetime
 
 from common.flag_parser import FlagParser
 from common.flag_types import positive, positive_int, whole_number
@@ -68,7 +70,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if predictor.device.type == "cpu":
         keep_freed_memory()
-    app = create_app(predictor, Limits(args.max_megabytes, args.max_frames, args.read_timeout))
+    written = datetime.fromtimestamp(os.path.getmtime(args.checkpoint))
+    limits = Limits(args.max_megabytes, args.max_frames, args.read_timeout)
+    app = create_app(predictor, limits, f"{written:%Y-%m-%d}")
     _logger.info("the page is at http://%s:%d, for this machine alone; Ctrl-C ends it", HOSTS[0], args.port)
     # uvicorn deletes the uploads and then gives the signal back, which ends a prediction that still runs, too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
