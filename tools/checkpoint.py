@@ -20,7 +20,7 @@ from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.presets import recipe_of_classes
 from models.checkpoint_file import (
-    AVERAGE,
+    EMA_KEY,
     FORMATS,
     CheckpointError,
     read_checkpoint_file,
@@ -86,9 +86,9 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     if target.suffix not in FORMATS:
         raise CheckpointError(f"{target}: the target is {' or '.join(FORMATS)}")
     facts, content = describe_checkpoint(source), read_checkpoint_file(source)
-    if ema and not isinstance(content.get(AVERAGE), dict):
-        raise CheckpointError(f"{source} holds no moving average ({AVERAGE}); leave --ema out")
-    tensors = unwrap_tensors({"model": content[AVERAGE]} if ema else content, source)
+    if ema and not isinstance(content.get(EMA_KEY), dict):
+        raise CheckpointError(f"{source} holds no moving average ({EMA_KEY}); leave --ema out")
+    tensors = unwrap_tensors({"model": content[EMA_KEY]} if ema else content, source)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     config = facts.config | ({"name": facts.model} if facts.model else {})
     with atomic_write(target) as file:
@@ -98,7 +98,7 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
     """What a training checkpoint holds beside weights."""
-    words = {"optimizer": "optimiser", AVERAGE: "moving average", "epoch": "epoch", "best_score": "best score"}
+    words = {"optimizer": "optimiser", EMA_KEY: "moving average", "epoch": "epoch", "best_score": "best score"}
     found = []
     for key, word in words.items():
         value = content.get(key)
