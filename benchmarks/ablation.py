@@ -1,10 +1,10 @@
-"""What each change is worth: residual and mask on and off, types v1 and v2, both initial step sizes, several seeds.
+"""Ablation study: residual and mask on and off, types v1 and v2, both step size initialisations, several seeds.
 
     python -m benchmarks.ablation                                      moving digits, two CPU cores, an hour
-    python -m benchmarks.ablation --data_root DIR --model tiny --gpus 8   a data set of one's own, by its recipe
+    python -m benchmarks.ablation --data_root DIR --model tiny --gpus 8   your own data set, with its recipe
 
-Every run has its folder in --output; one that has finished with the same settings is not run again, one that was cut
-short goes on. The table is written to --document, whichever way it falls. Unknown flags go to the runs.
+Each run has a folder in --output. Finished runs with the same settings are not repeated, interrupted runs are resumed.
+The table is written to --document whatever the result. Unknown flags are passed on to the runs.
 """
 
 import argparse
@@ -30,24 +30,24 @@ from tools.make_moving_digits import make_data_set
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "run_class_finetuning.py"
 DIGITS_RECIPE = "moving_digits/nano_f8_res32"
-# The demo's clips with more to test on; nothing is chosen by the validation, and images are not used.
+# The demo's clips with a larger test set; validation selects nothing, and images are not used.
 DIGITS = dict(seed=0, train=1600, val=8, test=1280, num_frames=8, size=64, frame_clips=0, images_train=1, images_val=1)
 
 
 def _levels(setting: Setting) -> dict[str, str]:
-    """The levels of a factor, each with its flag."""
+    """Return the levels of a factor, each with its flag."""
     if setting.choices:
         return {choice: f"--{setting.flag}={choice}" for choice in setting.choices}
     return {"on": f"--{setting.flag}", "off": f"--no-{setting.flag}"}
 
 
-# The factors of the ablation: the settings of the model that have a name there, each with its levels and their flags.
+# The factors of the ablation are the fields of the model configuration with `factor`, with their levels and flags.
 FACTORS = {setting.factor: _levels(setting) for setting in ModelConfig.settings() if setting.factor}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: the level of every factor, and a seed."""
+    """One training run: the level of each factor, and a seed."""
 
     levels: tuple[str, ...]
     seed: int
@@ -61,23 +61,24 @@ class Run:
 
     @property
     def flags(self) -> list[str]:
-        """What makes this run differ from the others."""
+        """The flags that distinguish this run from the others."""
         chosen = [FACTORS[factor][level] for factor, level in zip(FACTORS, self.levels, strict=True)]
         return [*chosen, "--seed", str(self.seed)]
 
 
 def plan(seeds: Sequence[int], fixed: dict[str, str]) -> list[Run]:
-    """All combinations of levels; a whole seed before the next, so that what is there after a while is complete.
+    """List all combinations of levels, seed by seed, so that intermediate results are complete.
 
     Args:
-        fixed: factor -> the one level to run.
+        seeds: Random seeds.
+        fixed: The only level to run, by factor.
     """
     choices = [[fixed[factor]] if factor in fixed else list(levels) for factor, levels in FACTORS.items()]
     return [Run(levels, seed) for seed in seeds for levels in itertools.product(*choices)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the table; returns 1 where a run failed."""
+    """Run what is missing and write the table; return 1 if a run failed."""
     options, passed_on = parse_arguments(arguments)
     runs = plan(options.seeds, dict(pair.split("=") for pair in options.fix))
     base = _base_command(options, passed_on)
@@ -95,42 +96,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: the options, and the flags that go to the runs."""
+    """Parse the command line into options and flags for the runs."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/ablation"), help="folder of the runs (%(default)s)"
     )
-    parser.add_argument("--document", type=Path, default=Path("docs/ablation.md"), help="the table (%(default)s)")
+    parser.add_argument(
+        "--document", type=Path, default=Path("docs/ablation.md"), help="file of the table (%(default)s)"
+    )
     parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="random seeds (default: 0 1 2)")
     parser.add_argument(
         "--fix",
         nargs="+",
         default=[],
         metavar="FACTOR=LEVEL",
-        help="run one level only, such as type=v1 dt_init=mamba",
+        help="run only one level of a factor, such as type=v1 dt_init=mamba",
     )
     parser.add_argument(
-        "--jobs", type=non_negative_int, default=0, help="runs at a time (default: a CPU core each; 1 on GPUs)"
+        "--jobs", type=non_negative_int, default=0, help="parallel runs (default: one per CPU core; 1 on GPUs)"
     )
-    parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of what there is")
+    parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of the existing runs")
     real = parser.add_argument_group("a real data set")
-    real.add_argument("--data_root", default="", help="its videos, and its lists unless --data_path says where")
-    real.add_argument("--data_set", default="custom", help="its recipe file (default: custom)")
+    real.add_argument("--data_root", default="", help="folder of its videos, and of its lists without --data_path")
+    real.add_argument("--data_set", default="custom", help="its recipe (default: custom)")
     real.add_argument("--model", default="tiny", help="tiny, small or middle (default: tiny)")
-    real.add_argument("--frames", type=positive_int, default=16, help="frames of a clip (default: 16)")
-    real.add_argument("--gpus", type=non_negative_int, default=1, help="GPUs of each run (default: 1)")
+    real.add_argument("--frames", type=positive_int, default=16, help="frames per clip (default: 16)")
+    real.add_argument("--gpus", type=non_negative_int, default=1, help="GPUs per run (default: 1)")
     options, passed_on = parser.parse_known_args(arguments)
     for pair in options.fix:
         factor, _, level = pair.partition("=")
         if level not in FACTORS.get(factor, {}):
             known = "; ".join(f"{name}={'|'.join(levels)}" for name, levels in FACTORS.items())
-            parser.error(f"--fix {pair}: there are {known}")
+            parser.error(f"--fix {pair}: choose from {known}")
     options.jobs = options.jobs or (1 if options.data_root else os.cpu_count() or 1)
     return options, passed_on
 
 
 def _base_command(options: argparse.Namespace, passed_on: list[str]) -> list[str]:
-    """What all runs have in common; writes the moving digits where no data set is given."""
+    """Return the part of the command shared by all runs; create the moving digits if no data set is given."""
     if options.data_root:
         launch = ["bash", "scripts/launch.sh", SCRIPT, options.data_set, "--data_root", options.data_root]
         return [*launch, "--model", options.model, "--frames", str(options.frames), "--gpus", str(options.gpus),
@@ -143,9 +146,9 @@ def _base_command(options: argparse.Namespace, passed_on: list[str]) -> list[str
 
 
 def run_all(commands: dict[Run, list[str]], options: argparse.Namespace) -> list[Run]:
-    """Run what has not finished, `options.jobs` at a time; returns the runs that failed."""
+    """Run what has not finished, `options.jobs` in parallel; return the runs that failed."""
     missing = [run for run, command in commands.items() if not is_finished(options.output / run.name, command)]
-    print(f"{len(commands) - len(missing)} of {len(commands)} runs are there; {options.jobs} at a time")
+    print(f"{len(commands) - len(missing)} of {len(commands)} runs exist; {options.jobs} in parallel")
     start, failed = time.monotonic(), []
     with ThreadPoolExecutor(options.jobs) as pool:
         results = pool.map(lambda run: _run(options, run, commands[run]), missing)
@@ -159,7 +162,7 @@ def run_all(commands: dict[Run, list[str]], options: argparse.Namespace) -> list
 
 
 def is_finished(folder: Path, command: list[str]) -> bool:
-    """Whether the run of `folder` has been tested, with the same command."""
+    """Return whether the run in `folder` has been tested with the same command."""
     return (folder / "results.json").is_file() and _same_command(folder, command)
 
 
@@ -169,7 +172,7 @@ def _same_command(folder: Path, command: list[str]) -> bool:
 
 
 def _run(options: argparse.Namespace, run: Run, command: list[str]) -> tuple[Run, int]:
-    """Run one command, its output to run.log; what other settings left in the folder is not continued."""
+    """Run one command with its output in run.log; runs with other settings are not resumed."""
     folder = options.output / run.name
     folder.mkdir(parents=True, exist_ok=True)
     fresh = [] if _same_command(folder, command) else ["--no_auto_resume"]
@@ -188,7 +191,7 @@ def _run(options: argparse.Namespace, run: Run, command: list[str]) -> tuple[Run
 
 
 def read_scores(commands: dict[Run, list[str]], output: Path) -> list[Score]:
-    """The results of all runs that have finished."""
+    """Read the results of all finished runs."""
     scores = []
     for run, command in commands.items():
         folder = output / run.name

@@ -1,4 +1,4 @@
-"""From the scores of an ablation to its document: a table of all variants, and what each factor changes."""
+"""Write the document of an ablation: a table of all variants, and the effect of each factor."""
 
 import math
 import platform
@@ -15,8 +15,12 @@ class Score(NamedTuple):
     """The result of one run.
 
     Attributes:
-        levels: of the factors, in their order. seed: of the run.
-        top1: percent on `videos` test videos of `classes` classes. epoch_seconds: of training.
+        levels: Levels of the factors, in order.
+        seed: Seed of the run.
+        top1: Accuracy in percent.
+        videos: Number of test videos.
+        classes: Number of classes.
+        epoch_seconds: Training time per epoch.
     """
 
     levels: tuple[str, ...]
@@ -28,7 +32,7 @@ class Score(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What one factor changes: mean difference of its first level to its second, and the standard error of it."""
+    """Effect of a factor: mean difference between its first and its second level, its standard error, and pairs."""
 
     mean: float
     error: float
@@ -36,10 +40,10 @@ class Effect(NamedTuple):
 
 
 def factor_effect(scores: Sequence[Score], factor: int) -> Effect | None:
-    """Compare the two levels of a factor over runs that are equal in all else, the seed included.
+    """Compare the two levels of a factor over pairs of runs that are otherwise equal, including the seed.
 
-    The difference is averaged within each seed; its standard error is that of the mean over seeds, NaN for one seed.
-    None where no two such runs are there.
+    Differences are averaged within each seed; the standard error is that of the mean over seeds, NaN for one seed.
+    Returns None if there are no such pairs.
     """
     levels = list(dict.fromkeys(score.levels[factor] for score in scores))
     if len(levels) < 2:
@@ -63,7 +67,11 @@ def write_document(path: Path, scores: Sequence[Score], factors: Sequence[str], 
     """Write the Markdown document of an ablation to `path` and return it.
 
     Args:
-        factors: names, in the order of the levels. command: what made the document. run: what all runs share.
+        path: File to write.
+        scores: Results of the runs.
+        factors: Names of the factors, in the order of the levels.
+        command: The command that writes the document.
+        run: The part of the command shared by all runs.
     """
     text = "\n".join([
         "# Ablation\n",
@@ -95,7 +103,7 @@ def _introduction(scores: Sequence[Score], command: str, run: str) -> str:
 
 
 def _variants(scores: Sequence[Score], factors: Sequence[str]) -> str:
-    """A row a variant, the best mean first."""
+    """Format one row per variant, the best mean first."""
     groups = defaultdict(list)
     for score in scores:
         groups[score.levels].append(score)

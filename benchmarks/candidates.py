@@ -1,9 +1,9 @@
-"""What `benchmarks.scan` times: functions of the operator's nine inputs, each with the loop that computes the same.
+"""The functions timed by `benchmarks.scan`, each with a reference loop that computes the same.
 
 "stock pass" and "stock kernels" run the compiled scan of an installed mamba-ssm twice, with its softplus, skip and
-gate, without the method's two changes. The pass takes its second run over flipped tensors and flips the result back,
-as a bidirectional block must; the kernels alone do without the flips, which no block can. Both get tensors whose time
-is contiguous, as that kernel wants them; all others get channels last.
+gate, without the two changes of the method. The pass flips the inputs and the output of its second run, as a
+bidirectional block must; the kernels omit the flips, for comparison only. Both get tensors with contiguous time, the
+fastest layout for that kernel; all others get channels last.
 """
 
 import functools
@@ -32,9 +32,9 @@ Inputs = dict[str, Tensor]
 def make_inputs(
     batch: int, length: int, dim: int, state: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Inputs:
-    """Inputs of the operator as a freshly initialised layer has them: A = -(1..state), steps of 0.001 to 0.1.
+    """Create inputs like those of a newly initialised layer: A = -(1..state), step sizes of 0.001 to 0.1.
 
-    `dtype` is of what comes with the tokens; the parameters A, A_b, D and delta_bias are float32 always.
+    `dtype` is the type of the tokens; the parameters A, A_b, D and delta_bias are always float32.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -56,9 +56,9 @@ def make_inputs(
 
 
 def moved_bytes(inputs: Inputs) -> dict[str, int]:
-    """Bytes that forward, and forward and backward together, cannot avoid to move.
+    """Return the minimum bytes that a forward pass, and forward and backward together, have to move.
 
-    Forward reads every input once and writes the output once. Backward reads the inputs again, since the rest of a
+    Forward reads each input and writes the output once. Backward reads the inputs again, because the rest of the
     network runs in between, and the output's gradient, and writes a gradient as large as each input.
     """
     read = sum(t.numel() * t.element_size() for t in inputs.values())
@@ -67,7 +67,7 @@ def moved_bytes(inputs: Inputs) -> dict[str, int]:
 
 
 def time_contiguous(tensor: Tensor) -> Tensor:
-    """The same values and shape (batch, length, ...) with time last in memory; parameters as they are."""
+    """Copy a tensor (batch, length, ...) so that time is last in memory; parameters are returned unchanged."""
     if tensor.dim() < 3:
         return tensor
     moved = tensor.detach().movedim(1, -1).contiguous().movedim(-1, 1)
@@ -75,10 +75,10 @@ def time_contiguous(tensor: Tensor) -> Tensor:
 
 
 def loop_reference(u, delta, A, A_b, B, C, D, z, delta_bias, *, changes=True, flips=True):
-    """The two reference loops, channels first, flipped and added.
+    """Run the two reference loops, channels first, and add their outputs.
 
-    `changes`: with elemental residual and masked second scan; without, both are Mamba's own scan. `flips`: the second
-    scan runs backward in time; without, both run forward.
+    With `changes`, they have the elemental residual and a masked second scan, otherwise both are Mamba's scan. With
+    `flips`, the second scan runs backward in time, otherwise both run forward.
     """
     u, delta, z = (t.transpose(1, 2) for t in (u, delta, z))
     B, C = (t.squeeze(2).transpose(1, 2) for t in (B, C))
@@ -91,10 +91,10 @@ def loop_reference(u, delta, A, A_b, B, C, D, z, delta_bias, *, changes=True, fl
 
 
 def published_loop(u, delta, A, A_b, B, C, D, z, delta_bias):
-    """The two loops with the published code's use of memory, which decides what it costs to train.
+    """Run the two loops with the memory use of the published code, which determines the cost of its training.
 
-    Each step takes its slices out of tensors (batch, dim, length, state). The gradient of a slice is such a tensor
-    again, so that the backward pass grows with the square of the length.
+    Each iteration slices tensors (batch, dim, length, state). The gradient of a slice has the size of the whole
+    tensor, so the cost of the backward pass is quadratic in the length.
     """
     d = F.softplus(delta + delta_bias)
     total = 2 * D * u
@@ -115,7 +115,7 @@ def published_loop(u, delta, A, A_b, B, C, D, z, delta_bias):
 
 
 def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
-    """Two of mambapy's parallel scans; the initial state joins the first input, the mask takes the input off again."""
+    """Run mambapy's parallel scan twice, adding the initial state to the first input; the mask subtracts inputs."""
     d = F.softplus(delta + delta_bias)
     total = 2 * D * u
     for A_one, masked in ((A, False), (A_b, True)):
@@ -134,7 +134,7 @@ def parallel_scan(u, delta, A, A_b, B, C, D, z, delta_bias):
 
 
 def stock_twice(u, delta, A, A_b, B, C, D, z, delta_bias, *, flips):
-    """Two runs of the stock scan, added; with `flips` the second runs backward in time."""
+    """Run the stock scan twice and add the outputs; with `flips`, the second runs backward in time."""
     u, delta, z, B, C = (t.movedim(1, -1) for t in (u, delta, z, B, C))
     scan = stock_packages.load_extension(stock_packages.SCAN_MODULE)[0].selective_scan_fn
     first = scan(u, delta, A, B, C, D, z, delta_bias, True)
@@ -145,12 +145,12 @@ def stock_twice(u, delta, A, A_b, B, C, D, z, delta_bias, *, flips):
 
 
 class Candidate(NamedTuple):
-    """What is timed.
+    """A function to time.
 
     Attributes:
-        function: of the nine inputs NAMES.
-        yardstick: the loop that computes the same.
-        time_contiguous: whether its inputs have time last in memory.
+        function: Takes the nine inputs NAMES.
+        yardstick: Reference loop that computes the same.
+        time_contiguous: Whether its inputs have time last in memory.
     """
 
     function: Callable[..., Tensor]
@@ -159,7 +159,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(device: str, dtype: torch.dtype, published: bool = False) -> dict[str, Candidate]:
-    """Name -> candidate, for all that can run there; `published_loop`, which takes minutes, where it is asked for."""
+    """Return all candidates that can run, by name; with `published`, also `published_loop`, which takes minutes."""
     found = {LOOP: Candidate(loop_reference)}
     if published:
         found[PUBLISHED] = Candidate(published_loop)

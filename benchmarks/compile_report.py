@@ -1,9 +1,9 @@
-"""What every kernel compiles to, for any NVIDIA GPU and without one: registers, spilled bytes, instructions.
+"""Report what each Triton kernel compiles to, without a GPU: registers, spilled bytes, instructions.
 
     python -m benchmarks.compile_report                          # the table, sm_80, sm_90 and sm_100
-    python -m benchmarks.compile_report --write docs/gpu.md      # into the file, between its markers
+    python -m benchmarks.compile_report --write docs/gpu.md      # in the file, between its markers
 
-The host code runs on tensors without data and its launches are recorded, so what is compiled is what would start.
+The host code runs on tensors without data and its launches are recorded, so exactly these kernels are compiled.
 """
 
 import argparse
@@ -38,9 +38,18 @@ SIZES = dict(batch=2, length=1569, dim=384, state=16)  # VideoMambaPro Tiny, 8 f
 
 
 class Usage(NamedTuple):
-    """What a compiled kernel needs: per thread registers and stack bytes (spilled), per program shared memory.
+    """Resources of a compiled kernel.
 
-    loop: instructions of the longest loop. spills_in_loop: loads and stores of spilled values within a loop.
+    Attributes:
+        kernel: Name of the kernel.
+        tile: Tile size.
+        capability: Compute capability, 80 for 8.0.
+        dtype: Type of the tokens.
+        registers: Registers per thread.
+        stack: Stack bytes per thread (spilled registers).
+        shared: Bytes of shared memory per program.
+        loop: Instructions of the longest loop.
+        spills_in_loop: Loads and stores of spilled values in loops.
     """
 
     kernel: str
@@ -55,7 +64,7 @@ class Usage(NamedTuple):
 
 
 def scan_launches(tile: Tile, dtype: torch.dtype, backward: bool) -> list[Launch]:
-    """The launches of one pass of a Tiny layer's scan, with every input there and the method's switches."""
+    """Record the launches of the scan of a Tiny layer, with all inputs and the switches of the method."""
     batch, length, dim, state = SIZES.values()
     row = torch.empty(batch, length, dim, dtype=dtype, device="meta")
     rate = torch.empty(dim, state, device="meta")
@@ -71,7 +80,7 @@ def scan_launches(tile: Tile, dtype: torch.dtype, backward: bool) -> list[Launch
 
 
 def norm_launches(dtype: torch.dtype, backward: bool) -> list[Launch]:
-    """The launches of one pass of the fused addition and normalisation of a Tiny layer."""
+    """Record the launches of the fused addition and norm of a Tiny layer."""
     hidden = torch.empty(2, 1569, 192, dtype=dtype, device="meta")
     residual = torch.empty(2, 1569, 192, device="meta")
     weight = torch.empty(192, device="meta")
@@ -84,7 +93,7 @@ def norm_launches(dtype: torch.dtype, backward: bool) -> list[Launch]:
 
 
 def convolution_launches(dtype: torch.dtype) -> list[Launch]:
-    """The launches of the short convolution of a Tiny layer, forward and backward."""
+    """Record the launches of the short convolution of a Tiny layer, forward and backward."""
     batch, length, dim, _ = SIZES.values()
     row = torch.empty(batch, length, dim, dtype=dtype, device="meta")
     weight, bias = torch.empty(dim, 4, device="meta"), torch.empty(dim, device="meta")
@@ -95,7 +104,7 @@ def convolution_launches(dtype: torch.dtype) -> list[Launch]:
 
 
 def all_launches(dtype: torch.dtype) -> list[Launch]:
-    """Every kernel with every tile that may be chosen, once each."""
+    """Return each kernel with each tile that may be chosen, once."""
     launches = [launch for tile in FORWARD_TILES for launch in scan_launches(tile, dtype, backward=False)]
     launches += [launch for tile in BACKWARD_TILES for launch in scan_launches(tile, dtype, backward=True)]
     launches += (
@@ -106,13 +115,13 @@ def all_launches(dtype: torch.dtype) -> list[Launch]:
 
 
 def compile_launch(launch: Launch, capability: int) -> Usage:
-    """Compiles what `launch` would start on a GPU of compute capability `capability` (80 is 8.0).
+    """Compile the kernel of a launch for a GPU of compute capability `capability` (80 is 8.0).
 
     Raises:
-        RuntimeError: this process runs Triton's interpreter, or the compiler refuses the kernel.
+        RuntimeError: This process runs Triton's interpreter, or the kernel does not compile.
     """
     if triton.knobs.runtime.interpret:
-        raise RuntimeError("kernels cannot be compiled where TRITON_INTERPRET is set: unset it")
+        raise RuntimeError("kernels cannot be compiled with TRITON_INTERPRET; unset it")
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
@@ -141,7 +150,7 @@ def _read_usage(cubin: bytes, launch: Launch, capability: int, dtype: torch.dtyp
         assembly = _run("nvdisasm", "-c", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
     if found is None:
-        raise RuntimeError(f"cuobjdump told no resources of {launch.kernel.__name__}: {resources[-500:]}")
+        raise RuntimeError(f"cuobjdump reports no resources of {launch.kernel.__name__}: {resources[-500:]}")
     loops = _loops(assembly)
     return Usage(
         _name(launch), launch.tile, capability, dtype, *(int(number) for number in found.groups()),
@@ -159,7 +168,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def _loops(assembly: str) -> list[list[str]]:
-    """The operations between each backward branch and its target."""
+    """Return the operations between each backward branch and its target."""
     operations: list[str] = []
     labels: dict[str, int] = {}
     loops = []
@@ -185,37 +194,37 @@ def _line(usage: Usage) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-def table(capabilities: tuple[int, ...], dtype: torch.dtype, tell: Callable[[str], object]) -> str:
-    """The report as a Markdown table; `tell` receives every line as soon as it is known."""
+def table(capabilities: tuple[int, ...], dtype: torch.dtype, emit: Callable[[str], object]) -> str:
+    """Return the report as a Markdown table; `emit` receives each line as soon as it is known."""
     lines = [
         "| kernel | tokens x channels | warps | sm | registers | stack | shared | longest loop | spills in it |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
-        tell(line)
+        emit(line)
     for launch in all_launches(dtype):
         for capability in capabilities:
             usage = compile_launch(launch, capability)
             lines.append(_line(usage))
-            tell(lines[-1])
+            emit(lines[-1])
     return "\n".join(lines)
 
 
 def write_table(path: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a file.
+    """Replace the text between the two markers of a file.
 
     Raises:
-        ValueError: the file lacks a marker.
+        ValueError: A marker is missing.
     """
     content = path.read_text()
     if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise ValueError(f"{path}: the lines {BEGIN!r} and {END!r} must stand in it once each")
+        raise ValueError(f"{path}: must contain each of the lines {BEGIN!r} and {END!r} once")
     head, rest = content.split(BEGIN)
     path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
 
 def main() -> None:
-    """The command line of the report."""
+    """Run the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--capabilities", type=int, nargs="+", default=CAPABILITIES, help="80 is compute capability 8.0"

@@ -1,20 +1,20 @@
-"""Reading and augmenting videos on one core, ours and in the published order of work, side by side.
+"""Time reading and augmenting videos on one core, with our order of operations and the published one.
 
     python -m benchmarks.data [augment samples views readers handover] [--json out.json]
     python -m benchmarks.data memory [--reads 20000]
 
-- augment: one clip of 16 x 256 x 340, RandAugment, crop to 224, flip, normalisation, erasing. The published order has
-  PIL augment frame by frame, at full size, and crops at the end.
-- samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, against decoding those frames alone.
-- views: all 4 x 3 views of a test video. The published order opens and decodes the video once a view.
-- readers: decord and PyAV, opening and reading 16 frames, spread over the video and in a stretch, and all 48 frames of
-  a short clip.
-- handover: 16 frames in memory to a clip in a batch, as a worker does it, with and without --gpu_transforms; and what
-  the flag leaves to the device, on this CPU.
-- memory: what reading the same video again and again leaves behind, in the process and in the guard's helper.
+- augment: one clip of 16 x 256 x 340: RandAugment, crop to 224, flip, normalisation, erasing. The published order
+  augments each frame by PIL at full size and crops at the end.
+- samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, compared with only decoding the frames.
+- views: all 4 x 3 views of a test video. The published order opens and decodes the video for each view.
+- readers: opening a video and reading 16 frames with decord and PyAV, spread over the video and close together, and
+  all 48 frames of a short clip.
+- handover: from 16 frames in memory to a clip in a batch, as in a dataloader worker, with and without
+  --gpu_transforms; and what the flag leaves to the device, on this CPU.
+- memory: growth of the process and of the guard's helper when the same video is read many times.
 
-All run on one core, by turns (A B A B), with medians. --cpu counts the processor's time instead of the clock's, for
-machines that are shared. Where the pictures disagree nothing is reported and the exit status is 1.
+All run on one core in turns (A B A B); medians are reported. --cpu measures CPU time instead of wall-clock time, for
+shared machines. If the images differ, nothing is reported and the exit status is 1.
 """
 
 import argparse
@@ -59,14 +59,14 @@ from datasets.transforms import (
 from inference.sources import FramesInMemory
 
 ROUNDS = 3
-CLIPS = 8  # augmented in one timed call, each with other random numbers
-SHORT = 48  # frames of a short clip
+CLIPS = 8  # augmented per timed call, with different random numbers
+SHORT = 48  # frames of the short clip
 PARTS = ("augment", "samples", "views", "readers", "handover")
 DIFFERENCE = 0.05  # mean, of normalised values; the published order does not round between crop and normalisation
 
 
 def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
-    """Moving, smooth pictures with some noise, uint8 (count, height, width, 3)."""
+    """Create smooth moving images with some noise, uint8 (count, height, width, 3)."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, size=(9, 24, 3), dtype=np.uint8))
     wide = np.asarray(small.resize((width + 4 * count, height), Image.Resampling.BICUBIC))
@@ -76,7 +76,7 @@ def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
 
 
 def write_video(path: Path, count: int = 250, height: int = 272, width: int = 640) -> Path:
-    """Write a 10 s H.264 video with the encoder's usual groups of 250 pictures."""
+    """Write a 10 s H.264 video with the encoder's default groups of 250 pictures."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -128,7 +128,7 @@ def published_order(frames: np.ndarray, rng: np.random.Generator, size: int = 22
 
 
 def augment(clock: Callable[[], float]) -> dict[str, float]:
-    """Time one clip's augmentation; milliseconds."""
+    """Time the augmentation of one clip, in milliseconds."""
     frames = smooth_frames(16, 256, 340)
     ours = video_train_transform(224, AugmentationSettings(aa=VIDEO_AA, hflip=0.5))
     for seed in range(CLIPS):
@@ -146,7 +146,7 @@ def augment(clock: Callable[[], float]) -> dict[str, float]:
 
 
 def dataset_of(folder: Path, mode: Mode, **settings) -> ClipDataset:
-    """A data set of the one video in `folder`; `settings` are fields of `DataSettings`."""
+    """Build a dataset of the one video in `folder`; `settings` are fields of `DataSettings`."""
     for name in ("train", "test"):
         (folder / f"{name}.csv").write_text("v.mp4 0\n")
     where = {"data_path": str(folder), "data_root": str(folder)}
@@ -154,7 +154,7 @@ def dataset_of(folder: Path, mode: Mode, **settings) -> ClipDataset:
 
 
 def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
-    """Time a training sample and the decoding of its frames; milliseconds."""
+    """Time a training sample and the decoding of its frames, in milliseconds."""
     path = str(write_video(folder / "v.mp4"))
     guarded = dataset_of(folder, "train", sampling="sparse", num_sample=1)
     alone = dataset_of(folder, "train", sampling="sparse", num_sample=1, read_timeout=0)
@@ -181,7 +181,7 @@ def samples(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
-    """Time the 4 x 3 views of a test video, and count how often it is decoded; milliseconds."""
+    """Time the 4 x 3 views of a test video, in milliseconds, and count how often it is decoded."""
     path = str(write_video(folder / "v.mp4"))
     dataset = dataset_of(folder, "test", sampling="sparse", read_timeout=0)
     steps = ResizeShortSide(224), SlidingCrops(224, 3), Normalize()
@@ -209,7 +209,7 @@ def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
-    """Time both libraries by themselves: opening a file, and decoding frames of it; milliseconds."""
+    """Time opening a file and decoding frames with both libraries, in milliseconds."""
     long, short = str(write_video(folder / "v.mp4")), str(write_video(folder / "short.mp4", count=SHORT))
     reads = {
         "sparse": (long, np.linspace(5, 245, 16).astype(int)),

@@ -1,4 +1,4 @@
-"""The device that a benchmark measures: the choice, its stopwatch, its memory's rate, and the peak of a call."""
+"""Device of a benchmark: its selection, timing, memory bandwidth and peak memory."""
 
 import argparse
 
@@ -12,45 +12,45 @@ QUEUED_CALLS = 20
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --device."""
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="what is measured (default: %(default)s)")
+    """Add --device."""
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="device to measure (default: %(default)s)")
 
 
 def require_device(parser: argparse.ArgumentParser, device: str) -> None:
-    """Ends the program with a line and exit status 2 where `device` is a GPU and there is none."""
+    """Exit with status 2 and an error message if `device` is a GPU and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
-        reason = "PyTorch sees no NVIDIA GPU; python -m mamba.mamba_ssm.doctor says why"
+        reason = "PyTorch sees no NVIDIA GPU; python -m mamba.mamba_ssm.doctor explains why"
         parser.exit(2, f"{parser.prog}: error: --device cuda: {reason}\n")
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or the number of threads."""
+    """Return the name of the GPU, or the number of threads."""
     return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
 
 
 def large_copy(device: str) -> Call:
-    """A function that copies COPIED_BYTES within the device's memory, so that it moves twice as many."""
-    # Not zeros: the system may back all of them by one page.
+    """Return a function that copies COPIED_BYTES in the device's memory, which moves twice as many bytes."""
+    # Not zeros, because the system may map all of them to one page.
     source, target = (torch.ones(COPIED_BYTES[device], dtype=torch.uint8, device=device) for _ in range(2))
     return lambda: target.copy_(source)
 
 
 def copy_rate(device: str, seconds: float) -> float:
-    """Bytes read and written a second where `large_copy` takes `seconds`."""
+    """Return the bytes read and written per second if `large_copy` takes `seconds`."""
     return 2 * COPIED_BYTES[device] / seconds
 
 
 def stopwatch_of(device: str, copy: Call) -> Stopwatch:
-    """The stopwatch for `interleaved_medians`; `copy` is the device's `large_copy`."""
+    """Return the stopwatch for `interleaved_medians`; `copy` is the device's `large_copy`."""
     return by_events(copy) if device == "cuda" else WALL_TIME
 
 
 def by_events(flush: Call) -> Stopwatch:
-    """A stopwatch of what the GPU spends on each of a few calls (one, where it is slow), by events around each.
+    """Return a stopwatch that times several calls (or one slow call) on the GPU, with events around each.
 
-    Waiting for the GPU takes longer than a small kernel, so all are queued before the first wait. `flush` goes ahead
-    of each call: the call finds cold caches, as the limit of bytes over bandwidth supposes, and while the GPU is busy
-    with it the host gets its launches done. What takes the host longer than that is measured together with the wait.
+    Synchronising takes longer than a small kernel, so all calls are queued before the first synchronisation. `flush`
+    runs before each call, so that the caches are cold, as the bandwidth limit assumes, and the host can launch the
+    call while the GPU is busy. If launching takes even longer, the waiting time is part of the measurement.
     """
 
     def seconds_of(call: Call) -> list[float]:
@@ -72,11 +72,13 @@ def _queued(call: Call, flush: Call, count: int) -> list[float]:
 
 
 def peak_of_call(device: str, call: Call, module: str, *arguments: str) -> int:
-    """Bytes that a call adds at its peak to what is held before it.
+    """Return the peak memory in bytes that a call needs in addition to what is already allocated.
 
     Args:
-        call: for a GPU, whose allocator is asked in this process.
-        module, arguments: for the CPU, a program that does the same in a process of its own and prints its peak.
+        device: "cpu" or "cuda".
+        call: The call, measured in this process by PyTorch's allocator on a GPU.
+        module: For the CPU, a module that makes the same call in a separate process and prints its peak.
+        arguments: Command line of the module.
     """
     if device == "cpu":
         return peak_of(module, *arguments)

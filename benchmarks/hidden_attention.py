@@ -1,9 +1,9 @@
-"""Draws what the residual and the mask change: the hidden attention of a trained model, its diagonal and its decay.
+"""Plot how the residual and the mask change the hidden attention of a trained model, its diagonal and its decay.
 
     python -m benchmarks.hidden_attention CHECKPOINT VIDEO... --output DIR
 
-The same weights and the same clips, the two switches off and on: hidden_attention.png shows the summed attention and
-its decay with the distance, hidden_attention.json holds the numbers. Mean over channels, layers and videos.
+The two switches are turned off and on with the same weights and clips. hidden_attention.png shows the summed attention
+and its decay with distance, hidden_attention.json has the numbers, averaged over channels, layers and videos.
 """
 
 import argparse
@@ -35,11 +35,11 @@ SWITCHES = {
     "both": dict(elemental_residual=True, masked=True),
 }
 TITLES = {"neither": "neither, as VideoMamba", "both": "residual and mask, VideoMambaPro"}
-TOLD_DISTANCES = (1, 4, 16, 64)
+REPORTED_DISTANCES = (1, 4, 16, 64)
 
 
 def measure(predictor: Predictor, videos: Sequence[str]) -> dict[str, Tensor]:
-    """The summed hidden attention (length, length) by name of the switches, mean over layers and videos."""
+    """Compute the summed hidden attention (length, length) per setting, averaged over layers and videos."""
     totals = dict.fromkeys(SWITCHES, 0.0)
     for video in tqdm(videos, unit="video"):
         clips = read_clips(predictor.open(video), predictor.plan, np.random.default_rng(0))
@@ -51,19 +51,19 @@ def measure(predictor: Predictor, videos: Sequence[str]) -> dict[str, Tensor]:
 
 
 def summary(matrix: Tensor) -> dict[str, float]:
-    """Diagonal, its share of what a token reads, influence at some distances, and of the sequence's ends."""
+    """Summarise a matrix: diagonal, its share of the row sums, influence at some distances and of the ends."""
     decay, length = by_distance(matrix), len(matrix)
     ends = (matrix[length // 2, 0] + matrix[length // 2, -1]) / 2
     return {
         "diagonal": decay[0].item(),
         "diagonal_share": (matrix.diagonal().sum() / matrix.sum()).item(),
-        **{f"distance_{k}": decay[k].item() for k in TOLD_DISTANCES if k < length},
+        **{f"distance_{k}": decay[k].item() for k in REPORTED_DISTANCES if k < length},
         "ends_from_the_middle": ends.item(),
     }
 
 
 def draw(matrices: dict[str, Tensor], picture: Path) -> None:
-    """Draw the attention without and with both changes, and the decay of all four."""
+    """Plot the attention without and with both changes, and the decay of all four settings."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), constrained_layout=True)
     strongest = matrices["neither"].max().item()
     norm = matplotlib.colors.LogNorm(strongest / 1e4, strongest)
@@ -82,11 +82,11 @@ def draw(matrices: dict[str, Tensor], picture: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and draw what the command line names; returns the exit status."""
+    """Run the command line; return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="of a trained model, published or of our own")
-    parser.add_argument("videos", nargs="+", help="one clip is read from the middle of each")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a trained model")
+    parser.add_argument("videos", nargs="+", help="videos, of which one clip in the middle is read")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(arguments)
     try:

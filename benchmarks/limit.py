@@ -1,4 +1,4 @@
-"""What this machine could do at most: the model's matrix products alone, and the scans' arithmetic at its own rate."""
+"""Lower bound of the time on this machine: matrix products, and the scans' arithmetic at the processor's peak rate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from models.videomambapro import VideoMambaPro
 
-PROBE = 20_000_000  # operations of one measurement of the arithmetic's rate: some milliseconds
-# For each entry of a channel's state: step times A, input times B, the recurrence, the reading.
+PROBE = 20_000_000  # operations per measurement of the arithmetic rate, which takes some milliseconds
+# Per state entry of a channel: step size times A, input times B, recurrence, output.
 STATE_FMAS = 4
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Operations between the matrix products of one clip's forward pass.
+    """Operations of a forward pass over one clip outside of matrix products.
 
     Attributes:
-        exponentials: two of every entry of the state a token, one each for softplus, gate and convolution's silu.
-        fmas: multiply-adds of both scans, and of the convolution.
+        exponentials: Two per state entry and token, and one each for softplus, gate and the convolution's SiLU.
+        fmas: Multiply-adds of both scans and of the convolution.
     """
 
     exponentials: int
@@ -27,7 +27,7 @@ class Arithmetic:
 
 
 def arithmetic_of(model: VideoMambaPro) -> Arithmetic:
-    """Counts what the scans and convolutions of `model` compute."""
+    """Count the operations of the scans and convolutions of a model."""
     mixer = model.layers[0].mixer
     tubelets = model.num_frames // model.patch_embed.tubelet_size
     elements = len(model.layers) * (1 + tubelets * model.patch_embed.patches_per_frame) * mixer.d_inner
@@ -37,7 +37,7 @@ def arithmetic_of(model: VideoMambaPro) -> Arithmetic:
 
 
 def matrix_products(model: VideoMambaPro) -> Callable[[], None]:
-    """A function that multiplies what a forward pass of `model` multiplies, from and to memory of its own."""
+    """Return a function that runs the matrix products of a forward pass of `model` on separate tensors."""
     patches = model.num_frames // model.patch_embed.tubelet_size * model.patch_embed.patches_per_frame
     weights = [(patches, model.patch_embed.proj.weight.flatten(1))]
     for layer in model.layers:
@@ -63,6 +63,6 @@ def _product(x: Tensor, weight: Tensor, out: Tensor) -> None:
 
 
 def probes() -> dict[str, Callable[[], int]]:
-    """Functions that run PROBE exponentials, or multiply-adds, of the kernel on all threads and return how many."""
+    """Return functions that run PROBE exponentials or multiply-adds on all threads and return their number."""
     run = torch.ops.vmp_cpu.arithmetic
     return {"exponentials": lambda: run(True, PROBE), "multiply-adds": lambda: run(False, PROBE)}

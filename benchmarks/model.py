@@ -1,21 +1,21 @@
-"""The whole model side by side with its peers: time, memory, training, one mixer, the machine's limit.
+"""Compare the whole model with its peers: time, memory, training, one mixer, the machine's limit.
 
     python -m benchmarks.model [frames memory training backends mixer limit bf16 sizes] [--threads 2] [--json out.json]
     python -m benchmarks.model sizes --device cuda [--batch 8] [--json out.json]
 
-Sections (default: all but bf16, memory and sizes, which take minutes more; on a GPU there is only sizes):
+Sections (default: all except bf16, memory and sizes, which take minutes more; on a GPU only sizes):
     frames    forward pass of VideoMambaPro and of VideoMAE's ViTs over 8, 16, 32 and 64 frames
-    memory    peak of the same above the idle process that holds model and clip, each in a process of its own
+    memory    peak memory of the same above that of an idle process with model and clip, in separate processes
     training  one step (forward, loss, backward, AdamW) over one clip of 8 frames, with its peak memory
-    backends  Tiny's forward pass with the loop reference, plain PyTorch and the C++ kernel
-    mixer     one layer's mixer, both directions, against two passes of transformers' and of mambapy's
-    limit     Tiny's forward pass against its matrix products alone plus the scans' arithmetic at the processor's rate
-    bf16      Tiny under bfloat16 autocast: time, and the five first classes of 32 random clips
-    sizes     Tiny, Small and Middle in float32 and under bfloat16 autocast, forward and training step: clips a second
-              and the peak of memory above model and clips; on a GPU with cold caches, by events in its queue
+    backends  Tiny's forward pass with the reference loop, plain PyTorch and the C++ kernel
+    mixer     one layer's mixer, both directions, against two passes of the mixers of transformers and mambapy
+    limit     Tiny's forward pass against its matrix products plus the scans' arithmetic at the processor's peak rate
+    bf16      Tiny with bfloat16 autocast: time, and the top five classes of 32 random clips
+    sizes     Tiny, Small and Middle in float32 and with bfloat16 autocast, forward and training step: clips per second
+              and peak memory above model and clips; on a GPU with cold caches, timed by events
 
-Everything of a section runs in one process by turns (A B A B); medians. Peers whose library is missing are left out.
---json keeps the sections that FILE holds from earlier runs, so that they can be measured one by one.
+All candidates of a section take turns (A B A B) in one process; medians are reported. Peers whose library is missing
+are skipped. --json keeps the sections of earlier runs in FILE, so that they can be measured one at a time.
 """
 
 import argparse
@@ -47,7 +47,7 @@ Rows = dict[str, dict[str, float]]
 
 
 def installed(names: tuple[str, ...]) -> list[str]:
-    """Those of `names` whose library is there."""
+    """Return the models in `names` whose library is installed."""
     try:
         import transformers  # noqa: F401
     except ImportError:
@@ -56,7 +56,7 @@ def installed(names: tuple[str, ...]) -> list[str]:
 
 
 def frames_section(arguments) -> Rows:
-    """model -> frames -> milliseconds of a forward pass."""
+    """Measure the milliseconds of a forward pass, by model and frames."""
     rows: Rows = {name: {} for name in installed(arguments.models or peers.MODELS)}
     for frames in arguments.frames:
         candidates = {name: peers.build(name, frames).forward for name in rows}
@@ -68,7 +68,7 @@ def frames_section(arguments) -> Rows:
 
 
 def memory_section(arguments) -> Rows:
-    """model -> frames -> megabytes of a forward pass at its peak."""
+    """Measure the peak megabytes of a forward pass, by model and frames."""
     rows: Rows = {}
     for name in installed(arguments.models or peers.MODELS):
         peaks = {n: peak_of("benchmarks.model", *peak_flags(name, "forward", n)) for n in arguments.frames}
@@ -77,7 +77,7 @@ def memory_section(arguments) -> Rows:
 
 
 def training_section(_arguments) -> Rows:
-    """model -> milliseconds and megabytes of a training step."""
+    """Measure the milliseconds and megabytes of a training step, by model."""
     steps = {name: peers.build(name, 8).training_step() for name in installed(TRAINED)}
     for step in steps.values():
         step()
@@ -91,7 +91,7 @@ def training_section(_arguments) -> Rows:
 
 
 def backends_section(_arguments) -> Rows:
-    """backend -> milliseconds of Tiny's forward pass over 8 frames; all must give the same logits."""
+    """Measure the milliseconds of Tiny's forward pass over 8 frames, by backend; all must yield the same logits."""
     names = [name for name, state in available_backends().items() if state == "available"]
     candidates = {name: peers.build(peers.TINY, 8, backend=name) for name in reversed(names)}
     logits = {name: candidate.forward() for name, candidate in candidates.items()}
@@ -102,7 +102,7 @@ def backends_section(_arguments) -> Rows:
 
 
 def mixer_section(_arguments) -> Rows:
-    """mixer -> milliseconds of one layer; ours must give what the peers give where it is set to compute the same."""
+    """Measure the milliseconds of one layer, by mixer; with equal settings, ours must yield the peers' results."""
     ours = Mamba(peers.WIDTH).eval()
     x = torch.randn(1, TOKENS, peers.WIDTH)
     calls = {}
@@ -122,7 +122,7 @@ def mixer_section(_arguments) -> Rows:
 
 
 def limit_section(_arguments) -> Rows:
-    """Tiny's forward pass over 8 frames, and what its parts take at the least."""
+    """Measure Tiny's forward pass over 8 frames, and the minimum time of its parts."""
     candidate = peers.build(peers.TINY, 8)
     counts = limit.arithmetic_of(candidate.model)
     calls = {"model": candidate.forward, "products": limit.matrix_products(candidate.model), **limit.probes()}
@@ -142,7 +142,7 @@ def limit_section(_arguments) -> Rows:
 
 
 def bf16_section(_arguments) -> Rows:
-    """Tiny in float32 and under autocast: milliseconds; how far the logits move; clips with the same first classes."""
+    """Measure Tiny in float32 and with autocast: milliseconds, change of the logits, clips with equal top classes."""
     variants = in_all_precisions(peers.build(peers.TINY, 8))
     for variant in variants.values():
         variant.forward()
@@ -162,7 +162,7 @@ def bf16_section(_arguments) -> Rows:
 
 
 def sizes_section(arguments) -> Rows:
-    """model and precision -> milliseconds, clips a second and megabytes, forward and of a training step."""
+    """Measure milliseconds, clips per second and megabytes of forward passes and training steps, by model."""
     stopwatch = devices.stopwatch_of(arguments.device, devices.large_copy(arguments.device))
     rows: Rows = {}
     for name in arguments.models or peers.SIZES:
@@ -203,41 +203,41 @@ DEFAULT_SECTIONS = ("frames", "training", "backends", "mixer", "limit")
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Norm of the difference by the norm of what is wanted."""
+    """Return the norm of the difference divided by the norm of the expected values."""
     return ((got - want).norm() / want.norm()).item()
 
 
 def check_equal(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float = TOLERANCE) -> None:
-    """Ends the program where the two disagree: no speed is reported for wrong numbers."""
+    """Exit if two results differ, because no speed is reported for wrong results."""
     error = relative_error(got, want)
     if not error <= tolerance:
-        raise SystemExit(f"no speed is reported for wrong numbers: {name} differs by {error:.1e}")
+        raise SystemExit(f"no speed is reported for wrong results: {name} differs by {error:.1e}")
 
 
 def with_factors(rows: Rows) -> Rows:
-    """`rows` with how many times faster than the first each is."""
+    """Add how many times faster than the first row each row is."""
     base = next(iter(rows.values()))["forward, ms"]
     return {name: {**row, "factor": base / row["forward, ms"]} for name, row in rows.items()}
 
 
 def in_all_precisions(candidate: peers.Candidate) -> dict[str, peers.Candidate]:
-    """Precision -> the candidate in it; all share one model."""
+    """Return the candidate in each precision; all share one model."""
     return {precision: dataclasses.replace(candidate, precision=precision) for precision in peers.PRECISIONS}
 
 
 def repeat(call: Call, times: int) -> None:
-    """Calls `call` that often: a second training step has the optimiser's state of the first."""
+    """Call `call` repeatedly; a second training step has the optimizer state of the first."""
     for _ in range(times):
         call()
 
 
 def peak_flags(name: str, what: str, frames: int, batch: int = 1, precision: str = peers.PRECISIONS[0]) -> list[str]:
-    """The command line that has a process of its own run `print_peak`."""
+    """Return the command line that runs `print_peak` in a separate process."""
     return ["--peak-of", name, what, str(frames), str(batch), precision]
 
 
 def print_peak(name: str, what: str, frames: str, batch: str, precision: str) -> None:
-    """Prints the bytes that forward passes or training steps of `name` add to the idle process's peak."""
+    """Print the bytes that forward passes or training steps of `name` add to the peak of the idle process."""
     candidate = in_all_precisions(peers.build(name, int(frames), batch=int(batch)))[precision]
     call = candidate.training_step() if what == "step" else candidate.forward
     idle = peak_bytes()
@@ -246,7 +246,7 @@ def print_peak(name: str, what: str, frames: str, batch: str, precision: str) ->
 
 
 def print_table(title: str, rows: Rows) -> None:
-    """One line a row, columns in the order of their first appearance."""
+    """Print one line per row, with columns in order of first appearance."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     width = max(map(len, rows))
     print(f"\n{title}\n{'':{width}} " + " ".join(f"{column:>16}" for column in columns))
@@ -256,7 +256,7 @@ def print_table(title: str, rows: Rows) -> None:
 
 
 def machine(device: str) -> dict[str, str | int]:
-    """What the figures depend on, in general terms."""
+    """Describe the machine, in general terms."""
     if device == "cuda":
         backend = choose_backend(None, torch.device(device), torch.float32)
         return {"GPU": devices.device_name(device), "backend": backend, "torch": torch.__version__}
@@ -270,33 +270,37 @@ def machine(device: str) -> dict[str, str | int]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = FlagParser(
         prog="benchmarks.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     devices.add_device_argument(parser)
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
-    parser.add_argument("--frames", type=int, nargs="+", default=FRAMES, help="of the sections frames and memory")
+    parser.add_argument(
+        "--frames", type=int, nargs="+", default=FRAMES, help="numbers of frames for frames and memory"
+    )
     models = (*peers.MODELS, peers.MIDDLE)
-    parser.add_argument("--models", nargs="+", choices=models, metavar="MODEL", help="of frames, memory and sizes")
-    parser.add_argument("--batch", type=int, default=1, help="clips of the section sizes")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--models", nargs="+", choices=models, metavar="MODEL", help="models for frames, memory and sizes"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="batch size for sizes")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     unknown = set(arguments.sections) - set(SECTIONS)
     if unknown:
-        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+        parser.error(f"no section {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
     defaults = GPU_SECTIONS if arguments.device == "cuda" else DEFAULT_SECTIONS
     arguments.sections = arguments.sections or list(defaults)
     if arguments.device == "cuda" and set(arguments.sections) != set(GPU_SECTIONS):
-        parser.error(f"--device cuda measures {', '.join(GPU_SECTIONS)}; the other sections are the processor's")
+        parser.error(f"--device cuda measures {', '.join(GPU_SECTIONS)}; the other sections run on the CPU")
     devices.require_device(parser, arguments.device)
     return arguments
 
 
 def main() -> int:
-    """Measures the sections asked for, prints each at once."""
+    """Measure the requested sections and print each immediately."""
     arguments = parse_arguments()
     keep_freed_memory()  # as training does
     if arguments.peak_of:

@@ -1,9 +1,9 @@
-"""Writes docs/models.md: what every model costs at every published number of frames and resolution.
+"""Write docs/models.md: the complexity of each model at all published numbers of frames and resolutions.
 
     python -m benchmarks.model_table [--output docs/models.md]
 
-Nothing is computed: operations are counted from shapes (models/complexity.py), beside the figures that VideoMamba's
-model zoo and a survey publish.
+Operations are counted from shapes (models/complexity.py) and compared with the figures published in VideoMamba's model
+zoo and in a survey.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FAMILIES = ("videomambapro", "videomamba")
 IMAGE_CLASSES, VIDEO_CLASSES = 1000, 400
 # (frames, resolution) of the published runs; one frame is an image.
 SETTINGS = ((1, 224), (1, 448), (1, 576), (8, 224), (16, 224), (32, 224), (64, 224), (16, 288), (64, 384))
-# GFLOPs a view: (size, frames, resolution), from VideoMamba's model zoo; 32 frames of middle from a survey.
+# GFLOPs per view by (size, frames, resolution), from VideoMamba's model zoo; middle with 32 frames from a survey.
 PUBLISHED_GFLOPS = {
     ("tiny", 1, 224): 1.1, ("small", 1, 224): 4.3, ("middle", 1, 224): 12.7,
     ("tiny", 1, 448): 4.3, ("small", 1, 448): 16.9, ("middle", 1, 448): 50.4,
@@ -66,7 +66,7 @@ COLUMNS = (
 
 
 def describe_model(name: str, frames: int, resolution: int) -> Complexity:
-    """The costs of a registered model at a number of frames and a resolution, with the head of that kind of data."""
+    """Measure a registered model for a number of frames and a resolution, with the head for images or videos."""
     classes = IMAGE_CLASSES if frames == 1 else VIDEO_CLASSES
     with torch.device("meta"):
         model = timm.create_model(
@@ -76,7 +76,7 @@ def describe_model(name: str, frames: int, resolution: int) -> Complexity:
 
 
 def table_of(family: str, size: str) -> str:
-    """The Markdown table of one model, a row a setting."""
+    """Return the Markdown table of one model, one row per setting."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---:" for _ in COLUMNS) + " |"]
     for frames, resolution in SETTINGS:
         costs = describe_model(f"{family}_{size}", frames, resolution)
@@ -98,13 +98,13 @@ def table_of(family: str, size: str) -> str:
 
 
 def document() -> str:
-    """The whole of docs/models.md."""
+    """Return the content of docs/models.md."""
     parts = [HEAD.format(image_classes=IMAGE_CLASSES, video_classes=VIDEO_CLASSES, scan_flops=SCAN_FLOPS)]
     for family in FAMILIES:
         for size in SIZES:
             published = PUBLISHED_PARAMETERS.get((family, size))
-            told = f" (published: {published} M parameters)" if published else ""
-            parts.append(f"## {family}_{size}{told}\n\n{table_of(family, size)}\n")
+            note = f" (published: {published} M parameters)" if published else ""
+            parts.append(f"## {family}_{size}{note}\n\n{table_of(family, size)}\n")
     parts.append(
         "The 72 M parameters of VideoMambaPro-M are quoted from a survey. The published code has 70.1 M with 1000\n"
         "classes, and the count here matches it exactly (tests/test_model_table.py).\n"

@@ -1,6 +1,6 @@
-"""The models and single mixers that are measured side by side: ours, and what other libraries offer for the same.
+"""The models and single mixers that are compared: ours, and those of other libraries.
 
-The outside peers are built from their libraries' configurations with random weights, nothing is downloaded. They are
+The latter are built from their libraries' configurations with random weights; nothing is downloaded. They are
 optional: `pip install -r requirements-extras.txt`.
 """
 
@@ -26,14 +26,14 @@ WIDTH = 192  # of the single mixers: Tiny's
 
 @dataclass
 class Candidate:
-    """A model with the clips it takes, in the layout it wants them, and one of PRECISIONS."""
+    """A model with clips in its layout, and one of PRECISIONS."""
 
     model: nn.Module
     clip: Tensor
     precision: str = PRECISIONS[0]
 
     def forward(self) -> Tensor:
-        """Logits of the clips, without autograd."""
+        """Compute the logits of the clips without autograd."""
         with torch.no_grad():
             return self._logits()
 
@@ -43,7 +43,7 @@ class Candidate:
         return getattr(out, "logits", out)
 
     def training_step(self) -> Callable[[], None]:
-        """A function that takes one step: forward, cross-entropy, backward, AdamW."""
+        """Return a function that runs one training step: forward, cross entropy, backward, AdamW."""
         self.model.train()
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         labels = torch.zeros(len(self.clip), dtype=torch.long, device=self.clip.device)
@@ -57,10 +57,10 @@ class Candidate:
 
 
 def build(name: str, frames: int, backend: str | None = None, device: str = "cpu", batch: int = 1) -> Candidate:
-    """The model of MODELS or SIZES called `name` for clips of `frames` frames; `backend` is VideoMambaPro's.
+    """Build a model in MODELS or SIZES for clips of `frames` frames; `backend` is VideoMambaPro's.
 
     Raises:
-        ImportError: a ViT without the transformers library.
+        ImportError: A ViT requires the transformers library.
     """
     torch.manual_seed(0)
     if name in VIT_WIDTHS:
@@ -76,7 +76,7 @@ def build(name: str, frames: int, backend: str | None = None, device: str = "cpu
 
 
 def _vit(name: str, frames: int) -> nn.Module:
-    """VideoMAE's plain vision transformer over tubelets of two frames, with PyTorch's fused attention."""
+    """Build VideoMAE's vision transformer over tubelets of two frames, with PyTorch's fused attention."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
     width, heads = VIT_WIDTHS[name]
@@ -87,13 +87,13 @@ def _vit(name: str, frames: int) -> nn.Module:
     return VideoMAEForVideoClassification(config).eval()
 
 
-def both_ways(there: nn.Module, back: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Two passes of a mixer that knows one direction: over the tokens, and over the flipped tokens, added."""
-    return lambda x: there(x) + back(x.flip(1)).flip(1)
+def both_ways(forward: nn.Module, backward: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Add two passes of unidirectional mixers: over the tokens, and over the flipped tokens."""
+    return lambda x: forward(x) + backward(x.flip(1)).flip(1)
 
 
 def mixer_pairs() -> dict[str, tuple[nn.Module, nn.Module]]:
-    """Outside mixers of Tiny's width by name, one for each direction; those whose library is installed."""
+    """Return mixers of installed libraries with Tiny's width by name, one for each direction."""
     torch.manual_seed(0)
     found = {}
     try:
@@ -114,16 +114,16 @@ def mixer_pairs() -> dict[str, tuple[nn.Module, nn.Module]]:
     return found
 
 
-def mixer_of(there: nn.Module, back: nn.Module) -> Mamba:
-    """Our mixer that computes exactly what `both_ways(there, back)` does: type v2 without the method's two changes.
+def mixer_of(forward: nn.Module, backward: nn.Module) -> Mamba:
+    """Build a mixer of ours that computes the same as `both_ways(forward, backward)`: type v2 without the two changes.
 
-    Its projections in and out are those of `there`, which `back` is given, too.
+    Its input and output projections are those of `forward`, which are also copied to `backward`.
     """
-    back.in_proj.load_state_dict(there.in_proj.state_dict())
-    back.out_proj.load_state_dict(there.out_proj.state_dict())
+    backward.in_proj.load_state_dict(forward.in_proj.state_dict())
+    backward.out_proj.load_state_dict(forward.out_proj.state_dict())
     mixer = Mamba(WIDTH, bimamba_type="v2", elemental_residual=False, masked_backward=False).eval()
-    state = dict(there.state_dict())
-    for name, value in back.state_dict().items():
+    state = dict(forward.state_dict())
+    for name, value in backward.state_dict().items():
         part, dot, rest = name.partition(".")
         own = "A_b_log" if part == "A_log" else f"{part}_b{dot}{rest}"
         if own in mixer.state_dict():

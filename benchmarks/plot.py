@@ -1,4 +1,4 @@
-"""Draws time and memory against frames from the figures of benchmarks.model.
+"""Plot time and memory against the number of frames from the figures of benchmarks.model.
 
 python -m benchmarks.model frames memory --json docs/performance.json
 python -m benchmarks.plot docs/performance.json docs/performance.png
@@ -18,11 +18,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PANELS = {"frames": "one forward pass, seconds", "memory": "peak memory above idle, MB"}
-UNITS = {"frames": 1e-3, "memory": 1.0}  # what a figure is multiplied by
+UNITS = {"frames": 1e-3, "memory": 1.0}  # factor of the figures
 
 
 def draw(axes: Axes, rows: dict[str, dict[str, float]], factor: float, label: str) -> None:
-    """One panel: a line a model over its numbers of frames, both axes logarithmic."""
+    """Draw one panel: one line per model over the number of frames, both axes logarithmic."""
     for name, row in rows.items():
         frames = [int(column.split()[0]) for column in row]
         values = [factor * value for value in row.values()]
@@ -36,7 +36,7 @@ def draw(axes: Axes, rows: dict[str, dict[str, float]], factor: float, label: st
 
 
 def main() -> int:
-    """Reads the figures, writes the picture; the file name's ending decides its format."""
+    """Read the figures and write the plot, in the format given by the file's suffix."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path, help="JSON file of benchmarks.model with sections frames and memory")
     parser.add_argument("picture", type=Path, help="file to write")

@@ -1,13 +1,13 @@
-"""Reading 16 sparse frames of a video as it came, and as tools.prepare_videos writes it.
+"""Time reading 16 sparse frames of an original video and of the forms that tools.prepare_videos writes.
 
     python -m benchmarks.prepared --output outputs/prepared [--height 272 --width 640 --frames 300]
 
-The original is H.264 as x264 writes it by default (a key frame every 250 frames, B-frames), of a textured scene that
-is panned over, with a moving object and sensor noise. All forms are read by turns (A B A B) in one process, opening
-included, the same frames of each: one random frame of each of 16 pieces of the video, as sparse training takes them.
-Beside the medians stand the bytes on disk and how far the frames are from the original's, resized. Where they are
-another picture nothing is reported and the exit status is 1. Videos that are in --output already are not written
-again. --cpu counts the processor's time instead of the clock's, for a machine that others use too.
+The original is H.264 with x264's defaults (a key frame every 250 frames, B-frames): a pan over a textured scene with a
+moving object and sensor noise. All forms are read in turns (A B A B) in one process, including opening, and with the
+same frames: one random frame from each of 16 pieces of the video, as in sparse training. In addition to medians, the
+bytes on disk and the PSNR to the resized original are reported. If a frame is wrong, nothing is reported and the exit
+status is 1. Existing videos in --output are not written again. --cpu measures CPU time instead of wall-clock time, for
+shared machines.
 """
 
 import argparse

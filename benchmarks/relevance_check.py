@@ -1,10 +1,10 @@
-"""Measures whether heat maps follow the object: relevance inside the digit's box against the box's area.
+"""Measure whether heat maps follow the object: relevance inside the digit's box compared with the area of the box.
 
     python -m benchmarks.relevance_check OUTPUT_DIR   after scripts/demo.sh; reads OUTPUT_DIR/data and its boxes.json
 
-For every clip: the share of the relevance that lies inside the digit's boxes, over the share of the picture that the
-boxes cover. 1 is what a map that knows nothing reaches; the most that maps of whole patches can reach is told beside
-it. Written: OUTPUT_DIR/relevance.json.
+For each clip, the share of the relevance inside the digit's boxes is divided by the share of the image that the boxes
+cover. An uninformative map has a value of 1; the best value possible with whole patches is also reported. The results
+are written to OUTPUT_DIR/relevance.json.
 """
 
 import argparse
@@ -31,11 +31,13 @@ CLIPS_AT_ONCE = 16
 
 
 def box_coverage(boxes: Tensor, size: int, tubelet: int, patches: int) -> Tensor:
-    """How much of each patch lies inside the boxes.
+    """Compute how much of each patch lies inside the boxes.
 
     Args:
-        boxes: (frames, 4), left, top, right, bottom in pixels of pictures with sides of `size`. tubelet: frames of a
-            token. patches: along a side.
+        boxes: Left, top, right, bottom in pixels, (frames, 4).
+        size: Side of the images in pixels.
+        tubelet: Frames per token.
+        patches: Number of patches along a side.
 
     Returns:
         (frames / tubelet, patches, patches), shares from 0 to 1.
@@ -49,16 +51,17 @@ def box_coverage(boxes: Tensor, size: int, tubelet: int, patches: int) -> Tensor
 
 
 def concentration(relevance: Tensor, coverage: Tensor) -> Tensor:
-    """Relevance inside over area of the boxes, 1 for chance: (batch, tubelets, rows, columns) each to (batch,)."""
+    """Divide the relevance inside the boxes by their area; both (batch, tubelets, rows, columns), result (batch,)."""
     inside = (relevance * coverage).sum((1, 2, 3)) / relevance.sum((1, 2, 3))
     return inside / coverage.mean((1, 2, 3))
 
 
 def read_batches(predictor: Predictor, data: Path, split: str, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Clips (batch, 3, T, H, W) from the middle of the videos of a split, and the coverage of their patches.
+    """Read clips (batch, 3, T, H, W) from the middle of the videos of a split, and the coverage of their patches.
 
     Raises:
-        FileNotFoundError: the data set has no boxes. ValueError: its pictures are not as large as the model's.
+        FileNotFoundError: The data set has no boxes.
+        ValueError: The size of the images differs from that of the model's input.
     """
     if not (data / BOXES).is_file():
         raise FileNotFoundError(f"{data / BOXES} is missing; python -m tools.make_moving_digits writes it")
@@ -66,7 +69,7 @@ def read_batches(predictor: Predictor, data: Path, split: str, limit: int) -> It
     size = json.loads((data / "settings.json").read_text())["size"]
     embed = predictor.model.patch_embed
     if size != embed.img_size:
-        raise ValueError(f"the pictures of {data} have sides of {size} pixels, the model's of {embed.img_size}")
+        raise ValueError(f"the images in {data} have sides of {size} pixels, the model's input {embed.img_size}")
     records, _ = read_list(data / "videos" / f"{split}.csv")
     records, plan, rng = records[: limit or None], predictor.plan, np.random.default_rng(0)
     for start in tqdm(range(0, len(records), CLIPS_AT_ONCE), unit="batch"):
@@ -81,17 +84,21 @@ def read_batches(predictor: Predictor, data: Path, split: str, limit: int) -> It
 
 
 def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 0) -> dict:
-    """Concentration of the relevance for the predicted class, by method, over a split.
+    """Measure the concentration of the relevance for the predicted class, by method, over a split.
 
     Args:
-        limit: clips, from the first; 0 for all.
+        predictor: The model.
+        data: Folder of the moving digits.
+        split: "train", "val" or "test".
+        limit: Number of clips, from the first; 0 for all.
 
     Returns:
-        {"clips": n, "area": mean share, "best": {...}, METHOD: {...}}, each of the latter with mean, median and
-        share_above_1 over the clips; "best" puts all relevance on the best covered patch.
+        {"clips": n, "area": mean share, "best": {...}, METHOD: {...}}, the latter with mean, median and share_above_1
+        over the clips; "best" puts all relevance on the patch with the highest coverage.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_batches`.
+        FileNotFoundError: As in `read_batches`.
+        ValueError: As in `read_batches`.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("area", "best", *METHODS)}
     for clips, coverage in read_batches(predictor, data, split, limit):
@@ -113,14 +120,14 @@ def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the demo's run that the command line names; returns the exit status."""
+    """Run the command line; return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("output_dir", type=Path, help="of scripts/demo.sh")
+    parser.add_argument("output_dir", type=Path, help="output folder of scripts/demo.sh")
     parser.add_argument("--checkpoint", type=Path, help="default: checkpoint-best.pth in the output folder")
     parser.add_argument("--data", type=Path, help="moving digits; default: data in the output folder")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--limit", type=non_negative_int, default=0, help="clips, from the first; 0: all")
+    parser.add_argument("--limit", type=non_negative_int, default=0, help="number of clips, from the first; 0: all")
     options = parser.parse_args(arguments)
     try:
         predictor = load_predictor(options.checkpoint or options.output_dir / "checkpoint-best.pth", **QUICK)
@@ -129,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     write_json(options.output_dir / "relevance.json", found)
-    print(f"{found['clips']} clips, boxes cover {100 * found['area']:.1f} % of the picture; inside against area:")
+    print(f"{found['clips']} clips, boxes cover {100 * found['area']:.1f} % of the image; relevance inside / area:")
     for name in (*METHODS, "best"):
         row = found[name]
         print(f"  {name:<17} mean {row['mean']:.2f}  median {row['median']:.2f}  above 1 {row['share_above_1']:.1%}")

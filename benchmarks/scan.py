@@ -1,19 +1,19 @@
-"""Both scans of one layer, side by side, on the CPU or on your GPU: what each takes, and the least that it could.
+"""Compare implementations of both scans of one layer, on the CPU or a GPU, with the lower bound of their time.
 
     python -m benchmarks.scan [--length 1569 --dim 384 --state 16] [--threads 2] [--json out.json]
     python -m benchmarks.scan --device cuda [--batch 8] [--dtype bfloat16]
-    python -m benchmarks.scan --published --rounds 1          with a loop as the published code has it: minutes a call
+    python -m benchmarks.scan --published --rounds 1          with the published code's loop: minutes per call
 
-On both: this repository's reference loop over tokens, plain PyTorch, and mambapy's parallel scan where it is installed
-(`pip install mambapy`; neither mask nor elemental residual, both are added around it). On the CPU the C++ kernel; on a
-GPU the Triton kernels and, where mamba-ssm is installed, its stock kernel turned into the method (`cuda`), and run
-twice as it is (`stock pass`, `stock kernels`: benchmarks/candidates.py).
+Candidates on both: the reference loop over tokens, plain PyTorch, and mambapy's parallel scan if it is installed
+(`pip install mambapy`; mask and elemental residual are added around it). On the CPU, the C++ kernel; on a GPU, the
+Triton kernels and, if mamba-ssm is installed, its stock kernel extended to the method (`cuda`) and two unchanged runs
+of it (`stock pass`, `stock kernels`, see benchmarks/candidates.py).
 
-All take the same values in the same run, by turns (A B A B); medians. The clock counts on the CPU, on a GPU the time
-between events in its queue, with cold caches. `limit` is the time to move the bytes that must be moved (moved_bytes in
-benchmarks/candidates.py) at the rate of a large copy, timed in the same turns. Peak memory is what forward and
-backward add to the inputs: on the CPU in a process of each one's own, on a GPU by PyTorch's allocator. Where outputs
-or gradients disagree with the loop's in float32, nothing is reported and the exit status is 1.
+All candidates process the same values and take turns (A B A B); medians are reported. Time is wall-clock time on the
+CPU, and the time between events with cold caches on a GPU. `limit` is the time to move the unavoidable bytes
+(moved_bytes in benchmarks/candidates.py) at the rate of a large copy, timed in the same turns. Peak memory is what
+forward and backward add to the inputs: on the CPU in separate processes, on a GPU by PyTorch's allocator. If outputs
+or gradients differ from those of the loop in float32, nothing is reported and the exit status is 1.
 """
 
 import argparse
@@ -43,19 +43,19 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import PREFERENCE
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SIZES = ("batch", "length", "dim", "state")
-GOAL = 1.1  # Triton's time by that of one bidirectional pass of the stock kernel
+GOAL = 1.1  # ratio of Triton's time to that of a bidirectional pass of the stock kernel
 COPY = "copy"
 
 Figures = dict[str, dict[str, float]]
 
 
 def sizes_of(arguments) -> tuple[int, ...]:
-    """(batch, length, dim, state)."""
+    """Return (batch, length, dim, state)."""
     return tuple(getattr(arguments, name) for name in SIZES)
 
 
 def run(function, inputs, grad_out=None):
-    """One call, with its backward pass if `grad_out` is given; returns (out, gradients or None)."""
+    """Run one call, with its backward pass if `grad_out` is given; return (out, gradients or None)."""
     tensors = [inputs[name] for name in NAMES]
     if grad_out is None:
         with torch.no_grad():
@@ -65,14 +65,14 @@ def run(function, inputs, grad_out=None):
 
 
 def laid_out(candidate: Candidate, inputs, grad_out):
-    """Inputs and gradient of the output with the memory layout that `candidate` wants."""
+    """Convert the inputs and the output's gradient to the memory layout of a candidate."""
     if not candidate.time_contiguous:
         return inputs, grad_out
     return {name: time_contiguous(t) for name, t in inputs.items()}, time_contiguous(grad_out)
 
 
 def disagreements(found: dict[str, Candidate], inputs, grad_out) -> list[str]:
-    """What differs from its loop in float32 by more than TOLERANCE, relative to its norm; empty if all is well."""
+    """List the results whose relative difference from the loop in float32 is above TOLERANCE."""
     exact = {name: t.detach().float().requires_grad_() for name, t in inputs.items()}
     yardsticks, wrong = {}, []
     for name, candidate in found.items():
@@ -88,10 +88,10 @@ def disagreements(found: dict[str, Candidate], inputs, grad_out) -> list[str]:
 
 
 def measure(arguments) -> tuple[Figures, dict[str, float]]:
-    """Times all candidates.
+    """Time all candidates.
 
     Returns:
-        rows: name -> forward_ms, training_ms (forward and backward), peak_mb of a training call.
+        rows: forward_ms, training_ms (forward and backward) and peak_mb (of a training call), by name.
         limit: forward_ms and training_ms of moving the bytes at copy_gb_s.
     """
     device, dtype, sizes = arguments.device, DTYPES[arguments.dtype], sizes_of(arguments)
@@ -100,7 +100,7 @@ def measure(arguments) -> tuple[Figures, dict[str, float]]:
     found = candidates(device, dtype, arguments.published)
     wrong = disagreements(found, inputs, grad_out)
     if wrong:
-        raise SystemExit("no speed is reported for wrong numbers:\n" + "\n".join(wrong))
+        raise SystemExit("no speed is reported for wrong results:\n" + "\n".join(wrong))
     copy = devices.large_copy(device)
     forward, training = {COPY: copy}, {}
     for name, candidate in found.items():
@@ -127,7 +127,7 @@ def measure(arguments) -> tuple[Figures, dict[str, float]]:
 
 
 def print_peak(arguments) -> None:
-    """Prints the bytes that one training call of a candidate adds to the peak of an idle process with the inputs."""
+    """Print the bytes that a training call of a candidate adds to the peak of an idle process with the inputs."""
     sizes, dtype = sizes_of(arguments), DTYPES[arguments.dtype]
     inputs, grad_out = make_inputs(*sizes, dtype), torch.randn(sizes[:3]).to(dtype)
     function = candidates("cpu", dtype, published=True)[arguments.peak_of].function
@@ -138,14 +138,14 @@ def print_peak(arguments) -> None:
 
 
 def stock_ratios(rows: Figures) -> Figures:
-    """Triton's times by those of the stock kernel, where both ran."""
+    """Return the ratios of Triton's times to those of the stock kernel, if both ran."""
     peers = [name for name in (STOCK_PASS, STOCK_KERNELS) if name in rows and "triton" in rows]
     times = ("forward", "training")
     return {name: {t: rows["triton"][f"{t}_ms"] / rows[name][f"{t}_ms"] for t in times} for name in peers}
 
 
 def print_table(title: str, rows: Figures, limit: dict[str, float]) -> None:
-    """A table with each candidate's factor over the loop reference, and over the limit."""
+    """Print a table with the speed-up over the loop and the ratio to the limit of each candidate."""
     group = f"{'loop / it':>10} {'it / limit':>10}"
     print(f"{title}\n{'':16} {'forward':>12} {group} {'fwd + bwd':>14} {group} {'peak memory':>14}")
     for name, row in rows.items():
@@ -157,7 +157,7 @@ def print_table(title: str, rows: Figures, limit: dict[str, float]) -> None:
 
 
 def report(arguments, rows: Figures, limit: dict[str, float]) -> None:
-    """Prints the table and what it is compared with; writes --json."""
+    """Print the table and what it is compared with; write --json."""
     ratios = stock_ratios(rows)
     sizes = str(sizes_of(arguments))
     where = devices.device_name(arguments.device)
@@ -180,22 +180,24 @@ def report(arguments, rows: Figures, limit: dict[str, float]) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; ends the program where it asks for what is not there."""
+    """Parse the command line; exit if it asks for a device that does not exist."""
     parser = FlagParser(
         prog="benchmarks.scan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     devices.add_device_argument(parser)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the tokens; parameters stay float32")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="type of the tokens; parameters are float32"
+    )
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument(
         "--length", type=int, default=1569, help="tokens; 1569 = 8 frames of 14 x 14 and the class token"
     )
     parser.add_argument("--dim", type=int, default=384, help="channels of the scan, twice the model's width")
     parser.add_argument("--state", type=int, default=16)
-    parser.add_argument("--published", action="store_true", help="time the published loop, too")
-    parser.add_argument("--rounds", type=int, default=8, help="turns of each candidate (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes by itself")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--published", action="store_true", help="also time the published loop")
+    parser.add_argument("--rounds", type=int, default=8, help="turns per candidate (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's default")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     for name in (*SIZES, "rounds"):
@@ -206,12 +208,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and prints; the exit status is 1 where the candidates disagree."""
+    """Run the command line; the exit status is 1 if candidates disagree."""
     arguments = parse_arguments(argv)
     if arguments.peak_of:
         print_peak(arguments)
         return 0
-    keep_freed_memory()  # for all candidates alike: the scan is to be measured, not the mapping of fresh pages
+    keep_freed_memory()  # for all candidates, so that the scan is measured and not the mapping of new pages
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     report(arguments, *measure(arguments))

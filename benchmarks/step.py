@@ -1,10 +1,10 @@
-"""A training step of the engine against the model's bare forward, backward and optimiser: what the loop costs.
+"""Compare a training step of the engine with a bare forward pass, backward pass and optimizer step.
 
     python -m benchmarks.step [--model videomambapro_tiny --frames 8 --size 224 --batch 1] [--threads 2] [--rounds 5]
 
-Both train copies of one model on one clip held in memory, by turns (A B A B) in one process; the median of the turns
-is shown. The engine's step has all that a run's has (gradient norm, agreement on finite numbers, schedule, sums),
-but no loader, no mixing and no log. Where the two losses differ in a turn, no speed is reported.
+Both train copies of the same model on one clip in memory, in turns (A B A B) in one process; medians are reported.
+The engine's step includes everything a run's step has (gradient norm, checks for non-finite numbers, schedule, sums)
+except loading, mixup and logging. If the two losses differ in a turn, no speed is reported.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CLASSES = 400
 
 
 class OneBatch:
-    """A loader that gives one batch in memory once an epoch."""
+    """A loader that yields one batch in memory per epoch."""
 
     def __init__(self, clips: torch.Tensor, labels: torch.Tensor):
         self.dataset = self
@@ -44,7 +44,7 @@ class OneBatch:
 
 
 def engine_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Callable[[], float]:
-    """A function that trains a copy of `model` for one epoch of one update and returns the loss."""
+    """Return a function that trains a copy of `model` for one epoch of one step and returns the loss."""
     objective = Classification(copy.deepcopy(model), CLASSES)
     state = create_training_state(objective, settings, Context(), steps_per_epoch=1)
 
@@ -57,7 +57,7 @@ def engine_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Ca
 
 
 def bare_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Callable[[], float]:
-    """The same, as short as it can be written."""
+    """Return a function that does the same in as few lines as possible."""
     model = copy.deepcopy(model).train()
     optimizer = create_optimizer(model, settings, settings.lr)
     clips, labels = loader.batch["clips"], loader.batch["targets"]
@@ -73,12 +73,12 @@ def bare_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Call
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Name -> median seconds of a step."""
+    """Measure the median seconds per step, by name."""
     parser = FlagParser()
     add_engine_arguments(parser)
-    # A learning rate that neither the batch scales nor the schedule changes, so that both take the same steps.
+    # A constant learning rate that is not scaled with the batch, so that both take the same steps.
     constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(options.batch), "--warmup_epochs", "0"]
-    constant += ["--layer_decay", "1"]  # the schedule applies it, which the bare loop has not
+    constant += ["--layer_decay", "1"]  # applied by the schedule, which the bare loop does not have
     args = parser.parse_args(["--device", "cpu", "--no_bf16", *constant])
     args.batch_size, args.num_sample = options.batch, 1
     settings = RunSettings.of(args)
@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             losses[name] = step()
             seconds[name].append(time.perf_counter() - start)
         if abs(losses["engine"] - losses["bare"]) > 1e-3 * losses["bare"]:
-            raise SystemExit(f"turn {turn}: the losses differ, so no speed is reported: {losses}")
+            raise SystemExit(f"turn {turn}: the losses differ, no speed is reported: {losses}")
     # The first turn allocates.
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
@@ -116,7 +116,7 @@ def main() -> None:
     print(
         f"{options.model}, {options.batch} clip(s) of {options.frames} x {options.size} x {options.size}, "
         f"{options.threads} thread(s), {options.rounds} turns each:\n"
-        f"bare {medians['bare']:.3f} s, engine {medians['engine']:.3f} s a step, "
+        f"bare {medians['bare']:.3f} s, engine {medians['engine']:.3f} s per step, "
         f"overhead {100 * (medians['engine'] / medians['bare'] - 1):+.1f} %"
     )
 

@@ -1,4 +1,4 @@
-"""Timing side by side: rounds of A B A B in one process, medians; peak memory in a process of each one's own."""
+"""Interleaved timing (A B A B in one process, medians), and peak memory in separate processes."""
 
 import resource
 import statistics
@@ -7,16 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 
-SLOW_SECONDS = 0.1  # a call longer than this is timed once a round, a shorter one repeatedly
-SLICE_SECONDS = 0.3  # time given to a fast candidate in each round
-MIN_ROUNDS, BUDGET_SECONDS = 3, 6.0  # a candidate rests once it has had both
+SLOW_SECONDS = 0.1  # a call longer than this is timed once per round, a shorter one repeatedly
+SLICE_SECONDS = 0.3  # time per round of a fast candidate
+MIN_ROUNDS, BUDGET_SECONDS = 3, 6.0  # a candidate is skipped after both
 
 Call = Callable[[], object]
-Stopwatch = Callable[[Call], list[float]]  # calls its argument once or a few times and returns the seconds of each
+Stopwatch = Callable[[Call], list[float]]  # calls its argument once or several times and returns the seconds of each
 
 
 def by_clock(clock: Callable[[], float]) -> Stopwatch:
-    """A stopwatch of one call; `clock` gives the seconds that count: `time.process_time` where others compute, too."""
+    """Return a stopwatch of one call by a clock, such as `time.process_time` on a shared machine."""
 
     def seconds_of(call: Call) -> list[float]:
         began = clock()
@@ -32,17 +32,17 @@ WALL_TIME = by_clock(time.perf_counter)
 def interleaved_medians(
     candidates: dict[str, Call], rounds: int, stopwatch: Stopwatch = WALL_TIME
 ) -> dict[str, float]:
-    """Median seconds of one call of every candidate.
+    """Measure the median seconds per call of each candidate.
 
-    The candidates take turns, so that whatever else the machine does in the meantime falls on all of them alike.
+    The candidates take turns, so that other load on the machine affects all of them equally.
 
     Args:
-        candidates: name -> the call to time, already warm.
-        rounds: turns each candidate gets.
-        stopwatch: how a call is timed.
+        candidates: Calls to time, by name, already warmed up.
+        rounds: Turns per candidate.
+        stopwatch: How to time a call.
 
     Returns:
-        name -> median seconds a call.
+        Median seconds per call, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds):
@@ -58,7 +58,7 @@ def interleaved_medians(
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes."""
+    """Return the peak resident memory of this process so far, in bytes."""
     try:
         with open("/proc/self/status") as handle:  # getrusage's peak would include the parent's, on Linux
             return next(1024 * int(line.split()[1]) for line in handle if line.startswith("VmHWM:"))
@@ -67,10 +67,10 @@ def peak_bytes() -> int:
 
 
 def peak_of(module: str, *arguments: str) -> int:
-    """Runs `python -m module arguments` in a fresh process and returns the number of bytes it prints.
+    """Run `python -m module arguments` in a new process and return the number of bytes it prints.
 
     Raises:
-        subprocess.CalledProcessError: the process failed; its messages are on stderr.
+        subprocess.CalledProcessError: The process failed; its messages are on stderr.
     """
     done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])

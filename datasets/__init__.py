@@ -1,6 +1,6 @@
-"""Videos, frame folders and images as clips.
+"""Turn videos, frame folders and images into clips.
 
-List files -> records (annotations), frame numbers (sampling), frames (readers), clips (randaugment, transforms), data
-sets (clip_dataset and its three kinds), batches (collate, loader, worker); build puts them together from the flags
-(arguments) and the presets.
+The pipeline is: list files -> records (annotations) -> frame numbers (sampling) -> frames (readers) -> clips
+(randaugment, transforms) -> datasets (clip_dataset and its three subclasses) -> batches (collate, loader, worker).
+build assembles it from the flags (arguments) and the presets.
 """

@@ -1,13 +1,13 @@
-"""List files -> records: which clips there are and what class each has.
+"""Parse list files into records: the clips of a data set and their classes.
 
-Three kinds of list, one line a clip, no header, any of space, tab, comma or semicolon between the columns:
+A list has one line per clip, no header, and columns separated by space, tab, comma or semicolon. The kinds are:
 
     video    path label [ignored ...]              clips/a.mp4 3
     frames   folder total_frames [...] label       clips/a 48 3
     image    path label  or  path 1 label          n01440764/x.JPEG 0
 
-The first column is always text, `00123` stays `00123`, and it may hold spaces. Every faulty line is an error that
-names the file, the line, what stands there and what should; up to ten of them are told at once.
+The first column is always text (`00123` stays `00123`) and may contain spaces. Invalid lines raise an error that names
+the file, each line, its content and what is expected; up to ten lines are reported at once.
 """
 
 import os
@@ -44,15 +44,15 @@ FORMS = {
     "frames": "frame_folder total_frames label",
     "image": "path label, or path 1 label",
 }
-MAX_TOLD = 10
+MAX_REPORTED = 10
 MAX_DIGITS = 9
-LOOKED_AT = 32
-"""Paths looked for on the disk where the lines alone do not tell what a list names."""
+MAX_LOOKUPS = 32
+"""Maximum number of paths looked up on disk if the kind of a list is not clear from its lines alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video file: where it is, its target (in a list, its class), and the 1-based line of its list."""
+    """A video file: its path, its target (the class, when read from a list) and the 1-based line in its list."""
 
     path: str
     target: int
@@ -61,7 +61,7 @@ class VideoRecord:
 
 @dataclass(frozen=True, slots=True)
 class FrameFolderRecord:
-    """A folder of frames, or an image file (one frame): as `VideoRecord`, with the number of frames."""
+    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames."""
 
     path: str
     total_frames: int
@@ -73,15 +73,15 @@ Record = VideoRecord | FrameFolderRecord
 
 
 class ListFileError(ValueError):
-    """A list file that cannot be used; the message names file, lines and remedy."""
+    """A list file is invalid; the message names the file, the lines and the remedy."""
 
 
 class _LineError(ValueError):
-    """What is wrong with one line, without its place."""
+    """What is wrong with one line, without its line number."""
 
 
-class _Fault(NamedTuple):
-    """A faulty line: its 1-based number, what stands there, and what is wrong with it."""
+class _InvalidLine(NamedTuple):
+    """An invalid line: its 1-based number, its text and what is wrong with it."""
 
     number: int
     text: str
@@ -92,17 +92,19 @@ def find_list(data_path: str | os.PathLike, name: str) -> Path:
     """Find the list `name` ("train", "val", "test") in a folder, as .csv or .txt.
 
     Raises:
-        FileNotFoundError: the folder or the list is not there.
+        FileNotFoundError: The folder or the list does not exist.
     """
     folder = Path(data_path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"--data_path {folder} is not a folder; it should hold train.csv, val.csv, test.csv")
+        raise FileNotFoundError(
+            f"--data_path {folder} is not a folder; it should contain train.csv, val.csv, test.csv"
+        )
     for suffix in (".csv", ".txt"):
         if (folder / (name + suffix)).is_file():
             return folder / (name + suffix)
-    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
     raise FileNotFoundError(
-        f"no {name}.csv or {name}.txt in {folder} (there is: {there}); add it or name the list with --{name}_list"
+        f"no {name}.csv or {name}.txt in {folder} (found: {found}); add it or name the list with --{name}_list"
     )
 
 
@@ -117,18 +119,18 @@ def read_list(
     """Read a list file.
 
     Args:
-        list_file: the file, UTF-8 text; empty lines are skipped.
-        kind: "video", "frames" or "image"; None: recognised from the lines.
-        data_root: joined in front of every path that is not absolute.
-        split: the separator, as `named_separator` takes it; "": recognised.
-        num_classes: labels must be below it; 0: any label from 0 on.
+        list_file: UTF-8 text file; empty lines are skipped.
+        kind: "video", "frames" or "image"; None detects it from the lines.
+        data_root: Folder that relative paths are resolved against.
+        split: Separator, in a form accepted by `named_separator`; "" detects it from the lines.
+        num_classes: Upper limit of the labels (exclusive); 0 accepts all labels from 0.
 
     Returns:
-        the records in the order of the list, and the kind.
+        The records in the order of the list, and the kind.
 
     Raises:
-        FileNotFoundError: the list is not there.
-        ListFileError: it is empty, not text, or has faulty lines.
+        FileNotFoundError: The list does not exist.
+        ListFileError: The list is empty, not text, or has invalid lines.
     """
     text = _read_list_text(Path(list_file))
     lines = [line for _, line in _numbered_lines(text)]
@@ -143,22 +145,22 @@ def read_list(
 
 
 @lru_cache(maxsize=4)
-def _parse(text: str, kind: Kind, root: str, separator: str) -> tuple[list[Record], list[_Fault]]:
-    """Parse each list once in a process: all modes ask for the training list, to count its classes."""
+def _parse(text: str, kind: Kind, root: str, separator: str) -> tuple[list[Record], list[_InvalidLine]]:
+    """Parse a list, once per process: every mode reads the training list to count its classes."""
     records, faults = [], []
     for number, line in _numbered_lines(text):
         try:
             records.append(_PARSERS[kind](split_columns(line, separator), root, number, separator))
         except _LineError as error:
-            faults.append(_Fault(number, line, str(error)))
+            faults.append(_InvalidLine(number, line, str(error)))
     return records, faults
 
 
 def format_list(records: Sequence[Record], kind: Kind) -> str:
-    """Write records as the text of a list that `read_list` reads as the same records, their lines counted from 1.
+    """Write records as the text of a list from which `read_list` reads the same records, with lines counted from 1.
 
     Raises:
-        ListFileError: a name that no line can hold, such as one with a line break or with bytes that are no UTF-8.
+        ListFileError: A name cannot be written in a line, for example because it has a line break or is not UTF-8.
     """
     lines = []
     for record in records:
@@ -166,12 +168,12 @@ def format_list(records: Sequence[Record], kind: Kind) -> str:
         lines.append(f"{quote(record.path)}{total} {record.target}")
     for line, record in zip(lines, records, strict=True):
         if _read_back(line, kind) != replace(record, line=1):
-            raise ListFileError(f"no line of a list can say {record.path!r}; rename it")
+            raise ListFileError(f"{record.path!r} cannot be written in a list file; rename it")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _read_back(line: str, kind: Kind) -> Record | None:
-    """The record that a line of our own will be read as, None where it is none."""
+    """Parse a line that `format_list` has written; None if it cannot be read."""
     if len(line.splitlines()) != 1 or not _is_text(line) or _recognise_kind([line], " ", lambda _: kind) != kind:
         return None
     try:
@@ -181,7 +183,7 @@ def _read_back(line: str, kind: Kind) -> Record | None:
 
 
 def _is_text(line: str) -> bool:
-    """Whether a line can be written; names of files may hold bytes that are no text."""
+    """Whether a line can be encoded as UTF-8; file names may contain arbitrary bytes."""
     try:
         line.encode()
     except UnicodeEncodeError:
@@ -190,17 +192,17 @@ def _is_text(line: str) -> bool:
 
 
 def is_image_path(path: str) -> bool:
-    """Tell whether a path ends as image files do."""
+    """Return whether a path has the suffix of an image file."""
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_single_image(record: FrameFolderRecord) -> bool:
-    """Tell whether a record of a list of images names an image file, and no folder of frames."""
+    """Return whether a record of an image list is an image file rather than a folder of frames."""
     return record.total_frames == 1 and is_image_path(record.path)
 
 
 def resolve_video_path(path: str) -> str:
-    """Complete a path without suffix, as bare video ids are listed, by the suffix of the file that is there."""
+    """Add the suffix of the existing file to a path without one; some lists contain bare video ids."""
     if os.path.splitext(path)[1] or os.path.exists(path):
         return path
     for suffix in VIDEO_SUFFIXES:
@@ -210,7 +212,7 @@ def resolve_video_path(path: str) -> str:
 
 
 def find_absent(records: Sequence[Record]) -> list[tuple[Record, str]]:
-    """Look for the file or folder of every record, without opening it; gives those that will not do, and why."""
+    """Check that the file or folder of each record exists, without opening it; return those that fail, and why."""
     faults = [(record, _path_fault(record)) for record in records]
     return [(record, fault) for record, fault in faults if fault]
 
@@ -222,12 +224,12 @@ def _path_fault(record: Record) -> str:
     if os.path.isdir(path) if folder else os.path.isfile(path):
         return ""
     if not os.path.exists(path):
-        return "is not there"
+        return "does not exist"
     return "is a file, not a folder of frames" if folder else "is a folder, not a file"
 
 
 def _kind_on_disk(path: str) -> Kind | None:
-    """What a path is that is followed by two numbers or more, None where it is not there."""
+    """Look up on disk what a path is; None if it does not exist."""
     if os.path.isdir(path):
         return "frames"
     path = resolve_video_path(path)
@@ -236,27 +238,29 @@ def _kind_on_disk(path: str) -> Kind | None:
 
 def _read_list_text(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"list file {path} is not there")
+        raise FileNotFoundError(f"list file {path} does not exist")
     try:
         text = read_text(path)
     except UnicodeDecodeError as error:
-        raise ListFileError(f"{path} is not UTF-8 text ({error}); it should hold lines `path label`") from error
+        raise ListFileError(f"{path} is not UTF-8 text ({error}); it should contain lines `path label`") from error
     if not text.strip():
-        raise ListFileError(f"{path} is empty; it should hold a line `path label` for each clip")
+        raise ListFileError(f"{path} is empty; it should contain a line `path label` for each clip")
     return text
 
 
 def _numbered_lines(text: str) -> list[tuple[int, str]]:
-    """The lines that hold something, each with its 1-based number."""
+    """Return the lines that are not blank, each with its 1-based number."""
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], Kind | None]) -> Kind:
-    """Decide by what most lines look like, so that a few faulty ones are told as faults of that kind.
+    """Detect the kind by majority vote, so that a few invalid lines are reported as errors of that kind.
 
     Args:
-        look: tells what a path is. It is asked where two numbers or more follow the path, which says little: frame
-            folders may be called `v_a.avi`, and a video's line may have columns that are ignored.
+        lines: Non-blank lines of the list.
+        separator: Separator of the columns.
+        look: Returns the kind of a path on disk. Called if two or more numbers follow the path, because the line is
+            then ambiguous: frame folders may be named `v_a.avi`, and lines of videos may have ignored columns.
     """
     votes: Counter[Kind] = Counter({"frames": 0, "image": 0, "video": 0})
     unsure: dict[Kind, list[str]] = {}
@@ -277,13 +281,13 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
         else:
             votes[kind] += 1
     for kind, paths in unsure.items():
-        seen: Counter[Kind] = Counter(look(path) or kind for path in evenly_spread(paths, LOOKED_AT))
+        seen: Counter[Kind] = Counter(look(path) or kind for path in evenly_spread(paths, MAX_LOOKUPS))
         votes[seen.most_common(1)[0][0]] += len(paths)
     return votes.most_common(1)[0][0]
 
 
 def _parse_video(columns: list[str], root: str, line: int, separator: str) -> VideoRecord:
-    """`path label [ignored ...]`: the path ends at a video suffix, else it is the first column."""
+    """Parse `path label [ignored ...]`; the path ends at a video suffix, or else is the first column."""
     end = _end_of_path(columns, separator, lambda column: column.lower().endswith(VIDEO_SUFFIXES))
     if end is not None and end + 1 < len(columns):
         return VideoRecord(_join(root, separator.join(columns[: end + 1])), _label(columns[end + 1]), line)
@@ -295,11 +299,13 @@ def _parse_video(columns: list[str], root: str, line: int, separator: str) -> Vi
 
 
 def _parse_frames(columns: list[str], root: str, line: int, separator: str) -> FrameFolderRecord:
-    """`folder total_frames [ignored ...] label`."""
+    """Parse `folder total_frames [ignored ...] label`."""
     if len(columns) < 3:
         raise _LineError("there are fewer than three columns")
     if len(columns) > 3 and all(INTEGER.fullmatch(column) for column in columns[1:]):
-        raise _LineError("the end of the folder's name cannot be told from the number of frames; quote the name")
+        raise _LineError(
+            "it is not clear where the folder's name ends and the number of frames begins; quote the name"
+        )
     if INTEGER.fullmatch(columns[1]):
         folder, total = columns[0], _integer(columns[1], "total_frames")
     else:
@@ -310,7 +316,7 @@ def _parse_frames(columns: list[str], root: str, line: int, separator: str) -> F
 
 
 def _parse_image(columns: list[str], root: str, line: int, separator: str) -> FrameFolderRecord:
-    """`path label` or, for folders of frames and for images alike, `path total_frames label`."""
+    """Parse `path label` or, for folders of frames and for images, `path total_frames label`."""
     end = _end_of_path(columns, separator, is_image_path)
     if end is not None:
         columns = [separator.join(columns[: end + 1]), *columns[end + 1 :]]
@@ -327,12 +333,12 @@ _PARSERS: dict[str, Callable[[list[str], str, int, str], Record]] = {
 
 
 def _end_of_path(columns: list[str], separator: str, has_suffix: Callable[[str], bool]) -> int | None:
-    """Find the column that ends a path which may hold separators, None where no column has a suffix."""
+    """Find the column in which the path ends (it may contain separators); None if no column has a suffix."""
     end = next((i for i, column in enumerate(columns) if has_suffix(column)), None)
     if end and separator != " " and INTEGER.fullmatch(columns[0]):
         raise _LineError(
-            f"{columns[0]} stands before the path; leave out row numbers (pandas: index=False), and quote a path "
-            "that holds the separator"
+            f"{columns[0]} comes before the path; omit row numbers (pandas: index=False), and quote a path "
+            "that contains the separator"
         )
     return end
 
@@ -359,29 +365,29 @@ def _join(root: str, path: str) -> str:
     return os.path.join(root, path)
 
 
-def _labels_out_of_range(records: Sequence[Record], num_classes: int, text: str) -> list[_Fault]:
+def _labels_out_of_range(records: Sequence[Record], num_classes: int, text: str) -> list[_InvalidLine]:
     wrong = {record.line: record.target for record in records if record.target >= num_classes}
     return [
-        _Fault(
+        _InvalidLine(
             number,
             line,
-            f"label {wrong[number]} is out of range: {num_classes} classes have the labels 0 to {num_classes - 1}"
-            " (--nb_classes says how many there are)",
+            f"label {wrong[number]} is out of range: {num_classes} classes have labels 0 to {num_classes - 1}"
+            " (set by --nb_classes)",
         )
         for number, line in (_numbered_lines(text) if wrong else [])
         if number in wrong
     ]
 
 
-def _describe(list_file: str | os.PathLike, kind: Kind, separator: str, faults: Sequence[_Fault]) -> str:
-    """Word the message of a `ListFileError`."""
-    shown = [f'  line {fault.number}: {fault.reason}: "{fault.text[:200]}"' for fault in faults[:MAX_TOLD]]
-    if len(faults) > MAX_TOLD:
-        shown.append(f"  and {len(faults) - MAX_TOLD} more")
+def _describe(list_file: str | os.PathLike, kind: Kind, separator: str, faults: Sequence[_InvalidLine]) -> str:
+    """Write the message of a `ListFileError`."""
+    shown = [f'  line {fault.number}: {fault.reason}: "{fault.text[:200]}"' for fault in faults[:MAX_REPORTED]]
+    if len(faults) > MAX_REPORTED:
+        shown.append(f"  and {len(faults) - MAX_REPORTED} more")
     remedy = (
         f"Each line should be `{FORMS[kind]}` with {separator_words(separator)} between the columns "
-        "(--split sets another)."
+        "(--split changes it)."
     )
     if faults[0].number == 1 and not any(character.isdigit() for character in faults[0].text):
         remedy += " Line 1 looks like a header; lists have none, remove it."
-    return "\n".join([f"{list_file}: {len(faults)} faulty line(s)", *shown, remedy])
+    return "\n".join([f"{list_file}: {len(faults)} invalid line(s)", *shown, remedy])

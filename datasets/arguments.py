@@ -1,4 +1,4 @@
-"""The settings of the data, and their command-line flags: lists, sampling, augmentation, loading."""
+"""Settings of the data and their command-line flags: lists, sampling, augmentation, loading."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -20,9 +20,10 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class DataSettings(ListSettings, ViewSettings, AugmentationSettings, LoadingSettings):
-    """All that `build_dataset` and `build_loader` need, each field with the default of its flag.
+    """All settings of `build_dataset` and `build_loader`; fields have the same defaults as their flags.
 
-    dataset = build_dataset("train", DataSettings(data_path="lists", num_frames=8))
+    Example:
+        dataset = build_dataset("train", DataSettings(data_path="lists", num_frames=8))
     """
 
     def __post_init__(self):
@@ -30,12 +31,12 @@ class DataSettings(ListSettings, ViewSettings, AugmentationSettings, LoadingSett
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:
-        """Take the settings from parsed flags; what they lack, as those of an older args.json may, is the default."""
+        """Take the settings from parsed flags; those missing (as in an older args.json) get their defaults."""
         lacking = {field.name: field.default for field in fields(cls) if field.name not in flags}
         return from_flags(cls, flags, **lacking)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this package to a parser, with VideoMAE's names."""
+    """Add the flags of this package to a parser; their names are those of VideoMAE."""
     for title, settings in GROUPS.items():
         add_options(parser.add_argument_group(title), settings)

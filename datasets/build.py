@@ -1,4 +1,4 @@
-"""From settings to data sets and loaders: `build_dataset(mode, settings)`, `build_loader(dataset, mode, settings)`."""
+"""Build datasets and loaders from settings."""
 
 import logging
 from collections.abc import Callable
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
-    """Build the data set of a mode.
+    """Build the dataset of a mode.
 
     Args:
         mode: "train", "validation" or "test".
-        settings: lists, frames, views and augmentation.
+        settings: Lists, frames, views and augmentation.
 
     Raises:
-        FileNotFoundError: a list is missing, or none of the files that a list names is there.
-        ValueError: a list has faulty lines or labels that cannot be meant, --label_names does not fit it, frames are
-            named otherwise than the flags say, or flags contradict each other.
+        FileNotFoundError: A list is missing, or none of the files in a list exists.
+        ValueError: A list has invalid lines or implausible labels, --label_names does not match it, frames are named
+            differently than the flags say, or flags contradict each other.
     """
     if mode not in LISTS:
         raise ValueError(f'mode is one of {", ".join(LISTS)}, not "{mode}"')
@@ -65,15 +65,17 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
     shared: dict[str, Any] = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
-    of_kind: Any = records
+    typed_records: Any = records
     if kind == "video":
-        dataset = VideoClsDataset(of_kind, plan, reader=settings.reader, **shared)
+        dataset = VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
     else:
         folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
         first_frame = settings.first_frame
         if first_frame is None:
-            first_frame = find_first_frame(of_kind, settings.filename_tmpl, list_file)
-        dataset = folder_class(of_kind, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared)
+            first_frame = find_first_frame(typed_records, settings.filename_tmpl, list_file)
+        dataset = folder_class(
+            typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
+        )
     logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
     return dataset
 
@@ -81,14 +83,22 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
 def build_loader(
     dataset: ClipDataset, mode: Mode, settings: DataSettings, *, rank: int = 0, world_size: int = 1
 ) -> ClipLoader:
-    """Build the loader of a data set for one process of `world_size`.
+    """Build the loader of a dataset for one process.
 
-    Training gives `batch_size` videos a step, in a new order each epoch (`loader.sampler.set_epoch`), and drops what
-    does not fill a step. Evaluation reads every record once over all processes: validation in batches half as large
-    again, testing in batches of about `batch_size` views.
+    In training, a batch has `batch_size` videos, the order changes every epoch (call `loader.sampler.set_epoch`), and
+    an incomplete last batch is dropped. In evaluation, each record is read by exactly one process; validation batches
+    are 1.5 times as large, and test batches have about `batch_size` views.
+
+    Args:
+        dataset: Built by `build_dataset`.
+        mode: "train", "validation" or "test".
+        settings: Batch size, sampler, workers and time limits.
+        rank: Rank of this process.
+        world_size: Number of processes.
 
     Raises:
-        ValueError: the training list does not fill a single step, or --read_timeout and --dist_timeout do not fit.
+        ValueError: The training list is too short for a single batch, or --read_timeout is too long for
+            --dist_timeout.
     """
     if world_size > 1 and dataset.guard is not None:
         _bound_time_lost(dataset.guard, settings)
@@ -103,13 +113,13 @@ def build_loader(
         batch_size = settings.batch_size
         if len(sampler) == 0:
             raise ValueError(
-                f"{dataset.list_file} has {len(dataset)} videos, fewer than the {world_size} processes of this run, "
-                f"and each needs one of its own; start {len(dataset)} processes or fewer"
+                f"{dataset.list_file} has {len(dataset)} videos, fewer than the {world_size} processes of this run; "
+                f"each process needs at least one; start at most {len(dataset)} processes"
             )
         if len(sampler) < batch_size:
             raise ValueError(
-                f"{dataset.list_file} has {len(dataset)} videos, too few for a step of --batch_size {batch_size} "
-                f"on {world_size} process(es); make --batch_size {len(sampler)} or less"
+                f"{dataset.list_file} has {len(dataset)} videos, too few for a batch of --batch_size {batch_size} "
+                f"on {world_size} process(es); set --batch_size to at most {len(sampler)}"
             )
     else:
         sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
@@ -126,25 +136,25 @@ def build_loader(
         pin_memory=settings.pin_mem and torch.cuda.is_available(),
         collate_fn=Collate(dataset.plan.clip_shape, views=views),
         worker_init_fn=start_worker,
-        # Its own, unused but for seeding workers: drawing from the global generator, once in a process, would make a
-        # resumed run's random numbers differ.
+        # Used for seeding workers only. Drawing from the global generator, as DataLoader does once per process, would
+        # change the random numbers of a resumed run.
         generator=torch.Generator(),
     )
 
 
 def _bound_time_lost(guard: Guard, settings: DataSettings) -> None:
-    """Keep files that take too long from making the other processes give up on this one."""
-    patience = settings.dist_timeout
-    if 4 * guard.time_limit > patience:
+    """Limit the time lost to slow files, so that the other processes do not time out waiting for this one."""
+    timeout = settings.dist_timeout
+    if 4 * guard.time_limit > timeout:
         raise ValueError(
-            f"--read_timeout {guard.time_limit:g} is too long for processes that wait --dist_timeout {patience:g} s "
-            f"for each other: make it {patience / 4:g} or less, or --dist_timeout {4 * guard.time_limit:g} or more"
+            f"--read_timeout {guard.time_limit:g} is too long: processes wait only --dist_timeout {timeout:g} s "
+            f"for each other; set it to {timeout / 4:g} or less, or --dist_timeout to {4 * guard.time_limit:g} or more"
         )
-    guard.budget = patience / 2
+    guard.budget = timeout / 2
 
 
 def build_plan(mode: Mode, kind: Kind, settings: DataSettings) -> ClipPlan:
-    """Put together how records of a kind become clips in a mode."""
+    """Define how records of a kind are turned into clips in a mode."""
     preset = get_preset(settings.data_set)
     image = kind == "image"
     many_views = mode == "test" and not image

@@ -1,10 +1,10 @@
-"""What the data sets share: from a record to the clips of one sample.
+"""Base class of the datasets: read a record and turn it into the clips of one sample.
 
-A sample is everything that is read of one video: in training `num_sample` augmentations of one clip, in validation one
-clip, in testing all views (segments x crops). Its video is opened once and each frame decoded once.
+A sample consists of everything read from one video: `num_sample` augmentations of one clip in training, one clip in
+validation, and all views (segments x crops) in testing. Its video is opened once and each frame is decoded once.
 
-A video that cannot be read never stops a run unseen: training takes another one in its place, evaluation leaves it
-out, and either way the sample tells which file and why.
+Unreadable videos do not stop a run and are never ignored silently: training uses another video instead, evaluation
+skips the video, and in both cases the sample records the file and the reason.
 """
 
 from abc import ABC, abstractmethod
@@ -25,11 +25,11 @@ from datasets.transforms import Compose, finish
 MAX_REPLACEMENTS = 20
 
 MAX_ELONGATION = 32
-"""Longer side over shorter: resized by its shorter side, a picture of 2 x 16000 pixels would fill the memory."""
+"""Maximum aspect ratio: resized by its shorter side, an image of 2 x 16000 pixels would fill the memory."""
 
 
 class SampleKey(NamedTuple):
-    """Which record, the epoch that its random numbers belong to, and how often it has come in the epoch before."""
+    """Index of a record, epoch (for its random numbers), and number of earlier occurrences in the epoch."""
 
     index: int
     epoch: int = 0
@@ -38,48 +38,55 @@ class SampleKey(NamedTuple):
 
 @dataclass
 class Sample:
-    """What a data set gives for one record."""
+    """What a dataset returns for one record."""
 
     clips: torch.Tensor | None
-    """(views, C, T, H, W): float32, normalised; with `ClipPlan.gpu_transforms` uint8. None where an evaluation video
-    could not be read."""
+    """(views, C, T, H, W), float32 and normalised, or uint8 with `ClipPlan.gpu_transforms`; None for an unreadable
+    video in evaluation."""
     target: Any
-    """of its record."""
+    """Target of the record."""
     index: int
-    """of the record that was read, in `records`."""
+    """Index of the record that was read, in `records`."""
     unreadable: list[tuple[int, str]] = field(default_factory=list)
-    """records that could not be read on the way: index and message."""
+    """Records that could not be read: index and message."""
     boxes: torch.Tensor | None = None
-    """of uint8 clips: what to erase in them, (views, count, COLUMNS) as `datasets.erasing` draws it."""
+    """Boxes to erase in uint8 clips, (views, count, COLUMNS), as drawn by `datasets.erasing`."""
 
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """How a record becomes clips; the same for every kind of data set."""
+    """How a record is turned into clips; the same for all kinds of datasets."""
 
     mode: Mode
     sample: Callable[..., np.ndarray]
-    """frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
+    """Samples frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
     transform: Compose
-    """frames uint8 (T, H, W, 3) -> views (V, C, T, H, W)."""
+    """Maps frames uint8 (T, H, W, 3) to views (V, C, T, H, W)."""
     clip_shape: tuple[int, int, int, int]
-    """(C, T, H, W) of what `transform` gives."""
+    """(C, T, H, W) of the output of `transform`."""
     segments: int = 1
-    """clips over time, in testing."""
+    """Number of temporal clips in testing."""
     crops: int = 1
-    """views that `transform` makes of one clip."""
+    """Number of views that `transform` makes of one clip."""
     repeats: int = 1
-    """augmentations of the same frames, in training."""
+    """Number of augmentations of the same frames in training."""
     seed: int = 0
     gpu_transforms: bool = False
-    """leave normalisation and erasing to whoever reads the samples: `datasets.transforms.finish`."""
+    """Leave normalisation and erasing (`datasets.transforms.finish`) to the consumer of the samples."""
 
 
 class ClipDataset(Dataset, ABC):
-    """A list of records read as clips; subclasses say how a record is opened.
+    """A list of records read as clips; subclasses define how a record is opened.
 
-    Random numbers depend on seed and `SampleKey` alone, not on the number of workers or the order of reading, so a
-    sample can be reproduced by `dataset[SampleKey(index, epoch)]`.
+    Random numbers depend only on the seed and the `SampleKey`, not on the number of workers or the order of reading,
+    so `dataset[SampleKey(index, epoch)]` reproduces a sample.
+
+    Args:
+        records: Records of `list_file`.
+        plan: How records are turned into clips.
+        num_classes: Number of classes.
+        list_file: Path of the list, for messages.
+        guard: Reads files in a separate process that may hang or crash; None reads them in this process.
     """
 
     def __init__(
@@ -91,7 +98,6 @@ class ClipDataset(Dataset, ABC):
         list_file: str,
         guard: Guard | None = None,
     ):
-        """Keep the records of `list_file` and how to read them: with a guard in a process that may hang or crash."""
         if not records:
             raise ValueError(f"{list_file} has no records")
         self.records = list(records)
@@ -102,20 +108,20 @@ class ClipDataset(Dataset, ABC):
 
     @abstractmethod
     def opener(self, record: Record) -> Callable[[], FrameReader]:
-        """Give what opens the file or folder of a record; it can be pickled and raises `UnreadableVideoError`."""
+        """Return a picklable function that opens the file or folder of a record or raises `UnreadableVideoError`."""
 
     def open_record(self, record: Record) -> FrameReader:
-        """Open the file or folder of a record; raises `UnreadableVideoError`."""
+        """Open the file or folder of a record; raise `UnreadableVideoError` if that fails."""
         return open_reader(record.path, self.opener(record), self.guard)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
-        """Read one record; a plain index stands for epoch 0.
+        """Read one record; a plain index is read as in epoch 0.
 
         Raises:
-            UnreadableVideoError: in training, when not even `MAX_REPLACEMENTS` other videos could be read.
+            UnreadableVideoError: In training, if `MAX_REPLACEMENTS` other videos could not be read either.
         """
         index, epoch, draw = key if isinstance(key, SampleKey) else SampleKey(key)
         rng = np.random.default_rng((self.plan.seed, epoch, index, draw))
@@ -125,7 +131,7 @@ class ClipDataset(Dataset, ABC):
             try:
                 clips, boxes = _prepare_clips(self.open_record(record), self.plan, rng)
                 if self.plan.gpu_transforms:
-                    # A copy: the next reading overwrites frames that no step had to change.
+                    # Copy, because the next read overwrites frames that no transform has changed.
                     return Sample(clips.clone(), record.target, index, unreadable, boxes)
                 return Sample(finish(clips, boxes), record.target, index, unreadable)
             except UnreadableVideoError as error:
@@ -134,24 +140,24 @@ class ClipDataset(Dataset, ABC):
                 return Sample(None, record.target, index, unreadable)
             index = int(rng.integers(len(self.records)))
         raise UnreadableVideoError(
-            self.list_file, f"{len(unreadable)} of its videos in a row cannot be read; the last: {unreadable[-1][1]}"
+            self.list_file, f"{len(unreadable)} videos in a row cannot be read; the last one: {unreadable[-1][1]}"
         )
 
 
 def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> torch.Tensor:
-    """Decode and transform every view of a video, segment by segment, within a segment crop by crop.
+    """Decode and transform all views of a video, ordered by segment, then by crop.
 
     Returns:
-        float32 (views, C, T, H, W), normalised, whatever `plan.gpu_transforms` says.
+        float32 (views, C, T, H, W), normalised regardless of `plan.gpu_transforms`.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: Frames cannot be decoded.
     """
     return finish(*_prepare_clips(reader, plan, rng))
 
 
 def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode a video and do with every view what comes before `finish`: clips and boxes as that takes them."""
+    """Decode a video and apply all transforms before `finish`; return the clips and boxes that `finish` takes."""
     wanted = np.stack([
         plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
         for k in range(plan.segments)
@@ -161,7 +167,7 @@ def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator
     if max(height, width) > MAX_ELONGATION * min(height, width):
         raise UnreadableVideoError(
             getattr(reader, "path", "the video"),
-            f"its pictures of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
+            f"its frames of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
         )
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]

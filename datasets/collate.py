@@ -1,11 +1,11 @@
-"""Samples -> a batch, as a dict the training and evaluation loops read.
+"""Collate samples into a batch, a dict that the training and evaluation loops read.
 
-- clips: float32 (videos * R, C, T, H, W); in testing (videos, views, C, T, H, W); with --gpu_transforms uint8;
-- boxes: with --gpu_transforms, what to erase in them: int64 (..., count, COLUMNS), the first dimensions of clips;
-- targets: of each clip (in testing of each video), in the order of clips. Whole numbers, such as labels, are int64
-  (N,), other numbers float32 (N,), arrays of one shape a tensor (N, ...); anything else, such as a dict with the boxes
-  of a clip, stays a list of N;
-- indices: int64 (N,), likewise: which record of the data set;
+- clips: float32 (videos * R, C, T, H, W), in testing (videos, views, C, T, H, W); uint8 with --gpu_transforms;
+- boxes: with --gpu_transforms, the boxes to erase, int64 (..., count, COLUMNS), with the leading dimensions of clips;
+- targets: one per clip (in testing one per video), in the order of clips. Integers, such as labels, become int64 (N,),
+  other numbers float32 (N,), arrays of equal shape a tensor (N, ...); anything else, such as a dict with the boxes of
+  a clip, stays a list of N;
+- indices: int64 (N,), the index of each target's record in the dataset;
 - unreadable: list of (index, message), the videos of this batch that could not be read.
 """
 
@@ -22,12 +22,12 @@ from datasets.transforms import finish
 
 @dataclass(frozen=True)
 class Collate:
-    """Put samples together; samples without clips are left out, and a batch may so have no videos at all."""
+    """Collate samples into a batch; samples without clips are skipped, so a batch may be empty."""
 
     clip_shape: tuple[int, int, int, int]
     """(C, T, H, W)."""
     views: int = 0
-    """above 0: of each video, kept in a dimension of their own."""
+    """Number of views of a video, which get a separate dimension; 0 for training and validation."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict:
         """Collate samples into a batch."""
@@ -52,13 +52,13 @@ class Collate:
         return batch
 
     def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        # PyTorch's own, within a worker, writes into the memory that it will share: the batch need not be copied again
+        # In a worker, default_collate writes into shared memory, which saves another copy of the batch.
         joined = default_collate(parts)
         return joined if self.views else joined.flatten(0, 1)
 
 
 def join_targets(targets: list) -> torch.Tensor | list:
-    """Make one tensor of numbers or of arrays of one shape; leave everything else a list."""
+    """Stack numbers or arrays of equal shape into a tensor; return anything else as a list."""
     if all(isinstance(target, (int, np.integer)) for target in targets):
         return torch.tensor(targets, dtype=torch.int64)
     if all(isinstance(target, (int, float, np.number)) for target in targets):
@@ -70,5 +70,5 @@ def join_targets(targets: list) -> torch.Tensor | list:
 
 
 def clips_on(device: torch.device | str, batch: dict) -> torch.Tensor:
-    """Bring a batch's clips to a device, finished: float32 (N, C, T, H, W), normalised and erased."""
+    """Move the clips of a batch to a device and apply `finish`: float32 (N, C, T, H, W), normalised and erased."""
     return finish(batch["clips"].to(device, non_blocking=True), batch.get("boxes"))

@@ -1,6 +1,6 @@
-"""Random erasing (Zhong et al. 2017) in two steps: drawing boxes, where a clip is augmented, and filling them, later.
+"""Random erasing (Zhong et al. 2017) in two steps: draw boxes during augmentation, fill them later.
 
-What is drawn travels with the clip as numbers, so that the boxes can be filled on another device and in a whole batch.
+The drawn boxes are passed on with the clip as numbers, so that they can be filled on another device for a whole batch.
 """
 
 import math
@@ -9,24 +9,28 @@ import numpy as np
 import torch
 
 MODES = ("pixel", "rand", "const")
-COLUMNS = 6  # of a box: top, left, height, width, index in MODES, seed of its noise
+COLUMNS = 6  # per box: top, left, height, width, index in MODES, seed of its noise
 
 
 class RandomErasing:
-    """Draws boxes to erase, the same ones in every frame of a clip.
+    """Draw boxes to erase, the same ones in all frames of a clip.
 
-    Each box has an area of 0.02 to 1/3 of the picture divided by the number of boxes, and an aspect ratio of 0.3 to
-    1/0.3. Mode "pixel" fills it with normal noise, "rand" with one normal colour, "const" with 0.
+    Each box has an area of 0.02 to 1/3 of the image divided by the number of boxes, and an aspect ratio of 0.3 to
+    1/0.3.
+
+    Args:
+        probability: Probability that a clip is erased at all.
+        mode: "pixel" fills a box with normal noise, "rand" with one normally distributed colour, "const" with 0.
+        max_count: Maximum number of boxes; all numbers from 1 are equally likely.
     """
 
     def __init__(self, probability: float, mode: str = "pixel", max_count: int = 1):
-        """Remember the settings; `max_count` boxes at most, each number from 1 on as likely."""
         if mode not in MODES:
             raise ValueError(f'--remode is one of {", ".join(MODES)}, not "{mode}"')
         self.probability, self.mode, self.max_count = probability, mode, max_count
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
-        """Draw the boxes of a clip of height x width: int64 (max_count, COLUMNS), zeros where there is none."""
+        """Draw the boxes of a clip of height x width: int64 (max_count, COLUMNS), unused rows are zero."""
         boxes = torch.zeros((self.max_count, COLUMNS), dtype=torch.int64)
         if rng.random() < self.probability:
             count = int(rng.integers(1, self.max_count + 1))
@@ -47,12 +51,13 @@ class RandomErasing:
 
 
 def erase(clip: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Fill the boxes of a normalised clip (C, T, H, W), in place and in their order.
+    """Fill the boxes of a normalised clip in place, in order.
 
-    The noise is a function of a box's seed and of the kind of device: a GPU draws other normal numbers than a CPU.
+    The noise depends only on a box's seed and the type of device: a GPU draws different numbers than a CPU.
 
     Args:
-        clip: on any device. boxes: (count, COLUMNS), on the CPU: they are read there.
+        clip: (C, T, H, W), on any device.
+        boxes: (count, COLUMNS), on the CPU, where they are read.
     """
     for top, left, height, width, mode, seed in boxes.tolist():
         if height and width:
@@ -65,6 +70,6 @@ def _noise(target: torch.Tensor, mode: str, seed: int) -> torch.Tensor:
     if mode == "const":
         return target.new_zeros(())
     shape = target.shape if mode == "pixel" else (len(target), 1, 1, 1)
-    # A generator of its own: the process's one must not notice, and nothing but the seed must matter.
+    # A separate generator: the global one must stay unchanged, and the noise must depend only on the seed.
     generator = torch.Generator(target.device).manual_seed(seed)
     return torch.randn(shape, generator=generator, device=target.device)

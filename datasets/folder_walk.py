@@ -1,4 +1,4 @@
-"""Walking through folders of data: links are followed, no file has two names, and what is passed over is told."""
+"""Walk through data folders: follow links, visit each folder once and report what is skipped."""
 
 import os
 from collections import deque
@@ -10,18 +10,19 @@ SYSTEM_NAMES = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx
 
 
 def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Walk through a folder and all below it, linked folders after the others, each real folder once.
+    """Walk through a folder recursively, following links after all other folders and visiting each real folder once.
 
-    Hidden files and folders, and those that systems and programs leave behind, are no data: `.ipynb_checkpoints`,
-    macOS's `._v0.mp4` and `__MACOSX`, the `@eaDir` of a network disk.
+    Hidden files and files created by operating systems are skipped: `.ipynb_checkpoints`, macOS's `._v0.mp4` and
+    `__MACOSX`, the `@eaDir` of a network drive.
 
     Args:
-        passed_over: takes a line for each file or folder that is passed over: its path and the reason.
+        root: Where to start.
+        passed_over: A line with path and reason is appended for each skipped file or folder.
 
     Yields:
-        a folder and the names of the files in it, sorted.
+        A folder and the sorted names of the files in it.
     """
-    # A link to a folder that holds the root leads back to it.
+    # Links to a parent of the root would lead back to it.
     seen: set[tuple[int, int] | None] = {
         identity for parent in Path(root).resolve().parents if (identity := _identity(parent))
     }
@@ -34,12 +35,12 @@ def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tu
         for folder, folders, files in os.walk(waiting.popleft(), onerror=refuse):
             identity = _identity(folder)
             if identity in seen:
-                passed_over.append(f"{folder}: a link to a folder that is walked through already")
+                passed_over.append(f"{folder}: a link to a folder that has already been visited")
                 folders.clear()
                 continue
             seen.add(identity)
             for name in [name for name in (*folders, *files) if is_system_name(name)]:
-                passed_over.append(f"{os.path.join(folder, name)}: hidden, or left by a system")
+                passed_over.append(f"{os.path.join(folder, name)}: hidden or a system file")
             kept = [name for name in sorted(folders) if not is_system_name(name)]
             links = [name for name in kept if os.path.islink(os.path.join(folder, name))]
             waiting += [os.path.join(folder, name) for name in links]
@@ -48,7 +49,7 @@ def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tu
 
 
 def is_system_name(name: str) -> bool:
-    """Tell whether a name is that of a hidden file or folder, or of one that a system or program leaves behind."""
+    """Return whether a name is that of a hidden file or folder, or of one created by an operating system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 

@@ -1,7 +1,7 @@
-"""How frames are named: a template such as `img_{:05}.jpg` and the number of the first.
+"""How frames are named: a template such as `img_{:05}.jpg` and the number of the first frame.
 
-Published frames count from 1, many scripts and some data sets from 0. The list maker, the data sets and inference all
-ask here, so that they agree.
+Published frames start at 1, those of many scripts and some data sets at 0. The list maker, the datasets and inference
+all use this module, so that they agree.
 """
 
 import os
@@ -14,16 +14,16 @@ from typing import NamedTuple
 from datasets.annotations import FrameFolderRecord, is_image_path, is_single_image
 from datasets.list_lines import evenly_spread
 
-FOLDERS_LOOKED_AT = 32
-NAMES_TOLD = 3
+MAX_FOLDERS = 32
+MAX_NAMES = 3
 
 
 class FrameNamesError(ValueError):
-    """Frames that are named otherwise than the run was told; the message names folder and remedy."""
+    """Frames do not have the expected names; the message names the folder and the remedy."""
 
 
 class FrameRun(NamedTuple):
-    """The numbers of the frames of one template in a folder: lowest, highest, and how many there are."""
+    """Frames of one template in a folder: the lowest number, the highest number and the count."""
 
     first: int
     last: int
@@ -36,9 +36,9 @@ class FrameRun(NamedTuple):
 
 
 def group_frames(names: Collection[str]) -> dict[str, FrameRun]:
-    """Sort the names of pictures by template: the last number of a name counts, the rest of it is the template.
+    """Group image names by template: the last number in a name is the frame number, the rest is the template.
 
-    A name without a number is a template by itself, with the number 1.
+    A name without a number is its own template, with the frame number 1.
     """
     digits_of: dict[tuple[str, str], list[str]] = defaultdict(list)
     numbers: dict[str, list[int]] = defaultdict(list)
@@ -52,14 +52,14 @@ def group_frames(names: Collection[str]) -> dict[str, FrameRun]:
     for (before, after), all_digits in digits_of.items():
         widths = {len(digits) for digits in all_digits if len(digits) > 1 and digits[0] == "0"}
         for digits in all_digits:
-            # 10000 may be of 00001, 00002, ... or of 1, 2, ...
+            # 10000 may belong to 00001, 00002, ... or to 1, 2, ...
             width = max((width for width in widths if width <= len(digits)), default=0)
             numbers[f"{before}{{{f':0{width}' if width else ''}}}{after}"].append(int(digits))
     return {template: FrameRun(min(found), max(found), len(found)) for template, found in numbers.items()}
 
 
 def main_template(folders: Collection[Mapping[str, FrameRun]]) -> str:
-    """Choose the template of the frames that most folders have, from their `group_frames`; one of flow goes last."""
+    """Choose the most common template from the `group_frames` of folders; templates of optical flow rank last."""
     folders_with: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     for runs in folders:
@@ -72,7 +72,7 @@ def main_template(folders: Collection[Mapping[str, FrameRun]]) -> str:
 
 
 def frame_numbers(names: Collection[str], template: str) -> list[int]:
-    """Pick the numbers, ascending, whose file name by `template` is among `names`."""
+    """Return the frame numbers, ascending, whose file name by `template` is among `names`."""
     before, number, after = _parts(template)
     if not number:
         return [1] if template.format(1) in names else []
@@ -84,30 +84,30 @@ def frame_numbers(names: Collection[str], template: str) -> list[int]:
 
 
 def describe_gap(folder: str | os.PathLike, template: str) -> str:
-    """Name frames that are missing between the first and the last of a folder; empty where none is."""
+    """Name the frames missing between the first and the last of a folder; empty if none is missing."""
     numbers = frame_numbers(os.listdir(folder), template)
     count = numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0
     if not count:
         return ""
-    # one by one: where frames are named by time stamps, there are more missing numbers than memory
+    # A generator: if frames are named by time stamps, the missing numbers may not fit in memory.
     gaps = chain.from_iterable(range(before + 1, after) for before, after in pairwise(numbers))
-    missing = list(islice(gaps, NAMES_TOLD))
-    told = ", ".join(template.format(number) for number in missing)
+    missing = list(islice(gaps, MAX_NAMES))
+    listed = ", ".join(template.format(number) for number in missing)
     more = f" and {count - len(missing)} more" if count > len(missing) else ""
     ends = f"{template.format(numbers[0])} and {template.format(numbers[-1])}"
-    return f"{told}{more} missing between {ends}"
+    return f"{listed}{more} missing between {ends}"
 
 
 def find_first_frame(records: Sequence[FrameFolderRecord], template: str, list_file: str | os.PathLike) -> int:
-    """Find the number of the first frame by looking at some folders of a list.
+    """Find the number of the first frame by inspecting some folders of a list.
 
-    Folders that have exactly the frames of the list decide; where there is none, all that have frames.
+    Folders whose number of frames equals that in the list decide; if there are none, all folders with frames do.
 
     Raises:
-        FrameNamesError: no folder has frames of that name, or some count from another number than others.
+        FrameNamesError: No folder has frames of that name, or the first number differs between folders.
     """
     folders = [record for record in records if not is_single_image(record)]
-    folders = [record for record in evenly_spread(folders, FOLDERS_LOOKED_AT) if os.path.isdir(record.path)]
+    folders = [record for record in evenly_spread(folders, MAX_FOLDERS) if os.path.isdir(record.path)]
     whole: dict[int, FrameFolderRecord] = {}
     others: dict[int, FrameFolderRecord] = {}
     for record in folders:
@@ -117,10 +117,10 @@ def find_first_frame(records: Sequence[FrameFolderRecord], template: str, list_f
             (whole if is_whole else others).setdefault(numbers[0], record)
     firsts = whole or others
     if len(firsts) > 1:
-        told = ", ".join(f"from {first} in {record.path} (line {record.line})" for first, record in firsts.items())
+        found = ", ".join(f"at {first} in {record.path} (line {record.line})" for first, record in firsts.items())
         raise FrameNamesError(
-            f"{list_file}: frames count {told}; rename them to count alike, or give the number for all with "
-            "--first_frame N, and folders without that frame are unreadable"
+            f"{list_file}: frames start {found}; rename them consistently, or give one number for all folders with "
+            "--first_frame N; folders without that frame are then unreadable"
         )
     if folders and not firsts:
         raise FrameNamesError(f"{list_file}, line {folders[0].line}: {_other_names(folders[0].path, template)}")
@@ -130,13 +130,13 @@ def find_first_frame(records: Sequence[FrameFolderRecord], template: str, list_f
 def _other_names(folder: str, template: str) -> str:
     pictures = list(filter(is_image_path, os.listdir(folder)))
     if not pictures:
-        return f"{folder} holds no pictures"
+        return f"{folder} contains no images"
     there = main_template([group_frames(pictures)])
-    return f"{folder} has no frames named {template}; it has {there}, give that as --filename_tmpl"
+    return f"{folder} has no frames named {template}; it has {there}; pass that as --filename_tmpl"
 
 
 def _parts(template: str) -> tuple[str, str, str]:
-    """What stands before the number, the number's field and what stands after; the field is "" where there is none."""
+    """Split a template into the text before the number, the number's field ("" if none) and the text after."""
     match = re.search(r"(?<!\{)\{[^{}]*\}(?!\})", template)
     return (template[: match.start()], match[0], template[match.end() :]) if match else (template, "", "")
 

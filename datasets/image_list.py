@@ -1,4 +1,4 @@
-"""Classification of images: lists of `path label` or `folder total_frames label`, read as videos of one frame."""
+"""Image classification: lists of `path label` or `folder total_frames label`, read as videos of one frame."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +9,10 @@ from datasets.readers import FrameFolder, ImageFile
 
 
 class ImageListDataset(RawFrameClsDataset):
-    """Images, each a clip of one frame; of a folder, one of its frames is taken."""
+    """Images as clips of one frame; from a folder of frames, one frame is used."""
 
     def opener(self, record: FrameFolderRecord) -> Callable[[], ImageFile | FrameFolder]:
-        """Give what names the image file, or the folder."""
+        """Return a function that opens the image file or the folder."""
         if is_single_image(record):
             return partial(ImageFile, record.path)
         return super().opener(record)

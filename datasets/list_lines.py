@@ -1,4 +1,4 @@
-"""The lines of a list file cut into columns, as people, pandas and spreadsheets write them."""
+"""Split the lines of a list file into columns, as written by people, pandas and spreadsheets."""
 
 import csv
 import os
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ",", "semicolon": ";"}
 INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
-"""A whole number, also as `3.0`, which pandas writes for whole numbers where a row of the column is empty."""
+"""An integer, possibly written `3.0`, as pandas does if a row of the column is empty."""
 RECOGNISED_FROM = 1000
 
 
 def named_separator(split: str) -> str:
-    r"""Give the character that --split names: itself, the word "space", "tab", "comma" or "semicolon", or \t."""
+    r"""Return the separator that --split sets: a character, "space", "tab", "comma", "semicolon" or \t."""
     separator = {**SEPARATORS, r"\t": "\t"}.get(split, split)
     if len(separator) != 1:
-        raise ValueError(f'--split is one character, or one of {", ".join(SEPARATORS)}; not "{split}"')
+        raise ValueError(f'--split must be one character or one of {", ".join(SEPARATORS)}, not "{split}"')
     return separator
 
 
 def separator_words(separator: str) -> str:
-    """Name a separator in a sentence."""
+    """Describe a separator in a sentence."""
     names = {character: f"a {name}" for name, character in SEPARATORS.items()}
     return names.get(separator, f'"{separator}"')
 
 
 def recognise_separator(lines: Sequence[str]) -> str:
-    """Take the separator behind which the most lines end in a number; a path may hold the others.
+    """Choose the separator after which most lines end in a number; paths may contain the others.
 
-    A space goes last: where a line ends in a number behind another separator, a space is part of its path.
+    A space ranks last: if lines end in a number after another separator, spaces are part of the path.
     """
     some = evenly_spread(lines, RECOGNISED_FROM)
     scores = {separator: sum(_ends_in_number(line, separator) for line in some) for separator in "\t,; "}
@@ -36,15 +36,15 @@ def recognise_separator(lines: Sequence[str]) -> str:
 
 
 def evenly_spread(items: Sequence, count: int) -> Sequence:
-    """Take at most `count` items from all over a sequence, in their order."""
+    """Take at most `count` evenly spaced items of a sequence, in order."""
     step = -(-len(items) // count) or 1
     return items[::step]
 
 
 def split_columns(line: str, separator: str) -> list[str]:
-    """Cut a line into columns, without quotes around them and without empty ones at its end.
+    """Split a line into columns, removing quotes around columns and empty columns at the end.
 
-    Between columns that spaces separate several spaces count as one; in an unquoted path they are kept.
+    If the separator is a space, several spaces between columns count as one; in an unquoted path they are kept.
     """
     columns = (
         _split_at_spaces(line) if separator == " " else [column.strip() for column in _split_csv(line, separator)]
@@ -60,7 +60,7 @@ def quote(path: str) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Read a text file, without the byte order mark that spreadsheets write and that would become part of a path."""
+    """Read a UTF-8 text file, removing the byte order mark that spreadsheets write."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return file.read()
 
@@ -82,7 +82,7 @@ def _split_at_spaces(line: str) -> list[str]:
     if quoted:
         return [quoted[1].replace('""', '"'), *(column.strip('"') for column in line[quoted.end() :].split())]
     columns = line.split(" ")
-    # empty pieces of the numbers' side are extra spaces; on the path's side they belong to the path
+    # Extra spaces between the numbers are dropped; those before them belong to the path.
     while "" in columns and INTEGER.fullmatch(columns[-1]) and columns[-2] == "":
         del columns[-2]
     return columns

@@ -1,4 +1,4 @@
-"""The list of a mode: where it is, how many classes there are, and whether its files are there."""
+"""Find the list of a mode, its number of classes, and check that its files exist."""
 
 import logging
 from collections.abc import Sequence
@@ -20,25 +20,28 @@ LISTS = {"train": "train", "validation": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class ListSettings:
-    """Which lists and files are read."""
+    """Settings of the lists and files to read."""
 
     data_set: str = option("custom", f"preset: {', '.join(PRESETS)} (default: custom)", metavar="NAME")
-    data_path: str = option("", "folder with train, val and test .csv or .txt", metavar="DIR")
-    train_list: str = option("", "list, instead of train.csv", metavar="FILE")
-    val_list: str = option("", "list, instead of val.csv", metavar="FILE")
-    test_list: str = option("", "list, instead of test.csv", metavar="FILE")
-    data_root: str = option("", "folder that the paths in the lists start from", names=["prefix"], metavar="DIR")
-    split: str = option("", 'separator of the columns, or "tab" (default: recognised)', metavar="SEP")
+    data_path: str = option("", "folder with the lists train, val and test (.csv or .txt)", metavar="DIR")
+    train_list: str = option("", "list to use instead of train.csv", metavar="FILE")
+    val_list: str = option("", "list to use instead of val.csv", metavar="FILE")
+    test_list: str = option("", "list to use instead of test.csv", metavar="FILE")
+    data_root: str = option("", "folder that paths in the lists are relative to", names=["prefix"], metavar="DIR")
+    split: str = option("", 'column separator, or "tab" (default: detected)', metavar="SEP")
     nb_classes: int = option(
-        0, "number of classes (default: the preset's, or read off the lists)", non_negative_int, names=["num_classes"]
+        0,
+        "number of classes (default: the preset's, or determined from the training list)",
+        non_negative_int,
+        names=["num_classes"],
     )
     label_names: str = option(
-        "", "names of the classes, one a line; kept in args.json, checkpoints and results.json", metavar="FILE"
+        "", "file with one class name per line; saved in args.json, checkpoints and results.json", metavar="FILE"
     )
-    filename_tmpl: str = option("img_{:05}.jpg", "names of frames in a folder", frame_template)
+    filename_tmpl: str = option("img_{:05}.jpg", "template of the frames' file names", frame_template)
     first_frame: int | None = option(
         None,
-        "number of a folder's first frame (default: found by looking at some folders)",
+        "number of the first frame in a folder (default: detected from some folders)",
         non_negative_int,
         names=["start_index"],
         metavar="N",
@@ -46,64 +49,64 @@ class ListSettings:
 
 
 def find_list_of(mode: Mode, settings: ListSettings) -> Path:
-    """Find the list of a mode; a test list that is nowhere is the validation list.
+    """Find the list of a mode; without a test list, the validation list is tested.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: There is none.
     """
     name = LISTS[mode]
     given = {"train": settings.train_list, "val": settings.val_list, "test": settings.test_list}[name]
     if given:
         return Path(given)
     if not settings.data_path:
-        raise FileNotFoundError(f"no {name} list: give --data_path DIR with {name}.csv, or --{name}_list FILE")
+        raise FileNotFoundError(f"no {name} list: pass --data_path DIR with {name}.csv, or --{name}_list FILE")
     try:
         return find_list(settings.data_path, name)
     except FileNotFoundError:
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
-        logger.warning("there is no test list in %s; the validation list is tested", settings.data_path)
+        logger.warning("no test list in %s; testing on the validation list", settings.data_path)
         return find_list_of("validation", settings)
 
 
 def number_of_classes(settings: ListSettings) -> int:
-    """Give the number of classes: the preset's, --nb_classes, or what the training list has, so that all modes agree.
+    """Return the number of classes: the preset's, --nb_classes, or that of the training list (in all modes).
 
     Raises:
-        FileNotFoundError: only the training list could tell, and there is none.
-        ValueError: preset and --nb_classes contradict each other, or the training list is faulty.
+        FileNotFoundError: The training list is needed and does not exist.
+        ValueError: Preset and --nb_classes contradict each other, or the training list is invalid.
     """
     preset = get_preset(settings.data_set)
     if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
         raise ValueError(
             f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
-            f"{preset.num_classes}; leave it out, or take --data_set custom"
+            f"{preset.num_classes}; omit it, or use --data_set custom"
         )
     if preset.num_classes or settings.nb_classes:
         return preset.num_classes or settings.nb_classes
     try:
         list_file = find_list_of("train", settings)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} (or say the number of classes with --nb_classes)") from error
+        raise FileNotFoundError(f"{error} (or set the number of classes with --nb_classes)") from error
     records, _ = read_list(list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split)
     return count_classes(records, list_file)
 
 
 def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:
-    """Look for a few files over the list: when none is there, the root is wrong and a run would be wasted.
+    """Check that some files of a list exist, so that a wrong root folder is found before a run starts.
 
     Raises:
-        FileNotFoundError: none of them is there.
+        FileNotFoundError: None of the checked files exists.
     """
     some = evenly_spread(records, count)
     absent = find_absent(some)
     if not absent:
         return
     first, reason = absent[0]
-    told = f"line {first.line}: {first.path} {reason}"
+    example = f"line {first.line}: {first.path} {reason}"
     if len(absent) == len(some):
         raise FileNotFoundError(
-            f"{list_file}: none of {len(some)} files looked for is there, first {told}; "
-            "paths are relative to --data_root, or else to the current folder"
+            f"{list_file}: none of the {len(some)} files checked exists; {example}; "
+            "paths are relative to --data_root, or to the current folder without it"
         )
-    logger.warning("%s: %d of %d files looked for are missing, first %s", list_file, len(absent), len(some), told)
+    logger.warning("%s: %d of %d files checked are missing; %s", list_file, len(absent), len(some), example)

@@ -1,7 +1,7 @@
-"""Loops over the bytes of clips for which no array library has one pass: compiled by Numba.
+"""Pixel operations on clips, compiled by Numba because array libraries would need several passes over the memory.
 
-Each is compiled for the processor when it is first called, in a second or two, and kept on disk for later processes;
-`python -m datasets.pixels` (`make setup`) does so beforehand. Clips are uint8 (T, H, W, 3).
+Each is compiled at its first call, in a second or two, and cached on disk for later processes;
+`python -m datasets.pixels` (`make setup`) compiles all of them in advance. Clips are uint8 (T, H, W, 3).
 """
 
 from collections.abc import Callable
@@ -11,9 +11,11 @@ import numpy as np
 
 
 def _compiled(loop: Callable, fuse: bool = False) -> Callable:
-    """Compile `loop` over a clip at its first call, for Numba's import alone takes half a second.
+    """Compile `loop` over a clip at its first call, because importing Numba alone takes half a second.
 
-    `fuse` lets it multiply and add without rounding in between, where the last bit may be another one.
+    Args:
+        loop: Function of a clip and further arguments.
+        fuse: Allow fused multiply-add, which may change the last bit.
     """
 
     @cache
@@ -23,7 +25,7 @@ def _compiled(loop: Callable, fuse: bool = False) -> Callable:
         settings = {"nogil": True, "fastmath": {"contract"} if fuse else False}
         try:
             return njit(loop, cache=True, **settings)
-        except RuntimeError:  # neither this folder nor the user's can be written: each process compiles for itself
+        except RuntimeError:  # no writable cache folder: every process compiles for itself
             return njit(loop, **settings)
 
     @wraps(loop)
@@ -35,11 +37,11 @@ def _compiled(loop: Callable, fuse: bool = False) -> Callable:
 
 @_compiled
 def histograms(frames: np.ndarray) -> np.ndarray:
-    """Count how often each value comes in each frame and channel: (T, 3, 256) int64."""
+    """Count how often each value occurs per frame and channel: (T, 3, 256) int64."""
     length, height, width, _ = frames.shape
     counts = np.zeros((length, 3, 256), np.int64)
     for t in range(length):
-        # two sets by turns: neighbours are often alike, and a counter cannot be raised again before it is written
+        # Two sets of counters: neighbours are often equal, and increments of the same counter wait for each other.
         even = np.zeros((3, 256), np.int64)
         odd = np.zeros((3, 256), np.int64)
         for y in range(height):
@@ -56,7 +58,7 @@ def histograms(frames: np.ndarray) -> np.ndarray:
 
 @_compiled
 def look_up(frames: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Replace each value by its entry in the table of its frame and channel, tables (T, 3, 256) uint8."""
+    """Replace each value by its entry in the table of its frame and channel; tables are (T, 3, 256) uint8."""
     out = np.empty_like(frames)
     length, height, width, _ = frames.shape
     for t in range(length):
@@ -71,7 +73,7 @@ def look_up(frames: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 @_compiled
 def grey_levels(frames: np.ndarray) -> np.ndarray:
-    """Compute PIL's grey level of each pixel, of ITU-R 601 and rounded: (T, H, W) uint8."""
+    """Compute the grey level of each pixel as PIL does, by ITU-R 601 and rounded: (T, H, W) uint8."""
     length, height, width, _ = frames.shape
     out = np.empty((length, height, width), np.uint8)
     for t in range(length):
@@ -87,7 +89,7 @@ def grey_levels(frames: np.ndarray) -> np.ndarray:
 
 @_compiled
 def blend_with_grey(frames: np.ndarray, grey: np.ndarray, factor: np.float32) -> np.ndarray:
-    """Go from each pixel's grey level (0) to its colour (1) or beyond, cut off to whole numbers from 0 to 255."""
+    """Blend between each pixel's grey level (factor 0) and its colour (factor 1), or beyond, clamped to 0..255."""
     out = np.empty_like(frames)
     length, height, width, _ = frames.shape
     for t in range(length):
@@ -102,9 +104,9 @@ def blend_with_grey(frames: np.ndarray, grey: np.ndarray, factor: np.float32) ->
 
 @_compiled
 def blend_with_smooth(frames: np.ndarray, factor: np.float32) -> np.ndarray:
-    """Go from the smoothed picture (0) to the picture (1) or beyond; the outermost pixels stay as they are.
+    """Blend between the smoothed image (factor 0) and the image (factor 1), or beyond; the border does not change.
 
-    Smooth is the mean over a pixel, five times, and its eight neighbours, rounded.
+    Smoothing is a rounded 3 x 3 mean in which the centre has weight 5.
     """
     out = frames.copy()
     length, height, width, _ = frames.shape
@@ -113,7 +115,7 @@ def blend_with_smooth(frames: np.ndarray, factor: np.float32) -> np.ndarray:
     for t in range(length):
         for y in range(1, height - 1):
             above, row, below = rows[t, y - 1], rows[t, y], rows[t, y + 1]
-            # slices, since an index that may be negative is tested at each step
+            # Slices, because indices that may be negative are checked at every step.
             above_next, next_, below_next = above[6:], row[6:], below[6:]
             above_here, here, below_here = above[3:], row[3:], below[3:]
             target = changed[t, y, 3:]
@@ -129,7 +131,7 @@ def blend_with_smooth(frames: np.ndarray, factor: np.float32) -> np.ndarray:
 
 @_compiled
 def pixels_first(frames: np.ndarray) -> np.ndarray:
-    """Lay each pixel's values over the frames side by side: (T, H, W, 3) -> (H, W, 3 T)."""
+    """Put the values of a pixel in all frames next to each other: (T, H, W, 3) -> (H, W, 3 T)."""
     length, height, width, _ = frames.shape
     pixels = np.empty((height, width, 3 * length), np.uint8)
     for y in range(height):
@@ -163,15 +165,16 @@ def resample(
     cubic: bool,
     fill: np.ndarray,
 ) -> np.ndarray:
-    """Show a picture through an affine map, interpolated and cut off to whole numbers from 0 to 255.
+    """Resample an image by an affine map, with interpolation, clamped to 0..255.
 
     Args:
-        pixels: (H, W, values) uint8, the part of the picture that is needed.
-        matrix: (a, b, c, d, e, f), output (x, y) shows input (a x + b y + c, d x + e y + f).
-        source, target: top, left, bottom, right of `pixels` and of the result, in the whole picture.
-        size: height and width of the whole picture.
-        cubic: interpolate over 4 x 4 pixels, by PIL's kernel; else over 2 x 2.
-        fill: (values,) uint8, of what shows the outside of the picture.
+        pixels: (H, W, values) uint8, the required part of the image.
+        matrix: (a, b, c, d, e, f); output (x, y) shows input (a x + b y + c, d x + e y + f).
+        source: Top, left, bottom, right of `pixels` in the whole image.
+        target: Top, left, bottom, right of the result in the whole image.
+        size: Height and width of the whole image.
+        cubic: Interpolate over 4 x 4 pixels by PIL's kernel, otherwise over 2 x 2.
+        fill: (values,) uint8, colour outside of the image.
 
     Returns:
         (bottom - top, right - left, values) uint8.
@@ -210,10 +213,10 @@ def resample(
                     weights[axis, 1] = s
                 first = np.int64(base) - (taps[axis] == 4)
                 for tap in range(taps[axis]):
-                    # the border of the picture is repeated; outside of what is there nothing may ever be read
+                    # Repeat the image's border, and never read outside of `pixels`.
                     place = min(max(first + tap, 0), size[axis] - 1) - source[axis]
                     places[axis, tap] = min(max(place, 0), pixels.shape[axis] - 1)
-            # what would be a whole number in exact arithmetic must not fall just below it
+            # Integers in exact arithmetic must not end up just below.
             total[:] = np.float32(1e-3)
             for i in range(taps[0]):
                 for j in range(taps[1]):
@@ -228,7 +231,7 @@ def resample(
 
 
 def main() -> None:
-    """Compile all of them."""
+    """Compile all functions and cache them on disk."""
     clip, size = np.zeros((1, 4, 4, 3), np.uint8), (4, 4)
     histograms(clip)
     look_up(clip, np.zeros((1, 3, 256), np.uint8))

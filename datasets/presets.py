@@ -1,6 +1,6 @@
-"""The data sets that have a name: what is fixed about each, as a table.
+"""Presets: a table of named data sets and their fixed settings.
 
-A preset is data: reading a list, sampling and augmentation ask for its fields and never for its name.
+Code depends only on the fields of a preset, never on its name.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ IMAGE_AA = "rand-m9-mstd0.5-inc1"
 
 @dataclass(frozen=True)
 class Preset:
-    """What is fixed about a data set; each field is the default that a flag can override."""
+    """Settings of a data set; each field is a default that a flag can override."""
 
     name: str
     sampling: str
     """dense, sparse or uniform (see `datasets.sampling`)."""
     num_classes: int = 0
-    """0: given by --nb_classes, or read off the training list."""
+    """0: set by --nb_classes, or determined from the training list."""
     kind: Kind | None = None
-    """what the lists name; None: recognised from their lines."""
+    """Kind of the lists; None: detected from their lines."""
     hflip: float = 0.5
-    """probability of mirroring in training; 0 where classes tell left from right."""
+    """Probability of mirroring in training; 0 if classes distinguish left and right."""
     aa: str = VIDEO_AA
     """RandAugment settings."""
 
@@ -46,17 +46,17 @@ PRESETS = {
 
 
 def get_preset(name: str) -> Preset:
-    """Look a preset up by name, whatever its capitals.
+    """Look up a preset by name, ignoring case.
 
     Raises:
-        ValueError: there is none; the message lists those that are.
+        ValueError: There is no such preset; the message lists all of them.
     """
     for preset in PRESETS.values():
         if preset.name.lower() == name.lower():
             return preset
-    raise ValueError(f'--data_set "{name}" is not known; there are {", ".join(PRESETS)}')
+    raise ValueError(f'unknown --data_set "{name}"; choose from {", ".join(PRESETS)}')
 
 
 def recipe_of_classes(num_classes: int | None) -> str:
-    """Name the recipe that tests a head of so many classes, "" for none; recipes are named like their data sets."""
+    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets."""
     return next((name.lower() for name, preset in PRESETS.items() if preset.num_classes == (num_classes or -1)), "")

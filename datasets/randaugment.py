@@ -1,11 +1,11 @@
 """RandAugment on whole clips: the same operations and magnitudes for all frames.
 
-Reads the settings strings of timm and VideoMAE, such as `rand-m7-n4-mstd0.5-inc1`: n operations are drawn from
-fifteen, each is applied with probability 0.5 at a magnitude drawn from a normal distribution (mean m, standard
-deviation mstd, kept within 0..10). "inc1" takes the forms of the operations that grow stronger with the magnitude.
+Settings strings are those of timm and VideoMAE, such as `rand-m7-n4-mstd0.5-inc1`: n of fifteen operations are drawn,
+each is applied with probability 0.5 at a magnitude drawn from a normal distribution (mean m, standard deviation mstd,
+clamped to 0..10). "inc1" uses the variants whose strength increases with the magnitude.
 
-The pictures are those that timm's operations make of each frame with PIL, but for roundings of the geometric ones
-(`datasets.warp`). Where only a part of the picture is wanted, only that part, and what it depends on, is computed.
+The results equal those of timm's operations on each frame with PIL, except for rounding in the geometric operations
+(`datasets.warp`). If only a region of the image is requested, only that region and what it depends on are computed.
 RandAugment: Cubuk et al. 2019, arXiv 1909.13719; the argument ranges are timm's.
 """
 
@@ -30,27 +30,27 @@ _FIELD = re.compile(r"(mstd|mmax|inc|m|n|p)(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class RandAugmentSettings:
-    """What a settings string says."""
+    """The values of a settings string."""
 
     magnitude: float = 10.0
-    """m: the mean magnitude, 0..10."""
+    """m: mean magnitude, 0..10."""
     num_ops: int = 2
-    """n: operations drawn for a clip, with replacement."""
+    """n: number of operations drawn per clip, with replacement."""
     magnitude_std: float = 0.0
     """mstd: standard deviation of the magnitude; above 100: uniform in 0..m."""
     probability: float = 0.5
-    """p: with which a drawn operation is applied."""
+    """p: probability that a drawn operation is applied."""
     increasing: bool = False
-    """inc: forms of the operations that grow stronger with the magnitude."""
+    """inc: use the variants whose strength increases with the magnitude."""
     max_magnitude: float = MAX_LEVEL
-    """mmax: magnitudes are kept within 0..mmax."""
+    """mmax: magnitudes are clamped to 0..mmax."""
 
 
 def parse_randaugment(text: str) -> RandAugmentSettings | None:
-    """Read a settings string; "" and "none" give None, no augmentation.
+    """Parse a settings string; "" and "none" return None (no augmentation).
 
     Raises:
-        ValueError: a part of the string is not understood; the message says which.
+        ValueError: Part of the string is invalid; the message names it.
     """
     if text.strip().lower() in ("", "none"):
         return None
@@ -60,12 +60,12 @@ def parse_randaugment(text: str) -> RandAugmentSettings | None:
         match = _FIELD.fullmatch(field)
         if match is None:
             raise ValueError(
-                f'--aa {text}: "{field}" is not understood; '
+                f'--aa {text}: invalid part "{field}"; '
                 "the parts are m, n, mstd, mmax, p and inc, each followed by a number"
             )
         found[match[1]] = float(match[2])
     if head != "rand":
-        raise ValueError(f'--aa {text}: it should be like rand-m7-n4-mstd0.5-inc1, or "none"')
+        raise ValueError(f'--aa {text}: expected a string such as rand-m7-n4-mstd0.5-inc1, or "none"')
     return RandAugmentSettings(
         magnitude=found.get("m", 10.0),
         num_ops=int(found.get("n", 2)),
@@ -77,7 +77,13 @@ def parse_randaugment(text: str) -> RandAugmentSettings | None:
 
 
 class RandAugment:
-    """Draws operations for a clip, and applies them."""
+    """Draw and apply operations for a clip.
+
+    Args:
+        settings: Values of a settings string.
+        interpolation: Interpolation of geometric operations; "random" draws one per operation.
+        fill: Colour outside of the image, for geometric operations.
+    """
 
     def __init__(
         self,
@@ -85,12 +91,11 @@ class RandAugment:
         interpolation: str = "bicubic",
         fill: tuple[int, int, int] = VIDEO_FILL,
     ):
-        """Remember the settings, and for geometric operations interpolation ("random" draws one) and fill colour."""
         self.settings, self.interpolation, self.fill = settings, interpolation, fill
         self.names = tuple(INCREASING_OPS if settings.increasing else PLAIN_OPS)
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> list["Operation"]:
-        """Draw the operations for a clip of pictures height x width."""
+        """Draw the operations for a clip of frames of height x width."""
         operations = []
         for choice in rng.integers(0, len(self.names), size=self.settings.num_ops):
             if rng.random() < self.settings.probability:
@@ -110,19 +115,19 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class Operation:
-    """A drawn operation: either an affine map, or a function of frames (T, H, W, 3) uint8 and of what cuts a part.
+    """A drawn operation: an affine map, or a function of frames (T, H, W, 3) uint8 and of a function that crops them.
 
-    The function returns the new pixels of the part; it may look at all of the frames.
+    It returns the new pixels of the cropped region, which may depend on the whole frames.
     """
 
     name: str
     function: Callable[[np.ndarray, Cut], np.ndarray] | None = None
     affine: AffineMap | None = None
     margin: int | None = 0
-    """pixels about a region that the function's result depends on; None: on the whole picture."""
+    """Pixels around a region that the result depends on; None: it depends on the whole image."""
 
     def source(self, target: Region, height: int, width: int) -> Region:
-        """Which part of the pictures is needed for a part of the result."""
+        """Return the region of the input that a region of the result depends on."""
         if self.affine is not None:
             return self.affine.source(target, height, width)
         if self.margin is None:
@@ -133,12 +138,12 @@ class Operation:
         """Compute the target region from frames (T, h, w, 3) that show the source region."""
         if self.affine is not None:
             return self.affine.apply(frames, source, target, height, width)
-        assert self.function is not None  # what is not affine has one
+        assert self.function is not None  # set for all operations that are not affine
         return self.function(frames, partial(source.cut, part=target))
 
 
 def apply_operations(frames: np.ndarray, operations: Sequence[Operation], region: Region | None = None) -> np.ndarray:
-    """Apply operations, one after another, to frames (T, H, W, 3) uint8; of the result, compute a region or all."""
+    """Apply operations in order to frames (T, H, W, 3) uint8; compute the given region of the result, or all."""
     height, width = frames.shape[1:3]
     whole = Region(0, 0, height, width)
     regions = [region or whole]
@@ -159,10 +164,10 @@ def draw_operation(
     interpolation: str = "bicubic",
     fill: tuple[int, int, int] = VIDEO_FILL,
 ) -> Operation:
-    """Make the operation of that name at a magnitude (0..10); `rng` decides about its sign.
+    """Make the operation of a name at a magnitude (0..10), with a random sign.
 
     Raises:
-        KeyError: there is no such operation.
+        KeyError: There is no such operation.
     """
     to_argument, make = _OPS[name]
     argument = to_argument(level, rng)
@@ -174,7 +179,7 @@ def draw_operation(
 
 
 def _signed(scale: float) -> Callable[[float, np.random.Generator], float]:
-    """Scale the magnitude so that 10 becomes `scale`; either sign."""
+    """Scale the magnitude so that 10 becomes `scale`, with a random sign."""
 
     def argument(level: float, rng: np.random.Generator) -> float:
         return level / MAX_LEVEL * scale * (-1 if rng.random() < 0.5 else 1)
@@ -231,14 +236,14 @@ def _translate_y(share: float, height: int, width: int) -> tuple[float, ...]:
 
 
 def _rotate(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """Turn counter-clockwise about the centre."""
+    """Rotate counter-clockwise about the centre."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2, height / 2
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
 def _by_table(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Look values up in a table for all, (256,), or for each frame, (T, 1, 256), or channel of it, (T, 3, 256)."""
+    """Look up values in one table for all (256,), per frame (T, 1, 256), or per frame and channel (T, 3, 256)."""
     tables = np.broadcast_to(table, (len(pixels), 3, 256))
     return look_up(pixels, np.ascontiguousarray(tables, dtype=np.uint8))
 
@@ -254,7 +259,7 @@ def _auto_contrast(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def _equalize(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
-    """Spread each channel's values so that all come about as often."""
+    """Equalise each channel's histogram."""
     counts = histograms(frames)
     brightest = 255 - (counts[..., ::-1] > 0).argmax(axis=-1)[..., None]
     step = (counts.sum(axis=-1, keepdims=True) - np.take_along_axis(counts, brightest, axis=-1)) // 255
@@ -298,7 +303,7 @@ def _sharpness(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def _blended(level: int, factor: float) -> np.ndarray:
-    """Table of a grey level blended with every other one, as PIL's enhancers do it: (256,) uint8."""
+    """Table that blends all values with one grey level, as PIL's enhancers do: (256,) uint8."""
     ramp = Image.fromarray(_LEVELS.astype(np.uint8)[None])
     return np.asarray(Image.blend(Image.new("L", ramp.size, int(level)), ramp, factor))[0]
 

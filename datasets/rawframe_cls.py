@@ -1,4 +1,4 @@
-"""Classification of videos that lie as folders of frames: lists of `folder total_frames label`."""
+"""Classification of videos stored as folders of frames: lists of `folder total_frames label`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +9,15 @@ from datasets.readers import FrameFolder
 
 
 class RawFrameClsDataset(ClipDataset):
-    """Clips of frame folders, whose frames `filename_tmpl` names from number `first_frame` on."""
+    """Clips of frame folders.
+
+    Args:
+        records: As in `ClipDataset`.
+        plan: As in `ClipDataset`.
+        filename_tmpl: Template of the frames' file names.
+        first_frame: Number of the first frame.
+        shared: Further arguments of `ClipDataset`.
+    """
 
     def __init__(
         self,
@@ -20,10 +28,9 @@ class RawFrameClsDataset(ClipDataset):
         first_frame: int = 1,
         **shared,
     ):
-        """Keep the records and the names of their frames; `shared` are the arguments of `ClipDataset`."""
         super().__init__(records, plan, **shared)
         self.filename_tmpl, self.first_frame = filename_tmpl, first_frame
 
     def opener(self, record: FrameFolderRecord) -> Callable[[], FrameFolder]:
-        """Give what names the folder; its frames are opened when they are read."""
+        """Return a function that opens the folder; its frames are opened when they are read."""
         return partial(FrameFolder, record.path, record.total_frames, self.filename_tmpl, self.first_frame)

@@ -1,15 +1,15 @@
-"""Which frames of a video make a clip: pure functions, no file is opened here.
+"""Frame sampling: which frames of a video make up a clip. Pure functions that open no file.
 
-Three ways to sample, each the frames that the published data sets read:
+Three kinds of sampling, which yield the same frames as the published data sets:
 
-- dense:   `clip_len` frames about `sampling_rate` apart, a short stretch of the video (Kinetics);
-- sparse:  the whole video cut into `clip_len` pieces, one frame of each, the pieces meeting at rounded borders
-           (Kinetics_sparse, Breakfast, COIN);
-- uniform: the whole video cut into `clip_len` equal segments (Something-Something V2, TSN sampling).
+- dense:   `clip_len` frames about `sampling_rate` apart, from a short window of the video (Kinetics);
+- sparse:  one frame from each of `clip_len` pieces of the whole video, with rounded borders (Kinetics_sparse,
+           Breakfast, COIN);
+- uniform: one frame from each of `clip_len` equal segments of the whole video (Something-Something V2, TSN sampling).
 
 Symbols: N = frames in the video, T = clip_len, r = sampling_rate, S = num_segments, k = segment.
-Every function returns T 0-based frame numbers as a numpy int64 array, all within [0, N). "train" draws from `rng`,
-"validation" is the middle of the video, "test" the k-th of S clips; a single test segment is the middle.
+All functions return T 0-based frame numbers in [0, N) as a numpy int64 array. Mode "train" draws from `rng`,
+"validation" uses the middle of the video, "test" the k-th of S clips (the middle if S = 1).
 """
 
 from dataclasses import dataclass
@@ -33,26 +33,26 @@ def dense_indices(
     num_segments: int = 1,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Take T frames spread over about T * r consecutive frames.
+    """Sample T frames spread over about T * r consecutive frames.
 
-    Training spaces the T frames evenly from the first to the last of a random window of T * r frames; validation
-    takes the window in the middle. A test clip steps by exactly r from one of S starts spread over the video. A video
-    shorter than the window is read from its start and its last frame repeated.
+    Training spaces the T frames evenly over a random window of T * r frames; validation uses the window in the
+    middle. A test clip uses a step of exactly r from one of S starts spread over the video. If the video is shorter
+    than the window, it is read from the start and its last frame is repeated.
 
     Args:
         total_frames: N, at least 1.
         clip_len: T.
         sampling_rate: r, in frames.
         mode: "train", "validation" or "test".
-        segment: k, 0-based, in mode "test".
-        num_segments: S, in mode "test".
-        rng: needed in mode "train".
+        segment: k, 0-based, for mode "test".
+        num_segments: S, for mode "test".
+        rng: Required in mode "train".
 
     Returns:
         (T,) int64 frame numbers.
 
     Raises:
-        ValueError: a count is not positive, the segment does not exist, or `rng` is missing in training.
+        ValueError: A count is not positive, the segment does not exist, or `rng` is missing in training.
     """
     _check(total_frames, clip_len, mode, segment, num_segments, rng)
     if sampling_rate < 1:
@@ -67,7 +67,7 @@ def dense_indices(
         spread = np.linspace(0, total_frames, total_frames // sampling_rate)
         padded = np.concatenate([spread, np.full(clip_len - len(spread), float(total_frames))])
         return np.clip(padded, 0, total_frames - 1).astype(np.int64)
-    start = int(_drawing(rng).integers(0, spare)) if mode == "train" else spare // 2
+    start = int(_required(rng).integers(0, spare)) if mode == "train" else spare // 2
     end = start + window
     return np.clip(np.linspace(start, end, clip_len), start, end - 1).astype(np.int64)
 
@@ -81,19 +81,19 @@ def sparse_indices(
     num_segments: int = 1,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Take one frame from each of T pieces of the whole video.
+    """Sample one frame from each of T pieces of the whole video.
 
-    With g = (N - 1) / T, piece i runs from round(g i) to round(g (i + 1)), both included: training draws from it,
-    validation and test step into it by g (k + 1) / (S + 1), truncated.
+    With g = (N - 1) / T, piece i runs from round(g i) to round(g (i + 1)), both included. Training draws a frame from
+    it; validation and test add g (k + 1) / (S + 1), truncated, to its start.
 
-    Args, returns and errors: as in `dense_indices`, without the sampling rate.
+    Arguments, return value and errors are those of `dense_indices`, without the sampling rate.
     """
     _check(total_frames, clip_len, mode, segment, num_segments, rng)
     gap = max(0.0, (total_frames - 1) / clip_len)
     # numpy rounds halves to even, as the published sampling does
     borders = np.rint(gap * np.arange(clip_len + 1)).astype(np.int64)
     if mode == "train":
-        picked = _drawing(rng).integers(borders[:-1], borders[1:], endpoint=True)
+        picked = _required(rng).integers(borders[:-1], borders[1:], endpoint=True)
     else:
         if mode == "validation":
             segment, num_segments = 0, 1
@@ -110,13 +110,13 @@ def uniform_indices(
     num_segments: int = 1,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Take one frame from each of T equal segments of the whole video (TSN sampling).
+    """Sample one frame from each of T equal segments of the whole video (TSN sampling).
 
-    With a = N // T, training draws from [i a, (i + 1) a) and validation takes the middle of it; a video with fewer
-    than T frames is read whole after repeating its first frame. Test clip k of S takes int(N / T * (i + k / S)),
-    a single test clip the validation frames.
+    With a = N // T, training draws from [i a, (i + 1) a) and validation takes its middle; if the video has fewer than
+    T frames, the first frame is repeated and followed by all others. Test clip k of S takes int(N / T * (i + k / S));
+    a single test clip takes the validation frames.
 
-    Args, returns and errors: as in `dense_indices`, without the sampling rate.
+    Arguments, return value and errors are those of `dense_indices`, without the sampling rate.
     """
     _check(total_frames, clip_len, mode, segment, num_segments, rng)
     if mode == "test" and num_segments > 1:
@@ -126,7 +126,7 @@ def uniform_indices(
     if length == 0:
         repeats = np.zeros(clip_len - total_frames, dtype=np.int64)
         return np.concatenate([repeats, np.arange(total_frames, dtype=np.int64)])
-    offset = _drawing(rng).integers(0, length, size=clip_len) if mode == "train" else length // 2
+    offset = _required(rng).integers(0, length, size=clip_len) if mode == "train" else length // 2
     return (np.arange(clip_len) * length + offset).astype(np.int64)
 
 
@@ -135,32 +135,32 @@ SAMPLERS = {"dense": dense_indices, "sparse": sparse_indices, "uniform": uniform
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Which frames a clip has, and which views of a video are tested."""
+    """Settings of the frames of a clip and the views of a test."""
 
-    sampling: str | None = option(None, "how frames are chosen (default: the preset's)", choices=tuple(SAMPLERS))
-    num_frames: int = option(8, "frames of a clip", positive_int)
-    sampling_rate: int = option(4, "step between frames of dense sampling", positive_int)
-    input_size: int = option(224, "side of a clip in pixels", positive_int)
-    short_side_size: int = option(224, "side that evaluation resizes to", positive_int)
-    test_num_segment: int = option(4, "test clips over time", positive_int)
-    test_num_crop: int = option(3, "test crops of a clip", positive_int)
-    crop_pct: float = option(0.875, "share of an image kept in evaluation", positive_fraction)
+    sampling: str | None = option(None, "how frames are sampled (default: the preset's)", choices=tuple(SAMPLERS))
+    num_frames: int = option(8, "frames per clip", positive_int)
+    sampling_rate: int = option(4, "step between the frames of dense sampling", positive_int)
+    input_size: int = option(224, "side of a clip, in pixels", positive_int)
+    short_side_size: int = option(224, "length of the shorter side in evaluation", positive_int)
+    test_num_segment: int = option(4, "temporal clips per video in a test", positive_int)
+    test_num_crop: int = option(3, "spatial crops per clip in a test", positive_int)
+    crop_pct: float = option(0.875, "share of an image that the evaluation crop keeps", positive_fraction)
 
 
-def _drawing(rng: np.random.Generator | None) -> np.random.Generator:
-    """Refuse training without a generator."""
+def _required(rng: np.random.Generator | None) -> np.random.Generator:
+    """Return the generator; raise ValueError if it is missing."""
     if rng is None:
         raise ValueError("training clips are random: pass rng, a numpy Generator")
     return rng
 
 
 def _check(total_frames, clip_len, mode, segment, num_segments, rng):
-    """Refuse arguments that no video and no setting can have."""
+    """Raise ValueError for invalid arguments."""
     if total_frames < 1 or clip_len < 1:
         raise ValueError(f"need at least one frame to sample: total_frames={total_frames}, clip_len={clip_len}")
     if mode not in ("train", "validation", "test"):
-        raise ValueError(f'mode is "train", "validation" or "test", not "{mode}"')
+        raise ValueError(f'mode must be "train", "validation" or "test", not "{mode}"')
     if not 0 <= segment < num_segments:
         raise ValueError(f"segment {segment} does not exist: there are {num_segments}")
     if mode == "train":
-        _drawing(rng)
+        _required(rng)

@@ -9,13 +9,19 @@ from datasets.readers import VideoFile
 
 
 class VideoClsDataset(ClipDataset):
-    """Clips of video files, decoded by the library that `reader` names."""
+    """Clips of video files.
+
+    Args:
+        records: As in `ClipDataset`.
+        plan: As in `ClipDataset`.
+        reader: Library that decodes, one of `datasets.readers.DECODERS`.
+        shared: Further arguments of `ClipDataset`.
+    """
 
     def __init__(self, records: Sequence[VideoRecord], plan: ClipPlan, *, reader: str = "pyav", **shared):
-        """Keep the records and how they are decoded; `shared` are the arguments of `ClipDataset`."""
         super().__init__(records, plan, **shared)
         self.reader = reader
 
     def opener(self, record: VideoRecord) -> Callable[[], VideoFile]:
-        """Give what opens the video file."""
+        """Return a function that opens the video file."""
         return partial(VideoFile, record.path, self.reader)

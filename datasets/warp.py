@@ -1,9 +1,9 @@
-"""Geometric operations on clips: pictures resampled through an affine map, all frames at once.
+"""Geometric operations on clips: resample all frames at once by an affine map.
 
-The map is the same for every frame, so the values of a pixel over all frames and channels are resampled together.
-Conventions and coefficients are PIL's, whose `transform` the published augmentation calls: pixel centres at half
-integers, the border repeated for interpolation, a fill colour outside of the picture, cubic kernel with a = -1,
-results cut off to whole numbers.
+The map is the same for every frame, so the values of a pixel in all frames and channels are resampled together.
+Conventions and coefficients are those of PIL's `transform`, which the published augmentation calls: pixel centres at
+half integers, a repeated border for interpolation, a fill colour outside of the image, a cubic kernel with a = -1,
+and results truncated to integers.
 """
 
 import math
@@ -19,7 +19,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "random")
 
 
 class Region(NamedTuple):
-    """Part of a picture: rows top to bottom, columns left to right, without the last of each."""
+    """Region of an image: rows top to bottom and columns left to right, ends excluded."""
 
     top: int
     left: int
@@ -27,12 +27,12 @@ class Region(NamedTuple):
     right: int
 
     def grown(self, margin: int, height: int, width: int) -> "Region":
-        """Add a margin on all sides, as far as there is a picture of `height` x `width`."""
+        """Add a margin on all sides, within an image of `height` x `width`."""
         top, left = max(0, self.top - margin), max(0, self.left - margin)
         return Region(top, left, min(height, self.bottom + margin), min(width, self.right + margin))
 
     def cut(self, frames: np.ndarray, part: "Region") -> np.ndarray:
-        """Cut `part` of the picture out of frames (T, H, W, 3) that show this region."""
+        """Crop the region `part` of the image from frames (T, H, W, 3) that show this region."""
         rows = slice(part.top - self.top, part.bottom - self.top)
         return frames[:, rows, part.left - self.left : part.right - self.left]
 
@@ -46,7 +46,7 @@ class AffineMap:
     fill: tuple[int, int, int] = VIDEO_FILL
 
     def source(self, target: Region, height: int, width: int) -> Region:
-        """Which part of the input picture the target region shows, at least one pixel."""
+        """Return the region of the input that the target region shows, at least one pixel."""
         a, b, c, d, e, f = self.matrix
         corners = [(x, y) for x in (target.left, target.right) for y in (target.top, target.bottom)]
         rows = sorted(min(max(d * x + e * y + f, 0), height - 1) for x, y in corners)
@@ -55,7 +55,7 @@ class AffineMap:
         return tight.grown(2, height, width)
 
     def apply(self, frames: np.ndarray, source: Region, target: Region, height: int, width: int) -> np.ndarray:
-        """Resample frames (T, h, w, 3) uint8, the source region of pictures height x width, to the target region."""
+        """Resample frames (T, h, w, 3) uint8, the source region of images of height x width, to the target region."""
         fill = np.tile(np.array(self.fill, np.uint8), len(frames))
         matrix, cubic = tuple(map(float, self.matrix)), self.interpolation == "bicubic"
         warped = resample(pixels_first(frames), matrix, tuple(source), tuple(target), (height, width), cubic, fill)

@@ -1,4 +1,4 @@
-"""The processes of a loader: what they do before they read, and what to do where they cannot hand over batches."""
+"""Dataloader workers: their setup, and the handling of batches that cannot be passed to the parent process."""
 
 import multiprocessing.queues
 import os
@@ -14,13 +14,13 @@ from torch._utils import ExceptionWrapper
 from common.memory import keep_freed_memory
 
 LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
-"""Letters that leave room for the names of sockets, which multiprocessing makes in it: Linux takes 107 in all."""
+"""Maximum length that leaves room for the socket names of multiprocessing; Linux allows 107 characters in total."""
 
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def start_worker(_worker: int) -> None:
-    """Prepare a process of a loader."""
+    """Set up a dataloader worker."""
     keep_freed_memory()
     outlive_stop_signals()
     keep_socket_names_short()
@@ -29,9 +29,9 @@ def start_worker(_worker: int) -> None:
 
 
 def outlive_stop_signals() -> None:
-    """Let a loader's worker end with its parent only: SIGUSR1, and SIGTERM from anyone else, do nothing to it.
+    """Make a dataloader worker ignore SIGUSR1, and SIGTERM unless its parent sends it.
 
-    Launchers and schedulers signal every process of a job, and the parent needs its workers until it has saved.
+    Launchers and schedulers signal every process of a job, but the parent needs its workers until it has saved.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return
@@ -48,12 +48,12 @@ def _end_with_parent(signals: set[signal.Signals]) -> None:
 
 
 def keep_socket_names_short() -> None:
-    """Have this process make its temporary files elsewhere where TMPDIR is too long for the name of a socket.
+    """Change this process's folder of temporary files if TMPDIR is too long for the name of a socket.
 
-    Batches go to the parent through sockets with a name in that folder.
+    Batches are passed to the parent through sockets in that folder.
 
     Raises:
-        OSError: there is no other folder.
+        OSError: There is no other folder.
     """
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) <= LONGEST_TEMPORARY_FOLDER:
@@ -61,26 +61,26 @@ def keep_socket_names_short() -> None:
     short = [other for other in SHORT_FOLDERS if os.access(other, os.W_OK | os.X_OK)]
     if not short:
         raise OSError(
-            f"the loader's processes cannot make sockets in {folder}: set TMPDIR to a folder of at most "
-            f"{LONGEST_TEMPORARY_FOLDER} letters, or take --num_workers 0"
+            f"the dataloader workers cannot create sockets in {folder}: set TMPDIR to a folder of at most "
+            f"{LONGEST_TEMPORARY_FOLDER} characters, or use --num_workers 0"
         )
     tempfile.tempdir = short[0]
 
 
 def _hand_over_error(queue: multiprocessing.queues.Queue, _error: Exception, item: tuple) -> None:
-    """Send an error to the parent in the place of a batch that cannot be sent: it would wait for that for ever."""
+    """Send an error to the parent instead of a batch that cannot be sent, so that it does not wait forever."""
     number, _batch = item
-    queue.put((number, ExceptionWrapper(where="while a batch was handed over by a loader's process")))
+    queue.put((number, ExceptionWrapper(where="while a dataloader worker passed on a batch")))
 
 
 @contextmanager
 def sharing_explained() -> Iterator[None]:
-    """Say what to do when a loader's iteration, inside the block, fails for want of shared memory.
+    """Explain errors of a loader, inside the block, that are caused by a lack of shared memory.
 
-    PyTorch tells it in several ways, or a worker dies of it.
+    PyTorch raises various errors in that case, or a worker dies.
 
     Raises:
-        RuntimeError: that is so.
+        RuntimeError: Shared memory is too small.
     """
     try:
         yield
@@ -88,6 +88,6 @@ def sharing_explained() -> Iterator[None]:
         if not any(words in str(error) for words in ("shared memory", "Bus error", "</torch_")):
             raise
         raise RuntimeError(
-            "the memory that the loader's processes share, /dev/shm, is too small for their batches: take fewer "
-            "--num_workers, or 0, or a smaller --batch_size; in docker, --shm-size=8g or --ipc=host"
+            "shared memory (/dev/shm) is too small for the batches of the dataloader workers: use fewer "
+            "--num_workers, or 0, or a smaller --batch_size; in Docker, use --shm-size=8g or --ipc=host"
         ) from error

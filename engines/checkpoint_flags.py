@@ -12,7 +12,7 @@ from datasets.presets import PRESETS, get_preset
 from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
 from models.config import Role
-from models.describe import CheckpointFacts, contradiction, describe_checkpoint, describe_words
+from models.describe import CheckpointFacts, contradiction, describe_checkpoint, describe_metadata
 from models.videomambapro import registered_config
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     if not path:
         return
     if not flags["eval"]:
-        _log(path, settle(flags, given, describe_words(path), {Role.SWITCH}))
+        _log(path, settle(flags, given, describe_metadata(path), {Role.SWITCH}))
         return
     if not flags["resume"]:
         flags["auto_resume"] = flags["test_best"] = False

@@ -26,7 +26,7 @@ from engines.parallel import (
 )
 from engines.settings import RunSettings
 from models.checkpoint_file import CONFIG_KEY
-from models.describe import told_by_model
+from models.describe import configuration_of
 
 _logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class TrainingState:
             "test_weights": self.test_weights,
             "random": gather_objects(random_state()),
             "args": self.args,
-            CONFIG_KEY: told_by_model(self.model),
+            CONFIG_KEY: configuration_of(self.model),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""What the model looks at, from the model itself.
+"""Explain which patches the model looks at.
 
-A selective scan is a linear map of its tokens once its gates are given: `scans` reads those gates off a running model,
-`hidden_attention` writes the map down as a matrix, and `relevance` follows it from a class's logit back to the
-patches. docs/explanation.md has the derivations.
+For fixed gates, a selective scan is a linear map of its tokens. `scans` extracts the gates from a running model,
+`hidden_attention` computes the matrix of the map, and `relevance` propagates a class's logit back to the patches.
+docs/explanation.md has the derivations.
 """

@@ -1,17 +1,17 @@
-"""The hidden attention of a selective scan: its map from tokens to outputs, written down as a matrix.
+"""The hidden attention of a selective scan: the matrix of its map from tokens to outputs.
 
-With the gates given, y_t = sum over s of M[t, s] u_s channel by channel, where for s <= t in the scan's order
+For fixed gates, y_t = sum over s of M[t, s] u_s in each channel, where for s <= t in the order of the scan
 
     M[t, s] = silu(z_t) (<C_t, (a_t ... a_{s+1}) d_s B_s> + [s = 0, residual] <C_t, a_t ... a_0> + [s = t] D)
 
-and a masked scan leaves the state's part of the diagonal out. That a selective scan is an attention that is never
-formed is the observation of Ali, Zimerman and Wolf (arXiv 2403.01590); residual and mask are VideoMambaPro's.
+and a masked scan omits the contribution of the state to the diagonal. That a selective scan is an implicit attention
+was observed by Ali, Zimerman and Wolf (arXiv 2403.01590); the residual and the mask are those of VideoMambaPro.
 
-A product of decays is exp(A (d_{s+1} + ... + d_t)). The sums are differences of running totals in float64: in float32
-the totals of a long sequence would leave too few digits for the differences of neighbours.
+A product of decays is exp(A (d_{s+1} + ... + d_t)). The sums are differences of cumulative sums in float64, because
+in float32 those of a long sequence would leave too few digits for differences between neighbours.
 
-No function holds the matrices of all channels: `channel_matrices` takes a few, `summed_attention` goes through them in
-chunks, `attention_rows` gives one token's row for all.
+No function stores the matrices of all channels: `channel_matrices` computes some, `summed_attention` sums over them in
+chunks, and `attention_rows` returns the row of one token for all channels.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from explain.scans import Scan
-from mamba.mamba_ssm.ops.selective_scan.directions import as_it_was, in_order
+from mamba.mamba_ssm.ops.selective_scan.directions import in_order, original_order
 
-CHUNK_ELEMENTS = 1 << 22  # of the (batch, channels, length, length) tensors held at a time: 16 MiB each in float32
+CHUNK_ELEMENTS = 1 << 22  # of (batch, channels, length, length) tensors: 16 MiB each in float32
 
 
 def channel_matrices(scan: Scan, channels: slice) -> Tensor:
-    """M of some channels: (batch, channels, length, length), reading token by row, token that is read by column."""
+    """Compute M of some channels: (batch, channels, length, length), rows read from columns."""
     scan = _in_scan_order(_take_channels(scan, channels))
     length, dim = scan.u.shape[1:]
     totals = scan.d.double().cumsum(1).mT
@@ -46,18 +46,21 @@ def channel_matrices(scan: Scan, channels: slice) -> Tensor:
         torch.diagonal(matrix, dim1=-2, dim2=-1).add_(scan.D[:, None])
     if scan.z is not None:
         matrix *= F.silu(scan.z).mT.unsqueeze(-1)
-    return as_it_was(as_it_was(matrix, scan.order, dim=-1), scan.order, dim=-2)
+    return original_order(original_order(matrix, scan.order, dim=-1), scan.order, dim=-2)
 
 
 def summed_attention(
     scan: Scan, *, reading: Tensor | None = None, read: Tensor | None = None, absolute: bool = False
 ) -> Tensor:
-    """Sum over the channels of M, weighted: (batch, length, length).
+    """Compute the weighted sum of M over the channels: (batch, length, length).
 
     Args:
-        reading, read: weights (batch, length, dim) of M's rows and columns, 1 where left out: entry (t, s) sums
-            reading[t] M[t, s] read[s]. With a logit's gradient and u it is what token s gives the logit through t.
-        absolute: sum the absolute values.
+        scan: The scan.
+        reading: Weights of the rows of M, (batch, length, dim), or None for 1: entry (t, s) sums
+            reading[t] M[t, s] read[s]. With a logit's gradient as `reading` and u as `read`, this is the contribution
+            of token s to the logit through token t.
+        read: Weights of the columns of M, (batch, length, dim), or None for 1.
+        absolute: Sum absolute values.
     """
     total = 0.0
     for channels in _chunks(scan):
@@ -71,10 +74,10 @@ def summed_attention(
 
 
 def attention_rows(scan: Scan, token: int) -> Tensor:
-    """How much every token gives the output of `token`, for all channels: (batch, length, dim)."""
+    """Compute the contribution of every token to the output of `token`, for all channels: (batch, length, dim)."""
     scan = _in_scan_order(scan)
     steps = torch.arange(scan.u.shape[1], device=scan.u.device)
-    t = as_it_was(steps, scan.order, dim=0)[token].item()
+    t = original_order(steps, scan.order, dim=0)[token].item()
     totals = scan.d.double().cumsum(1)
     between = (totals[:, t : t + 1] - totals[:, : t + 1]).to(scan.u.dtype)
     rows = torch.zeros_like(scan.u)
@@ -87,11 +90,11 @@ def attention_rows(scan: Scan, token: int) -> Tensor:
         rows[:, t] += scan.D
     if scan.z is not None:
         rows *= F.silu(scan.z[:, t : t + 1])
-    return as_it_was(rows, scan.order)
+    return original_order(rows, scan.order)
 
 
 def _residual_column(scan: Scan) -> Tensor:
-    """What each token reads of the first one through the elemental residual: (batch, dim, length), 0 without it."""
+    """Compute what each token reads from the first one by the elemental residual: (batch, dim, length)."""
     totals = scan.d.double().cumsum(1).to(scan.u.dtype)
     column = torch.zeros_like(totals)
     if scan.elemental_residual:
@@ -109,13 +112,13 @@ def _take_channels(scan: Scan, channels: slice) -> Scan:
 
 
 def _in_scan_order(scan: Scan) -> Scan:
-    """Tensors in the order in which the scan meets the tokens; `order` stays, to turn the result back."""
+    """Arrange the tensors in the order of the scan; `order` is kept for inverting it later."""
     tensors = {name: getattr(scan, name) for name in ("u", "d", "B", "C", "z")}
     return scan._replace(**{name: None if t is None else in_order(t, scan.order) for name, t in tensors.items()})
 
 
 def _chunks(scan: Scan) -> Iterator[slice]:
-    """Slices of the channels, such that their matrices hold about CHUNK_ELEMENTS."""
+    """Yield slices of the channels whose matrices have about CHUNK_ELEMENTS elements."""
     batch, length, dim = scan.u.shape
     step = max(1, CHUNK_ELEMENTS // (batch * length * length))
     return (slice(begin, begin + step) for begin in range(0, dim, step))

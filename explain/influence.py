@@ -1,7 +1,7 @@
-"""Influence by distance: what the residual and the mask change in the hidden attention, in numbers.
+"""Influence by distance: how the residual and the mask change the hidden attention, in numbers.
 
-Both directions of a mixer are added, so a token reads itself by both: its diagonal counts twice. The mask of the
-backward scan leaves one of the two. The elemental residual adds the two ends of the sequence, as read by every token.
+The two directions of a mixer are added, so a token reads itself twice and its diagonal counts twice. The mask of the
+backward scan removes one of the two. The elemental residual adds what all tokens read from the ends of the sequence.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from mamba.mamba_ssm.ops.selective_scan.directions import Order
 
 
 def influence(scans: Sequence[Scan], *, elemental_residual: bool, masked: bool) -> Tensor:
-    """How much each token reads of each other through the states of a mixer, were its switches set so.
+    """Compute how much each token reads from every other token through the states of a mixer, with given switches.
 
-    The mean over channels of |M|, the two directions added; the skip D and the gate, which no switch touches, are left
-    out.
+    This is the mean of |M| over channels, summed over the two directions. The skip D and the gate are ignored, because
+    the switches do not affect them.
 
     Args:
-        scans: of one mixer.
-        elemental_residual: whether the scans start from their first token.
-        masked: whether the backward scan is masked.
+        scans: Scans of one mixer.
+        elemental_residual: Whether the scans start from their first token.
+        masked: Whether the backward scan is masked.
 
     Returns:
-        (batch, length, length), reading token by row.
+        (batch, length, length), rows read from columns.
     """
     total = 0.0
     for scan in scans:
@@ -37,7 +37,7 @@ def influence(scans: Sequence[Scan], *, elemental_residual: bool, masked: bool) 
 
 
 def by_distance(matrix: Tensor) -> Tensor:
-    """Mean of `matrix` (length, length) over all pairs of tokens 0, 1, ... length - 1 apart: (length,)."""
+    """Average a matrix (length, length) over all pairs of tokens at distance 0, 1, ..., length - 1: (length,)."""
     length = matrix.shape[-1]
     places = torch.arange(length, device=matrix.device)
     distance = (places[:, None] - places).abs().flatten()

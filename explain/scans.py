@@ -1,4 +1,4 @@
-"""The scans of a mixer with their gates: all that makes each of them a fixed linear map of its tokens.
+"""The scans of a mixer with their gates, which define each scan as a fixed linear map of its tokens.
 
 Symbols as in `mamba.mamba_ssm.ops.selective_scan.reference`; layouts are channels last, (batch, length, dim).
 """
@@ -18,36 +18,36 @@ from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
 
 
 class Scan(NamedTuple):
-    """One direction of a mixer; every tensor in the order of the tokens, whichever way the scan goes.
+    """One direction of a mixer; all tensors are in the order of the tokens, whatever the order of the scan.
 
-    `scan._replace(masked=False)`, `D=None`, `z=None` and the like ask what the map would be without a part.
+    `scan._replace(masked=False)`, `D=None` or `z=None` describe the map without one of its parts.
     """
 
     u: Tensor
-    """tokens that are scanned, (batch, length, dim)."""
+    """Tokens that are scanned, (batch, length, dim)."""
     d: Tensor
-    """step sizes, after bias and softplus, (batch, length, dim)."""
+    """Step sizes after bias and softplus, (batch, length, dim)."""
     A: Tensor
-    """decay rates, negative, (dim, state)."""
+    """Decay rates, negative, (dim, state)."""
     B: Tensor
-    """how a token enters the state, (batch, length, state)."""
+    """How a token enters the state, (batch, length, state)."""
     C: Tensor
-    """how a token reads the state, (batch, length, state)."""
+    """How a token reads the state, (batch, length, state)."""
     D: Tensor | None
-    """skip, (dim)."""
+    """Skip, (dim)."""
     z: Tensor | None
-    """gate before its SiLU, (batch, length, dim)."""
+    """Gate before SiLU, (batch, length, dim)."""
     elemental_residual: bool
     masked: bool
     order: Order | Tensor
-    """in which the scan meets the tokens, as in `Direction`."""
+    """Order of the scan, as in `Direction`."""
 
 
 def scans_of(mixer: Mamba, hidden_states: Tensor) -> list[Scan]:
     """Return the scans that `mixer` runs on `hidden_states` (batch, length, d_model), in the order of its directions.
 
-    The mixer's output is its output projection of the sum of what the scans give. Gradients flow back from the scans'
-    `u` alone, and along a linear path: the gates are held, and the factor by which SiLU scales the convolution.
+    The mixer's output is the output projection of the sum of the scans' outputs. Gradients flow back only through the
+    scans' `u`, and linearly: the gates, and the factor by which SiLU scales the convolution, are detached.
     """
     x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)
     scans = []
@@ -66,7 +66,7 @@ def scans_of(mixer: Mamba, hidden_states: Tensor) -> list[Scan]:
 
 
 def apply_scan(scan: Scan) -> Tensor:
-    """Return what the scan gives, by the operator itself: (batch, length, dim)."""
+    """Compute the output of a scan with the operator of the model: (batch, length, dim)."""
     return scan_directions(
         scan.u, scan.d, scan.B, scan.C, [Direction(scan.order, scan.A, scan.masked)], D=scan.D, z=scan.z,
         delta_softplus=False, elemental_residual=scan.elemental_residual,
@@ -75,18 +75,18 @@ def apply_scan(scan: Scan) -> Tensor:
 
 @contextmanager
 def recorded_mixers(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Within the block, every pass through `model` notes what its mixers read and gave.
+    """Record the inputs and outputs of all mixers during forward passes in the block.
 
     Yields:
-        {"inputs": [...], "outputs": [...]}, tensors (batch, length, d_model), the layers in order.
+        {"inputs": [...], "outputs": [...]}, tensors (batch, length, d_model), in the order of the layers.
     """
     record: dict[str, list[Tensor]] = {"inputs": [], "outputs": []}
 
-    def note(mixer: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
+    def record_call(mixer: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
         record["inputs"].append(arguments[0])
         record["outputs"].append(output)
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, Mamba)]
+    handles = [module.register_forward_hook(record_call) for module in model.modules() if isinstance(module, Mamba)]
     try:
         yield record
     finally:

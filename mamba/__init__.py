@@ -1,1 +1,1 @@
-"""The scan: a vendored `mamba_ssm` laid out like the package of that name, and the C++ sources of its CPU kernel."""
+"""The selective scan: `mamba_ssm`, laid out like the package of that name, and the C++ sources of its CPU kernel."""

@@ -1,4 +1,4 @@
-"""The networks, registered with timm: `timm.create_model("videomambapro_tiny")` after `import models`."""
+"""Models, registered with timm: `timm.create_model("videomambapro_tiny")` works after `import models`."""
 
 from models.videomambapro import VideoMambaPro
 

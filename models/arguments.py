@@ -1,4 +1,4 @@
-"""The settings of the model and of the weights that it starts from, and their command-line flags."""
+"""Settings of the model and of its initial weights, and their command-line flags."""
 
 import argparse
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from models.videomambapro import VideoMambaPro
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which network a run trains.
+    """Settings of the model of a run.
 
     Attributes:
-        name: of a registered model.
-        fields: fields of its `ModelConfig` that differ from the registered ones.
+        name: Name of a registered model.
+        fields: Fields of its `ModelConfig` that differ from the registered values.
     """
 
     name: str
@@ -23,23 +23,23 @@ class ModelSettings:
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:
-        """Take the name and the fields that are given."""
+        """Take the name and the given fields from parsed flags."""
         given = {setting.name: getattr(flags, setting.flag) for setting in flagged_settings()}
         return cls(flags.model, {name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class WeightSettings:
-    """Which weights a run starts from.
+    """Settings of the initial weights of a run.
 
     Attributes:
-        eval: whether the run only tests, and the head must come from the file too.
-        resume: checkpoint to continue from, which brings all weights.
-        override_checkpoint: flags of switches that may contradict the file.
+        eval: Whether the run only tests, so the head must come from the file as well.
+        resume: Checkpoint to resume from, which contains all weights.
+        override_checkpoint: Flags of switches that may differ from the file.
     """
 
-    finetune: str = option("", "checkpoint to start from, .pth or .safetensors", metavar="FILE")
-    allow_random: bool = flag(False, "let tensors missing in --finetune stay random instead of stopping")
+    finetune: str = option("", "checkpoint to fine-tune, .pth or .safetensors", metavar="FILE")
+    allow_random: bool = flag(False, "initialise tensors missing in --finetune randomly instead of stopping")
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()
@@ -48,12 +48,14 @@ class WeightSettings:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `build_model` and `load_finetune_checkpoint` read.
 
-    Those of the model are the fields of `VideoMambaPro.config_class`; one that is left out is the checkpoint's, or
-    else as the model is registered.
+    Flags of the model are derived from the fields of `VideoMambaPro.config_class`. Without a flag, the value in the
+    checkpoint applies, or else that of the registered model.
     """
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="videomambapro_tiny", metavar="NAME", help="a registered model: %(default)s")
-    named = parser.add_argument_group("method and sizes (default: as the model is registered)")
+    group.add_argument(
+        "--model", default="videomambapro_tiny", metavar="NAME", help="a registered model (default: %(default)s)"
+    )
+    named = parser.add_argument_group("method and sizes (default: those of the registered model)")
     for setting in flagged_settings():
         if not setting.from_data:
             _add_flag(named if setting.by_name else group, setting)
@@ -62,7 +64,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def flagged_settings() -> list[Setting]:
-    """The fields of the model's configuration that have a flag, here or among those of the data."""
+    """Return the fields of the model configuration that have a flag, here or among the data flags."""
     return [setting for setting in VideoMambaPro.config_class.settings() if setting.flagged]
 
 

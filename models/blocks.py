@@ -1,4 +1,4 @@
-"""The residual block around the mixer: add, normalise, mix."""
+"""Residual block: add, normalise, mix."""
 
 import torch
 import torch.nn as nn
@@ -11,20 +11,20 @@ NORM_EPS = 1e-5
 
 
 def make_norm(embed_dim: int, rms_norm: bool) -> nn.RMSNorm | nn.LayerNorm:
-    """Create an RMSNorm, or a LayerNorm where `rms_norm` is False; both over the last dimension with eps 1e-5."""
+    """Create an RMSNorm, or a LayerNorm if `rms_norm` is False, over the last dimension with eps 1e-5."""
     norm = nn.RMSNorm if rms_norm else nn.LayerNorm
     return norm(embed_dim, eps=NORM_EPS)
 
 
 class Block(nn.Module):
-    """One layer: from a mixer's output and the residual stream to the same pair one layer further.
+    """One layer, which maps a mixer output and the residual stream to those of the next layer.
 
     Args:
-        embed_dim: width of the tokens.
-        mixer: module from (batch, length, embed_dim) to the same shape.
-        drop_path: probability of dropping the previous mixer's output from the residual stream, per sample.
-        rms_norm: RMSNorm, else LayerNorm.
-        backend: of the addition and the norm, as the scan's; None chooses.
+        embed_dim: Width of the tokens.
+        mixer: Module that maps (batch, length, embed_dim) to the same shape.
+        drop_path: Probability of dropping the previous mixer's output, per sample.
+        rms_norm: Use RMSNorm instead of LayerNorm.
+        backend: Backend of the addition and the norm, named like those of the scan; None selects one automatically.
     """
 
     def __init__(self, embed_dim: int, mixer: nn.Module, drop_path: float, rms_norm: bool, backend: str | None = None):
@@ -36,7 +36,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute the next pair; both tensors are (batch, length, embed_dim), the residual stream is float32."""
+        """Compute the mixer output and the residual stream (float32), both (batch, length, embed_dim)."""
         bias = self.norm.bias if isinstance(self.norm, nn.LayerNorm) else None
         normed, residual = add_norm(
             self.drop_path(hidden_states), residual, self.norm.weight, bias, NORM_EPS, self.rms_norm,
@@ -46,6 +46,6 @@ class Block(nn.Module):
 
 
 def add_to_residual(hidden_states: Tensor, residual: Tensor | None) -> Tensor:
-    """Return the residual stream after one more addition, in float32 whatever the mixer's type."""
+    """Add to the residual stream in float32, whatever the mixer's type (float64 for float64)."""
     hidden_states = hidden_states.to(torch.float32) if hidden_states.dtype != torch.float64 else hidden_states
     return hidden_states if residual is None else residual + hidden_states

@@ -1,4 +1,4 @@
-"""From settings, or from what a file says, to a model with its initial weights."""
+"""Build a model from settings or from the description of a checkpoint, and load its initial weights."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
     """Build the model with `num_classes` outputs.
 
     Args:
-        settings: name and fields.
-        num_classes: outputs of the head.
-        overrides: fields of `ModelConfig` that win over the settings.
+        settings: Name and fields.
+        num_classes: Number of outputs of the head.
+        overrides: Fields of `ModelConfig` that take precedence over the settings.
 
     Raises:
-        ValueError: no model of that name is registered, or its settings contradict each other.
+        ValueError: No model of that name is registered, or its settings contradict each other.
     """
     known = registered_names()
     if settings.name not in known:
-        raise ValueError(f"--model {settings.name!r} is not registered; known are: {', '.join(known)}")
+        raise ValueError(f"--model {settings.name!r} is not registered; choose from {', '.join(known)}")
     return _create(settings.name, settings.fields | {"num_classes": num_classes} | overrides)
 
 
 def load_finetune_checkpoint(model: VideoMambaPro, settings: WeightSettings) -> LoadReport | None:
-    """Load the weights to start from, where there are any.
+    """Load the initial weights if the settings name a file.
 
     Raises:
         FileNotFoundError, CheckpointError: see `load_checkpoint`.
@@ -45,14 +45,14 @@ def load_finetune_checkpoint(model: VideoMambaPro, settings: WeightSettings) -> 
 
 
 def build_described(facts: CheckpointFacts, **changes: Any) -> VideoMambaPro:
-    """Build the network that a file describes, with its initial weights.
+    """Build the model described by a checkpoint, with randomly initialised weights.
 
     Args:
-        facts: what `describe_checkpoint` found.
-        changes: fields of `ModelConfig` that win, such as another number of frames or the backend.
+        facts: Result of `describe_checkpoint`.
+        changes: Fields of `ModelConfig` to change, such as the number of frames or the backend.
 
     Raises:
-        CheckpointError: neither the file nor a registered model of its size tells its switches.
+        CheckpointError: The switches are neither in the file nor those of a registered model of its size.
     """
     facts.require_switches()
     fields = facts.network | changes

@@ -1,8 +1,8 @@
-"""Loading published or our own weights: adapted where a rule exists, refused where none does, never in silence.
+"""Load weights from published checkpoints or our own, adapting tensors by the rules below and logging every change.
 
-Rules (docs in README, "Checkpoints"): a 2-D patch kernel goes to the centre tap of the 3-D one; spatial positions are
-interpolated bicubically without the class token, temporal ones linearly; a head of another size is left at its
-initialisation, a 710-class head gives its first 400 rows. Every other difference is an error that names the tensor.
+A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
+the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
+head supplies its first 400 rows. Any other difference is an error that names the tensor.
 """
 
 import logging
@@ -28,17 +28,17 @@ KINETICS_710_TO_400 = (710, 400)  # the first 400 of Kinetics-710's classes are 
 
 @dataclass
 class LoadReport:
-    """What became of every tensor: name -> (action, note), action one of the ACTIONS."""
+    """What was done with each tensor: name -> (action, note), where action is one of ACTIONS."""
 
     ACTIONS = ("loaded", "inflated", "interpolated", "sliced", "initialised", "unused")
     rows: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self, action: str) -> list[str]:
-        """The tensors to which `action` happened."""
+        """Return the names of the tensors with an action."""
         return [name for name, (happened, _) in self.rows.items() if happened == action]
 
     def table(self) -> str:
-        """A line per tensor, the layers of the stack folded into one line with their number."""
+        """Format one line per tensor; equal tensors of several layers share a line with their count."""
         folded: Counter[tuple[str, str, str]] = Counter()
         for name, (action, note) in self.rows.items():
             head, *rest = name.split(".", 2)
@@ -59,19 +59,19 @@ def load_checkpoint(
     allow_random: bool = False,
     overridden: Collection[str] = (),
 ) -> LoadReport:
-    """Loads the weights of `path` into `model` and logs a table of what became of every tensor.
+    """Load the weights of `path` into `model` and log a table of what was done with each tensor.
 
     Args:
-        model: a `VideoMambaPro`.
-        path: .pth (weights only) or .safetensors, any of the known wrappers and prefixes.
-        require_head: the head must come from the file, as evaluation needs it.
-        allow_random: let tensors that the file lacks keep their initial values.
-        overridden: flags of switches in which the model may differ from what the file says.
+        model: A `VideoMambaPro`.
+        path: .pth (weights only) or .safetensors, with any of the known wrappers and prefixes.
+        require_head: Raise an error if the head does not come from the file, for evaluation.
+        allow_random: Let tensors that are missing in the file keep their initial values.
+        overridden: Flags of switches in which the model may differ from the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no readable checkpoint, of another type or size, says other switches, or tensors are
-            missing.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is not a readable checkpoint, has another type, size or other switches than the
+            model, or lacks tensors.
     """
     content = read_checkpoint_file(path)
     source = unwrap_tensors(content, path)
@@ -101,7 +101,7 @@ def _check_type(source: dict[str, Tensor], model: Any, path: str | Path) -> None
         raise CheckpointError(f"{path} {misfit}")
     depths = [depth_of(state) for state in (source, model.state_dict())]
     if depths[0] != depths[1]:
-        raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; ask for a --model of that depth")
+        raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; use a --model of that depth")
 
 
 def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
@@ -123,7 +123,7 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
             return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
         return None, "initialised", f"{change}, another number of classes"
     raise CheckpointError(
-        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; ask for the --model of that "
+        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
 
@@ -144,10 +144,10 @@ def _check_complete(report: LoadReport, path: str | Path, require_head: bool, al
     random = [n for n in report.names("initialised") if not n.startswith(MAY_STAY_INITIAL)]
     if random and not allow_random:
         raise CheckpointError(
-            f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}: they would stay random. "
+            f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}; they would stay random. "
             f"Use the right file or model, or --allow_random.\n{report.table()}"
         )
     head = [n for n in report.names("initialised") if n.startswith("head.")]
     if head and require_head:
         notes = ", ".join(f"{n} ({report.rows[n][1]})" for n in head)
-        raise CheckpointError(f"{path} cannot be evaluated, its head does not fit: {notes}; see --nb_classes")
+        raise CheckpointError(f"{path} cannot be evaluated, because its head does not fit: {notes}; see --nb_classes")

@@ -1,7 +1,7 @@
-"""The one place that reads checkpoint files, with the same checks for training and for use, and that writes weights.
+"""Read checkpoint files, with the same checks for training and inference, and write files of weights.
 
-A file is taken only when it is whole: every entry of a .pth archive is compared with its checksum, and a .safetensors
-file of ours with the digest in its metadata. Nothing in a file is executed.
+A file is accepted only if it is intact: each entry of a .pth archive is compared with its checksum, and .safetensors
+files written here with the digest in their metadata. Nothing in a file is executed.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-CONFIG_KEY = "model_config"  # what the file says of its network; in .safetensors metadata as JSON, as the flags
-FLAGS_KEY = "args"  # the flags of the run that wrote the file
-AVERAGE = "model_ema"  # the moving average of the weights; "test_weights" names it where it validated better
+CONFIG_KEY = "model_config"  # configuration of the model; like the flags, JSON in the metadata of .safetensors
+FLAGS_KEY = "args"  # flags of the run that wrote the file
+EMA_KEY = "model_ema"  # EMA of the weights; "test_weights" has this value if the EMA validated better
 WRAPPERS = ("model", "module", "state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 FORMATS = (".pth", ".safetensors")
@@ -28,21 +28,22 @@ _DIGEST_KEY = "digest"
 _ZIP_MAGIC = b"PK\x03\x04"
 _FOLDER_BIT, _ENCRYPTED_BIT = 0x10, 0x1
 
-# The file that `peek_checkpoint` read last, until the reading that takes it: its signature and content.
+# Signature and content of the file that `peek_checkpoint` read last, until `read_checkpoint_file` takes them.
 _peeked: tuple[tuple, dict[str, Any]] | None = None
 
 
 class CheckpointError(ValueError):
-    """A file cannot serve the model; the message names the file, the tensors and what to do."""
+    """A checkpoint cannot be used; the message names the file, the tensors and the remedy."""
 
 
 def peek_checkpoint(path: str | Path) -> dict[str, Any]:
-    """All that a file holds, kept for the `read_checkpoint_file` that follows: a file is opened once.
+    """Read a file and cache its content for the next `read_checkpoint_file`, so that it is opened only once.
 
-    The content belongs to that reading: nobody else may change it.
+    Callers must not modify the content.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `read_checkpoint_file`.
+        FileNotFoundError: As in `read_checkpoint_file`.
+        CheckpointError: As in `read_checkpoint_file`.
     """
     global _peeked
     signature = _signature(Path(path)) if Path(path).is_file() else ()
@@ -52,11 +53,11 @@ def peek_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
-    """All that a .pth (weights only) or .safetensors file holds, wrappers and all; its flags are a dict of values.
+    """Read the whole content of a .pth (weights only) or .safetensors file; its flags are returned as a dict.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is damaged, no checkpoint, or holds objects that run code when they are loaded.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is damaged, not a checkpoint, or contains objects that run code when loaded.
     """
     global _peeked
     path = Path(path)
@@ -69,7 +70,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             return _read_safetensors(file.read()) if path.suffix == ".safetensors" else _read_pickled(file)
     except Exception as error:
-        # A damaged file fails in whatever part of the reader meets the damage.
+        # Damaged files can raise any exception.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_sentence(error)}") from error
 
 
@@ -79,11 +80,11 @@ def write_weights(
     """Write a file of weights.
 
     Args:
-        file: open for writing.
-        suffix: its format, one of `FORMATS`.
-        tensors: by their bare names, contiguous.
-        config: what is known of the network, by the fields of `ModelConfig`.
-        flags: of the run that trained the weights; may be empty.
+        file: Binary file, open for writing.
+        suffix: Format of the file, one of `FORMATS`.
+        tensors: Contiguous tensors by name, without prefixes.
+        config: Known fields of `ModelConfig`.
+        flags: Flags of the run that trained the weights; may be empty.
     """
     if suffix == ".safetensors":
         metadata = {"format": "pt", CONFIG_KEY: json.dumps(config), FLAGS_KEY: json.dumps(flags, default=str)}
@@ -94,14 +95,16 @@ def write_weights(
 
 
 def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The tensors in what `read_checkpoint_file` returned; of our own runs the weights that they tested.
+    """Return the weights in the content of a file, without wrappers and prefixes.
+
+    Of the checkpoints of our own runs, these are the weights that the run tested (EMA or not).
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: There are no tensors.
     """
     state: Any = content
-    if content.get("test_weights") == AVERAGE and isinstance(content.get(AVERAGE), dict):
-        state = content[AVERAGE]
+    if content.get("test_weights") == EMA_KEY and isinstance(content.get(EMA_KEY), dict):
+        state = content[EMA_KEY]
     while True:
         inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), None)
         if inner is None:
@@ -109,7 +112,7 @@ def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tenso
         state = inner
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors under any of the wrappers {WRAPPERS}")
+        raise CheckpointError(f"{path} contains no tensors under any of the keys {WRAPPERS}")
     return {_bare_name(name): tensor for name, tensor in tensors.items()}
 
 
@@ -121,8 +124,8 @@ def _bare_name(name: str) -> str:
 
 
 def _read_pickled(file: IO[bytes]) -> dict[str, Any]:
-    """A file of torch.save. The flags of the published code are an argparse.Namespace, which runs no code."""
-    # Before version 1.6 PyTorch wrote pickles alone, which have no checksums.
+    """Read a file of torch.save. Files of the published code contain an argparse.Namespace, which runs no code."""
+    # Before version 1.6, PyTorch wrote plain pickles, which have no checksums.
     if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC or zipfile.is_zipfile(file):
         _check_archive(file)
     file.seek(0)
@@ -134,40 +137,40 @@ def _read_pickled(file: IO[bytes]) -> dict[str, Any]:
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Raise what says that an archive is not whole: torch.load compares no checksums, so a bit would pass as a weight.
+    """Raise an error if an archive is damaged, because torch.load compares no checksums.
 
-    It also leaves the memory of an entry as it was when the entry is marked as a folder, or has no bytes of its size.
+    It also leaves the memory of a tensor uninitialised if its entry is marked as a folder or is empty.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
-            raise CheckpointError("an entry of the archive is there twice")
+            raise CheckpointError("the archive contains an entry twice")
         for entry in entries:
             stored = entry.compress_type == zipfile.ZIP_STORED
             folder = entry.external_attr & _FOLDER_BIT or entry.is_dir()
             if folder or entry.flag_bits & _ENCRYPTED_BIT or (stored and entry.compress_size != entry.file_size):
-                raise CheckpointError(f"the archive's entry {entry.filename!r} is no plain file")
+                raise CheckpointError(f"the archive's entry {entry.filename!r} is not a plain file")
         damaged = archive.testzip()
     if damaged is not None:
-        raise CheckpointError(f"the checksum of its entry {damaged} is wrong")
+        raise CheckpointError(f"the checksum of entry {damaged} is wrong")
 
 
 def _read_safetensors(data: bytes) -> dict[str, Any]:
     tensors = safetensors.torch.load(data)  # checks the header against the size
     metadata = _header(data).get("__metadata__", {})
     if (CONFIG_KEY in metadata or _DIGEST_KEY in metadata) and metadata.get(_DIGEST_KEY) != _digest(data):
-        raise CheckpointError("its content and the digest in its metadata differ")
+        raise CheckpointError("its content does not match the digest in its metadata")
     return tensors | {key: json.loads(metadata[key]) for key in (CONFIG_KEY, FLAGS_KEY) if metadata.get(key)}
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """The JSON header of a .safetensors file: its length in 8 bytes, then the text."""
+    """Parse the JSON header of a .safetensors file: its length in 8 bytes, then the text."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])
 
 
 def _digest(data: bytes) -> str:
-    """SHA-256 of all that a .safetensors file says and holds, but for the digest itself."""
+    """Compute the SHA-256 of header and content of a .safetensors file, without the digest itself."""
     header = _header(data)
     header["__metadata__"] = {k: v for k, v in header.get("__metadata__", {}).items() if k != _DIGEST_KEY}
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
@@ -176,23 +179,23 @@ def _digest(data: bytes) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """One line that says what is wrong with a file, without PyTorch's advice to switch the safety off."""
+    """Describe what is wrong with a file in one line, without PyTorch's advice to disable the safety check."""
     text = str(error)
     forbidden = re.search(r"GLOBAL (\S+)", text)
     if "weights_only" in text and forbidden:
         return (
-            f"it holds {forbidden[1]}, and files that run code when they are loaded are refused; "
-            "save the state dict alone with torch.save(model.state_dict(), FILE)"
+            f"it contains {forbidden[1]}, and files that run code when loaded are refused; "
+            "save only the state dict with torch.save(model.state_dict(), FILE)"
         )
     if isinstance(error, (CheckpointError, SafetensorError)):
         return text
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     first = text.strip().splitlines()[0][:200] if text.strip() else ""
-    return f"it is damaged or of another format ({type(error).__name__}{': ' if first else ''}{first})"
+    return f"it is damaged or has another format ({type(error).__name__}{': ' if first else ''}{first})"
 
 
 def _signature(path: Path) -> tuple:
-    """What changes when another file takes the place of `path`, or it is written again."""
+    """Return metadata that changes if the file is replaced or rewritten."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,6 +1,6 @@
-"""What a model costs: parameters, tokens, operations, activations kept for the backward pass. Nothing is computed.
+"""Complexity of a model: parameters, tokens, FLOPs and activation memory, determined without running the model.
 
-A multiply-add is two operations (FLOPs).
+A multiply-add counts as two FLOPs.
 """
 
 import copy
@@ -16,15 +16,16 @@ from models.videomambapro import VideoMambaPro
 
 @dataclass(frozen=True)
 class Complexity:
-    """Costs of one clip of a model's size.
+    """Complexity of a model for one clip.
 
     Attributes:
-        parameters: numbers to train. tokens: length of the sequence, the class token included.
-        flops: operations of a forward pass: every projection, convolution and scan.
-        scan_flops: those of the scans alone.
-        projection_macs: multiply-adds of patch embedding, input and output projections and head alone, which is what
-            the published tables count: their counter does not see into the fused operator between the projections.
-        activation_bytes: kept by a training step for its backward pass.
+        parameters: Number of parameters.
+        tokens: Length of the sequence, including the class token.
+        flops: FLOPs of a forward pass: all projections, convolutions and scans.
+        scan_flops: FLOPs of the scans.
+        projection_macs: Multiply-adds of the patch embedding, the input and output projections and the head only. This
+            is what the published tables contain, because their counter ignores the fused operator in between.
+        activation_bytes: Memory of the activations kept for the backward pass.
     """
 
     parameters: int
@@ -36,10 +37,11 @@ class Complexity:
 
 
 def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity:
-    """Count the costs of `model`, whose tensors may be on the meta device.
+    """Determine the complexity of a model.
 
     Args:
-        bf16: activations as bfloat16 autocast keeps them, else float32.
+        model: Its tensors may be on the meta device.
+        bf16: Assume bfloat16 autocast instead of float32.
     """
     proj, depth = model.patch_embed.proj, len(model.layers)
     tubelets = model.num_frames // model.patch_embed.tubelet_size
@@ -60,27 +62,27 @@ def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity
 
 
 def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
-    """Bytes that autograd keeps of a forward pass over one clip, weights apart.
+    """Return the bytes that autograd saves in a forward pass over one clip, without parameters.
 
-    The first two blocks are run with tensors that have shapes but no values; all blocks are alike, and recomputed
-    ones (--use_checkpoint) keep their two inputs.
+    The first block is run twice with fake tensors. All blocks are alike; with gradient checkpointing, a block keeps
+    only its two inputs.
     """
     block = _one_block(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = block.to_empty(device="cpu")  # autocast knows the CPU, and not the meta device
+        fake = block.to_empty(device="cpu")  # autocast supports the CPU but not the meta device
         clip = torch.empty(
             1, model.config.in_chans, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size
         )
         saved = _SavedBytes(fake)
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-            torch.autograd.graph.saved_tensors_hooks(saved.note, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(saved.record, lambda tensor: tensor),
         ):
             hidden, residual = fake.embed(clip), None
             before = saved.total
             hidden, residual = fake.layers[0](hidden, residual)
             hidden, residual = fake.layers[0](hidden, residual)
-            # The first block has no residual stream to add to; the second is the rule.
+            # The first call has no residual stream to add to, unlike the second and all others.
             per_block = (saved.total - before) / 2
         inputs = hidden.nbytes + residual.nbytes
     depth, recomputed = len(model.layers), min(model.checkpointed_blocks, len(model.layers))
@@ -88,25 +90,25 @@ def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
 
 
 class _SavedBytes:
-    """Adds up the storages that autograd saves, each once, without those of the parameters."""
+    """Sum of the sizes of the storages that autograd saves, each counted once, without those of the parameters."""
 
     def __init__(self, model: nn.Module):
         self.seen = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         self.kept: list[torch.Tensor] = []
         self.total = 0
 
-    def note(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The packing hook: count and pass on."""
+    def record(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a saved tensor (packing hook of autograd)."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.seen:
             self.seen.add(storage._cdata)
-            self.kept.append(tensor)  # a freed storage's address may be another's
+            self.kept.append(tensor)  # keep alive, because the address of a freed storage may be reused
             self.total += storage.nbytes()
         return tensor
 
 
 def _one_block(model: VideoMambaPro) -> VideoMambaPro:
-    """The model with its first block alone, on the meta device."""
+    """Copy the model with only its first block to the meta device."""
     block = copy.copy(model)
     block._modules = model._modules | {"layers": model.layers[:1], "head": nn.Identity()}
     return copy.deepcopy(block).to("meta")

@@ -1,4 +1,4 @@
-"""What a checkpoint is: what it says of its network itself, and else what its tensors tell."""
+"""Describe a checkpoint, from the configuration stored in it or else from its tensors."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -17,15 +17,14 @@ FAMILIES = {"v1": "videomambapro", "v2": "videomamba"}
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What a file tells.
+    """Description of a checkpoint.
 
     Attributes:
-        path: the file.
-        config: fields of `ModelConfig` by name, those that the file tells: all of them where we wrote it, of others
-            the sizes.
-        model: registered name of that size and type; None where there is none.
-        parameters: numbers in the tensors of the network, the head included.
-        flags: those of the run that wrote the file; empty where it does not say them.
+        path: The file.
+        config: Known fields of `ModelConfig`: all of them if our code wrote the file, otherwise the sizes.
+        model: Registered name for that size and type; None if there is none.
+        parameters: Number of parameters, including the head.
+        flags: Flags of the run that wrote the file; empty if they are not stored.
     """
 
     path: Path
@@ -36,48 +35,48 @@ class CheckpointFacts:
 
     @property
     def network(self) -> dict[str, Any]:
-        """The fields of `config` that its weights need; those of the training and the machine left out."""
+        """The fields of `config` that the weights require, without those of the training and the machine."""
         free = {setting.name for setting in VideoMambaPro.config_class.settings() if setting.role is Role.FREE}
         return {name: value for name, value in self.config.items() if name not in free}
 
     def require_switches(self) -> None:
-        """Raise the CheckpointError that tells the size unless the file or its registered name tells the switches."""
+        """Raise a CheckpointError unless the switches are known from the file or a registered model of its size."""
         settings = VideoMambaPro.config_class.settings()
         if self.model is None and any(s.role is Role.SWITCH and s.name not in self.config for s in settings):
             size = f"{self.config['embed_dim']} x {self.config['depth']}"
-            raise CheckpointError(f"{self.path} is {size}, none of the registered sizes")
+            raise CheckpointError(f"{self.path} has size {size}, which is not a registered size")
 
     @property
     def num_classes(self) -> int | None:
-        """Outputs of the head; None where there is none."""
+        """Number of outputs of the head; None without a head."""
         return self.config.get("num_classes") or None
 
     @property
     def is_image_model(self) -> bool:
-        """Whether it was trained on single images: no temporal positions, or one."""
+        """Whether the model was trained on images, with no or a single temporal position."""
         return self.config.get("num_frames") in (None, 1)
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointFacts:
-    """Read off what the checkpoint `path` is, whatever its wrapper and prefix.
+    """Describe the checkpoint `path`, with any wrapper and prefix.
 
-    The reading of its weights that follows does not open the file again.
+    Loading its weights afterwards does not open the file again.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is damaged, no checkpoint of this family of models, or says what this code does not know.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is damaged, not a checkpoint of this model family, or has an unknown configuration.
     """
     content = peek_checkpoint(path)
     state = unwrap_tensors(content, path)
-    told = told_config(content, path)
+    stored = stored_config(content, path)
     mixer = settings_of(mixer_state(state))
     missing = [name for name in ("cls_token", "patch_embed.proj.weight") if name not in state]
-    if mixer is None and told.get("mixer", "mamba") == "mamba":
+    if mixer is None and stored.get("mixer", "mamba") == "mamba":
         missing.insert(0, "layers.*.mixer.A_b_log")
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of VideoMamba or VideoMambaPro: it has no {missing[0]}")
-    config = _read_off(state) | (mixer or {}) | told
-    flags = told_flags(content)
+        raise CheckpointError(f"{path} is not a checkpoint of VideoMamba or VideoMambaPro: {missing[0]} is missing")
+    config = _sizes_of(state) | (mixer or {}) | stored
+    flags = stored_flags(content)
     names = [config.get("name"), flags.get("model"), _name_of_size(config)]
     return CheckpointFacts(
         path=Path(path),
@@ -88,101 +87,104 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
     )
 
 
-def describe_words(path: str | Path) -> CheckpointFacts:
-    """What the checkpoint `path` says in words; its tensors are neither looked at nor need be of this family.
+def describe_metadata(path: str | Path) -> CheckpointFacts:
+    """Describe a checkpoint by its stored configuration and flags only, without its tensors (of any model family).
 
     Raises:
-        FileNotFoundError, CheckpointError: as `describe_checkpoint`.
+        FileNotFoundError: As in `describe_checkpoint`.
+        CheckpointError: As in `describe_checkpoint`.
     """
     content = peek_checkpoint(path)
-    return CheckpointFacts(Path(path), told_config(content, path), None, 0, told_flags(content))
+    return CheckpointFacts(Path(path), stored_config(content, path), None, 0, stored_flags(content))
 
 
-def told_flags(content: dict[str, Any]) -> dict[str, Any]:
-    """The flags of the run that wrote a file; empty where it does not say them."""
+def stored_flags(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of the run that wrote a file; empty if they are not stored."""
     flags = content.get(FLAGS_KEY)
     return flags if isinstance(flags, dict) else {}
 
 
-def told_config(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """What a file says of its network in words: its configuration, or the switches among the flags of an older one.
+def stored_config(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the stored configuration or, for older files, the switches among the stored flags.
 
     Raises:
-        CheckpointError: a field or its value is unknown here: the file is newer, or of changed code.
+        CheckpointError: A field or its value is unknown, because newer or modified code has written the file.
     """
     settings = {setting.name: setting for setting in VideoMambaPro.config_class.settings()}
     config = content.get(CONFIG_KEY)
     if not isinstance(config, dict):
-        return _switches_of_flags(told_flags(content))
+        return _switches_of_flags(stored_flags(content))
     unknown = config.keys() - settings.keys()
     if unknown:
         raise CheckpointError(
-            f"{path} says {', '.join(f'{name} {config[name]}' for name in sorted(unknown))} of its network, which "
-            "this code does not know; use the code that wrote the file"
+            f"{path} has an unknown configuration: {', '.join(f'{name} {config[name]}' for name in sorted(unknown))}; "
+            "use the code that wrote the file"
         )
     for name, value in config.items():
         try:
             settings[name].check(value)
         except ValueError as error:
-            raise CheckpointError(f"{path} says what no network can be: {error}") from error
+            raise CheckpointError(f"{path} has an invalid configuration: {error}") from error
     return dict(config)
 
 
-def told_by_model(module: nn.Module) -> dict[str, Any] | None:
-    """The configuration that a file says of the network in `module`; None where there is none of this family."""
+def configuration_of(module: nn.Module) -> dict[str, Any] | None:
+    """Return the configuration to store for the model in `module`; None if there is no `VideoMambaPro`."""
     return next((part.config.values() for part in module.modules() if isinstance(part, VideoMambaPro)), None)
 
 
 def refuse_other_switches(
     model: nn.Module, content: dict[str, Any], path: str | Path, overridden: Collection[str] = ()
 ) -> None:
-    """Raise the error that names switches which a file says otherwise than `model` was built.
+    """Raise an error if the switches in a file differ from those of a model.
 
     Args:
-        model: a `VideoMambaPro`, or what holds one; others have no switches.
-        content: of the file, as `read_checkpoint_file` returned it.
-        overridden: flags of switches that may differ, asked for by name.
+        model: A `VideoMambaPro` or a module that contains one; other modules have no switches.
+        content: Content of the file, as returned by `read_checkpoint_file`.
+        path: The file, for messages.
+        overridden: Flags of switches that may differ.
+
     Raises:
-        CheckpointError: names flag, both values and the remedy.
+        CheckpointError: Switches differ; the message names the flags, both values and the remedy.
     """
-    config = told_by_model(model)
+    config = configuration_of(model)
     if config is None:
         return
-    told = told_config(content, path)
+    stored = stored_config(content, path)
     differing = {
-        setting.flag: (config[setting.name], told[setting.name])
+        setting.flag: (config[setting.name], stored[setting.name])
         for setting in VideoMambaPro.config_class.settings()
-        if setting.role is Role.SWITCH and setting.name in told and setting.flag not in overridden
+        if setting.role is Role.SWITCH and setting.name in stored and setting.flag not in overridden
     }
-    words = [f"--{flag} {ours}, the file has {theirs}" for flag, (ours, theirs) in differing.items() if ours != theirs]
+    words = [f"--{flag} {own}, the file has {other}" for flag, (own, other) in differing.items() if own != other]
     if words:
         raise CheckpointError(contradiction(path, words))
 
 
 def contradiction(path: str | Path, words: list[str]) -> str:
-    """The sentence that tells how a file and the flags differ, and the two remedies."""
+    """Write the message about flags that differ from a file, with the two remedies."""
     flags = " ".join(word.split()[0].removeprefix("--") for word in words)
     return (
-        f"{path} contradicts the flags: {'; '.join(words)}. Leave them out and the file answers, or insist by name: "
+        f"{path} contradicts the flags: {'; '.join(words)}. Omit them to use the file's values, or override them with "
         f"--override_checkpoint {flags}"
     )
 
 
 def mixer_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first layer's mixer in a state dict, its names without the prefix."""
+    """Return the state dict of the first layer's mixer, without the prefix."""
     prefix = "layers.0.mixer."
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def depth_of(state: dict[str, Tensor]) -> int:
-    """Number of layers in a state dict."""
+    """Return the number of layers in a state dict."""
     return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
 
 
-def _read_off(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The sizes that tensors outside the mixers tell, as fields of `ModelConfig`."""
+def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Infer sizes from the tensors outside the mixers, as fields of `ModelConfig`."""
     kernel = state["patch_embed.proj.weight"]
-    # A 2-D kernel (published image weights) serves every tubelet size.
+    # A 2-D kernel (published image weights) fits any tubelet size.
     tubelet = {"tubelet_size": kernel.shape[2]} if kernel.dim() == 5 else {}
     sizes = {
         "depth": depth_of(state),
@@ -200,7 +202,7 @@ def _read_off(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _switches_of_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Switches among a run's flags; one that was left out (None) is as the run's model is registered."""
+    """Return the switches among a run's flags; None stands for the value of the registered model."""
     settings = VideoMambaPro.config_class.settings()
     switches = {s.name: flags[s.flag] for s in settings if s.role is Role.SWITCH and s.flag in flags}
     registered = registered_config(flags.get("model", ""))

@@ -1,4 +1,4 @@
-"""The frozen teacher of self-distillation: its flags, and how it is built from its file."""
+"""The frozen teacher of self-distillation: flags, and loading it from a checkpoint."""
 
 import argparse
 import logging
@@ -14,32 +14,34 @@ logger = logging.getLogger(__name__)
 
 
 def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a run that distils."""
+    """Add the flags of self-distillation."""
     group = parser.add_argument_group("self-distillation")
     group.add_argument(
-        "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are learned too"
+        "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are distilled"
     )
     group.add_argument(
         "--distill_weight",
         type=non_negative,
         default=1.0,
-        help="weight of that loss beside cross entropy (default: 1)",
+        help="weight of the distillation loss, added to cross entropy (default: 1)",
     )
 
 
 def load_teacher(
     path: str | Path, *, input_size: int, num_frames: int, tubelet_size: int, backend: str | None
 ) -> VideoMambaPro:
-    """Build the model of a checkpoint, whose size and type the file tells, for clips of the student.
+    """Build the model of a checkpoint, with the size and type found in the file, for the clips of the student.
 
     Args:
-        path: checkpoint of a registered size.
-        input_size: side of a frame in pixels.
-        num_frames: of a clip.
-        tubelet_size: frames of a tubelet.
-        backend: of the scan; None for the fastest available.
+        path: Checkpoint of a registered size.
+        input_size: Side of a frame in pixels.
+        num_frames: Frames per clip.
+        tubelet_size: Frames per tubelet.
+        backend: Backend of the scan; None for the fastest available.
+
     Raises:
-        FileNotFoundError, CheckpointError: the file cannot be read, or is of no registered size.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file cannot be read, or has no registered size.
     """
     facts = describe_checkpoint(path)
     teacher = build_described(

@@ -1,4 +1,4 @@
-"""Initial weights as the published models were started from (VideoMamba's and Mamba's scheme)."""
+"""Weight initialisation of the published models (the scheme of VideoMamba and Mamba)."""
 
 import math
 
@@ -10,19 +10,20 @@ LINEAR_STD = 0.02
 
 
 def initialise(model: nn.Module, depth: int, dt_init: str) -> None:
-    """Initialise every linear layer of the model, and rescale the output projections by 1 / sqrt(depth).
+    """Initialise all linear layers of a model.
 
-    Linear weights are truncated normal (0.02), their biases 0; convolutions keep PyTorch's default. The output
-    projections are Kaiming-uniform divided by sqrt(depth), so that the residual stream does not grow with the depth.
+    Weights are truncated normal (std 0.02) and biases 0; convolutions keep PyTorch's default. Output projections are
+    Kaiming-uniform divided by sqrt(depth), so that the residual stream does not grow with the depth.
 
     Args:
-        model: whose mixers call their output projection `out_proj` and that of the step `dt_proj`.
-        depth: number of blocks.
-        dt_init: "published" also zeroes the bias of the step's projection, so that every step starts at softplus(0) =
-            0.69, as every published weight did; "mamba" keeps Mamba's log-uniform steps from 0.001 to 0.1.
+        model: Its mixers name their output projection `out_proj` and their step size projection `dt_proj`.
+        depth: Number of blocks.
+        dt_init: "published" also sets the bias of the step size projection to zero, so that all step sizes start at
+            softplus(0) = 0.69, as in the published training; "mamba" keeps Mamba's log-uniform step sizes from 0.001
+            to 0.1.
 
     Raises:
-        ValueError: there is no such `dt_init`.
+        ValueError: Unknown `dt_init`.
     """
     if dt_init not in DT_INITS:
         raise ValueError(f"dt_init must be one of {DT_INITS}, got {dt_init!r}")

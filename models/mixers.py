@@ -1,9 +1,9 @@
-"""The mixers that the blocks of a model can be built of, by the name that `--mixer` takes.
+"""Mixers of the blocks, by the name that `--mixer` takes.
 
-A mixer is a module from (batch, length, width) to the same shape. It is made with the width and the mixer's fields of
-`ModelConfig` as keywords, and says of itself what the tools ask of it:
-    flops(tokens)      a `MixerFlops`: the operations of its forward pass over one sequence
-    misfit(state)      why a state dict, its names without the block's prefix, is not its own; None where it is
+A mixer is a module that maps (batch, length, width) to the same shape. Its constructor takes the width and, as
+keywords, the mixer fields of `ModelConfig`. It has two further methods:
+    flops(tokens)      returns `MixerFlops`, the FLOPs of a forward pass over one sequence
+    misfit(state)      returns why a state dict (without the block's prefix) does not fit the mixer, or None if it does
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""VideoMambaPro (arXiv 2406.19006): a plain stack of bidirectional Mamba blocks over the tokens of a clip.
+"""VideoMambaPro (arXiv 2406.19006): a stack of bidirectional Mamba blocks over the tokens of a clip.
 
-VideoMamba (arXiv 2403.06977) is the same network with mixers of type v2 and neither of the two changes. Symbols:
-    b batch, t tubelets in time, p patches of a frame, d embed_dim; tokens run frame by frame, the class token first
+VideoMamba (arXiv 2403.06977) is the same model with mixers of type v2, without elemental residual and mask. Symbols:
+    b batch, t tubelets in time, p patches per frame, d embed_dim; tokens are in frame order after the class token
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ PUBLISHED_SIZES = {
     "small": dict(embed_dim=384, depth=24),
     "middle": dict(embed_dim=576, depth=32),
 }
-NANO = dict(embed_dim=96, depth=6)  # trains on a laptop's CPU in minutes; not a published size
+NANO = dict(embed_dim=96, depth=6)  # not a published size; trains on a laptop CPU in minutes
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
 REGISTERED: dict[str, dict[str, Any]] = (
     {"videomambapro_nano": NANO}
@@ -33,23 +33,23 @@ REGISTERED: dict[str, dict[str, Any]] = (
     | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
     | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}
 )
-"""The models that are registered with timm, each with the settings that it has of its own."""
+"""Models registered with timm, each with its settings."""
 
 
 class VideoMambaPro(nn.Module):
     """Clip classifier: patch embedding, bidirectional Mamba blocks, class token, linear head.
 
     Args:
-        config: its sizes and switches. settings: fields of `ModelConfig` by name, in place of `config`'s or the
-            defaults.
+        config: Sizes and switches.
+        settings: Fields of `ModelConfig` that replace those of `config` or the defaults.
 
     Attributes:
-        config_class: the class of the configuration. Flags, checkpoints and their checks derive from its fields, so a
-            subclass of `ModelConfig` that is put here adds its fields everywhere.
+        config_class: Class of the configuration. Flags, checkpoints and their checks derive from its fields, so
+            assigning a subclass of `ModelConfig` adds its fields everywhere.
 
     Raises:
-        TypeError: a keyword is no field.
-        ValueError: a value is none of its field's, or two contradict each other.
+        TypeError: A keyword is not a field.
+        ValueError: A value is invalid, or two values contradict each other.
     """
 
     config_class: type[ModelConfig] = ModelConfig
@@ -72,7 +72,7 @@ class VideoMambaPro(nn.Module):
 
         rates = [config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.layers = nn.ModuleList(
-            # A block drops what the block before it put out, so the rates lag by one.
+            # A block applies drop path to the output of the previous block, so rates are shifted by one.
             Block(width, MIXERS[config.mixer](width, **config.mixer_values()), rate, config.rms_norm, config.backend)
             for rate in [0.0, *rates][: config.depth]
         )
@@ -93,11 +93,11 @@ class VideoMambaPro(nn.Module):
         return self.pos_drop(torch.cat([cls_token, self.line_up(x)], dim=1))
 
     def line_up(self, patches: Tensor) -> Tensor:
-        """Put patches (b, t, p, ...) in the order in which the blocks meet them: (b, t p, ...), frame by frame."""
+        """Arrange patches (b, t, p, ...) into the sequence that the blocks process: (b, t p, ...), frame by frame."""
         return patches.flatten(1, 2)
 
     def forward_tokens(self, clips: Tensor) -> Tensor:
-        """All tokens after the last norm: (b, 1 + t p, d)."""
+        """Compute all tokens after the last norm: (b, 1 + t p, d)."""
         hidden_states, residual = self.embed(clips), None
         for index, layer in enumerate(self.layers):
             if index < self.checkpointed_blocks and torch.is_grad_enabled():
@@ -107,29 +107,29 @@ class VideoMambaPro(nn.Module):
         return self.norm_f(add_to_residual(self.drop_path(hidden_states), residual))
 
     def forward_features(self, clips: Tensor) -> Tensor:
-        """The class token after the last norm: (b, d)."""
+        """Compute the class token after the last norm: (b, d)."""
         return self.forward_tokens(clips)[:, 0]
 
     def forward(self, clips: Tensor) -> Tensor:
-        """(b, 3, frames, height, width) to logits (b, num_classes). An image is a clip of one frame."""
+        """Map clips (b, 3, frames, height, width) to logits (b, num_classes). An image is a clip of one frame."""
         return self.forward_head(self.forward_features(clips))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Class tokens (b, d) to logits (b, num_classes)."""
+        """Map class tokens (b, d) to logits (b, num_classes)."""
         return self.head(self.head_drop(features))
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay leaves alone, beside vectors and biases."""
+        """Return the names of parameters without weight decay, in addition to vectors and biases."""
         marked = {name for name, p in self.named_parameters() if getattr(p, "_no_weight_decay", False)}
         return marked | {"pos_embed", "cls_token", "temporal_pos_embedding"}
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Layers by position for timm's layer-wise learning-rate decay: embeddings, blocks, then norm and head."""
+        """Group layers for timm's layer-wise learning rate decay: embeddings, blocks, then norm and head."""
         blocks = r"^layers" if coarse else [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))]
         return dict(stem=r"^cls_token|pos_embed|temporal_pos_embedding|patch_embed", blocks=blocks)
 
     def get_classifier(self) -> nn.Module:
-        """The head (timm's name)."""
+        """Return the head (interface of timm)."""
         return self.head
 
     def _check_clips(self, clips: Tensor) -> None:
@@ -142,9 +142,11 @@ class VideoMambaPro(nn.Module):
 
 
 def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:
-    """A registered model with the caller's settings; timm's bookkeeping arguments are not the model's."""
+    """Create a registered model with the caller's settings, ignoring timm's bookkeeping arguments."""
     if pretrained:
-        raise ValueError("no weights are hosted for this model; load a file with models.checkpoint or --finetune FILE")
+        raise ValueError(
+            "no pretrained weights are hosted for this model; load a file with models.checkpoint or --finetune FILE"
+        )
     for bookkeeping in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         settings.pop(bookkeeping, None)
     known: dict[str, Any] = {"name": name} | REGISTERED[name]
@@ -212,10 +214,10 @@ def videomambapro_m16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
 
 
 def registered_names() -> list[str]:
-    """Names of the models of this family that timm knows, those of other modules too."""
+    """Return the names of all models of this family registered with timm, including those of other modules."""
     return timm.list_models("videomamba*")
 
 
 def registered_config(name: str) -> ModelConfig | None:
-    """The configuration that a name stands for; None for one that is not registered here."""
+    """Return the configuration of a registered name; None for names that are not registered here."""
     return VideoMambaPro.config_class(**REGISTERED[name]) if name in REGISTERED else None

@@ -126,10 +126,10 @@ def test_a_missing_tensor_is_refused_by_name_unless_allowed(tmp_path):
 @pytest.mark.parametrize(
     ("theirs", "ours", "message"),
     [
-        (dict(bimamba_type="v2"), {}, "type v2, the model of type v1; ask for --model videomamba_"),
-        ({}, dict(bimamba_type="v2"), "type v1, the model of type v2; ask for --model videomambapro_"),
+        (dict(bimamba_type="v2"), {}, "type v2, the model of type v1; use --model videomamba_"),
+        ({}, dict(bimamba_type="v2"), "type v1, the model of type v2; use --model videomambapro_"),
         (dict(depth=3), {}, "has 3 layers, the model 2"),
-        (dict(embed_dim=48), {}, "cls_token is .*48.*ask for the --model of that"),
+        (dict(embed_dim=48), {}, "cls_token is .*48.*use the --model of that"),
         (dict(tubelet_size=2), {}, "patch_embed.proj.weight is .*2, 16, 16"),
     ],
 )

@@ -124,7 +124,7 @@ def test_what_cannot_be_done_is_told(tmp_path, capsys):
     assert "absent.pth does not exist" in capsys.readouterr().err
     state = build().state_dict()
     del state["cls_token"]
-    with pytest.raises(CheckpointError, match="no checkpoint of VideoMamba.* it has no cls_token"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of VideoMamba.* cls_token is missing"):
         describe_checkpoint(saved(tmp_path, state))
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(

@@ -42,7 +42,7 @@ def test_without_a_working_compiler_the_portable_path_serves_and_says_why(compil
     result = done.stdout.split("RESULT ")[1]
     assert result.startswith("True")
     assert "CXX" in result
-    assert done.stderr.count("backend 'cpu' cannot serve") == 1
+    assert done.stderr.count("backend 'cpu' cannot run") == 1
 
 
 @needs_compiler

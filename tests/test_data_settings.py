@@ -79,7 +79,7 @@ def test_settings_of_an_older_run_have_defaults_for_what_they_lack():
 
 def test_a_loader_takes_its_settings_without_changing_them(lists):
     settings = DataSettings(data_path=str(lists), data_root=str(lists), num_workers=0, input_size=32, batch_size=8)
-    with pytest.raises(ValueError, match="has 2 videos, too few for a step of --batch_size 8"):
+    with pytest.raises(ValueError, match="has 2 videos, too few for a batch of --batch_size 8"):
         build_loader(build_dataset("train", settings), "train", settings)
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.batch_size = 2

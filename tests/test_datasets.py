@@ -252,7 +252,7 @@ def test_images_are_videos_of_one_frame(images, caplog):
     assert torch.allclose(level, 40.0 * torch.arange(4), atol=0.6)
     with caplog.at_level(logging.WARNING, "datasets.build"):
         test = build_dataset("test", args)
-    assert "validation list is tested" in caplog.text
+    assert "testing on the validation list" in caplog.text
     assert next(iter(build_loader(test, "test", args)))["clips"].shape[1:] == (1, 3, 1, 32, 32)
 
 
@@ -328,8 +328,8 @@ def test_labels_that_cannot_be_meant_are_told_before_a_head_is_built(tmp_path, c
     for name in ("train", "val"):
         (tmp_path / f"{name}.csv").write_text("0.mp4 1\n1.mp4 2\n2.mp4 3\n3.mp4 200000\n")
     for mode in ("train", "validation"):
-        with pytest.raises(ValueError, match=r"train.csv, line 4: label 200000 would make 200001 classes"):
+        with pytest.raises(ValueError, match=r"train.csv, line 4: label 200000 implies 200001 classes"):
             build_dataset(mode, arguments(tmp_path))
     (tmp_path / "train.csv").write_text("0.mp4 1\n1.mp4 2\n2.mp4 3\n3.mp4 3\n")
     build_dataset("train", arguments(tmp_path))
-    assert "1 of 4 classes have no clip: 0; do its labels count from 1?" in caplog.text
+    assert "1 of 4 classes have no clip: 0; do the labels start at 1?" in caplog.text

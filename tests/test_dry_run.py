@@ -75,7 +75,7 @@ def test_it_ends_in_the_estimate(data, caplog):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("gone.mp4 1", r"train.csv, line 2: .*gone.mp4 is not there"),
+        ("gone.mp4 1", r"train.csv, line 2: .*gone.mp4 does not exist"),
         ("v0.mp4 400", r"(?s)train.csv.*line 2: label 400 is out of range: 400 classes"),
         ("v0.mp4,1", r"(?s)train.csv.*line 2: .*v0.mp4,1"),
         ("v0.mp4", r"(?s)train.csv.*line 2: there is no label"),
@@ -99,7 +99,7 @@ def test_all_missing_files_and_all_lists_are_told_at_once(data, tmp_path, caplog
     assert run(words) == 1
     for name in ("train", "val"):
         for i in range(3):
-            assert f"{name}.csv, line {i + 2}: {data / f'{name}{i}.mp4'} is not there" in caplog.text
+            assert f"{name}.csv, line {i + 2}: {data / f'{name}{i}.mp4'} does not exist" in caplog.text
     assert "6 fault(s)" in caplog.text
 
 

@@ -91,4 +91,4 @@ def test_the_traceback_of_a_process_that_fails_stands_at_the_end(data, tmp_path)
     run = start(command, tmp_path / "log")
     assert run.wait(timeout=240) != 0
     end = "\n".join((tmp_path / "log").read_text().splitlines()[-60:])
-    assert "Root Cause" in end and "Traceback" in end and "nowhere.csv is not there" in end, end
+    assert "Root Cause" in end and "Traceback" in end and "nowhere.csv does not exist" in end, end

@@ -132,7 +132,7 @@ def test_another_mixer(example):
 
 
 def test_an_unknown_mixer_is_named():
-    with pytest.raises(ValueError, match="mixer 'attention': there is no such mixer; known are: mamba"):
+    with pytest.raises(ValueError, match="mixer 'attention': there is no such mixer; choose from mamba"):
         VideoMambaPro(**NANO, mixer="attention")
 
 

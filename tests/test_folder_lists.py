@@ -51,7 +51,7 @@ def test_what_systems_leave_behind_is_neither_class_nor_clip(videos, capsys, lef
     assert train(videos) == CLEAN
     assert (videos.parent / "lists" / "labels.txt").read_text() == "jump\nrun\n"
     said = capsys.readouterr().out
-    assert "1 passed over in total" in said and "left by a system" in said
+    assert "1 passed over in total" in said and "a system file" in said
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".ogv", ".mts", ".m2ts", ".vob"])
@@ -65,14 +65,14 @@ def test_files_and_class_folders_that_come_to_nothing_are_told(videos, capsys):
     touch(videos, "dance/v2.raw", "dance/v3.raw", "run/notes.txt")
     assert run(videos) == 0
     said = capsys.readouterr().out
-    assert f"warning: {videos / 'dance'} has no clip, so it is no class; it holds .raw (2)" in said
+    assert f"warning: {videos / 'dance'} has no clips and is not a class; it has .raw (2)" in said
     assert "3 files that are neither videos nor pictures: .raw (2), .txt (1)" in said
 
 
 def test_pictures_beside_videos_are_told(videos, capsys):
     touch(videos, *[f"frames/v{i}/img_00001.jpg" for i in range(3)])
     assert run(videos) == 0
-    assert "3 folders with pictures, such as frames/v0: there are videos" in capsys.readouterr().out
+    assert "3 folders with images, such as frames/v0, as there are videos" in capsys.readouterr().out
 
 
 def test_clips_outside_the_splits_are_told(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_a_folder_one_too_high_is_refused(tmp_path, capsys, form):
     suffix = ".jpg" if form == "imagenet" else ".mp4"
     touch(root, *[f"kinetics/{name}/{name}{suffix}" for name in ("jump", "run")])
     assert run(root, form) == 1
-    assert f"only one class; are the folders in it the classes (jump, run)? Then give {root / 'kinetics'}" in (
+    assert f"only one class; if the classes are the folders in it (jump, run), pass {root / 'kinetics'}" in (
         capsys.readouterr().err
     )
     assert not (tmp_path / "lists").exists()
@@ -99,7 +99,7 @@ def test_splits_that_were_taken_for_classes_are_suspected(tmp_path, capsys):
     root = tmp_path / "data"
     touch(root, *[f"{split}_256/{name}/0.mp4" for split in ("train", "val") for name in ("jump", "run")])
     assert run(root) == 0
-    assert "every class has the same folders in it (jump, run); are those the classes?" in capsys.readouterr().out
+    assert "all classes contain the same folders (jump, run); are those the classes?" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", [".", "..", "jump", "../.."])
@@ -107,7 +107,7 @@ def test_a_link_gives_no_file_a_second_name(videos, capsys, target):
     os.symlink(videos / target, videos / "run" / "again")
     assert run(videos) == 0
     assert train(videos) == CLEAN
-    assert "a link to a folder that is walked through already" in capsys.readouterr().out
+    assert "a link to a folder that has already been visited" in capsys.readouterr().out
     assert expand_sources([str(videos)]) == [str(videos / path) for path in CLEAN]
 
 
@@ -137,7 +137,7 @@ def test_names_that_are_no_text_are_refused_by_name(videos, capsys):
     with open(os.fsencode(videos / "run") + b"/\xff.mp4", "w"):
         pass
     assert run(videos) == 1
-    assert r"run/\udcff.mp4'; rename it" in capsys.readouterr().err
+    assert r"run/\udcff.mp4' cannot be written in a list file; rename it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_names_that_are_no_text_are_refused_by_name(videos, capsys):
             "kinetics",
             {"t": b"label,youtube_id,time_start,time_end\na,b,x,2\n"},
             ["--train", "t"],
-            't, line 2: a time should be seconds, not "x"',
+            't, line 2: a time should be a number of seconds, not "x"',
         ),
-        ("kinetics", {"t": b"label,youtube_id\na\n"}, ["--train", "t"], "line 2: its youtube_id is empty"),
+        ("kinetics", {"t": b"label,youtube_id\na\n"}, ["--train", "t"], "line 2: youtube_id is empty"),
     ],
 )
 def test_faults_of_published_files_are_told_with_their_place(videos, monkeypatch, capsys, form, files, words, said):
@@ -178,4 +178,4 @@ def test_a_split_without_clips_is_told(videos, capsys):
     touch(videos.parent, "s/run_test_split1.txt")
     (videos.parent / "s" / "run_test_split1.txt").write_text("v1.mp4 1\n")
     assert run(videos, "hmdb51", "--splits", videos.parent / "s") == 1
-    assert "name no test clip" in capsys.readouterr().err
+    assert "contain no test clip" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_frames_that_count_differently_are_not_guessed(tmp_path):
     write_frames(tmp_path / "v1", first=1)
     (tmp_path / "train.csv").write_text("v0 12 0\nv1 12 1\n")
     with pytest.raises(
-        FrameNamesError, match=r"train.csv: .*from 0 in .*v0 \(line 1\), from 1 in .*v1 .*--first_frame"
+        FrameNamesError, match=r"train.csv: .*start at 0 in .*v0 \(line 1\), at 1 in .*v1 .*--first_frame"
     ):
         data_set(tmp_path)
     dataset = data_set(tmp_path, "--start_index", "0")
@@ -100,7 +100,7 @@ def test_rgb_frames_are_preferred_to_flow_and_strays_are_told(tmp_path, capsys):
     assert [(r.path, r.total_frames) for r in records] == [("a/v0", 5), ("b/v0", 5), ("b/v1", 5)]
     said = capsys.readouterr().out
     assert flags_told(said)[-2:] == ["--filename_tmpl", "img_{:05}.png"]
-    assert "31 pictures" in said and "flow_x_{:05}.png (15)" in said and "thumb.jpg (1)" in said
+    assert "31 images" in said and "flow_x_{:05}.png (15)" in said and "thumb.jpg (1)" in said
 
 
 def test_folders_that_cannot_be_read_like_the_others_are_named(tmp_path):
@@ -116,7 +116,7 @@ def test_folders_that_cannot_be_read_like_the_others_are_named(tmp_path):
     assert len(missing) == 3
     assert "a/gap" in missing[0] and "img_00003.png missing between img_00001.png and img_00006.png" in missing[0]
     assert "b/own" in missing[1] and "named own_{:05}.png" in missing[1]
-    assert "b/zero" in missing[2] and "count from 0, and those of most folders from 1" in missing[2]
+    assert "b/zero" in missing[2] and "start at 0, those of most folders at 1" in missing[2]
 
 
 def test_frames_named_by_time_stamps_are_refused_by_name(tmp_path, capsys):

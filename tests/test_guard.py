@@ -166,7 +166,7 @@ def test_a_file_that_was_waited_for_is_tried_once_more(tmp_path, guard, naps, re
 def test_files_that_hang_share_a_budget(monkeypatch):
     guard = Guard(1, budget=2)
     monkeypatch.setattr("datasets.readers.guard.LEAST_SHARE", 0.05)
-    for said in ("1 s .--read_timeout.", "0.5 s .*cut down from 1 s", "0.25 s", "0.125 s", "0.1 s", "0.1 s"):
+    for said in ("1 s .--read_timeout.", "0.5 s .*reduced from 1 s", "0.25 s", "0.125 s", "0.1 s", "0.1 s"):
         with pytest.raises(UnreadableVideoError, match=f"longer than {said}"):
             guard.open("hangs.mp4", partial(Treacherous, "hangs.mp4")).read([0])
     guard.start_pass()
@@ -260,7 +260,7 @@ def test_a_limit_that_would_outlast_the_other_processes_is_refused(tmp_path):
 
     write_video(tmp_path / "v.mp4", numbered_frames(5, 32, 48))
     (tmp_path / "train.csv").write_text("v.mp4 0\nv.mp4 1\n")
-    with pytest.raises(ValueError, match="--read_timeout 60 .* 25 or less, or --dist_timeout 240 or more"):
+    with pytest.raises(ValueError, match="--read_timeout 60 .* 25 or less, or --dist_timeout to 240 or more"):
         loader("60", 2)
     for limit, world_size in (("60", 1), ("25", 2), ("0", 2)):
         loader(limit, world_size)

@@ -38,11 +38,11 @@ def test_a_name_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a\nb\n", "has 2 names, and there are 3 classes"),
-        ("a\nb\nc\nd\n", "has 4 names, and there are 3 classes"),
-        ("a\n\nc\n", "line 2: there is no name for label 1"),
-        ("a\nb\na\n", 'line 3: "a" stands in line 1 already'),
-        ("", "line 1: there is no name"),
+        ("a\nb\n", "has 2 names, but there are 3 classes"),
+        ("a\nb\nc\nd\n", "has 4 names, but there are 3 classes"),
+        ("a\n\nc\n", "line 2: the name for label 1 is missing"),
+        ("a\nb\na\n", 'line 3: "a" is already the name in line 1'),
+        ("", "line 1: the name for label 0 is missing"),
     ],
 )
 def test_names_that_do_not_fit_are_told_with_their_file(tmp_path, text, said):
@@ -53,7 +53,7 @@ def test_names_that_do_not_fit_are_told_with_their_file(tmp_path, text, said):
 
 
 def test_files_that_hold_no_names(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.txt is not there"):
+    with pytest.raises(FileNotFoundError, match="absent.txt does not exist"):
         read_label_names(tmp_path / "absent.txt")
     (tmp_path / "v.mp4").write_bytes(bytes([0, 255, 254]))
     with pytest.raises(LabelNamesError, match="not UTF-8"):
@@ -67,7 +67,7 @@ def test_names_are_checked_against_the_lists(tmp_path):
         write(tmp_path / f"{name}.csv", "a.mp4 0\nb.mp4 1\n")
     names = write(tmp_path / "labels.txt", "left\nright\nneither\n")
     settings = DataSettings(data_path=str(tmp_path), data_root=str(tmp_path), label_names=str(names))
-    with pytest.raises(LabelNamesError, match="labels.txt has 3 names, and there are 2 classes"):
+    with pytest.raises(LabelNamesError, match="labels.txt has 3 names, but there are 2 classes"):
         build_dataset("train", settings)
     assert build_dataset("train", replace(settings, nb_classes=3)).num_classes == 3
 

@@ -196,7 +196,7 @@ def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
 @pytest.mark.parametrize(
     ("form", "files", "words", "said"),
     [
-        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: there is no column label"),
+        ("kinetics", {"t.csv": "id,x\na,b\n"}, ["--train", "t.csv"], "t.csv, line 1: column label"),
         (
             "kinetics",
             {"t.csv": "label,youtube_id\na,no\n"},
@@ -212,10 +212,10 @@ def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
         ),
         ("ssv2", {"t.json": "[", "l.json": "{}"}, ["--train", "t.json", "--labels", "l.json"], "t.json is not JSON"),
         ("ucf101", {"s/classInd.txt": "1 A 3\n"}, ["--splits", "s"], "classInd.txt, line 1: should be `number class`"),
-        ("ucf101", {"s/classInd.txt": "1 A\n"}, ["--splits", "s"], "trainlist01.txt is not there"),
+        ("ucf101", {"s/classInd.txt": "1 A\n"}, ["--splits", "s"], "trainlist01.txt does not exist"),
         ("hmdb51", {"s/x.txt": ""}, ["--splits", "s"], "no files CLASS_test_split1.txt"),
         ("hmdb51", {"s/w_test_split1.txt": "a.avi 7\n"}, ["--splits", "s"], "line 1: should be a clip and 0, 1 or 2"),
-        ("folder", {"videos/b.mp4": ""}, [], "b.mp4 lies in no class's folder"),
+        ("folder", {"videos/b.mp4": ""}, [], "b.mp4 is not in a class folder"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_its_place(tmp_path, monkeypatch, capsys, form, files, words, said):

@@ -20,7 +20,7 @@ from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.presets import recipe_of_classes
 from models.checkpoint_file import (
-    AVERAGE,
+    EMA_KEY,
     FORMATS,
     CheckpointError,
     read_checkpoint_file,
@@ -90,9 +90,9 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     if target.suffix not in FORMATS:
         raise CheckpointError(f"{target}: the target must be {' or '.join(FORMATS)}")
     facts, content = describe_checkpoint(source), read_checkpoint_file(source)
-    if ema and not isinstance(content.get(AVERAGE), dict):
-        raise CheckpointError(f"{source} contains no EMA ({AVERAGE}); omit --ema")
-    tensors = unwrap_tensors({"model": content[AVERAGE]} if ema else content, source)
+    if ema and not isinstance(content.get(EMA_KEY), dict):
+        raise CheckpointError(f"{source} contains no EMA ({EMA_KEY}); omit --ema")
+    tensors = unwrap_tensors({"model": content[EMA_KEY]} if ema else content, source)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     config = facts.config | ({"name": facts.model} if facts.model else {})
     with atomic_write(target) as file:
@@ -102,7 +102,7 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
     """Return what a training checkpoint contains in addition to weights."""
-    titles = {"optimizer": "optimizer", AVERAGE: "EMA", "epoch": "epoch", "best_score": "best score"}
+    titles = {"optimizer": "optimizer", EMA_KEY: "EMA", "epoch": "epoch", "best_score": "best score"}
     found = []
     for key, title in titles.items():
         value = content.get(key)

@@ -1,1 +1,1 @@
-"""What turns a folder of videos into lists and files for training: sources of lists, checks, re-encoding."""
+"""Turn a folder of videos into lists and files for training: list sources, checks, re-encoding."""

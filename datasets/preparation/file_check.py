@@ -1,4 +1,4 @@
-"""Looking at one clip's file: all is decoded in order, and frames read by number as in training must be the same."""
+"""Check one file: decode all frames in order and compare with frames read by number, as in training."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,15 +17,13 @@ from datasets.readers.errors import type_and_text
 from datasets.readers.frame_index import decode_packets
 
 USUAL_PIXELS = ("yuv420p", "yuvj420p")
-UNEVEN = (
-    0.25  # a gap between frames that differs by more than this share from the median is no rounding of time stamps
-)
+UNEVEN = 0.25  # relative deviation from the median frame interval above which it is not just a rounded time stamp
 FRAMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class FileJob:
-    """Which file or frame folder to look at; `total_frames` is what the list says, 0 for videos."""
+    """A file or frame folder to check; `total_frames` is the number in the list, 0 for videos."""
 
     path: str
     kind: Kind
@@ -36,7 +34,14 @@ class FileJob:
 
 @dataclass
 class FileFacts:
-    """What was found: `broken` and `odd` are findings in words, `about` what the file says of itself."""
+    """Result of a check.
+
+    Attributes:
+        frames: Number of frames.
+        broken: Descriptions of errors.
+        odd: Descriptions of unusual properties.
+        about: Metadata of the file, such as codec and size.
+    """
 
     frames: int = 0
     broken: list[str] = field(default_factory=list)
@@ -45,7 +50,7 @@ class FileFacts:
 
 
 def check_file(job: FileJob) -> dict[str, Any]:
-    """Decode all of a video, frame folder or image and give its `FileFacts` as a dict."""
+    """Decode all frames of a video, frame folder or image and return its `FileFacts` as a dict."""
     return asdict(_check_video(job.path) if job.kind == "video" else _check_images(job))
 
 
@@ -62,7 +67,7 @@ def _check_video(path: str) -> FileFacts:
 
 
 def _decode_in_order(path: str, facts: FileFacts) -> list[int]:
-    """Decode every frame from the start on, and give the checksums of the pictures."""
+    """Decode all frames in order and return the checksums of their images."""
     pictures: list[int] = []
     try:
         container, stream = open_video(path)
@@ -70,36 +75,36 @@ def _decode_in_order(path: str, facts: FileFacts) -> list[int]:
             facts.about = {"codec": stream.codec_context.name, "container": container.format.name}
             streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
             if len(streams) > 1:
-                facts.odd.append(f"{len(streams)} video streams, of which number {streams.index(stream) + 1} is read")
+                facts.odd.append(f"{len(streams)} video streams, number {streams.index(stream) + 1} is used")
             decode_times: list[int] = []
-            packets = enumerate(_noting_times(container.demux(stream), decode_times))
-            times = _look_at_frames((frame for _, frame in decode_packets(packets)), facts, pictures)
-            if times != sorted(times):  # as in AVI files with B-frames, whose times are those of decoding, or guessed
+            packets = enumerate(_record_times(container.demux(stream), decode_times))
+            times = _inspect_frames((frame for _, frame in decode_packets(packets)), facts, pictures)
+            if times != sorted(times):  # e.g. AVI with B-frames has decoding times or guesses
                 times = min(sorted(times), decode_times, key=_unevenness)
             if stream.time_base is not None:
-                _look_at_gaps([time * stream.time_base for time in times], facts)
-    except Exception as error:  # noqa: BLE001, what a damaged file can raise is not foreseeable
+                _inspect_intervals([time * stream.time_base for time in times], facts)
+    except Exception as error:  # noqa: BLE001, damaged files can raise anything
         facts.broken.append(f"decoding fails after {len(pictures)} frames ({type_and_text(error)})")
     return pictures
 
 
-def _noting_times(packets: Iterable[av.Packet], times: list[int]) -> Iterator[av.Packet]:
+def _record_times(packets: Iterable[av.Packet], times: list[int]) -> Iterator[av.Packet]:
     for packet in packets:
         if packet.dts is not None:
             times.append(packet.dts)
         yield packet
 
 
-def _look_at_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures: list[int]) -> list[int]:
-    """Count frames, compare their sizes, formats and turns, note the pictures' checksums, and give the time stamps."""
-    sizes, pixels, turns, times, damaged = {}, {}, {}, [], 0
+def _inspect_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures: list[int]) -> list[int]:
+    """Count frames, compare sizes, formats and rotations, append checksums to `pictures`; return the time stamps."""
+    sizes, pixels, rotations, times, damaged = {}, {}, {}, [], 0
     convert = None
     for frame in frames:
         facts.frames += 1
         convert = convert or Converter(frame)
         damaged += frame.is_corrupt
-        # dicts as sets that keep their order
-        sizes[f"{frame.width}x{frame.height}"] = pixels[frame.format.name] = turns[_turn(frame)] = None
+        # dicts serve as ordered sets
+        sizes[f"{frame.width}x{frame.height}"] = pixels[frame.format.name] = rotations[_rotation(frame)] = None
         if frame.pts is not None:
             times.append(frame.pts)
         pictures.append(_checksum(convert(frame)))
@@ -110,38 +115,38 @@ def _look_at_frames(frames: Iterable[av.VideoFrame], facts: FileFacts, pictures:
     strange = [name for name in pixels if name not in USUAL_PIXELS]
     if strange:
         facts.odd.append(f"pixel format {', '.join(strange)}")
-    if any(turns):
-        facts.odd.append(f"rotation metadata: {', '.join(turn or 'none' for turn in turns)}")
+    if any(rotations):
+        facts.odd.append(f"rotation metadata: {', '.join(rotation or 'none' for rotation in rotations)}")
     facts.about |= {"size": next(iter(sizes), ""), "pixels": next(iter(pixels), "")}
     return times
 
 
-def _turn(frame: av.VideoFrame) -> str:
-    """Say in words how a frame is to be turned and mirrored; nothing where it is not."""
+def _rotation(frame: av.VideoFrame) -> str:
+    """Describe how a frame has to be rotated and mirrored; empty if not at all."""
     a, b, c, d = display_matrix(frame)
-    turn = [f"{frame.rotation % 360} degrees anticlockwise"] if frame.rotation else []
-    return ", ".join(turn + ["mirrored"] * (a * d - b * c < 0))
+    rotation = [f"{frame.rotation % 360} degrees anticlockwise"] if frame.rotation else []
+    return ", ".join(rotation + ["mirrored"] * (a * d - b * c < 0))
 
 
 def _unevenness(times: list[int]) -> float:
     return float(np.ptp(np.diff(times))) if len(times) > 1 else 0.0
 
 
-def _look_at_gaps(times: list[Fraction], facts: FileFacts) -> None:
-    """Compare the gaps between times, in seconds."""
+def _inspect_intervals(times: list[Fraction], facts: FileFacts) -> None:
+    """Check that the intervals between the times (seconds) are even."""
     if len(times) < 3:
         return
     gaps = np.diff(np.array(times, dtype=float))
     usual = float(np.median(gaps))
     if np.abs(gaps - usual).max() > max(UNEVEN * usual, 1.5e-3):
-        facts.odd.append(f"variable frame rate: {gaps.min() * 1e3:.0f} to {gaps.max() * 1e3:.0f} ms a frame")
+        facts.odd.append(f"variable frame rate: {gaps.min() * 1e3:.0f} to {gaps.max() * 1e3:.0f} ms per frame")
     facts.about |= {"fps": round(1 / usual, 3) if usual > 0 else None, "seconds": round(float(times[-1]) + usual, 3)}
 
 
 def _compare(reader: VideoFile, pictures: list[int], facts: FileFacts) -> None:
-    """Read frames by number as training does, and compare them with those that were decoded in order."""
+    """Read frames by number, as in training, and compare them with those decoded in order."""
     if len(reader) != len(pictures):
-        facts.broken.append(f"the reader counts {len(reader)} frames, and {len(pictures)} decode")
+        facts.broken.append(f"the reader counts {len(reader)} frames, but {len(pictures)} are decoded")
         return
     numbers = np.unique(np.linspace(0, len(pictures) - 1, FRAMES_AT_ONCE).astype(int))
     wrong = [
@@ -150,7 +155,7 @@ def _compare(reader: VideoFile, pictures: list[int], facts: FileFacts) -> None:
         if _checksum(picture) != pictures[number]
     ]
     if wrong:
-        facts.broken.append(f"read by number, frames {wrong} are others than decoded in order")
+        facts.broken.append(f"frames {wrong} differ when read by number and when decoded in order")
 
 
 def _checksum(picture: np.ndarray) -> int:
@@ -158,7 +163,7 @@ def _checksum(picture: np.ndarray) -> int:
 
 
 def _check_images(job: FileJob) -> FileFacts:
-    """Decode every picture of a frame folder, or a single one."""
+    """Decode all images of a frame folder, or a single image."""
     facts = FileFacts()
     single = job.kind == "image" and job.total_frames == 1
     reader = (

@@ -1,6 +1,6 @@
-"""How published data sets, and folders of classes, say which clips there are: each form read into a `Source`.
+"""Read the files of published data sets, and class folders, into a `Source`.
 
-A source names clips as its files do, by path or by id; `MediaIndex` finds the videos or frame folders of these names.
+A source identifies clips by path or id, as its files do; `MediaIndex` finds their videos or frame folders.
 """
 
 import csv
@@ -18,13 +18,13 @@ from datasets.list_lines import read_text
 from datasets.preparation.media_index import Found, MediaIndex, SourceError, suffix_of, tally
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of one group are cut from one recording
-HMDB51_GROUP = r"([^/]+)/(.+?)_\1_"  # a clip's name starts with that of the film it is cut from
+UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of a group come from the same recording
+HMDB51_GROUP = r"([^/]+)/(.+?)_\1_"  # a clip's name starts with that of its film
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A clip that a source speaks of: names it may have, most exact first, its label, and where it stands."""
+    """A clip of a source: its possible names, most specific first, its label, and its place in the source's files."""
 
     names: tuple[str, ...]
     label: int
@@ -33,9 +33,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """The clips of each split ("train", "val", "test"), and the classes' names.
+    """The contents of a data set.
 
-    `group_by` tells clips of one recording, `notes` are things to know about the folder, in words.
+    Attributes:
+        splits: The clips of each split ("train", "val", "test").
+        label_names: The names of the classes.
+        group_by: Pattern whose groups are equal for clips of the same recording.
+        notes: Remarks and warnings about the folder.
     """
 
     splits: dict[str, list[Entry]]
@@ -45,24 +49,25 @@ class Source:
 
 
 def read_folder(root: Path, index: MediaIndex) -> Source:
-    """Folders of classes, or train/, val/, test/ with folders of classes in them; in a class, clips at any depth."""
+    """Read class folders, or train/, val/ and test/ with class folders; clips may be nested in subfolders."""
     paths = [found.path for found in index.found]
     lone = next((path for path in paths if len(PurePosixPath(path).parts) == 1), None)
     if lone and index.kind == "frames":
         raise SourceError(
-            f"{root / lone} holds pictures itself, and a class should hold a folder for each clip; for classes of "
-            "single pictures use `imagenet`"
+            f"{root / lone} contains images, but a class should contain one folder per clip; for classes of "
+            "single images use `imagenet`"
         )
     return _by_class_folder(root, paths)
 
 
 def read_image_folder(root: Path) -> tuple[Source, list[Found], list[str]]:
-    """Folders of classes with pictures, or train/ and val/ of them, as ImageNet's.
+    """Read class folders of images, or train/ and val/ with class folders, as in ImageNet.
 
-    Also gives the pictures, and a line for each thing that is passed over.
+    Returns:
+        The source, the images, and a line for each skipped file or folder.
     """
     if not root.is_dir():
-        raise SourceError(f"{root} is not a folder; it should hold train/CLASS/*.JPEG")
+        raise SourceError(f"{root} is not a folder; it should contain train/CLASS/*.JPEG")
     passed_over: list[str] = []
     others: Counter[str] = Counter()
     found = []
@@ -71,13 +76,13 @@ def read_image_folder(root: Path) -> tuple[Source, list[Found], list[str]]:
         found += [Found((relative / name).as_posix(), 1) for name in files if is_image_path(name)]
         others.update(suffix_of(name) for name in files if not is_image_path(name))
     if others:
-        passed_over.append(f"{others.total()} files that are no pictures: {tally(others)}")
+        passed_over.append(f"{others.total()} files that are not images: {tally(others)}")
     found.sort(key=lambda image: image.path)
     return _by_class_folder(root, [image.path for image in found]), found, passed_over
 
 
 def _by_class_folder(root: Path, paths: Sequence[str]) -> Source:
-    """Sort paths by their folders: split, where the root has split folders, and class."""
+    """Sort paths by split (if the root has split folders) and class, according to their folders."""
     split_of = _split_folders(root)
     rows, outside = [], []
     for path in paths:
@@ -87,10 +92,10 @@ def _by_class_folder(root: Path, paths: Sequence[str]) -> Source:
             continue
         split, folders = (split_of[folders[0]], folders[1:]) if split_of else ("train", folders)
         if not folders:
-            raise SourceError(f"{root / path} lies in no class's folder; move it into one")
+            raise SourceError(f"{root / path} is not in a class folder; move it into one")
         rows.append((split, folders, path))
     if not rows:
-        raise SourceError(f"{root} holds no folders of classes with clips in them")
+        raise SourceError(f"{root} contains no class folders with clips")
     names = sorted({folders[0] for _, folders, _ in rows})
     label_of = {name: label for label, name in enumerate(names)}
     notes = _suspicions(root, split_of, rows, names)
@@ -103,7 +108,7 @@ def _by_class_folder(root: Path, paths: Sequence[str]) -> Source:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """The root's folders of splits -> split; none where there is none to train on."""
+    """Map the names of the root's split folders to splits; empty if there is no training split."""
     folders = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     there = {
         entry.name: folders[entry.name.lower()] for entry in sorted(root.iterdir()) if entry.name.lower() in folders
@@ -112,35 +117,35 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def _suspicions(root: Path, split_of: dict[str, str], rows: Sequence[tuple], names: Sequence[str]) -> list[str]:
-    """What suggests that other folders are meant, and classes that have come to nothing.
+    """Return warnings about a folder structure that suggests another root, and about classes without clips.
 
     Raises:
-        SourceError: there is but one class, as where the folder is one too high.
+        SourceError: There is only one class, as happens if the root is one level too high.
     """
     inside: dict[str, set[str]] = defaultdict(set)
     for _, folders, _ in rows:
         inside[folders[0]].update(folders[1:2])
     if len(names) == 1:
         deeper = ", ".join(sorted(inside[names[0]])[:3])
-        hint = f"; are the folders in it the classes ({deeper})? Then give {root / names[0]}" if deeper else ""
-        raise SourceError(f"{root} has only one folder with clips, {names[0]}, and so only one class{hint}")
+        hint = f"; if the classes are the folders in it ({deeper}), pass {root / names[0]}" if deeper else ""
+        raise SourceError(f"{root} has only one folder with clips, {names[0]}, so there is only one class{hint}")
     notes = []
     shared = set.intersection(*inside.values())
     if len(shared) > 1:
-        told = ", ".join(sorted(shared)[:3])
-        notes.append(f"warning: every class has the same folders in it ({told}); are those the classes?")
+        listed = ", ".join(sorted(shared)[:3])
+        notes.append(f"warning: all classes contain the same folders ({listed}); are those the classes?")
     for parent in [root / name for name in split_of] or [root]:
         for folder in sorted(entry for entry in parent.iterdir() if entry.is_dir()):
             if folder.name not in names and not is_system_name(folder.name):
                 held = Counter(suffix_of(name) for _, files in walk_folders(folder, []) for name in files)
-                notes.append(f"warning: {folder} has no clip, so it is no class; it holds {tally(held) or 'no files'}")
+                notes.append(f"warning: {folder} has no clips and is not a class; it has {tally(held) or 'no files'}")
     return notes
 
 
 def read_kinetics(files: dict[str, Path]) -> Source:
-    """Kinetics' CSVs: columns label, youtube_id, time_start, time_end; classes in the order of the alphabet.
+    """Read Kinetics' CSVs: columns label, youtube_id, time_start, time_end; classes are sorted alphabetically.
 
-    A clip is looked for as ID_START_END with six digits each, or as ID, in any folder and with any suffix.
+    A clip may be named ID_START_END, with six digits each, or ID, in any folder and with any suffix.
     """
     rows = {split: list(_csv_rows(path, ("label", "youtube_id"))) for split, path in files.items()}
     names = sorted({row["label"] for _, row in rows["train"]})
@@ -163,30 +168,28 @@ def _seconds(text: str, place: str) -> int:
     try:
         return round(float(text))
     except (ValueError, OverflowError) as error:
-        raise SourceError(f'{place}: a time should be seconds, not "{text}"') from error
+        raise SourceError(f'{place}: a time should be a number of seconds, not "{text}"') from error
 
 
 def _csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV with a header, each with its place."""
+    """Yield the rows of a CSV with a header, each with its place."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
         raise SourceError(
-            f"{path}, line 1: there is no column {', '.join(missing)}; Kinetics' files have label, youtube_id, "
+            f"{path}, line 1: column {', '.join(missing)} is missing; Kinetics' files have label, youtube_id, "
             "time_start, time_end"
         )
     for row in reader:
         place = f"{path}, line {reader.line_num}"
         empty = [name for name in needed if not row[name]]
         if empty:
-            raise SourceError(
-                f"{place}: its {empty[0]} is empty; the published test lists have none, leave --test out"
-            )
+            raise SourceError(f"{place}: {empty[0]} is empty; the published test lists have no labels, omit --test")
         yield place, row
 
 
 def read_something_something(files: dict[str, Path], labels: Path) -> Source:
-    """Something-Something V2's JSON: id and template of each clip; `labels` maps template to number, as published."""
+    """Read Something-Something V2's JSON: id and template of each clip; `labels` maps templates to numbers."""
     numbers = {name: str(number) for name, number in _read_json(labels, dict).items()}
     if set(numbers.values()) != {str(number) for number in range(len(numbers))}:
         raise SourceError(f"{labels}: the labels are not the numbers from 0 to {len(numbers) - 1}")
@@ -199,7 +202,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
             place = f"{path}, clip {i}"
             if not isinstance(clip, dict) or "id" not in clip or "template" not in clip:
                 raise SourceError(
-                    f"{place}: there is no id or no template; the published test split has no labels, leave --test out"
+                    f"{place}: id or template is missing; the published test split has no labels, omit --test"
                 )
             template = re.sub(r"[\[\]]", "", str(clip["template"]))
             if template not in numbers:
@@ -209,7 +212,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
 
 
 def read_ucf101(folder: Path, fold: int) -> Source:
-    """UCF101's classInd.txt, trainlist0F.txt and testlist0F.txt."""
+    """Read UCF101's classInd.txt, trainlist0F.txt and testlist0F.txt."""
     number_of = {}
     for place, line in _lines(folder / "classInd.txt"):
         words = line.split()
@@ -233,7 +236,7 @@ def read_ucf101(folder: Path, fold: int) -> Source:
 
 
 def read_hmdb51(folder: Path, fold: int) -> Source:
-    """HMDB51's CLASS_test_splitF.txt: after each clip 1 (training), 2 (test) or 0 (unused in this fold)."""
+    """Read HMDB51's CLASS_test_splitF.txt: each clip is followed by 1 (training), 2 (test) or 0 (not used)."""
     ending = f"_test_split{fold}.txt"
     files = sorted(file for file in folder.glob(f"*{ending}") if not is_system_name(file.name))
     if not files:
@@ -262,13 +265,13 @@ def _read_json(path: Path, kind: type):
     except ValueError as error:
         raise SourceError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, kind):
-        raise SourceError(f"{path} should hold a JSON {'object' if kind is dict else 'array'}")
+        raise SourceError(f"{path} should contain a JSON {'object' if kind is dict else 'array'}")
     return content
 
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise SourceError(f"{path} is not there; it is one of the data set's own files")
+        raise SourceError(f"{path} does not exist; it is one of the data set's annotation files")
     try:
         return read_text(path)
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The videos, frame folders or pictures below a folder, and what there is beside them."""
+"""Index of the videos or frame folders below a root folder."""
 
 import os
 from collections import Counter, defaultdict
@@ -10,18 +10,21 @@ from datasets.annotations import VIDEO_SUFFIXES, is_image_path
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import FrameRun, describe_gap, group_frames, main_template
 
-MOST_TOLD = 10
+MAX_LISTED = 10
 
 
 class SourceError(ValueError):
-    """A data set's own files cannot be used; the message names file, line and remedy."""
+    """The files of a data set cannot be used; the message names the file, the line and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A video, image or frame folder, its path relative to the root.
+    """A video, image or frame folder.
 
-    `total_frames` is 0 for a video; `fault` says why a folder's frames cannot be read like those of the others.
+    Attributes:
+        path: Path relative to the root.
+        total_frames: Number of frames; 0 for a video.
+        fault: Why the frames of a folder cannot be read like those of the other folders; "" if they can.
     """
 
     path: str
@@ -30,20 +33,25 @@ class Found:
 
 
 class MediaIndex:
-    """All videos below a folder, or where it has none all folders of frames, by name.
+    """All videos below a folder or, if there are none, all folders of frames; can be searched by name.
+
+    Args:
+        root: The folder.
 
     Attributes:
         kind: "video" or "frames".
-        found: all of them, in the order of their paths.
-        filename_tmpl: how most folders name their frames; "" where there are none.
-        first_frame: the number that most folders' frames count from.
-        passed_over: a line for each thing below the folder that is not among `found`.
+        found: All of them, sorted by path.
+        filename_tmpl: Most common template of frame names; "" for videos.
+        first_frame: Most common number of the first frame.
+        passed_over: A line for each file or folder that is skipped.
+
+    Raises:
+        SourceError: There are neither videos nor frames.
     """
 
     def __init__(self, root: Path):
-        """Walk through `root`; raises `SourceError` where it has neither videos nor frames."""
         if not root.is_dir():
-            raise SourceError(f"{root} is not a folder; it should hold the videos")
+            raise SourceError(f"{root} is not a folder; it should contain the videos")
         self.passed_over: list[str] = []
         self.filename_tmpl, self.first_frame = "", 1
         videos: list[Found] = []
@@ -58,11 +66,11 @@ class MediaIndex:
                 folders[relative.as_posix()] = group_frames(pictures)
             others.update(suffix_of(name) for name in set(files) - {*names, *pictures})
         if not videos and not folders:
-            raise SourceError(f"{root} has neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
+            raise SourceError(f"{root} contains neither videos ({', '.join(VIDEO_SUFFIXES)}) nor folders of frames")
         if others:
-            self.passed_over.append(f"{others.total()} files that are neither videos nor pictures: {tally(others)}")
+            self.passed_over.append(f"{others.total()} files that are neither videos nor images: {tally(others)}")
         if videos and folders:
-            self.passed_over.append(f"{len(folders)} folders with pictures, such as {min(folders)}: there are videos")
+            self.passed_over.append(f"{len(folders)} folders with images, such as {min(folders)}, as there are videos")
         self.kind = "video" if videos else "frames"
         found = videos or self._frame_folders(root, folders)
         self.found = sorted(found, key=lambda found: found.path)
@@ -73,7 +81,7 @@ class MediaIndex:
                 self._by_name[name].append(found)
 
     def find(self, names: Sequence[str]) -> tuple[Found | None, str]:
-        """The one file of the first name that there is, else None and why."""
+        """Find the first of `names` that exists; return None and the reason if there is none or several."""
         for name in names:
             found = [self._by_path[name]] if name in self._by_path else self._by_name.get(name, [])
             if len(found) == 1:
@@ -83,13 +91,13 @@ class MediaIndex:
         return None, "there is no such file"
 
     def _names(self, found: Found) -> set[str]:
-        """Path, folder and name, and name alone, each with and without suffix."""
+        """Return the names of an entry: path, folder/name and name, each with and without suffix."""
         path = PurePosixPath(found.path)
         bare = path.with_suffix("") if self.kind == "video" else path
         return {name for p in (path, bare) for name in (str(p), "/".join(p.parts[-2:]), p.name)}
 
     def _frame_folders(self, root: Path, folders: dict[str, dict[str, FrameRun]]) -> list[Found]:
-        """Hold all folders to the template and the first number that most of them have."""
+        """Determine the most common template and first number, and mark the folders that differ."""
         template = self.filename_tmpl = main_template(folders.values())
         runs = {path: groups[template] for path, groups in folders.items() if template in groups}
         whole = [run for run in runs.values() if run.is_whole]
@@ -105,26 +113,26 @@ class MediaIndex:
             elif path not in above:
                 own = main_template([groups])
                 found.append(
-                    Found(path, groups[own].count, f"its frames are named {own}, and those of most {template}")
+                    Found(path, groups[own].count, f"its frames are named {own}, those of most folders {template}")
                 )
         if strays:
-            self.passed_over.append(f"{strays.total()} pictures that are no {template}: {tally(strays)}")
+            self.passed_over.append(f"{strays.total()} images not named {template}: {tally(strays)}")
         return found
 
     def _fault(self, folder: Path, run: FrameRun) -> str:
         if not run.is_whole:
             return describe_gap(folder, self.filename_tmpl)
         if run.first != self.first_frame:
-            return f"its frames count from {run.first}, and those of most folders from {self.first_frame}"
+            return f"its frames start at {run.first}, those of most folders at {self.first_frame}"
         return ""
 
 
 def suffix_of(name: str) -> str:
-    """Give a name's suffix in small letters, or words where it has none."""
+    """Return the suffix of a name in lower case, or "no suffix"."""
     return os.path.splitext(name)[1].lower() or "no suffix"
 
 
 def tally(counts: Counter[str]) -> str:
-    """Name what there is most of, each with its number."""
-    told = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MOST_TOLD))
-    return told + (", ..." if len(counts) > MOST_TOLD else "")
+    """List the most frequent entries with their counts."""
+    listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MAX_LISTED))
+    return listed + (", ..." if len(counts) > MAX_LISTED else "")

@@ -1,4 +1,4 @@
-"""One video made cheap to seek: the frames that training reads, smaller, in short groups or as pictures."""
+"""Re-encode a video for fast seeking: smaller frames, in short groups of pictures or as JPEGs."""
 
 import glob
 import shutil
@@ -16,24 +16,26 @@ from common.settings import option
 from datasets.readers import VideoFile
 
 FRAMES_AT_ONCE = 16
-FRAME_RATE = 25  # of videos that do not tell theirs
+FRAME_RATE = 25  # for videos without a known frame rate
 FRAME_NAME = "img_{:05}.jpg"
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How videos are written: as H.264 in short closed groups of pictures, or as a folder of JPEGs each."""
+    """Settings of re-encoding, as H.264 in short closed groups of pictures or as one folder of JPEGs per video."""
 
     form: str = option("videos", "(default: %(default)s)", choices=("videos", "frames"))
-    short_side: int = option(256, "in pixels, never enlarged to", whole_number(16))
-    gop: int = option(4, "frames from key to key; a frame costs the decoding of half of them", positive_int)
-    crf: int = option(20, "x264's quality, lower is better and larger", whole_number(0, 51))
-    quality: int = option(95, "of JPEGs", whole_number(1, 100))
+    short_side: int = option(
+        256, "length of the shorter side in pixels; smaller videos are not enlarged", whole_number(16)
+    )
+    gop: int = option(4, "key frame interval; reading a frame decodes half of it on average", positive_int)
+    crf: int = option(20, "quality of x264; lower is better and larger", whole_number(0, 51))
+    quality: int = option(95, "quality of JPEGs", whole_number(1, 100))
 
 
 @dataclass(frozen=True)
 class VideoJob:
-    """A video to prepare: where it is, and the file or folder to write."""
+    """A video to prepare: its path, the file or folder to write, and the settings."""
 
     source: str
     target: Path
@@ -41,10 +43,10 @@ class VideoJob:
 
 
 def prepare_video(job: VideoJob) -> int:
-    """Write a video's every frame to `job.target`, whole or not at all, and return how many there are.
+    """Write all frames of a video to `job.target`, atomically, and return their number.
 
     Raises:
-        UnreadableVideoError: a frame cannot be read.
+        UnreadableVideoError: A frame cannot be read.
     """
     reader = VideoFile(job.source)
     if job.how.form == "frames":
@@ -55,20 +57,20 @@ def prepare_video(job: VideoJob) -> int:
 
 
 def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Give the height and width to write: even, as H.264 needs, and the short side at most `short_side`."""
+    """Return the height and width to write: even, as H.264 requires, the shorter side at most `short_side`."""
     scale = min(1.0, short_side / min(height, width))
     even_height, even_width = (max(2, 2 * round(side * scale / 2)) for side in (height, width))
     return even_height, even_width
 
 
 def _frames(reader: VideoFile) -> Iterator[np.ndarray]:
-    """All frames in order, (H, W, 3) uint8, a few of them in memory at a time."""
+    """Yield all frames in order, (H, W, 3) uint8, with only a few in memory at a time."""
     for start in range(0, len(reader), FRAMES_AT_ONCE):
         yield from reader.read(range(start, min(start + FRAMES_AT_ONCE, len(reader))))
 
 
 def _write_video(reader: VideoFile, job: VideoJob) -> None:
-    # what a killed process left; nobody else writes this file
+    # Left by a killed process; no other process writes this file.
     for leftover in job.target.parent.glob(f".{glob.escape(job.target.name)}.*.tmp"):
         leftover.unlink()
     with atomic_write(job.target) as file, av.open(file, "w", format="mp4") as container:
@@ -82,7 +84,7 @@ def _write_video(reader: VideoFile, job: VideoJob) -> None:
             "sc_threshold": "0",
             "bf": "0",
             "flags": "+cgop",
-            # no arithmetic coding and no deblocking: half the time to decode, for a tenth or so of the size
+            # No arithmetic coding and no deblocking: half the decoding time for about a tenth more size.
             "tune": "fastdecode",
         }
         for i, frame in enumerate(_frames(reader)):

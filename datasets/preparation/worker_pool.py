@@ -1,7 +1,7 @@
-"""Work on many files by processes that may crash or hang: either costs one file, never the run.
+"""Process many files in worker processes that may crash or hang, at the cost of one file only.
 
-concurrent.futures gives up all work when a process dies, and cannot end one that hangs; decoders of damaged videos do
-both.
+Decoders of damaged videos do both. concurrent.futures abandons all work if a process dies and cannot stop one that
+hangs.
 """
 
 import multiprocessing
@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-_EXIT_SECONDS = 5.0  # an idle process is given so long to leave by itself
+_EXIT_SECONDS = 5.0  # time for an idle process to exit by itself
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job: its `value`, or in `error` why there is none."""
+    """Result of one job: its `value`, or the reason why there is none in `error`."""
 
     job: Any
     value: Any = None
@@ -30,11 +30,11 @@ class _Worker:
     """A process that does one job at a time."""
 
     def __init__(self, context: SpawnContext, work: Callable[[Any], Any]):
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.connection, child_connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_connection, work), daemon=True)
         with _without_current_folder():
             self.process.start()
-        theirs.close()
+        child_connection.close()
         self.job: Any = None
         self.deadline = float("inf")
 
@@ -43,13 +43,13 @@ class _Worker:
         self.connection.send(job)
 
     def finish(self) -> tuple[Any, str] | None:
-        """The answer (value, error) to the job; None while it may still come."""
+        """Return the job's (value, error); None while it is running within its time limit."""
         try:
             if self.connection.poll():
                 return self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return None, f"the process that worked on it died ({_how(self.process.exitcode)})"
+            return None, f"its worker process died ({_describe_exit(self.process.exitcode)})"
         if time.monotonic() >= self.deadline:
             self.stop()
             return None, "it took longer than the time limit"
@@ -64,15 +64,18 @@ class _Worker:
 def run_jobs(
     work: Callable[[Any], Any], jobs: Iterable[Any], *, workers: int = 0, time_limit: float = 60.0
 ) -> Iterator[Outcome]:
-    """Do `work(job)` for every job in parallel and yield an outcome for each, in the order in which they end.
+    """Run `work(job)` for all jobs in parallel and yield their outcomes in the order of completion.
 
     Args:
-        work: can be pickled; an exception of it is the outcome's error.
-        jobs: can be pickled.
-        workers: processes; 0: one for each processor.
-        time_limit: seconds for one job, after which its process is killed and another takes its place.
+        work: Picklable function; an exception becomes the outcome's error.
+        jobs: Picklable arguments of `work`.
+        workers: Number of processes; 0 starts one per processor.
+        time_limit: Seconds per job, after which its process is killed and replaced.
+
+    Yields:
+        One outcome per job.
     """
-    # a fresh interpreter each: a fork would take over locks held by this process's threads (progress bar, FFmpeg)
+    # Spawn new interpreters: a fork would inherit locks held by this process's threads (progress bar, FFmpeg).
     context = multiprocessing.get_context("spawn")
     waiting = list(jobs)[::-1]
     pool: list[_Worker] = []
@@ -104,9 +107,9 @@ def run_jobs(
 
 @contextmanager
 def _without_current_folder() -> Iterator[None]:
-    """Keep an interpreter that is started here from looking for Python's own modules in the current folder.
+    """Keep interpreters started in the block from importing standard modules from the current folder.
 
-    That may be one of downloads, with a socket.py among them.
+    The current folder may be one of downloads that contains, say, a socket.py.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -120,7 +123,7 @@ def _without_current_folder() -> Iterator[None]:
 
 
 def _dismiss(worker: _Worker) -> None:
-    """Let a process without work leave; one that does not is killed."""
+    """Let an idle process exit, and kill it if it does not."""
     worker.connection.close()
     worker.process.join(_EXIT_SECONDS)
     if worker.process.is_alive():
@@ -129,7 +132,7 @@ def _dismiss(worker: _Worker) -> None:
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """In the process: answer jobs with (value, error) until the other side closes."""
+    """Run in the worker process: reply to each job with (value, error) until the connection is closed."""
     while True:
         try:
             job = connection.recv()
@@ -137,10 +140,10 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
             return
         try:
             answer = (work(job), "")
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with a file is told with its name
+        except Exception as error:  # noqa: BLE001 - reported with the file's name
             answer = (None, f"{type(error).__name__}: {error}")
         connection.send(answer)
 
 
-def _how(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     return f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit status {exit_code}"

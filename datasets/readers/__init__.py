@@ -1,9 +1,9 @@
-"""Reading frames: a path and frame numbers in, uint8 pictures out.
+"""Readers: return frames of videos, frame folders and images by number.
 
-All readers have the same two members (`FrameReader`): `len(reader)` is the number of frames and `reader.read(indices)`
-returns the asked frames as a uint8 numpy array (T, H, W, 3), RGB. Indices may repeat and come in any order; each frame
-is decoded once. Whatever goes wrong is one exception, `UnreadableVideoError`, so that a data set can decide what to do
-with it. `Guard` runs any reader in a process of its own, which may hang or crash; `open_reader` opens one either way.
+All readers implement `FrameReader`: `len(reader)` is the number of frames, and `reader.read(indices)` returns the
+requested frames as a uint8 numpy array (T, H, W, 3), RGB. Indices may repeat and have any order; each frame is decoded
+once. All failures raise `UnreadableVideoError`, which the dataset handles. `Guard` runs a reader in a separate process
+that may hang or crash; `open_reader` opens a reader with or without a guard.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,19 +31,17 @@ __all__ = [
 
 
 class FrameReader(Protocol):
-    """What every reader gives: the number of frames, and the frames themselves."""
+    """Interface of readers: the number of frames, and the frames."""
 
-    def __len__(self) -> int:
-        """Give the number of frames."""
-        ...
+    def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        """Decode frames (T,) -> uint8 (T, H, W, 3); raise `UnreadableVideoError` if that fails."""
         ...
 
 
 class _OpenReader:
-    """A reader of this process, every failure of which is an `UnreadableVideoError`."""
+    """A reader in this process that turns all exceptions into `UnreadableVideoError`."""
 
     def __init__(self, path: str, make_reader: Callable[[], FrameReader]):
         self.path = path
@@ -60,14 +58,14 @@ class _OpenReader:
 
 
 def open_reader(path: str, make_reader: Callable[[], FrameReader], guard: Guard | None) -> FrameReader:
-    """Open a reader in a guard's process, or where there is none in this one.
+    """Open a reader in the process of a guard, or in this process.
 
     Args:
-        path: names the file or folder in errors.
-        make_reader: opens it; with a guard it must be one that can be pickled.
-        guard: whose process reads; None for this process.
+        path: File or folder, for messages.
+        make_reader: Opens the reader; must be picklable with a guard.
+        guard: Guard whose process reads; None for this process.
 
     Raises:
-        UnreadableVideoError: it does not open, whatever was raised; the reader's methods raise it alike.
+        UnreadableVideoError: The file cannot be opened. The reader's methods raise the same exception.
     """
     return _OpenReader(path, make_reader) if guard is None else guard.open(path, make_reader)

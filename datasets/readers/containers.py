@@ -1,4 +1,4 @@
-"""Opening video files and turning their frames into pictures: which stream is shown, which way up."""
+"""Open video files, choose the stream that players show, and convert frames to upright RGB images."""
 
 import os
 from typing import Any, cast
@@ -15,51 +15,49 @@ av.logging.set_level(None)
 
 
 def open_video(path: str) -> tuple[InputContainer, av.VideoStream]:
-    """Open a file to decode the stream that players show, in the calling thread.
+    """Open a file to decode, in the calling thread, the stream that players show.
 
     Raises:
-        av.FFmpegError: it is not a video, or damaged.
-        EOFError: it has sound only, or no video stream at all.
+        av.FFmpegError: The file is not a video, or damaged.
+        EOFError: The file has only audio, or no streams.
     """
-    # An absolute path, since FFmpeg takes what stands before a colon for a protocol. Tags come in any encoding.
+    # The path must be absolute, because FFmpeg interprets text before a colon as a protocol. Tags have any encoding.
     container = av.open(os.path.abspath(path), metadata_errors="replace")
     moving = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     if not moving:
         kinds = {one.type for one in container.streams}
         raise EOFError("it has sound only" if "audio" in kinds else "it has no video stream")
-    stream = (
-        best if isinstance(best, av.VideoStream) and best in moving else moving[0]
-    )  # and not the picture of a cover
-    stream.codec_context.thread_count = 1  # the workers that read are the parallelism
+    # FFmpeg's best stream may be a cover image.
+    stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
+    stream.codec_context.thread_count = 1  # parallelism comes from the dataloader workers
     return container, stream
 
 
 class Converter:
-    """Turns decoded frames into pictures, all of one size."""
+    """Convert decoded frames to RGB images of the size of the first frame of the file."""
 
     def __init__(self, first: av.VideoFrame):
-        """Take the size of all pictures from the first frame that the file shows."""
         self._reformatter = VideoReformatter()
         self._size = first.width, first.height
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Convert a frame to upright RGB, uint8 (H, W, 3), scaled where the file has changed its size: a view."""
+        """Convert a frame to upright RGB, uint8 (H, W, 3), rescaled if its size differs; the result is a view."""
         options = {"format": "rgb24", "interpolation": Interpolation.BICUBIC, "threads": 1}
         plane = self._reformatter.reformat(frame, *self._size, **options).planes[0]
-        # PyAV's types do not say that a plane is a buffer
+        # PyAV's type annotations do not declare planes as buffers.
         rows = np.frombuffer(cast(Any, plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
         return upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
 
 
 def is_fresh_start(frame: av.VideoFrame) -> bool:
-    """Whether a key frame is a picture of its own, and not one from which on a picture is refreshed bit by bit."""
+    """Return whether a key frame is an intra frame, not the start of a gradual intra refresh."""
     return frame.key_frame and frame.pict_type == PictureType.I
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """Give (a, b, c, d): a pixel at (x, y) of the frame is to be shown at (a x + c y, b x + d y)."""
-    side_data: Any = frame.side_data  # PyAV's types know names as keys alone
+    """Return (a, b, c, d): a pixel at (x, y) of the frame is displayed at (a x + c y, b x + d y)."""
+    side_data: Any = frame.side_data  # PyAV's type annotations allow only names as keys
     matrix = side_data.get(SideData.DISPLAYMATRIX)
     if matrix is None:
         return 1, 0, 0, 1
@@ -68,9 +66,9 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 
 def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror the picture (H, W, 3) of a frame as the file says: a view of it.
+    """Rotate and mirror the image (H, W, 3) of a frame according to its metadata; the result is a view.
 
-    A turn by anything but right angles is taken for the nearest that is.
+    Rotations are rounded to multiples of 90 degrees.
     """
     a, b, c, d = display_matrix(frame)
     if abs(b) > abs(a):

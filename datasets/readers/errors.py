@@ -1,28 +1,27 @@
-"""The one exception of all readers."""
+"""The exception raised by all readers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UnreadableVideoError(RuntimeError):
-    """A video, frame folder or image that cannot be read: `path` and `reason`."""
+    """A video, frame folder or image cannot be read; attributes `path` and `reason`."""
 
     def __init__(self, path: str, reason: str):
-        """Remember which file and why."""
         super().__init__(f"cannot read {path}: {reason}")
         self.path = path
         self.reason = reason
 
     def __reduce__(self):
-        """Pickle by both arguments: loader workers hand the exception to another process."""
+        # Pickled with both arguments, because dataloader workers pass the exception to another process.
         return type(self), (self.path, self.reason)
 
 
 @contextmanager
 def failures_of(path: str) -> Iterator[None]:
-    """Make every exception inside the block an `UnreadableVideoError` for `path`, with its type and text.
+    """Turn any exception inside the block into an `UnreadableVideoError` for `path`, with its type and text.
 
-    A damaged file can make a decoder raise anything: what exactly is no reason to end a run.
+    Damaged files can make a decoder raise anything, which must not end a run.
     """
     try:
         yield
@@ -33,7 +32,7 @@ def failures_of(path: str) -> Iterator[None]:
 
 
 def type_and_text(error: Exception) -> str:
-    """Give "type: text" of an exception in one line, or the type alone where it says nothing."""
+    """Return "type: text" of an exception in one line, or only the type if it has no text."""
     text = one_line(error)
     name = type(error).__name__
     return name if text == name else f"{name}: {text}"

@@ -1,8 +1,8 @@
-"""Which packet of a file holds which of the frames that a player shows.
+"""Index that maps the frames a player shows to the packets of a file.
 
-What a player shows is what FFmpeg gives when it decodes the file from its start, without the frames that the file
-marks to be left out (edit lists). In the usual containers and codecs the packets tell it by their time stamps, so that
-nothing has to be decoded. Where anything about them is unusual, the file is decoded once from its start.
+A player shows the frames that FFmpeg returns when it decodes the file from the start, without those that the file
+marks as discarded (edit lists). In common containers and codecs they follow from the time stamps of the packets, so
+nothing has to be decoded. If anything about the packets is unusual, the file is decoded once from the start.
 """
 
 from bisect import bisect_right
@@ -17,46 +17,46 @@ from av.container import InputContainer
 from datasets.readers.containers import is_fresh_start
 
 PacketId = tuple[int | None, int | None, int]
-"""Time stamp, place in the file, size: what a packet is known by again after seeking."""
+"""Time stamp, position in the file and size, which identify a packet after seeking."""
 FrameId = tuple[int | None, int]
-"""The number of the packet that a frame was decoded from, and which of its frames it is."""
+"""Number of the packet that a frame was decoded from, and index of the frame among those of the packet."""
 
 TIMED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}
-"""Containers that give every packet the time at which its frame is shown."""
+"""Containers that store the presentation time of each packet."""
 SMALLEST_PICTURE = {"h264": 13, "hevc": 13, "vp9": 1, "av1": 1, "libdav1d": 1, "mjpeg": 1, "prores": 1}
-"""Codecs of which a packet holds one picture, unless it has fewer bytes than this."""
+"""Codecs whose packets contain one image each, unless a packet has fewer bytes than this."""
 FRESH_AT_KEYS = SMALLEST_PICTURE.keys() | {
     *("mpeg4", "mpeg2video", "mpeg1video", "h263", "flv1", "vp8", "theora", "rawvideo"),
     *("wmv1", "wmv2", "wmv3", "vc1", "msmpeg4v1", "msmpeg4v2", "msmpeg4"),
 }
-"""Codecs that need nothing from before a key frame; others are decoded from the start of the file."""
+"""Codecs that can be decoded from a key frame; others are decoded from the start of the file."""
 PROGRESSIVE = (0, 1)
-"""Values of a codec's `field_order`: unknown, progressive. Packets of others may hold half a picture."""
+"""Values of a codec's `field_order`: unknown, progressive. Packets of interlaced video may contain half an image."""
 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The packets of a stream, and the frames that come of them.
+    """The packets of a stream and the frames decoded from them.
 
     Attributes:
-        packets: in the order of the file.
-        times: of the packets, for seeking; None where they have none.
-        frames: in the order in which they are shown.
-        starts: for each frame, the number of the packet to decode from.
-        told_by_packets: whether nothing had to be decoded to know it.
-        plain: whether, besides, no packet is left out, and none after a key frame is shown before it.
+        packets: Packets in the order of the file.
+        times: Time stamps of the packets, for seeking; None if a packet has none.
+        frames: Frames in the order of presentation.
+        starts: For each frame, the number of the packet from which to start decoding.
+        from_packets: Whether the index was built from the packets alone, without decoding.
+        plain: Whether, in addition, no packet is discarded, and no packet after a key frame is shown before it.
     """
 
     packets: list[PacketId]
     times: list[int | None]
     frames: list[FrameId]
     starts: list[int]
-    told_by_packets: bool
+    from_packets: bool
     plain: bool
 
 
 class PacketLog:
-    """The packets of a stream, noted as they pass."""
+    """Records the packets of a stream while they are read."""
 
     def __init__(self):
         self.ids: list[PacketId] = []
@@ -65,7 +65,7 @@ class PacketLog:
         self.left_out: list[bool] = []
 
     def numbered(self, packets: Iterable[av.Packet]) -> Iterator[tuple[int, av.Packet]]:
-        """Note packets and pass them on with their numbers; the last one, which flushes the decoder, is empty."""
+        """Record packets and yield them with their numbers; the last one, which flushes the decoder, is empty."""
         for number, packet in enumerate(packets):
             self.ids.append(packet_id(packet))
             self.times.append(packet.dts if packet.pts is None else packet.pts)
@@ -75,12 +75,12 @@ class PacketLog:
 
 
 def packet_id(packet: av.Packet) -> PacketId:
-    """Give what a packet is known by again."""
+    """Return the identity of a packet."""
     return packet.pts, packet.pos, packet.size
 
 
-def may_tell(container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether the packets of a stream can be expected to tell its frames."""
+def can_index_by_packets(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Return whether the packets of a stream should suffice to index its frames."""
     codec = stream.codec_context
     return (
         container.format.name in TIMED_CONTAINERS
@@ -90,10 +90,10 @@ def may_tell(container: InputContainer, stream: av.VideoStream) -> bool:
 
 
 def index_by_packets(container: InputContainer, stream: av.VideoStream) -> FrameIndex | None:
-    """Index a stream by the time stamps of its packets; None where they leave doubt, and the file has to be decoded.
+    """Index a stream by the time stamps of its packets; return None if they are ambiguous.
 
-    Doubt is: packets without a time, two of one time, one too small for a picture, or a first one that is no key or
-    not shown first. `may_tell` says for which streams to try.
+    They are if a packet has no time stamp, the time stamp of another one, or too few bytes for an image, or if the
+    first packet is not a key frame or not shown first. `can_index_by_packets` tells for which streams this works.
     """
     log = PacketLog()
     for _ in log.numbered(container.demux(stream)):
@@ -107,7 +107,7 @@ def index_by_packets(container: InputContainer, stream: av.VideoStream) -> Frame
         return None
     left_out = np.array(log.left_out[:-1])
     order = np.argsort(times)
-    rank = np.argsort(order)  # of each packet, among all in the order of time
+    rank = np.argsort(order)  # of each packet, by time
     shown = order[~left_out[order]].tolist()
     if not shown:
         return None
@@ -120,7 +120,7 @@ def index_by_packets(container: InputContainer, stream: av.VideoStream) -> Frame
 def index_by_decoding(
     container: InputContainer, stream: av.VideoStream, most_bytes: int
 ) -> tuple[FrameIndex, list[av.VideoFrame]]:
-    """Index a stream by decoding it from its start, and give its frames too if they are at most `most_bytes`."""
+    """Index a stream by decoding it from the start; also return its frames if they fit in `most_bytes`."""
     log = PacketLog()
     frames, places, kept, size = [], [], [], 0
     for frame_id, frame in decode_packets(log.numbered(container.demux(stream))):
@@ -142,14 +142,14 @@ def index_by_decoding(
 
 
 def decode_packets(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[FrameId, av.VideoFrame]]:
-    """Decode numbered packets, and tell for each frame which it is.
+    """Decode numbered packets and yield each frame with its id.
 
-    What cannot be decoded before the first picture, such as the rest of a group of pictures whose key frame a
-    recording has missed, is passed over, as players do.
+    Packets that cannot be decoded before the first image, such as the rest of a group of pictures whose key frame is
+    missing in a recording, are skipped, as players do.
     """
     counts: Counter[int | None] = Counter()
     for number, packet in packets:
-        # PyAV knows these objects by their address: a number itself might be a packet's of another file too
+        # PyAV identifies these objects by address; a plain number may be shared with a packet of another file.
         packet.opaque = [number]
         try:
             frames = packet.decode()
@@ -164,11 +164,11 @@ def decode_packets(packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[F
 
 
 def _starts(keys: Sequence[tuple[int, int]], frames: Sequence[tuple[int, int]]) -> list[int]:
-    """Find for each frame the packet to decode from: the last key frame that is neither shown nor stored after it.
+    """Find the packet from which to decode each frame: the last key frame neither shown nor stored after it.
 
     Args:
-        keys: for each key frame, its place in the order of showing and the number of its packet.
-        frames: the same for each frame.
+        keys: For each key frame, its place in the order of presentation and the number of its packet.
+        frames: The same for each frame.
     """
     keys = sorted(keys)
     starts = []

@@ -1,14 +1,14 @@
-"""Reading in a process of its own, which may hang or crash: that costs the file, not the run.
+"""Read files in a separate process, so that a decoder that hangs or crashes costs one file and not the run.
 
-A decoder is a large C library fed with files from anywhere. One that loops for ever, or takes its process down, would
-stop the loader worker it runs in and with it the training. A `Guard` therefore keeps a helper process for its worker
-(helper.py): requests go over a socket, frames come back in shared memory. A file whose helper dies, by a fault of the
-decoder or because it takes longer than `time_limit` seconds, is told as unreadable, and the next request starts a new
-helper.
+Decoders are large C libraries that are fed with files from anywhere. An infinite loop or a crash would stop the
+dataloader worker, and with it the training. A `Guard` therefore runs a helper process for its worker (helper.py):
+requests are sent over a socket, and frames are returned in shared memory. If the helper crashes, or takes longer than
+`time_limit` seconds, the file is reported as unreadable, and the next request starts a new helper.
 
-Only seconds in which the helper could work count: not those in which it, or this process, is stopped (a suspended
-job), nor those in which it waits for a disk (a file system that does not answer). What the system does not tell apart
-from a hang, such as a stalled file system in user space, makes a file that was asleep at the end be tried once more.
+Only the time in which the helper can run is counted, not the time in which it or this process is stopped (a suspended
+job) or in which it waits for a disk (a file system that does not respond). Some waits look like a hang, for example
+those for a stalled file system in user space; if the helper is asleep when the time is up, the file is therefore tried
+a second time.
 """
 
 import contextlib
@@ -35,50 +35,49 @@ from datasets.readers.shared_frames import SharedFrames, anonymous_file
 logger = logging.getLogger(__name__)
 
 LEAST_SECONDS, LEAST_SHARE = 5.0, 1 / 30
-"""What a file may take even when others have used up the budget: seconds, but no more than this share of it."""
+"""Minimum time for a file when others have used up the budget: seconds, but at most this share of the budget."""
 
 _TICK = 1.0
-_EXCUSED = {"D", "T", "t"}  # waits for a disk, stopped, stopped by a debugger
+_EXCUSED = {"D", "T", "t"}  # states: waiting for a disk, stopped, stopped by a debugger
 _ASLEEP = {"S"}
 
 
 class Guard:
-    """Opens readers in a helper process; each process that holds (or inherits) a guard starts a helper of its own."""
+    """Open readers in a helper process; each process that holds or inherits a guard starts its own helper.
+
+    Args:
+        time_limit: Seconds for opening a file, and for reading its frames.
+        budget: Total seconds that files over the limit may cost until the next `start_pass`. One file may use half of
+            the remaining budget, but at least `LEAST_SECONDS`. Forked processes share the budget.
+    """
 
     def __init__(self, time_limit: float, budget: float = math.inf):
-        """Remember how long files may take; nothing is started yet.
-
-        Args:
-            time_limit: seconds for opening a file, and for reading its frames.
-            budget: seconds that files which take too long may cost in all, until `start_pass`: of what is left one
-                may take half, or a little at least (`LEAST_SECONDS`). Processes that are forked share it.
-        """
         self.time_limit, self.budget = time_limit, budget
         self._lost = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.float64, count=1)
         self._owner = 0
         self._opened = 0
 
     def __reduce__(self):
-        """Pickle without the helper."""
+        # Pickled without the helper.
         return type(self), (self.time_limit, self.budget)
 
     def start_pass(self) -> None:
-        """Begin another pass over the files: the whole budget is there again."""
+        """Start another pass over the files with a full budget."""
         self._lost[0] = 0
 
     def open(self, path: str, make_reader: Callable[[], Sized]) -> "GuardedReader":
-        """Call `make_reader`, which can be pickled, in the helper.
+        """Call `make_reader`, which must be picklable, in the helper.
 
         Raises:
-            UnreadableVideoError: with `path`, whatever the reader raised, or the decoder crashed or took too long.
-            RuntimeError: the helper does not start, which is no fault of a file.
+            UnreadableVideoError: The reader raised an exception, or the decoder crashed or took too long.
+            RuntimeError: The helper does not start, whatever the file.
         """
         self._make_reader = make_reader
         self._opened += 1
         return GuardedReader(self, path, self._opened, self._ask(path, make_reader))
 
     def read(self, reader: "GuardedReader", indices: np.ndarray) -> np.ndarray:
-        """Do `reader.read`."""
+        """Read frames of the reader opened last, for `GuardedReader.read`."""
         if reader.number != self._opened:
             raise RuntimeError(f"{reader.path} is no longer open: its guard has opened another file")
         shape = self._ask(reader.path, indices)
@@ -87,17 +86,17 @@ class Guard:
 
     @property
     def helper(self) -> int | None:
-        """Process id of this process's helper; None where it has none."""
+        """Process id of this process's helper; None if there is none."""
         return self._process.pid if self._owner == os.getpid() else None
 
     def close(self) -> None:
-        """Stop the helper, where there is one."""
+        """Stop the helper, if there is one."""
         if self._owner == os.getpid():
             self._owner = 0
             self._stop()
 
     def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
-        """Send a request and wait for its answer; once more, where the helper fell asleep over it."""
+        """Send a request and return its answer; retry once if the helper was asleep when the time was up."""
         try:
             return self._ask_once(path, request)
         except _TooLongError as error:
@@ -124,18 +123,18 @@ class Guard:
         return answer
 
     def _answer(self, path: str) -> Any:
-        """Wait for an answer, and count the seconds in which the helper could work on it."""
+        """Wait for an answer, counting the seconds in which the helper could run."""
         least = min(LEAST_SECONDS, LEAST_SHARE * self.budget)
         limit = min(self.time_limit, max((self.budget - self._lost[0]) / 2, least))
         tick = min(_TICK, limit / 4)
         counted = excused = 0.0
-        # Ticks are counted, and not the time: while this process is stopped there are none.
+        # Count ticks instead of time, because there are none while this process is stopped.
         while not self._connection.poll(tick):
             states = _thread_states(self._process.pid)
             if states & _EXCUSED:
                 excused += tick
                 if excused - tick < limit <= excused:
-                    logger.warning("still waiting for %s: its reader is stopped, or the disk does not answer", path)
+                    logger.warning("still waiting for %s: its reader is stopped, or the disk does not respond", path)
                 continue
             counted += tick
             if counted >= limit:
@@ -145,35 +144,35 @@ class Guard:
         return self._connection.recv()
 
     def _start(self) -> None:
-        mine, its = socket.socketpair()
+        parent_socket, helper_socket = socket.socketpair()
         lifeline, held = os.pipe()
         self._frames = SharedFrames(anonymous_file())
-        self._process = start_helper(its.fileno(), self._frames.file, lifeline)
-        its.close()
+        self._process = start_helper(helper_socket.fileno(), self._frames.file, lifeline)
+        helper_socket.close()
         os.close(lifeline)
-        self._connection = Connection(mine.detach())
+        self._connection = Connection(parent_socket.detach())
         self._owner = os.getpid()
-        # whatever order a garbage collector takes: the helper is stopped once, and by the process that started it
+        # Whatever the order of garbage collection, the helper is stopped once, by the process that started it.
         self._stop = weakref.finalize(
             self, _stop_helper, self._owner, self._process, self._connection, (self._frames.file, held)
         )
         try:
             self._connection.recv()
         except (EOFError, OSError) as error:
-            raise RuntimeError(f"the process that decodes videos does not start ({self._end()})") from error
+            raise RuntimeError(f"the helper process that decodes videos does not start ({self._end()})") from error
 
     def _end(self) -> str:
-        """Stop the helper, which has ended by itself, and say how it did."""
+        """Clean up after a helper that has ended by itself, and describe how it ended."""
         self.close()
         status = self._process.returncode
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 class _TooLongError(UnreadableVideoError):
-    """A file took `limit` seconds, the time limit or what was left of it; `asleep`: without computing at the end."""
+    """Reading exceeded `limit` seconds, the time limit or less; `asleep` if the helper was not running then."""
 
     def __init__(self, path: str, limit: float, time_limit: float, *, asleep: bool):
-        less = "" if limit == time_limit else f", cut down from {time_limit:g} s after other files took too long"
+        less = "" if limit == time_limit else f", reduced from {time_limit:g} s because other files took too long"
         super().__init__(path, f"it takes longer than {limit:g} s (--read_timeout{less})")
         self.asleep = asleep
 
@@ -182,7 +181,7 @@ class _TooLongError(UnreadableVideoError):
 
 
 def _thread_states(process: int) -> set[str]:
-    """Give the letters by which Linux tells what the threads of a process do; none where there is no /proc."""
+    """Return the state letters of the threads of a Linux process; empty without /proc."""
     states = set()
     for file in Path(f"/proc/{process}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
@@ -200,10 +199,16 @@ def _stop_helper(owner: int, process: subprocess.Popen, connection: Connection, 
 
 
 class GuardedReader:
-    """A reader whose file is open in the helper of a `Guard`, until the guard opens the next one."""
+    """A reader whose file is open in the helper of a `Guard` until the guard opens another file.
+
+    Args:
+        guard: The guard.
+        path: File or folder, for messages.
+        number: Sequence number of the reader among those of the guard.
+        length: Number of frames.
+    """
 
     def __init__(self, guard: Guard, path: str, number: int, length: int):
-        """Be the reader of that number of a guard; `length` is the number of frames."""
         self.path, self.number = path, number
         self._guard, self._length = guard, length
 
@@ -211,9 +216,9 @@ class GuardedReader:
         return self._length
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the frames (T,) -> uint8 (T, H, W, 3), which the guard's next reading overwrites.
+        """Decode frames (T,) -> uint8 (T, H, W, 3); the guard's next read overwrites them.
 
         Raises:
-            UnreadableVideoError: whatever the reader raised, or the decoder crashed or took too long.
+            UnreadableVideoError: The reader raised an exception, or the decoder crashed or took too long.
         """
         return self._guard.read(self, np.asarray(indices))

@@ -1,4 +1,4 @@
-"""The process that reads for a `Guard`: what it runs, and how it is started."""
+"""The helper process of a `Guard`: how it is started and what it runs."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from common.memory import LARGE_BYTES, keep_freed_memory, release_after
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
 
-# The decoder, which takes its time, is imported before the first file is waited for.
+# The decoder, whose import is slow, is imported before the time of the first file counts.
 _PROGRAM = """
 import sys
 sys.path[:] = {path}
@@ -38,9 +38,9 @@ def start_helper(connection: int, memory: int, lifeline: int) -> subprocess.Pope
 
 
 def _import_path() -> list[str]:
-    """Give this process's import path, the current folder last unless this project lies in it.
+    """Return this process's import path, with the current folder last unless it contains this project.
 
-    It may be a folder of downloads, where a file called socket.py must not be taken for Python's.
+    The current folder may contain downloads, and a file such as socket.py must not hide a standard module.
     """
     root = str(Path(__file__).parents[2])
     folders = [*filter(None, sys.path), root]
@@ -55,16 +55,16 @@ def _same(folder: str, other: str) -> bool:
 
 
 def serve(connection: int, memory: int, lifeline: int) -> None:
-    """Answer requests, in the helper, until the other side is gone.
+    """Answer requests, in the helper, until the connection is closed.
 
-    A request is a path and, pickled, what to do. A callable opens a reader and is answered by its length; frame
-    numbers are read from the reader opened last and answered by the shape of the frames, which lie in shared memory.
-    An `UnreadableVideoError` is an answer too.
+    A request is a path and a pickled object. A callable opens a reader; the answer is the number of frames. An array
+    of frame numbers is read from the reader opened last; the answer is the shape of the frames in shared memory. An
+    answer may also be an `UnreadableVideoError`.
     """
     _end_with(lifeline)
     keep_freed_memory()
     requests = Connection(connection)
-    # launchers and schedulers signal every process of a job; this one ends with the one it reads for
+    # Launchers and schedulers signal every process of a job; the helper ends with the process it reads for.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
     reading = _Reading(SharedFrames(memory))
@@ -78,15 +78,15 @@ def serve(connection: int, memory: int, lifeline: int) -> None:
 
 
 class _Reading:
-    """The reader that is open, and the memory that its frames go to."""
+    """The open reader and the shared memory for its frames."""
 
     def __init__(self, frames: SharedFrames):
         self.frames = frames
         self.reader: Any = None
-        self.size = 0  # in bytes, of the frames read last
+        self.size = 0  # bytes of the frames read last
 
     def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | UnreadableVideoError:
-        """Do what is requested."""
+        """Carry out a request."""
         try:
             with failures_of(path):
                 request: Any = pickle.loads(pickled)
@@ -106,10 +106,10 @@ class _Reading:
 
 
 def _end_with(lifeline: int) -> None:
-    """Have the kernel end this process when nobody holds the other end of a pipe any more.
+    """Make the kernel end this process when the other end of a pipe is closed.
 
-    A decoder that never returns to Python would not see that the process it reads for is dead. On Linux SIGIO kills
-    whoever does not handle it.
+    A decoder that never returns to Python would not notice the death of the parent process. On Linux, an unhandled
+    SIGIO kills a process.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())

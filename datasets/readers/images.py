@@ -1,4 +1,4 @@
-"""Frames that lie as images: a folder of them, or a single one."""
+"""Readers of image files: a folder of frames or a single image."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from PIL import Image, ImageOps
 from datasets.readers.errors import UnreadableVideoError, type_and_text
 
 MOST_BYTES = 8 << 30
-"""What the frames of one reading may take: 64 of 7680 x 4320 pixels are 6.4 GB."""
+"""Maximum size of the frames of one read; 64 frames of 7680 x 4320 pixels are 6.4 GB."""
 
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """A folder of frames as images, numbered in their names; nothing is opened before `read`."""
+    """A folder of numbered frames; nothing is opened before `read`."""
 
     path: str
     total_frames: int
-    """as the list says."""
+    """Number of frames in the list."""
     filename_tmpl: str = "img_{:05}.jpg"
     first_frame: int = 1
 
@@ -28,7 +28,7 @@ class FrameFolder:
         return self.total_frames
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the frames (T,), 0-based -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        """Decode frames (T,), 0-based -> uint8 (T, H, W, 3); raise `UnreadableVideoError` if that fails."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         frames = []
         for index in unique:
@@ -47,15 +47,15 @@ class FrameFolder:
                 raise UnreadableVideoError(self.path, "there is no such folder")
             raise UnreadableVideoError(
                 self.path,
-                f"frame {name} is missing (the list says {self.total_frames} frames, names {self.filename_tmpl} from "
-                f"{self.first_frame} on; --filename_tmpl and --first_frame set others)",
+                f"frame {name} is missing (expected {self.total_frames} frames named {self.filename_tmpl} from "
+                f"{self.first_frame} on; see --filename_tmpl and --first_frame)",
             )
         return _read_image(path, self.path)
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A single image, a video of one frame; nothing is opened before `read`."""
+    """A single image, read as a video of one frame; nothing is opened before `read`."""
 
     path: str
 
@@ -63,7 +63,7 @@ class ImageFile:
         return 1
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the image, repeated for every index -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        """Decode the image, repeated for each index -> uint8 (T, H, W, 3), or raise `UnreadableVideoError`."""
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(self.path, "there is no such file")
         frame = _read_image(self.path, self.path)[None]
@@ -72,30 +72,30 @@ class ImageFile:
 
 
 def _refuse_huge(path: str, frame: np.ndarray, count: int) -> None:
-    """Raise `UnreadableVideoError` where `count` such frames would take more than `MOST_BYTES`."""
+    """Raise `UnreadableVideoError` if `count` such frames take more than `MOST_BYTES`."""
     if frame.nbytes * count > MOST_BYTES:
-        raise UnreadableVideoError(path, f"{count} frames of {frame.nbytes / 1e6:.0f} MB are too much for the memory")
+        raise UnreadableVideoError(path, f"{count} frames of {frame.nbytes / 1e6:.0f} MB would need too much memory")
 
 
-def _read_image(path: str, told_path: str) -> np.ndarray:
-    """Decode an image file of any mode to RGB (H, W, 3), upright as its EXIF tag says."""
+def _read_image(path: str, reported_path: str) -> np.ndarray:
+    """Decode an image file of any mode to RGB (H, W, 3), upright according to its EXIF tag."""
     try:
         with Image.open(path) as image:
-            # a tag that cannot be read is no fault of the picture; one of the picture is told below
+            # Ignore invalid tags; errors of the image itself are reported below.
             with contextlib.suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    # damaged files of the rarer formats make PIL raise anything
+    # PIL may raise anything for damaged files of rare formats.
     except Exception as error:
         name = os.path.basename(path)
         reason = f"{name} is not an image, or damaged ({type_and_text(error)})"
-        raise UnreadableVideoError(told_path, reason) from error
+        raise UnreadableVideoError(reported_path, reason) from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert to RGB (H, W, 3) uint8: of 16 bits the upper 8. (PIL does so with colours, and cuts grey off at 255.)"""
+    """Convert to RGB (H, W, 3) uint8, keeping the upper 8 of 16 bits (PIL does so for RGB but clamps grey to 255)."""
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of which nobody says what is white")
+        raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Decoding by PyAV, the default: every frame that a player shows, by its number."""
+"""Decode with PyAV, the default: any frame that a player shows, by its number."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,33 +12,33 @@ import numpy as np
 from datasets.readers.containers import Converter, is_fresh_start, open_video
 from datasets.readers.frame_index import (
     FrameIndex,
+    can_index_by_packets,
     decode_packets,
     index_by_decoding,
     index_by_packets,
-    may_tell,
     packet_id,
 )
 
 MOST_KEPT = 64 * 2**20
-"""Bytes of frames that are kept where a file has to be decoded before its frames can be numbered."""
+"""Maximum bytes of frames kept in memory if a file has to be decoded to index it."""
 
 SHORT_OF = 8
-"""How many packets before the right one seeking is tried, where it leads beyond."""
+"""Number of packets before the target to which seeking falls back if it ends up after the target."""
 
 ROUNDING = 0.01
-"""A measured rate that differs by less than this share from the one that the file tells is the same."""
+"""Relative difference up to which a measured frame rate counts as equal to the one in the metadata."""
 
 
 class PyavDecoder:
-    """The decoder of one file.
+    """Decoder of one file.
 
-    Frames are found again by the packets that they come from (`FrameIndex`): decoding begins at the key frame before,
-    or goes on from where the last reading ended, and every packet is compared with the index. Where seeking does not
-    lead to the packet that it should, decoding begins at the start of the file.
+    Frames are located by their packets (`FrameIndex`): decoding starts at the preceding key frame or continues from
+    the last read, and every packet is compared with the index. If seeking does not reach the expected packet, decoding
+    starts from the beginning of the file.
     """
 
     def __init__(self, path: str):
-        """Open the file; raises av.FFmpegError or EOFError where it is no video, or damaged."""
+        """Open the file; raise av.FFmpegError or EOFError if it is not a video, or damaged."""
         self._path = path
         self._open()
         self._index, kept = self._make_index()
@@ -49,7 +49,7 @@ class PyavDecoder:
         self._frames: Iterator | None = None
         self._skips = False
         self._kept = dict(enumerate(kept)) or {0: self._frame(0)}
-        self._skips = self._stream.codec_context.name == "h264" and self._index.told_by_packets
+        self._skips = self._stream.codec_context.name == "h264" and self._index.from_packets
         self._convert = Converter(self._kept[0])
 
     def _open(self) -> None:
@@ -57,7 +57,7 @@ class PyavDecoder:
         self._stream.codec_context.copy_opaque = True
 
     def _make_index(self) -> tuple[FrameIndex, list[av.VideoFrame]]:
-        if may_tell(self._container, self._stream):
+        if can_index_by_packets(self._container, self._stream):
             index = index_by_packets(self._container, self._stream)
             if index is not None:
                 return index, []
@@ -65,7 +65,7 @@ class PyavDecoder:
         return index_by_decoding(self._container, self._stream, MOST_KEPT)
 
     def is_plain(self) -> bool:
-        """Whether the packets tell the frames, one each, and groups of pictures stand for themselves."""
+        """Return whether each packet is one frame and groups of pictures are closed."""
         start = self._index.starts[-1]
         if not self._index.plain:
             return False
@@ -77,7 +77,7 @@ class PyavDecoder:
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second on average, by the times of those that are shown; None where the file tells no times."""
+        """Average frames per second, from the presentation times; None if the file has none."""
         guessed = self._stream.guessed_rate
         packets = [packet for packet, _ in self._index.frames if packet is not None]
         times = [time for packet in packets if (time := self._index.times[packet]) is not None]
@@ -85,11 +85,11 @@ class PyavDecoder:
         if len(times) < max(2, len(packets)) or max(times) == min(times) or unit is None:
             return guessed
         measured = Fraction(len(times) - 1, max(times) - min(times)) / unit
-        # rounded times make a rate of 25 one of 24.98
+        # Rounded times turn a rate of 25 into 24.98.
         return guessed if guessed and abs(measured / guessed - 1) < ROUNDING else measured
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
-        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3); raises av.FFmpegError or EOFError."""
+        """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3), or raise av.FFmpegError or EOFError."""
         wanted = indices.tolist()
         self._wanted = {self._index.frames[i][0] for i in wanted}
         pictures: Any = None
@@ -97,7 +97,7 @@ class PyavDecoder:
             try:
                 picture = self._convert(self._kept.get(i) or self._frame(i))
             except Exception:
-                self._frames = None  # what has failed does not go on
+                self._frames = None  # do not continue after a failure
                 raise
             if pictures is None:
                 pictures = np.empty((len(wanted), *picture.shape), dtype=np.uint8)
@@ -105,7 +105,7 @@ class PyavDecoder:
         return pictures
 
     def _frame(self, number: int) -> av.VideoFrame:
-        """Decode a frame, in the pass that has begun if it is still to come there and no key frame is nearer."""
+        """Decode a frame, continuing the current pass if it is still ahead and no key frame is closer."""
         packet, start = self._index.frames[number][0], self._index.starts[number]
         if self._frames is None or number <= self._shown or start > self._fed or packet in self._skipped:
             self._begin(start)
@@ -119,12 +119,12 @@ class PyavDecoder:
         return frame
 
     def _next(self, number: int) -> av.VideoFrame | None:
-        """Go on to a frame; None where it does not come, or where decoding did not begin afresh."""
+        """Continue to a frame; None if it is not found, or if decoding did not start at a true key frame."""
         for frame_id, frame in self._frames or ():
             shown = self._numbers.get(frame_id, -1)
             if not self._trusted:
                 if shown < self._numbers[self._first, 0]:
-                    continue  # it refers to pictures before the key frame
+                    continue  # it refers to frames before the key frame
                 self._trusted = frame_id == (self._first, 0) and is_fresh_start(frame)
             if not self._trusted or (frame.is_corrupt and self._first > 0):
                 return None
@@ -134,7 +134,7 @@ class PyavDecoder:
         return None
 
     def _begin(self, first: int) -> None:
-        """Begin to decode at a packet, or at the start of the file where seeking does not lead to it."""
+        """Start decoding at a packet, or at the start of the file if seeking does not reach it."""
         packets = self._seek(first)
         if packets is None:
             if first > 0:
@@ -146,12 +146,12 @@ class PyavDecoder:
         self._frames = decode_packets(self._watched(packets))
 
     def _forget_keys(self) -> None:
-        """Decode from the start of the file from now on."""
+        """Always decode from the start of the file from now on."""
         self._index = replace(self._index, starts=[0] * len(self._index.frames))
 
     def _seek(self, first: int) -> Iterable[tuple[int, av.Packet]] | None:
-        """Seek to a packet and give the numbered packets from it on; None where that fails."""
-        for target in (first, max(0, first - SHORT_OF)):  # some containers lead a little beyond
+        """Seek to a packet and return the numbered packets from there; None if that fails."""
+        for target in (first, max(0, first - SHORT_OF)):  # some containers seek slightly too far
             time = self._index.times[target]
             if time is None or not self._known:
                 return None
@@ -169,9 +169,9 @@ class PyavDecoder:
         return None
 
     def _watched(self, packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.Packet]]:
-        """Pass packets on while they are those of the index.
+        """Yield packets as long as they match the index.
 
-        Of H.264, pictures that no other refers to are not decoded unless they are wanted.
+        H.264 frames that no other frame refers to are decoded only if they are requested.
         """
         codec = self._stream.codec_context
         for number, packet in packets:

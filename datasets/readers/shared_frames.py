@@ -10,38 +10,41 @@ import numpy as np
 
 
 class SharedFrames:
-    """Frames in a file that two processes map into their memory."""
+    """Frames in a file that two processes map into their memory.
+
+    Args:
+        file: Descriptor of a file made by `anonymous_file`, in this process or another.
+    """
 
     def __init__(self, file: int):
-        """Take the descriptor of a file that `anonymous_file` made, in this process or another."""
         self.file = file
         self._mapped: mmap.mmap | None = None
 
     def store(self, frames: np.ndarray) -> tuple[int, ...]:
-        """Write frames and return their shape, with which the other side can view them."""
+        """Write frames and return their shape, which the other process needs to view them."""
         if os.fstat(self.file).st_size < frames.nbytes:
             os.ftruncate(self.file, frames.nbytes)
         np.copyto(self.view(frames.shape), frames)
         return frames.shape
 
     def view(self, shape: Sequence[int]) -> np.ndarray:
-        """View what was stored last; the next `store` overwrites it."""
+        """View the frames stored last; the next `store` overwrites them."""
         size = math.prod(shape)
         if self._mapped is None or len(self._mapped) < size:
             self._mapped = mmap.mmap(self.file, 0)
         return np.frombuffer(self._mapped, dtype=np.uint8, count=size).reshape(shape)
 
     def release_beyond(self, size: int) -> None:
-        """Return memory to the system, but for the first `size` bytes, whole pages; the frames there become black.
+        """Return the memory beyond the first `size` bytes (whole pages) to the system; those frames become black.
 
-        The file keeps its length: an array that still views it can be read without harm.
+        The file keeps its length, so arrays that still view it remain valid.
         """
         if hasattr(mmap, "MADV_REMOVE") and self._mapped is not None and len(self._mapped) > size:
             self._mapped.madvise(mmap.MADV_REMOVE, size)
 
 
 def anonymous_file() -> int:
-    """Make a file without a name: in memory where the system can, and so not subject to the size of /dev/shm."""
+    """Create a file without a name, in memory if the system supports it (not limited by the size of /dev/shm)."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("frames")
     with tempfile.TemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""Video files, whichever library decodes them."""
+"""Reader of video files, independent of the decoding library."""
 
 import os
 from collections.abc import Sequence
@@ -13,14 +13,17 @@ DECODERS = ("pyav", "decord")
 
 
 class VideoFile:
-    """A video file, decoded in the calling thread: frame i is the one that a player shows as its i-th.
+    """A video file, decoded in the calling thread; frame i is the i-th frame that a player shows, upright.
 
-    Pictures are upright as they are to be shown, whatever way the camera was held. `reader` is the library that
-    decodes where it gives these frames: "decord" hands other files over to PyAV.
+    Args:
+        path: File; a missing suffix is completed from the existing file.
+        reader: Library that decodes, one of `DECODERS`; files that "decord" reads incorrectly are read by PyAV.
+
+    Raises:
+        UnreadableVideoError: The file cannot be opened.
     """
 
     def __init__(self, path: str, reader: str = "pyav"):
-        """Open the file (a path without suffix is completed by the file that is there)."""
         self.path = resolve_video_path(path)
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(path, "there is no such file")
@@ -36,25 +39,23 @@ class VideoFile:
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second on average; None where the file does not tell."""
+        """Average frames per second; None if unknown."""
         return self._decoder.rate
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        """Decode frames (T,) -> uint8 (T, H, W, 3); raise `UnreadableVideoError` if that fails."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         if unique[0] < 0 or unique[-1] >= len(self):
-            raise UnreadableVideoError(
-                self.path, f"frames do not decode (there are {len(self)}, not {unique[-1] + 1})"
-            )
+            raise UnreadableVideoError(self.path, f"frame {unique[-1]} does not exist (the video has {len(self)})")
         try:
             frames = self._decoder.decode(unique)
         except Exception as error:
-            raise UnreadableVideoError(self.path, f"frames do not decode ({type_and_text(error)})") from error
+            raise UnreadableVideoError(self.path, f"frames cannot be decoded ({type_and_text(error)})") from error
         return frames if np.array_equal(unique, indices) else frames[places]
 
 
 def _open_decoder(path: str, reader: str):
-    """Open a file by one of `DECODERS`, imported at its first use, since either takes its time."""
+    """Open a file with one of `DECODERS`, which are imported at the first use because imports are slow."""
     if reader == "decord":
         from datasets.readers.decord_decoder import open_decord
 

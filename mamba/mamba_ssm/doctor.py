@@ -1,8 +1,8 @@
-"""Tells what this machine can run the scan with, what is missing, and the one command that mends it.
+"""Report which scan backends this machine can run, what is missing, and the commands that fix it.
 
     python -m mamba.mamba_ssm.doctor
 
-Exit status 0 where the fastest backend for the device at hand is available, else 1.
+The exit status is 0 if the fastest backend for the available device works, else 1.
 """
 
 import importlib.metadata
@@ -34,7 +34,13 @@ INSTALL_COMPILER = "apt-get install g++"
 
 
 class Finding(NamedTuple):
-    """Something that is missing or could be faster: what, the command that mends it, whether it stands in the way."""
+    """Something that is missing or could be faster.
+
+    Attributes:
+        problem: Description of the problem.
+        remedy: Command that fixes it.
+        matters: Whether it prevents the fastest backend from running.
+    """
 
     problem: str
     remedy: str
@@ -42,7 +48,7 @@ class Finding(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the packages, CUDA and the C++ compiler; "not installed" where there is none."""
+    """Return the versions of Python, packages, CUDA and C++ compiler, or "not installed"."""
     found = {"python": platform.python_version()}
     found |= {name: _package_version(name) for name in PACKAGES}
     found["CUDA of PyTorch"] = torch.version.cuda or "none, this PyTorch is built for the CPU"
@@ -66,7 +72,7 @@ def _compiler_version() -> str:
 
 
 def gpus() -> list[str]:
-    """The GPUs that PyTorch can use: name, compute capability, memory."""
+    """Describe the GPUs that PyTorch can use: name, compute capability, memory."""
     if not torch.cuda.is_available():
         return []
     found = []
@@ -79,27 +85,25 @@ def gpus() -> list[str]:
 
 
 def driver_is_installed() -> bool:
-    """Whether NVIDIA's driver is there, whatever PyTorch can do with it."""
+    """Return whether an NVIDIA driver is installed, usable by PyTorch or not."""
     return shutil.which("nvidia-smi") is not None
 
 
 def findings() -> list[Finding]:
-    """What is missing here, the most important first."""
+    """Return what is missing on this machine, the most important first."""
     found = []
     if not gpus():
         if driver_is_installed() and torch.version.cuda is None:
             found.append(
-                Finding("this PyTorch is built for the CPU, but there is an NVIDIA driver", INSTALL_PYTORCH, True)
+                Finding("this PyTorch is built for the CPU, but an NVIDIA driver is installed", INSTALL_PYTORCH, True)
             )
         elif driver_is_installed():
-            problem = (
-                f"PyTorch for CUDA {torch.version.cuda} cannot use the NVIDIA driver that is installed (too old?)"
-            )
+            problem = f"PyTorch for CUDA {torch.version.cuda} cannot use the installed NVIDIA driver (too old?)"
             is_older = torch.version.cuda == OLDER_CUDA
             found.append(Finding(problem, UPDATE_DRIVER if is_older else INSTALL_OLDER_CUDA, True))
         else:
             found.append(
-                Finding("no NVIDIA GPU: training on video wants one; the CPU serves", "nothing to install", False)
+                Finding("no NVIDIA GPU: the CPU works, but training on video is slow", "nothing to install", False)
             )
         if _compiler_version() == "not installed" and available_backends("cpu").get("cpu") != "available":
             found.append(Finding("no C++ compiler: the CPU kernel cannot be built", INSTALL_COMPILER, True))
@@ -115,7 +119,7 @@ def findings() -> list[Finding]:
 
 
 def report() -> tuple[list[str], bool]:
-    """The doctor's lines, and whether all is well."""
+    """Return the lines of the report, and whether the fastest backend works."""
     lines = ["Versions"]
     lines += [f"  {name:<16} {version}" for name, version in versions().items()]
     cards = gpus()
@@ -124,19 +128,19 @@ def report() -> tuple[list[str], bool]:
     reasons = available_backends(kind, torch.float32)
     preferred = PREFERENCE.get(kind, FALLBACK_PREFERENCE)
     chosen = next(name for name in preferred if reasons[name] == "available")
-    lines += [f"Backends for {kind}, in the order of choice"]
+    lines += [f"Backends for {kind}, in order of preference"]
     for name in (*preferred, *(name for name in BACKENDS if name not in preferred)):
         lines.append(f"  {name:<16} {reasons[name]}{' <- chosen' if name == chosen else ''}")
     if os.environ.get(BACKEND_VARIABLE):
         lines.append(f"  {BACKEND_VARIABLE}={os.environ[BACKEND_VARIABLE]} overrides the choice")
     found = findings()
-    lines += ["To mend" if any(finding.matters for finding in found) else "Notes"]
+    lines += ["To fix" if any(finding.matters for finding in found) else "Notes"]
     lines += [f"  {finding.problem}\n      {finding.remedy}" for finding in found] or ["  nothing is missing"]
     return lines, chosen == preferred[0] and not any(finding.matters for finding in found)
 
 
 def main() -> int:
-    """Writes the report to the terminal; 0 if all is well."""
+    """Print the report; return 0 if the fastest backend works, else 1."""
     lines, well = report()
     sys.stdout.write("\n".join(lines) + "\n")
     return 0 if well else 1

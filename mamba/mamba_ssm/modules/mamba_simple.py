@@ -1,4 +1,4 @@
-"""The mixer: a bidirectional Mamba block, its parameters named as published.
+"""The mixer: a bidirectional Mamba block with the parameter names of the published code.
 
 Types (method of VideoMambaPro, arXiv 2406.19006 section 3, and of VideoMamba, arXiv 2403.06977):
     v1  both directions share convolution, projections and D; only A differs (VideoMambaPro)
@@ -17,22 +17,22 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
-from mamba.mamba_ssm.ops.selective_scan.directions import Direction, Order, as_it_was, in_order, scan_directions
+from mamba.mamba_ssm.ops.selective_scan.directions import Direction, Order, in_order, original_order, scan_directions
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
 
 BIMAMBA_TYPES = ("v1", "v2")
-# Operations per token, channel and entry of its state, as the Mamba family counts them: step times A, exponential,
-# step times input times B, the recurrence's multiply-add, the reading's multiply-add.
+# FLOPs per token, channel and state entry, as counted by the Mamba papers: step size times A, exponential,
+# step size times input times B, multiply-add of the recurrence, multiply-add of the output.
 SCAN_FLOPS = 9
 
 
 class MixerFlops(NamedTuple):
-    """Operations of a mixer over one sequence; a multiply-add is two.
+    """FLOPs of a mixer for one sequence; a multiply-add counts as two.
 
     Attributes:
-        projections: of the input and the output projection.
-        inner: of the convolutions and projections between them.
-        scan: of the scans.
+        projections: FLOPs of the input and the output projection.
+        inner: FLOPs of the convolutions and projections in between.
+        scan: FLOPs of the scans.
     """
 
     projections: int
@@ -54,20 +54,22 @@ class Mamba(nn.Module):
     """Bidirectional selective scan between an input and an output projection.
 
     Args:
-        d_model: width of the tokens.
-        d_state: entries of the state of a channel.
-        d_conv: taps of the causal convolution.
-        expand: channels of the scan per entry of d_model.
-        dt_rank: rank of the step's projection; "auto" is d_model / 16, rounded up.
-        dt_min, dt_max, dt_init_floor: the step sizes at initialisation are log-uniform in [dt_min, dt_max] and at
-            least the floor.
-        dt_scale: factor on the uniform initialisation of the step's projection.
-        conv_bias, bias: whether the convolution, and the input and output projections, have a bias.
+        d_model: Width of the tokens.
+        d_state: Size of the state of a channel.
+        d_conv: Kernel size of the causal convolution.
+        expand: Ratio of the channels of the scan to d_model.
+        dt_rank: Rank of the step size projection; "auto" is d_model / 16, rounded up.
+        dt_min: Lower bound of the initial step sizes, which are log-uniform in [dt_min, dt_max].
+        dt_max: Upper bound of the initial step sizes.
+        dt_scale: Factor of the uniform initialisation of the step size projection.
+        dt_init_floor: Minimum of the initial step sizes.
+        conv_bias: Whether the convolution has a bias.
+        bias: Whether the input and output projections have a bias.
         bimamba_type: "v1" or "v2", as described above.
-        elemental_residual: whether each scan starts from its first input, or from 0.
-        masked_backward: whether the backward scan does not read a token's own input.
-        scan_input: "conv", the scans read the convolved tokens (the method); "raw", as the published code ran.
-        backend: the scan's backend; None chooses (see `available_backends`).
+        elemental_residual: Start the state of each scan from its first input instead of 0.
+        masked_backward: Hide a token's own input from the backward scan.
+        scan_input: "conv": the scans read the convolved tokens (the method); "raw": as in the published code.
+        backend: Backend of the scan; None selects one automatically (see `available_backends`).
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Mamba(nn.Module):
         return nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=bias)
 
     def _step_projection(self, dt_min: float, dt_max: float, dt_scale: float, dt_init_floor: float) -> nn.Linear:
-        """The projection to the step size, its bias such that softplus(bias) is log-uniform in [dt_min, dt_max]."""
+        """Create the step size projection, with a bias such that softplus(bias) is log-uniform in [dt_min, dt_max]."""
         projection = nn.Linear(self.dt_rank, self.d_inner)
         bound = self.dt_rank**-0.5 * dt_scale
         nn.init.uniform_(projection.weight, -bound, bound)
@@ -135,7 +137,7 @@ class Mamba(nn.Module):
         """Mix the tokens: (batch, length, d_model) to the same shape."""
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (batch, length, d_inner) each
         outputs = []
-        for branch in self.branches():  # v1: one, which both directions share; v2: one for each direction
+        for branch in self.branches():  # v1: one branch for both directions; v2: one per direction
             convolved = self.convolve(x, branch)  # (batch, length, d_inner)
             delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
             u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
@@ -143,7 +145,7 @@ class Mamba(nn.Module):
         return self.out_proj(reduce(torch.add, outputs))  # (batch, length, d_model)
 
     def branches(self) -> list[Branch]:
-        """Return the sets of weights between the input and the output projection, each with its directions."""
+        """Return the sets of weights between input and output projection, each with its directions."""
         forward = Direction(Order.FORWARD, -torch.exp(self.A_log.float()))
         backward = Direction(Order.BACKWARD, -torch.exp(self.A_b_log.float()), self.masked_backward)
         if self.bimamba_type == "v1":
@@ -154,18 +156,18 @@ class Mamba(nn.Module):
         ]
 
     def convolve(self, x: Tensor, branch: Branch, silu: bool = True) -> Tensor:
-        """Convolve x (batch, length, d_inner) along the branch's first direction, causally, with SiLU."""
+        """Apply the causal convolution and SiLU to x (batch, length, d_inner), in the branch's first direction."""
         order = branch.directions[0].order
         weight = branch.conv1d.weight.squeeze(1)  # (d_inner, d_conv)
         y = causal_conv1d(in_order(x, order), weight, branch.conv1d.bias, silu=silu, backend=self.backend)
-        return as_it_was(y, order)
+        return original_order(y, order)
 
     def project(self, convolved: Tensor, branch: Branch) -> tuple[Tensor, Tensor, Tensor]:
-        """Project to what selects: each token's step before bias and softplus, B and C.
+        """Compute each token's step size (before bias and softplus), B and C.
 
         Args:
             convolved: (batch, length, d_inner).
-            branch: the weights.
+            branch: Weights.
 
         Returns:
             delta (batch, length, d_inner), B and C (batch, length, d_state).
@@ -176,12 +178,15 @@ class Mamba(nn.Module):
         return delta, B, C
 
     def scan(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor, branch: Branch) -> Tensor:
-        """Scan in the branch's directions, with the step's bias and softplus, skip and gate, and add the outputs.
+        """Scan in the directions of a branch, including step size bias, softplus, skip and gate, and add the outputs.
 
         Args:
-            u, delta, z: (batch, length, d_inner).
-            B, C: (batch, length, d_state).
-            branch: the weights and directions.
+            u: Input, (batch, length, d_inner).
+            delta: Step size before bias and softplus, (batch, length, d_inner).
+            B: (batch, length, d_state).
+            C: (batch, length, d_state).
+            z: Gate, (batch, length, d_inner).
+            branch: Weights and directions.
 
         Returns:
             (batch, length, d_inner).
@@ -192,7 +197,7 @@ class Mamba(nn.Module):
         )  # fmt: skip
 
     def flops(self, tokens: int) -> MixerFlops:
-        """Count the operations of a forward pass over one sequence of so many tokens."""
+        """Count the FLOPs of a forward pass over one sequence of `tokens` tokens."""
         outer = self.in_proj.weight.numel() + self.out_proj.weight.numel()
         branches = self.branches()
         inner = sum(m.weight.numel() for branch in branches for m in (branch.conv1d, branch.x_proj, branch.dt_proj))
@@ -201,18 +206,18 @@ class Mamba(nn.Module):
         return MixerFlops(2 * tokens * outer, 2 * tokens * inner, scan)
 
     def misfit(self, state: Mapping[str, Tensor]) -> str | None:
-        """Say, after the file's name, why a mixer's state dict cannot be this one's; None where it can."""
-        theirs = settings_of(state)
-        if theirs is None:
-            return "holds no bidirectional Mamba layers (no layers.*.mixer.A_b_log)"
-        kind = theirs["bimamba_type"]
+        """Return why a mixer's state dict does not fit this mixer, worded to follow the file's name, or None."""
+        settings = settings_of(state)
+        if settings is None:
+            return "has no bidirectional Mamba layers (layers.*.mixer.A_b_log is missing)"
+        kind = settings["bimamba_type"]
         if kind != self.bimamba_type:
             family = {"v1": "videomambapro_*", "v2": "videomamba_* (or --bimamba_type v2)"}[kind]
-            return f"is of type {kind}, the model of type {self.bimamba_type}; ask for --model {family}"
+            return f"is of type {kind}, the model of type {self.bimamba_type}; use --model {family}"
         return None
 
     def extra_repr(self) -> str:
-        """The switches, for print(model)."""
+        """Return the switches, for print(model)."""
         return (
             f"bimamba_type={self.bimamba_type}, elemental_residual={self.elemental_residual}, "
             f"masked_backward={self.masked_backward}, scan_input={self.scan_input}"
@@ -220,32 +225,32 @@ class Mamba(nn.Module):
 
 
 def settings_of(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Read the keywords that tensors tell off a mixer's state dict; None where it is no bidirectional Mamba's."""
+    """Infer keywords from the tensors of a mixer's state dict; None if it is not one of a bidirectional Mamba."""
     if "A_b_log" not in state:
         return None
     return {"bimamba_type": "v2" if "conv1d_b.weight" in state else "v1", "d_state": state["A_b_log"].shape[1]}
 
 
 def scan_flops(batch: int, length: int, channels: int, state: int, *, directions: int) -> int:
-    """Count the scan's operations: `SCAN_FLOPS` per entry of the state and 2 for the skip, per direction."""
+    """Count the FLOPs of the scan: `SCAN_FLOPS` per state entry and 2 for the skip, per direction."""
     return directions * batch * length * channels * (SCAN_FLOPS * state + 2)
 
 
 @register_flop_formula(torch.ops.videomambapro.bidirectional_scan)
 def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
-    """For torch.utils.flop_counter: shapes (batch, length, channels), None for a direction that is left out."""
+    """Formula for torch.utils.flop_counter; shapes are (batch, length, channels), None for an absent direction."""
     directions = sum(shape is not None for shape in (A_shape, A_b_shape))
     batch, length, channels = u_shape
     return scan_flops(batch, length, channels, B_shape[-1], directions=directions)
 
 
 def _undecayed(values: Tensor) -> nn.Parameter:
-    """A parameter that weight decay must leave alone, marked as optimisers of the Mamba family expect it."""
+    """Create a parameter without weight decay, marked as in the Mamba code."""
     parameter = nn.Parameter(values)
-    parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]  (a mark, not PyTorch's)
+    parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]  (not an attribute of PyTorch)
     return parameter
 
 
 def log_state_decay(d_inner: int, d_state: int) -> nn.Parameter:
-    """log(1 .. d_state) for every channel, S4D-real: A = -exp(A_log). (d_inner, d_state)."""
+    """Create A_log = log(1 .. d_state) for each channel (d_inner, d_state), S4D-real: A = -exp(A_log)."""
     return _undecayed(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(d_inner, 1))

@@ -1,8 +1,8 @@
 """The short convolution before the scan: depthwise, causal, with SiLU, channels last.
 
-A backend of the scan that has its own convolution serves it: through the registered operator
-(`causal_conv1d_forward`, `causal_conv1d_backward`), or as a function that autograd differentiates (`convolve`).
-Elsewhere it is composed of PyTorch's own operations, a shifted product for each tap.
+Scan backends with their own convolution are used through the registered operator (`causal_conv1d_forward`,
+`causal_conv1d_backward`) or as a function that autograd differentiates (`convolve`). Otherwise the convolution is
+composed of PyTorch operations, one shifted product per tap.
 """
 
 from functools import reduce
@@ -17,11 +17,14 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, choose_backend
 def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = True, backend: str | None = None
 ) -> Tensor:
-    """y_t = sum_k weight[:, k] x_{t - width + 1 + k} + bias, zeros before the start, then SiLU where asked.
+    """Compute y_t = sum_k weight[:, k] x_{t - width + 1 + k} + bias, with zeros before the start, then SiLU.
 
     Args:
-        x: (batch, length, dim). weight: (dim, width), its last tap meets the current token. bias: (dim).
-        silu: whether SiLU follows. backend: a backend of the scan; None chooses.
+        x: (batch, length, dim).
+        weight: (dim, width); the last tap applies to the current token.
+        bias: (dim).
+        silu: Whether to apply SiLU.
+        backend: Backend of the scan; None selects one automatically.
 
     Returns:
         (batch, length, dim), x's type.

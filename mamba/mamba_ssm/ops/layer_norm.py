@@ -1,8 +1,8 @@
-"""`add_norm`: the residual addition and the norm that follows it, in one pass over memory where a backend has it.
+"""`add_norm`: residual addition and norm, fused into one pass over memory if a backend supports it.
 
-Between two mixers the model adds to the float32 residual stream and normalises it: four passes over memory as separate
-operators, one here. A backend of the scan that has a kernel for it (`add_norm_forward`, `add_norm_backward`: the C++
-one on the CPU, Triton's on a GPU) serves it through the registered operator; elsewhere plain PyTorch does.
+Between two mixers, the model adds to the float32 residual stream and normalises it. Separate operators would take four
+passes over memory. Scan backends with a kernel for it (`add_norm_forward`, `add_norm_backward`: C++ on the CPU, Triton
+on a GPU) are used through the registered operator, otherwise plain PyTorch.
 """
 
 import torch
@@ -22,25 +22,30 @@ def add_norm(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(norm(residual + hidden), residual + hidden).
+    """Compute norm(residual + hidden) and residual + hidden.
 
     Args:
-        hidden: (..., dim) branch to add. residual: (..., dim) stream so far, or None at the first layer.
-        weight, bias: (dim); bias may be None, and is for RMSNorm. eps: added to the mean square or variance.
-        is_rms: RMSNorm, x / sqrt(mean(x^2) + eps) * weight; else LayerNorm.
-        backend: a backend of the scan; None chooses.
+        hidden: Branch to add, (..., dim).
+        residual: Residual stream, (..., dim), or None at the first layer.
+        weight: (dim).
+        bias: (dim) or None, as for RMSNorm.
+        eps: Added to the mean square or variance.
+        is_rms: RMSNorm, x / sqrt(mean(x^2) + eps) * weight, instead of LayerNorm.
+        backend: Backend of the scan; None selects one automatically.
 
     Returns:
-        normed (..., dim), hidden's type, and the new residual (..., dim) in float32 (float64 for float64).
+        The normalised tensor (..., dim) in hidden's type, and the new residual (..., dim) in float32 (float64 for
+        float64).
 
     Raises:
-        ValueError: shapes do not fit, or the backend is unknown. BackendUnavailableError: it cannot run here.
+        ValueError: Shapes do not match, or the backend is unknown.
+        BackendUnavailableError: The backend cannot run here.
     """
     dim = hidden.shape[-1]
     expected = [("residual", residual, hidden.shape), ("weight", weight, (dim,)), ("bias", bias, (dim,))]
     for name, tensor, shape in expected:
         if tensor is not None and tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"{name} must be {tuple(shape)} beside hidden {tuple(hidden.shape)}, got {tensor.shape}")
+            raise ValueError(f"{name} must be {tuple(shape)} for hidden {tuple(hidden.shape)}, got {tensor.shape}")
     if residual is not None:
         residual = residual.to(_stream_dtype(hidden))
     name = choose_backend(backend, hidden.device, hidden.dtype)
@@ -50,7 +55,7 @@ def add_norm(
 
 
 def fused(backend: str, dim: int) -> bool:
-    """Whether `backend` has a kernel for rows of `dim` channels."""
+    """Return whether `backend` has a kernel for rows of `dim` channels."""
     module = BACKENDS.get(backend)
     return hasattr(module, "add_norm_forward") and dim <= getattr(module, "MAX_NORM_WIDTH", dim)
 

@@ -1,7 +1,7 @@
-"""The names that mamba_ssm users import, with mamba_ssm's layouts: channels first, time last.
+"""The public functions of mamba_ssm, with its layout: channels first, time last.
 
-All are written in terms of the operators that the mixer uses. A `*_ref` function is its `*_fn` by the backend
-"reference", the loop over tokens in `selective_scan/reference.py`; that file has the glossary of symbols, too.
+They are thin wrappers of the operators used by the mixer. A `*_ref` function is the `*_fn` with backend "reference",
+the loop over tokens in `selective_scan/reference.py`, which also explains the symbols.
 """
 
 from functools import partial
@@ -47,20 +47,24 @@ def selective_scan_fn(
     """Scan forward in time: y_t = (<C_t, h_t> + D u_t) silu(z_t), h_t = exp(d_t A) h_{t-1} + d_t B_t u_t.
 
     Args:
-        u, delta, z: (batch, dim, length).
+        u: (batch, dim, length).
+        delta: (batch, dim, length).
         A: (dim, state), real or complex.
-        B, C: (dim, state), (batch, state, length) or (batch, groups, state, length). With a complex A, constant B and
-            C are complex, the others real with 2 * length entries, real and imaginary parts in turn.
-        D, delta_bias: (dim).
-        delta_softplus: whether d = softplus(delta + delta_bias) or delta + delta_bias.
-        return_last_state: also return what the last token reads of the state, (batch, dim, state), by the loop over
-            tokens. Gradients flow into it with the backend "reference" alone.
-        elemental_residual: whether h_{-1} is u_0 or 0.
-        masked: whether y_t reads h_t - d_t B_t u_t (nothing at the first token) in the place of h_t.
-        backend: one of `available_backends()`; None chooses. A complex A is served by the reference.
+        B: (dim, state), (batch, state, length) or (batch, groups, state, length). If A is complex, a constant B is
+            complex, otherwise B is real with 2 * length entries, real and imaginary parts alternating.
+        C: As B.
+        D: (dim).
+        z: (batch, dim, length).
+        delta_bias: (dim).
+        delta_softplus: Whether d is softplus(delta + delta_bias) or delta + delta_bias.
+        return_last_state: Also return the state that the last token reads, (batch, dim, state), computed by the loop
+            over tokens. Only backend "reference" computes gradients through it.
+        elemental_residual: Whether h_{-1} is u_0 or 0.
+        masked: Whether y_t reads h_t - d_t B_t u_t (nothing at the first token) instead of h_t.
+        backend: One of `available_backends()`; None selects one automatically. Complex A uses the reference.
 
     Returns:
-        out (batch, dim, length), u's type, or (out, last_state). Arithmetic is float32, or float64 for float64 input.
+        out (batch, dim, length), u's type, or (out, last_state); computed in float32, or float64 for float64 input.
     """
     B, C = _same_groups(*(_matrix(matrix, u, A.is_complex()) for matrix in (B, C)))
     u, delta = u.mT, delta.mT
@@ -97,7 +101,7 @@ def mamba_inner_fn_no_out_proj(
     scan_input="conv",
     backend=None,
 ):
-    """Compute `mamba_inner_fn` without its output projection: (batch, dim, length)."""
+    """Compute `mamba_inner_fn` without the output projection: (batch, dim, length)."""
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
     u, delta, B, C, z = _scan_inputs(xz, *weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
     return bidirectional_scan(
@@ -131,19 +135,25 @@ def mamba_inner_fn(
     """Compute a Mamba block after its input projection: convolution, SiLU, projections, scan, gate, output projection.
 
     Args:
-        xz: (batch, 2 * dim, length), the scan's input x and the gate z.
+        xz: Input x of the scan and gate z, (batch, 2 * dim, length).
         conv1d_weight: (dim, 1, width).
         conv1d_bias: (dim).
-        x_proj_weight: (rank + 2 * state, dim), delta, B and C from x.
+        x_proj_weight: Projection from x to delta, B and C, (rank + 2 * state, dim).
         delta_proj_weight: (dim, rank).
         out_proj_weight: (d_model, dim).
         out_proj_bias: (d_model).
         A: (dim, state).
-        B, C: constants (dim, state), or None where they come from x.
-        D, delta_bias: (dim).
-        B_proj_bias, C_proj_bias: (state), added to what x_proj gives.
-        delta_softplus, elemental_residual, masked, backend: as in `selective_scan_fn`.
-        scan_input: "conv", the scan reads the convolved x; "raw", x itself, as published.
+        B: Constant (dim, state), or None to compute it from x.
+        C: As B.
+        D: (dim).
+        delta_bias: (dim).
+        B_proj_bias: (state), added to B from x_proj.
+        C_proj_bias: (state), added to C from x_proj.
+        delta_softplus: As in `selective_scan_fn`.
+        elemental_residual: As in `selective_scan_fn`.
+        masked: As in `selective_scan_fn`.
+        scan_input: "conv": the scan reads the convolved x; "raw": x itself, as in the published code.
+        backend: As in `selective_scan_fn`.
 
     Returns:
         (batch, length, d_model).
@@ -179,10 +189,10 @@ def bimamba_inner_fn(
     scan_input="conv",
     backend=None,
 ):
-    """Compute VideoMambaPro's block: the forward scan (A) plus the flipped backward scan (A_b), which is masked.
+    """Compute VideoMambaPro's block: the sum of the forward scan (A) and the masked backward scan (A_b).
 
-    Both directions share delta, B, C, D and z; arguments and result as in `mamba_inner_fn`. The backward scan runs
-    over the flipped sequence, so its elemental residual starts from the last token.
+    Both directions share delta, B, C, D and z; arguments and result are those of `mamba_inner_fn`. The backward scan
+    processes the flipped sequence, so its elemental residual starts from the last token.
     """
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
     u, delta, B, C, z = _scan_inputs(xz, *weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
@@ -223,9 +233,9 @@ def _scan_inputs(
 
 
 def _matrix(matrix: Tensor, u: Tensor, complex_pairs: bool) -> Tensor:
-    """Bring B or C of any form beside u (batch, ..., length) to (batch, length, groups, state).
+    """Convert B or C of any form to (batch, length, groups, state), for u (batch, ..., length).
 
-    Constant matrices have a group for every channel.
+    Constant matrices have one group per channel.
     """
     if matrix.dim() == 2:
         return matrix.expand(u.shape[0], u.shape[-1], -1, -1)
@@ -236,7 +246,7 @@ def _matrix(matrix: Tensor, u: Tensor, complex_pairs: bool) -> Tensor:
 
 
 def _from_pairs(matrix: Tensor) -> Tensor:
-    """Real and imaginary parts in turn (..., 2 * state) as complex numbers (..., state)."""
+    """Convert alternating real and imaginary parts (..., 2 * state) to complex numbers (..., state)."""
     return torch.view_as_complex(matrix.unflatten(-1, (-1, 2)).contiguous())
 
 

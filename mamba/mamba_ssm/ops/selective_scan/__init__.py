@@ -1,8 +1,8 @@
-"""The scan's operator `bidirectional_scan`, and the backends that compute it, a file each.
+"""The operator `bidirectional_scan` and its backends, one file each.
 
 `registration` makes it a PyTorch operator, `dispatch` chooses the backend, `directions` adds up scans in any order of
-the tokens. `reference` is the readable definition, `portable` plain PyTorch, `cpu` the C++ kernel, `triton` the GPU's,
-`stock` mamba-ssm's.
+the tokens. `reference` is the readable definition, `portable` is plain PyTorch, `cpu` the C++ kernel, `triton` the GPU
+kernels, `stock` the kernels of mamba-ssm.
 """
 
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (

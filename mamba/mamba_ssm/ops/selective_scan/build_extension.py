@@ -1,14 +1,14 @@
-"""Builds and loads the C++ kernel of the backend "cpu"; run as a module (python -m, `make setup`) it does so at once.
+"""Build and load the C++ kernel of the backend "cpu", at its first use or in advance with python -m (`make setup`).
 
-A plain shared library that registers PyTorch operators: a C++ compiler and the headers inside the torch package are
-all it takes, no Python headers, no build system. The kernel sources are compiled once per instruction set into the one
-library, which chooses among them when it runs, so a build carried to another processor stays right. The library's name
-holds a hash of everything that went into it (sources, flags, compiler, torch, architecture): whatever changes, another
-library is built, and a home directory shared between machines serves them all.
+The kernel is a shared library that registers PyTorch operators. It needs only a C++ compiler and the headers in the
+torch package, no Python headers and no build system. The kernel sources are compiled once per instruction set into the
+same library, which chooses among them at run time, so a library also works on other processors. The library's name
+contains a hash of all inputs (sources, flags, compiler, torch, architecture): any change builds another library, and
+machines can share a home directory.
 
-Environment: CXX, the compiler; VIDEOMAMBAPRO_BUILD_DIR, where libraries are kept (default: build/ of the repository,
-or ~/.cache/videomambapro where that cannot be written); VIDEOMAMBAPRO_SANITIZE=address, a build for AddressSanitizer,
-to be run with its run-time library preloaded (`make test-asan`).
+Environment variables: CXX, the compiler; VIDEOMAMBAPRO_BUILD_DIR, the folder of the libraries (default: build/ in the
+repository, or ~/.cache/videomambapro if that is not writable); VIDEOMAMBAPRO_SANITIZE=address, a build for
+AddressSanitizer, whose run-time library must then be preloaded (`make test-asan`).
 """
 
 import contextlib
@@ -43,32 +43,34 @@ X86_INSTRUCTION_SETS = {
     "avx2": ("-mavx2", "-mfma"),
     "baseline": (),
 }
-OTHER_INSTRUCTION_SETS = {"baseline": ()}  # NEON belongs to every aarch64
+OTHER_INSTRUCTION_SETS = {"baseline": ()}  # every aarch64 processor has NEON
 COMMON_FLAGS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-w")
-# Contraction is wanted, reassociation is not: the kernels' range reductions rely on the order of additions.
+# Contraction is allowed, reassociation is not: the kernels' range reductions rely on the order of additions.
 KERNEL_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 OPERATOR_FLAGS = ("-O2", "-fopenmp")
 COMPILE_SECONDS = 600
 
-_outcome: list[str | None] = []  # of the one attempt to load
+_outcome: list[str | None] = []  # result of the only attempt to load
 
 
 class ExtensionUnavailableError(RuntimeError):
-    """The C++ kernel cannot be built or loaded here; the message says why and what to do."""
+    """The C++ kernel cannot be built or loaded; the message gives the reason and the remedy."""
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the first of c++, g++, clang++ on the path.
+    """Find the C++ compiler: $CXX, or else the first of c++, g++, clang++ on the path.
 
     Raises:
-        ExtensionUnavailableError: there is none.
+        ExtensionUnavailableError: There is none.
     """
     named = os.environ.get("CXX")
     for name in [named] if named else ["c++", "g++", "clang++"]:
         path = shutil.which(name)
         if path is not None:
             return path
-    missing = f"CXX={named} is no program on the path" if named else "no C++ compiler (c++, g++, clang++) on the path"
+    missing = (
+        f"CXX={named} is not a program on the path" if named else "no C++ compiler (c++, g++, clang++) on the path"
+    )
     raise ExtensionUnavailableError(f"{missing}; install one, for example `apt-get install g++`, or set CXX")
 
 
@@ -81,7 +83,7 @@ def _run(command: list[str]) -> str:
         shown = "\n".join(done.stderr.splitlines()[:12])
         raise ExtensionUnavailableError(
             f"the C++ compiler failed (exit {done.returncode}): {' '.join(command)}\n{shown}\n"
-            "A GCC or Clang with C++20 is needed; set CXX to another compiler to try it"
+            "GCC or Clang with C++20 is required; set CXX to use another compiler"
         )
     return done.stdout
 
@@ -94,12 +96,12 @@ def _sanitize_flags() -> tuple[str, ...]:
 
 
 def instruction_sets() -> dict[str, tuple[str, ...]]:
-    """Compiler flags of every instruction set the library holds kernels for, on this architecture."""
+    """Return the compiler flags of all instruction sets that the library supports on this architecture."""
     return X86_INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else OTHER_INSTRUCTION_SETS
 
 
 def build_key(compiler: str) -> str:
-    """Hash of all that decides what the library is: sources, flags, compiler, torch and its ABI, architecture."""
+    """Hash everything that determines the library: sources, flags, compiler, torch and its ABI, architecture."""
     digest = hashlib.sha256()
     for path in sorted(SOURCE_DIR.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -113,10 +115,10 @@ def build_key(compiler: str) -> str:
 
 
 def build_dir() -> Path:
-    """The directory libraries are kept in, made if need be.
+    """Return the directory of the libraries, creating it if necessary.
 
     Raises:
-        ExtensionUnavailableError: none of the candidates can be written.
+        ExtensionUnavailableError: None of the candidates is writable.
     """
     named = os.environ.get(BUILD_DIR_VARIABLE)
     repository = SOURCE_DIR.parents[1] / "build"
@@ -129,19 +131,19 @@ def build_dir() -> Path:
         if os.access(path, os.W_OK):
             return path
     tried = ", ".join(map(str, candidates))
-    raise ExtensionUnavailableError(f"no directory to build in can be written ({tried}); set {BUILD_DIR_VARIABLE}")
+    raise ExtensionUnavailableError(f"no writable build directory ({tried}); set {BUILD_DIR_VARIABLE}")
 
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds off other processes that would build the same library at the same time."""
+    """Prevent other processes from building the same library at the same time."""
     with open(directory / "extension.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _compile_commands(compiler: str, folder: Path) -> list[list[str]]:
-    """One command per object file, each writing into `folder`."""
+    """Return one command per object file, each writing to `folder`."""
     sanitize = _sanitize_flags()
     include = Path(torch.__file__).parent / "include"
     headers = [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
@@ -161,8 +163,7 @@ def _compile_commands(compiler: str, folder: Path) -> list[list[str]]:
 
 
 def _link_command(compiler: str, folder: Path, output: Path) -> list[str]:
-    # OpenMP's symbols are left to the copy that PyTorch has loaded: a second run-time would bring a second set of
-    # threads.
+    # OpenMP's symbols are resolved by PyTorch's copy, because a second run-time would start a second set of threads.
     library_dir = Path(torch.__file__).parent / "lib"
     objects = sorted(str(path) for path in folder.glob("*.o"))
     libraries = [f"-L{library_dir}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{library_dir}"]
@@ -170,15 +171,15 @@ def _link_command(compiler: str, folder: Path, output: Path) -> list[str]:
 
 
 def library_path() -> Path:
-    """Where the library of this source, compiler and torch lies or would lie."""
+    """Return the path of the library for this source, compiler and torch, built or not."""
     return build_dir() / f"vmp_cpu-{build_key(find_compiler())}.so"
 
 
 def build() -> Path:
-    """Builds the library unless it is there; returns its path.
+    """Build the library unless it exists, and return its path.
 
     Raises:
-        ExtensionUnavailableError: no compiler, the compiler fails, or nowhere to write.
+        ExtensionUnavailableError: There is no compiler, it fails, or no directory is writable.
     """
     path = library_path()
     if path.exists():
@@ -187,7 +188,7 @@ def build() -> Path:
     with _locked(path.parent):
         if path.exists():  # another process built it while this one waited
             return path
-        logger.warning("building the C++ kernel for %s, once, in %s", platform.machine(), path.parent)
+        logger.warning("building the C++ kernel for %s (only once) in %s", platform.machine(), path.parent)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=path.parent) as name:
             folder = Path(name)
@@ -206,24 +207,23 @@ def _build_and_load() -> str | None:
     except ExtensionUnavailableError as error:
         return str(error)
     except OSError as error:
-        return f"the built library {path} does not load: {error}; remove it to have it built anew"
+        return f"the library {path} cannot be loaded: {error}; remove it to rebuild it"
     return None
 
 
 def load_failure() -> str | None:
-    """Builds (on first use) and loads the library; None, or why that failed, the same for the life of the process."""
-    # A list and no functools.cache: torch.compile, tracing a call to the operator, sees through the one but would try
-    # to trace the build under the other.
+    """Build (on first use) and load the library; return None or why that failed, the same in every call."""
+    # A list instead of functools.cache, through which torch.compile would try to trace the build.
     if not _outcome:
         _outcome.append(_build_and_load())
     return _outcome[0]
 
 
 def load() -> None:
-    """Makes torch.ops.vmp_cpu available, building the library on first use; later calls cost nothing.
+    """Make torch.ops.vmp_cpu available, building the library on first use; later calls cost nothing.
 
     Raises:
-        ExtensionUnavailableError: it cannot be built or loaded.
+        ExtensionUnavailableError: The library cannot be built or loaded.
     """
     reason = load_failure()
     if reason is not None:
@@ -231,12 +231,12 @@ def load() -> None:
 
 
 def main() -> int:
-    """Builds and loads the library; returns 0 even where that fails, for the portable path serves there."""
+    """Build and load the library; return 0 even if that fails, because the portable backend works without it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         load()
     except ExtensionUnavailableError as error:
-        logger.warning("the C++ kernel is not available, plain PyTorch serves instead: %s", error)
+        logger.warning("the C++ kernel is not available, plain PyTorch is used instead: %s", error)
     else:
         chosen = torch.ops.vmp_cpu.use_instruction_set("")
         logger.info("the C++ kernel is ready: %s, instruction set %s", library_path(), chosen)

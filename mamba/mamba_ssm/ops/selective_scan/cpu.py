@@ -1,8 +1,8 @@
 """Backend "cpu": the fused C++ kernel of mamba/csrc, float32 and bfloat16, built on first use (see build_extension).
 
-Both directions in one call, channels last; argument lists are those of every backend (see `portable`). float32 inside;
-sums over channels, tokens and batch go in an order the shapes alone decide, so any number of threads gives the same
-bits.
+Both directions are computed in one call, channels last, in float32, with the argument lists of all backends (see
+`portable`). The order of sums over channels, tokens and batch depends only on the shapes, so the result is
+bit-identical for any number of threads.
 """
 
 import math
@@ -13,20 +13,20 @@ from torch import Tensor
 NAME = "cpu"
 DTYPES = (torch.float32, torch.bfloat16)
 
-# As in mamba/csrc/kernels.h: tokens between two saved states, and what the state dimension is rounded up to.
+# As in mamba/csrc/kernels.h: tokens between two saved states, and the multiple to which the state is padded.
 CHUNK = 32
 STATE_GROUP = 4
 
 
 def _extension():
-    # Imported late: the module is also run by itself, and must not be loaded by its own package before that.
+    # Imported late, because the module is also run with python -m and must not be imported by its package before.
     from mamba.mamba_ssm.ops.selective_scan import build_extension
 
     return build_extension
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve `device` and `dtype`, with the remedy; None where it can. Builds it if need be."""
+    """Return why this backend cannot run, with the remedy, or None if it can; build the kernel if necessary."""
     if torch.device(device).type != "cpu":
         return f"the C++ kernel runs on the CPU, not on {device}"
     if dtype not in DTYPES:
@@ -35,17 +35,17 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
-    """Shape of the saved states: (batch, directions, chunks of CHUNK tokens, padded state, dim)."""
+    """Return the shape of the saved states: (batch, directions, chunks of CHUNK tokens, padded state, dim)."""
     return (batch, directions, math.ceil(length / CHUNK), math.ceil(state / STATE_GROUP) * STATE_GROUP, dim)
 
 
 def forward(
     u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
 ) -> tuple[Tensor, Tensor]:
-    """`bidirectional_scan` without autograd; see there for shapes. Returns (out, states for `backward`).
+    """Compute `bidirectional_scan` (see there for shapes) without autograd; return (out, states for `backward`).
 
     Raises:
-        ValueError: a shape or type does not fit.
+        ValueError: A shape or type does not match.
     """
     _extension().load()
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
@@ -55,7 +55,7 @@ def forward(
 def forward_only(
     u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
 ) -> Tensor:
-    """`forward` without states, where no backward pass will follow."""
+    """Compute `forward` without states, if no backward pass follows."""
     _extension().load()
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
     return torch.ops.vmp_cpu.scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags, False)[0]
@@ -65,9 +65,9 @@ def backward(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
     delta_softplus, elemental_residual, masked, masked_backward,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None.
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
-    Those of A, A_b, D and delta_bias are float32, the others of their input's type.
+    Those of A, A_b, D and delta_bias are float32, the others have their input's type.
     """
     _extension().load()
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
@@ -75,13 +75,9 @@ def backward(
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """y_t = sum_k weight[:, k] x_{t - width + 1 + k} + bias, zeros before the start, then SiLU where asked.
+    """Compute `causal_conv1d` (see there) without autograd, for float32 and bfloat16.
 
-    Args:
-        x: (batch, length, dim), channels contiguous, float32 or bfloat16. weight: (dim, width). bias: (dim).
-
-    Returns:
-        (batch, length, dim), contiguous, x's type.
+    The channels of x must be contiguous, as those of the result are.
     """
     _extension().load()
     return torch.ops.vmp_cpu.conv_forward(x, weight, bias, silu)
@@ -90,7 +86,7 @@ def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: 
 def causal_conv1d_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of x, weight and bias (None without one), each of its input's type; arguments as in the forward."""
+    """Compute the gradients of x, weight and bias (None without a bias), each in its input's type."""
     _extension().load()
     return torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu)
 
@@ -98,7 +94,7 @@ def causal_conv1d_backward(
 def add_norm_forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
 ) -> tuple[Tensor, Tensor]:
-    """`add_norm` without autograd: (normed in hidden's type, residual + hidden in float32), both contiguous."""
+    """Compute `add_norm` without autograd: (normed in hidden's type, residual + hidden in float32), contiguous."""
     _extension().load()
     return torch.ops.vmp_cpu.add_norm_forward(hidden, residual, weight, bias, eps, is_rms)
 
@@ -107,6 +103,6 @@ def add_norm_backward(
     grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
     is_rms: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of (hidden and residual alike, in float32; weight; bias); `total` is the new residual."""
+    """Compute the gradients of (hidden + residual, in float32; weight; bias); `total` is the new residual."""
     _extension().load()
     return torch.ops.vmp_cpu.add_norm_backward(grad_normed, grad_total, total, weight, bias, eps, is_rms)

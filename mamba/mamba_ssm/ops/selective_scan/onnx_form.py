@@ -1,7 +1,7 @@
-"""The scan in ONNX's standard operators: a loop over tokens (`Scan`) for each direction, whatever the length.
+"""Express the scan in standard ONNX operators: one loop over tokens (`Scan`) per direction, for any length.
 
-`TRANSLATIONS` is for `torch.onnx.export(..., custom_translation_table=TRANSLATIONS, opset_version=OPSET)`. Needs
-onnxscript. Export a model whose backend is "portable": its convolution is made of PyTorch's own operations.
+Pass `TRANSLATIONS` to `torch.onnx.export(..., custom_translation_table=TRANSLATIONS, opset_version=OPSET)`; this needs
+onnxscript. Export a model with backend "portable", whose convolution consists of PyTorch operations.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,20 @@ _LAST_AXIS = [-1]
 def carried_scan(
     initial: FLOAT, A: FLOAT, d: FLOAT, x: FLOAT, B: FLOAT, C: FLOAT, ins: Sequence[int], outs: Sequence[int]
 ) -> FLOAT:
-    """<C_t, exp(d_t A) h_{t-1}> of h_t = exp(d_t A) h_{t-1} + x_t B_t: what each token reads of those before it.
+    """Compute <C_t, exp(d_t A) h_{t-1}> for h_t = exp(d_t A) h_{t-1} + x_t B_t, the output without the token itself.
 
-    Shapes: initial (batch, dim, state); A (dim, state); d, x and the result (batch, length, dim, 1); B (batch, length,
-    1, state); C (batch, length, state, 1). ins, outs: direction of the four inputs and of the output, 1 for backward.
+    Args:
+        initial: (batch, dim, state).
+        A: (dim, state).
+        d: (batch, length, dim, 1).
+        x: (batch, length, dim, 1).
+        B: (batch, length, 1, state).
+        C: (batch, length, state, 1).
+        ins: Direction of the last four inputs, 1 for backward.
+        outs: Direction of the output.
+
+    Returns:
+        (batch, length, dim, 1).
     """
 
     @graph()
@@ -57,19 +67,19 @@ def translate_scan(
     u, delta, A, A_b, B, C, D, z, delta_bias,
     delta_softplus, elemental_residual, masked, masked_backward, backend, keep_states,
 ):  # fmt: skip
-    """`videomambapro::bidirectional_scan`, arguments as there, in ONNX's operators; the states are left empty.
+    """Translate `videomambapro::bidirectional_scan` to ONNX operators; the states are left empty.
 
     Raises:
-        ValueError: B and C have several groups, which no model here has.
+        ValueError: B and C have several groups, which no model here uses.
     """
     if B.shape[2] != 1:
-        raise ValueError(f"the ONNX form of the scan has one group of B and C, not {B.shape[2]}")
+        raise ValueError(f"the ONNX form of the scan supports one group of B and C, not {B.shape[2]}")
     length, state = u.shape[1], B.shape[3]
     d = delta if delta_bias is None else op.Add(delta, delta_bias)
     d = op.Softplus(d) if delta_softplus else d
     x = op.Unsqueeze(op.Mul(d, u), _LAST_AXIS)
     C = op.Transpose(C, perm=[0, 1, 3, 2])
-    own = op.Mul(x, op.MatMul(B, C))  # what a token reads of itself, (batch, length, dim, 1)
+    own = op.Mul(x, op.MatMul(B, C))  # contribution of the token itself, (batch, length, dim, 1)
     d = op.Unsqueeze(d, _LAST_AXIS)
     total = None
     for A_one, hidden, back in ((A, masked, 0), (A_b, masked_backward, 1)):
@@ -91,7 +101,7 @@ TRANSLATIONS = {torch.ops.videomambapro.bidirectional_scan.default: translate_sc
 
 
 def _all_but(place: int, length: int) -> np.ndarray:
-    """Ones (length, 1, 1) with a zero at `place`: a masked direction reads nothing at its first token."""
+    """Return ones (length, 1, 1) with a zero at `place`, where a masked direction reads nothing."""
     ones = np.ones((length, 1, 1), np.float32)
     ones[place] = 0
     return ones

@@ -1,11 +1,11 @@
-"""Backend "portable": the bidirectional scan in plain PyTorch, for every device and for float64.
+"""Backend "portable": the bidirectional scan in plain PyTorch, for all devices and for float64.
 
-Symbols as in `reference`: u input, d = softplus(delta + bias) step, A, B, C, D state space, z gate, h state.
+Symbols as in `reference`: u input, d = softplus(delta + bias) step size, A, B, C, D state space, z gate, h state.
 
-One direction is the linear recurrence h_t = a_t h_{t-1} + x_t with a_t = exp(d_t A) and x_t = d_t B_t u_t. Time is
-cut into segments that bound the memory, each segment into about sqrt(length) chunks that advance together, so the
-Python loop is short and every step works on a large tensor. The backward pass recomputes a segment from the state at
-its start: time and memory grow with the length, never faster.
+One direction is the linear recurrence h_t = a_t h_{t-1} + x_t with a_t = exp(d_t A) and x_t = d_t B_t u_t. Segments of
+the sequence bound the memory, and each is split into about sqrt(length) chunks, which are processed together, so that
+the Python loop is short and every iteration works on a large tensor. The backward pass recomputes a segment from its
+initial state. Time and memory are linear in the length.
 """
 
 import math
@@ -25,7 +25,7 @@ MIN_SEGMENT = 16
 
 
 class ScanFlags(NamedTuple):
-    """The switches of `bidirectional_scan`, in the order in which every backend takes them."""
+    """The switches of `bidirectional_scan`, in the order of the backends' arguments."""
 
     delta_softplus: bool
     elemental_residual: bool
@@ -34,28 +34,28 @@ class ScanFlags(NamedTuple):
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve `device` and `dtype`; None, since plain PyTorch always can."""
+    """Return None: plain PyTorch supports every device and type."""
     return None
 
 
 def segment_length(batch: int, length: int, dim: int, state: int) -> int:
-    """Tokens in a segment, such that a (batch, segment, dim, state) tensor stays below SEGMENT_ELEMENTS."""
+    """Return the tokens per segment, such that (batch, segment, dim, state) has at most SEGMENT_ELEMENTS elements."""
     return max(MIN_SEGMENT, min(length, SEGMENT_ELEMENTS // max(1, batch * dim * state)))
 
 
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
-    """Shape of the saved states: (directions, segments, batch, dim, state)."""
+    """Return the shape of the saved states: (directions, segments, batch, dim, state)."""
     segments = math.ceil(length / segment_length(batch, length, dim, state))
     return (directions, segments, batch, dim, state)
 
 
 def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
-    """All states of h_t = decay_t h_{t-1} + drive_t, h_{-1} = initial.
+    """Compute all states of h_t = decay_t h_{t-1} + drive_t, h_{-1} = initial.
 
     Args:
-        decay: (batch, length, dim, state) factors.
-        drive: (batch, length, dim, state) additions.
-        initial: (batch, dim, state) state before the first token.
+        decay: Factors, (batch, length, dim, state).
+        drive: Summands, (batch, length, dim, state).
+        initial: State before the first token, (batch, dim, state).
 
     Returns:
         h: (batch, length, dim, state).
@@ -82,7 +82,7 @@ def linear_recurrence(decay: Tensor, drive: Tensor, initial: Tensor) -> Tensor:
 
 
 class _Segment(NamedTuple):
-    """What one segment of a direction computes: decay a, drive x, states before and after, B and C over channels."""
+    """Intermediate results of one segment: decay a, drive x, states before and after, B and C over channels."""
 
     decay: Tensor
     drive: Tensor
@@ -93,7 +93,7 @@ class _Segment(NamedTuple):
 
 
 def _over_channels(matrix: Tensor, dim: int) -> Tensor:
-    """(batch, length, groups, state) to a form that broadcasts against (batch, length, dim, state)."""
+    """Expand (batch, length, groups, state) so that it broadcasts against (batch, length, dim, state)."""
     groups = matrix.shape[2]
     return matrix if groups in (1, dim) else matrix.repeat_interleave(dim // groups, dim=2)
 
@@ -109,7 +109,7 @@ def _run_segment(u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, initial:
 
 
 def _read(segment: _Segment, masked: bool, first: bool) -> Tensor:
-    """What C reads: h_t, or with the mask a_t h_{t-1} (nothing at the first token). (batch, segment, dim, state)."""
+    """Return what C reads: h_t, or a_t h_{t-1} with the mask (0 at the first token); (batch, segment, dim, state)."""
     if not masked:
         return segment.states
     read = segment.decay * segment.previous
@@ -124,7 +124,7 @@ def _initial_state(u: Tensor, state: int, elemental_residual: bool) -> Tensor:
 
 
 def _direction_forward(u, d, A, B, C, elemental_residual: bool, masked: bool) -> tuple[Tensor, Tensor]:
-    """<C_t, h_t> of one direction, time already in its order, and the states at the segments' starts."""
+    """Compute <C_t, h_t> of one direction, for inputs in its order, and the states at the segments' starts."""
     batch, length, dim = u.shape
     step = segment_length(batch, length, dim, A.shape[-1])
     state = _initial_state(u, A.shape[-1], elemental_residual)
@@ -147,7 +147,7 @@ class _DirectionGradients(NamedTuple):
 
 
 def _to_groups(gradient: Tensor, groups: int) -> Tensor:
-    """Sums a (batch, length, dim, state) gradient over the channels that share a group's B or C."""
+    """Sum a (batch, length, dim, state) gradient over the channels that share a group's B or C."""
     batch, length, dim, state = gradient.shape
     return gradient.reshape(batch, length, groups, dim // groups, state).sum(3)
 
@@ -155,10 +155,10 @@ def _to_groups(gradient: Tensor, groups: int) -> Tensor:
 def _direction_backward(
     grad_y, u, d, A, B, C, starts, elemental_residual: bool, masked: bool
 ) -> tuple[Tensor, _DirectionGradients]:
-    """The direction's output again (for the gate's gradient) and the gradients of its inputs.
+    """Recompute the output of a direction (for the gate's gradient) and compute the gradients of its inputs.
 
-    mu_t, the adjoint of the carried part a_t h_{t-1}, obeys mu_t = grad_y_t C_t + a_{t+1} mu_{t+1}; nu_t, the adjoint
-    of the drive x_t, equals mu_t, less grad_y_t C_t where the mask hides the token's own input.
+    mu_t, the adjoint of the carried part a_t h_{t-1}, satisfies mu_t = grad_y_t C_t + a_{t+1} mu_{t+1}. nu_t, the
+    adjoint of the drive x_t, equals mu_t, or mu_t - grad_y_t C_t if the mask hides the token's own input.
     """
     batch, length, dim = u.shape
     groups = B.shape[2]
@@ -198,7 +198,7 @@ def _direction_backward(
 
 
 def _directions(A: Tensor | None, A_b: Tensor | None, flags: ScanFlags) -> list[tuple[Tensor, bool, bool]]:
-    """The directions to run, as (A, flipped, masked)."""
+    """Return the directions to run, as (A, flipped, masked)."""
     both = [(A, False, flags.masked), (A_b, True, flags.masked_backward)]
     return [(matrix, flipped, masked) for matrix, flipped, masked in both if matrix is not None]
 
@@ -206,7 +206,7 @@ def _directions(A: Tensor | None, A_b: Tensor | None, flags: ScanFlags) -> list[
 def forward(
     u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
 ) -> tuple[Tensor, Tensor]:
-    """`bidirectional_scan` without autograd; see there for shapes. Returns (out, states for `backward`)."""
+    """Compute `bidirectional_scan` (see there for shapes) without autograd; return (out, states for `backward`)."""
     flags = ScanFlags(delta_softplus, elemental_residual, masked, masked_backward)
     dtype = u.dtype
     tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
@@ -228,7 +228,7 @@ def backward(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
     delta_softplus, elemental_residual, masked, masked_backward,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
     flags = ScanFlags(delta_softplus, elemental_residual, masked, masked_backward)
     tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
     dtypes = [None if t is None else t.dtype for t in tensors]

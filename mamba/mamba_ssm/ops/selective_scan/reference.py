@@ -1,11 +1,11 @@
-"""Backend "reference": the readable definition of the scan, one token after another, complex A included.
+"""Backend "reference": the readable definition of the scan, a loop over tokens that also supports complex A.
 
-From code to paper (arXiv 2406.19006, section 3); layouts are channels last:
+Symbols of the paper (arXiv 2406.19006, section 3); layouts are channels last:
     u      input tokens                        delta, d   step size, before and after bias and softplus
-    A, B, C, D   state space matrices          h          hidden state, one row of `state` values a channel
+    A, B, C, D   state space matrices          h          hidden state, `state` values per channel
     z      gate                                A_b        A of the backward (time-flipped) scan
-Two changes to Mamba: the elemental residual (h_{-1} = u_0 instead of 0) and the masked backward scan, in which a
-token's own input is carried on but not read.
+There are two changes to Mamba: the elemental residual (h_{-1} = u_0 instead of 0) and the masked backward scan, in
+which a token's own input enters the state but is not read by the token itself.
 """
 
 from collections.abc import Callable
@@ -21,24 +21,26 @@ Given = TypeVar("Given", bound=Tensor | None)
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return None: plain PyTorch serves every device and type."""
+    """Return None: plain PyTorch supports every device and type."""
     return None
 
 
 def scan_direction(
     u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, elemental_residual: bool, masked: bool
 ) -> tuple[Tensor, Tensor]:
-    """Scan in the order of the tokens; the definition of correct.
+    """Scan the tokens in order; all backends are tested against this definition.
 
     h_t = exp(d_t A) h_{t-1} + d_t B_t u_t with h_{-1} = u_0 (0 without the residual); y_t = <C_t, h_t>, or with the
-    mask <C_t, h_t - d_t B_t u_t>, and 0 at the first token. What is carried on is the same with the mask and without.
+    mask <C_t, h_t - d_t B_t u_t>, and 0 at the first token. The mask does not change the state.
 
     Args:
-        u, d: (batch, length, dim).
+        u: (batch, length, dim).
+        d: (batch, length, dim).
         A: (dim, state), real or complex.
-        B, C: (batch, length, groups, state), complex where A is.
-        elemental_residual: whether the state starts from the first token.
-        masked: whether a token's own input is hidden from it.
+        B: (batch, length, groups, state), complex if A is.
+        C: (batch, length, groups, state), complex if A is.
+        elemental_residual: Whether the state starts from the first token.
+        masked: Whether a token's own input is hidden from it.
 
     Returns:
         y (batch, length, dim), and what the last token reads, (batch, dim, state).
@@ -62,7 +64,7 @@ def scan_direction(
 
 
 def scan(u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward):
-    """Compute `bidirectional_scan` by the loop; arguments and result as there. Autograd differentiates it."""
+    """Compute `bidirectional_scan` (see there for arguments and result) by the loop, differentiated by autograd."""
     inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
     return compose_scan(lambda *direction: scan_direction(*direction)[0], *inputs, *flags)
@@ -72,11 +74,10 @@ def compose_scan(
     scan_one: Callable[..., Tensor], u, delta, A, A_b, B, C, D, z, delta_bias,
     delta_softplus, elemental_residual, masked, masked_backward,
 ) -> Tensor:  # fmt: skip
-    """Compose `bidirectional_scan` of scans in one direction: step size, flips, sum, skip and gate.
+    """Compose `bidirectional_scan` from scans in one direction: step size, flips, sum, skip and gate.
 
-    Args:
-        scan_one: computes y from (u, d, A, B, C, elemental_residual, masked), all in the order of the scan and in
-            float32 (float64 for float64 input).
+    The first argument, `scan_one`, computes y from (u, d, A, B, C, elemental_residual, masked), all in the order of
+    the scan and in float32 (float64 for float64 input). The others are those of `bidirectional_scan`.
     """
     dtype = u.dtype
     u, delta, B, C, D, z, delta_bias = (in_compute_type(t) for t in (u, delta, B, C, D, z, delta_bias))
@@ -94,20 +95,20 @@ def compose_scan(
 
 
 def step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    """Return d = softplus(delta + delta_bias), or the sum itself where `delta_softplus` is False."""
+    """Return d = softplus(delta + delta_bias), or only the sum if `delta_softplus` is False."""
     raw = delta if delta_bias is None else delta + delta_bias
     return F.softplus(raw) if delta_softplus else raw
 
 
 def in_compute_type(tensor: Given) -> Given:
-    """Return float32 of any shorter real type; float64, for gradient checks, complex tensors and None as they are."""
+    """Convert to float32; float64 (for gradient checks), complex tensors and None are returned unchanged."""
     if tensor is None or tensor.dtype == torch.float64 or tensor.is_complex():
         return tensor
     return cast(Given, tensor.float())
 
 
 def scan_source(x: Tensor, convolved: Tensor, scan_input: str) -> Tensor:
-    """Return what the scan reads: the convolved x (the method), or x before the convolution (the published code)."""
+    """Return the input of the scan: the convolved x (the method), or x before the convolution (published code)."""
     if scan_input not in SCAN_INPUTS:
         raise ValueError(f"scan_input must be one of {SCAN_INPUTS}, got {scan_input!r}")
     return convolved if scan_input == "conv" else x

@@ -1,8 +1,8 @@
-"""The scan as PyTorch operators with fake kernels and autograd: torch.compile, export, checkpointing and DDP work.
+"""Register the scan as PyTorch operators with fake kernels and autograd, for torch.compile, export and DDP.
 
-The public `bidirectional_scan` checks shapes and chooses the backend. A backend supplies `forward`, `backward` and
-`state_shape`, which `videomambapro::bidirectional_scan` and its backward call by the backend's name, or one function
-`scan` that autograd differentiates itself.
+The public function `bidirectional_scan` checks shapes and chooses the backend. A backend has the functions `forward`,
+`backward` and `state_shape`, which the operator `videomambapro::bidirectional_scan` and its backward call, or a single
+function `scan` that autograd differentiates.
 """
 
 import functools
@@ -33,30 +33,36 @@ def bidirectional_scan(
     masked_backward: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """Forward scan with A plus time-flipped scan with A_b, gated: the core of a VideoMambaPro block, channels last.
+    """Compute the gated sum of the forward scan with A and the time-flipped scan with A_b, channels last.
 
     out_t = silu(z_t) * sum over directions of (<C_t, read_t> + D u_t), where h_t = exp(d_t A) h_{t-1} + d_t B_t u_t, d
     = softplus(delta + delta_bias) and read_t = h_t, or exp(d_t A) h_{t-1} in a masked direction (0 at its first
-    token). The elemental residual starts each direction from its own first input, broadcast over the state, instead of
-    0.
+    token). With the elemental residual, each direction starts from its own first input, broadcast over the state,
+    instead of 0.
 
     Args:
-        u: (batch, length, dim) input; its type is the output's type. Only the last dimension need be contiguous.
-        delta: (batch, length, dim) step before bias and softplus.
-        A: (dim, state), of the scan forward in time; None leaves that direction out. Complex only by the reference.
-        A_b: (dim, state), of the scan backward in time; None leaves that direction out.
-        B, C: (batch, length, groups, state), or (batch, length, state) for one group; channel i uses group
-            i // (dim / groups). Complex where A is.
-        D: (dim) skip, added once per direction. z: (batch, length, dim) gate. delta_bias: (dim).
-        delta_softplus: whether the step is softplus(delta + bias) or delta + bias.
-        elemental_residual, masked, masked_backward: the switches of the method; `masked` is the forward direction's.
-        backend: a name of `available_backends()`; None chooses (see `dispatch`).
+        u: Input, (batch, length, dim); its type is the output's type. Only the last dimension must be contiguous.
+        delta: Step size before bias and softplus, (batch, length, dim).
+        A: (dim, state) of the forward scan; None omits this direction. Complex A uses the reference backend.
+        A_b: (dim, state) of the backward scan; None omits this direction.
+        B: (batch, length, groups, state), or (batch, length, state) for one group; channel i uses group
+            i // (dim / groups). Complex if A is.
+        C: As B.
+        D: Skip, (dim), added once per direction.
+        z: Gate, (batch, length, dim).
+        delta_bias: (dim).
+        delta_softplus: Whether the step size is softplus(delta + delta_bias) or delta + delta_bias.
+        elemental_residual: Whether each direction starts from its first input.
+        masked: Whether a token's own input is hidden from the forward scan.
+        masked_backward: Whether a token's own input is hidden from the backward scan.
+        backend: A name in `available_backends()`; None selects one automatically (see `dispatch`).
 
     Returns:
-        out: (batch, length, dim), u's type. Arithmetic is float32 (float64 for float64 input).
+        out: (batch, length, dim), u's type, computed in float32 (float64 for float64 input).
 
     Raises:
-        ValueError: shapes or types do not fit, or the backend is unknown. BackendUnavailableError: it cannot run here.
+        ValueError: Shapes or types do not match, or the backend is unknown.
+        BackendUnavailableError: The backend cannot run here.
     """
     B, C = (matrix.unsqueeze(2) if matrix.dim() == 3 else matrix for matrix in (B, C))
     _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias)
@@ -77,7 +83,7 @@ def bidirectional_scan(
 
 @functools.cache
 def _log_complex_once() -> None:
-    logger.warning("complex A: the scan runs as the reference loop over tokens, the fast backends are real")
+    logger.warning("complex A: using the reference loop over tokens, because the fast backends support only real A")
 
 
 def _compute_dtype(u: Tensor) -> torch.dtype:

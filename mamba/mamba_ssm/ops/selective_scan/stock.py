@@ -1,11 +1,11 @@
-"""Backend "cuda": the kernels of an installed mamba-ssm, and those of causal-conv1d for the convolution.
+"""Backend "cuda": the scan kernels of an installed mamba-ssm and the convolution of causal-conv1d.
 
-mamba-ssm's scan starts from a zero state and reads every token. Two identities give the method's scan from it (its
-step after softplus is d):
+mamba-ssm's scan starts from a zero state and reads every token. Two identities yield the scan of the method (d is the
+step size after softplus):
     residual   prepend a token with d = 1, B = 1 and the first input u_0; drop its output
     mask       y_t - d_t u_t <B_t, C_t> for t > 0, and 0 for t = 0
-Autograd differentiates both, through the two packages' own functions. Softplus, skip and gate stay outside, and the
-scan runs in float32: what the mask subtracts must not be rounded more coarsely than what it is subtracted from.
+Autograd differentiates both, through the functions of the two packages. Softplus, skip and gate are applied outside.
+The scan runs in float32, so that the mask's subtraction does not amplify rounding errors.
 """
 
 import functools
@@ -24,7 +24,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why this backend cannot serve `device` and `dtype`, with the remedy; None if it can."""
+    """Return why this backend cannot run on `device` with `dtype`, with the remedy, or None if it can."""
     if device.type != "cuda":
         return "it needs an NVIDIA GPU"
     if dtype not in DTYPES:
@@ -34,9 +34,9 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def scan(*inputs_and_flags) -> Tensor:
-    """Compute `bidirectional_scan`; arguments and result as there.
+    """Compute `bidirectional_scan` (see there for arguments and result).
 
-    The backward pass runs the scan again, so that only the inputs are kept for it.
+    The backward pass recomputes the scan, so only the inputs are kept for it.
     """
     module, fault = load_extension(SCAN_MODULE)
     if module is None:
@@ -49,7 +49,7 @@ def scan_direction(
     stock: Callable[..., Tensor], u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor,
     elemental_residual: bool, masked: bool,
 ) -> Tensor:  # fmt: skip
-    """Scan one direction by `stock`, mamba-ssm's `selective_scan_fn`; otherwise as `reference.scan_direction`."""
+    """Scan one direction as `reference.scan_direction` does, with `stock`, mamba-ssm's `selective_scan_fn`."""
     u, d = u.mT, d.mT  # (batch, dim, length)
     B, C = (matrix.permute(0, 2, 3, 1) for matrix in (B, C))  # (batch, groups, state, length)
     inputs = {"u": u, "delta": d, "B": B, "C": C}
@@ -65,9 +65,9 @@ def scan_direction(
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
-    """Compute `causal_conv1d` by causal-conv1d; None where it is missing or cannot take these tensors."""
-    taken = x.dtype in DTYPES and weight.shape[1] in (2, 3, 4) and x.stride(2) == 1
-    module = load_extension(CONVOLUTION_MODULE)[0] if taken and x.stride(0) % 8 == x.stride(1) % 8 == 0 else None
+    """Compute `causal_conv1d` by causal-conv1d; return None if it is missing or does not support these tensors."""
+    supported = x.dtype in DTYPES and weight.shape[1] in (2, 3, 4) and x.stride(2) == 1
+    module = load_extension(CONVOLUTION_MODULE)[0] if supported and x.stride(0) % 8 == x.stride(1) % 8 == 0 else None
     if module is None:
         return None
     return module.causal_conv1d_fn(x.mT, weight, bias, activation="silu" if silu else None).mT

@@ -1,4 +1,4 @@
-"""The compiled modules of an installed mamba-ssm and causal-conv1d: there, or why not and what mends it."""
+"""Find the compiled modules of an installed mamba-ssm and causal-conv1d, or explain why they cannot be used."""
 
 import functools
 import importlib
@@ -11,24 +11,24 @@ import torch
 SCAN_MODULE = "selective_scan_cuda"
 CONVOLUTION_MODULE = "causal_conv1d_cuda"
 PACKAGES = {SCAN_MODULE: "mamba-ssm", CONVOLUTION_MODULE: "causal-conv1d"}
-# The Python modules whose differentiable functions call them. mamba-ssm's can be imported without its compiled module.
+# Python modules with the differentiable functions. That of mamba-ssm can be imported without its compiled module.
 INTERFACES = {SCAN_MODULE: "mamba_ssm.ops.selective_scan_interface", CONVOLUTION_MODULE: "causal_conv1d"}
 
-# mamba-ssm's sources since July 2026 compile the scan only where the variable says so; older ones do not ask for it.
+# mamba-ssm's sources since July 2026 compile the scan only if the variable is set; older ones ignore it.
 INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r requirements-cuda.txt"
-# Without --no-cache-dir pip takes the wheel again that it built before, with the fault that is to be mended.
+# Without --no-cache-dir, pip would reuse the broken wheel that it has built before.
 REINSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall "
 
 logger = logging.getLogger(__name__)
 
 
 class Fault(NamedTuple):
-    """Why a compiled module cannot serve.
+    """Why a compiled module cannot be used.
 
     Attributes:
-        problem: what is wrong.
-        remedy: the command that mends it.
-        installed: whether the package is there, if only in part or broken.
+        problem: Description of the problem.
+        remedy: Command that fixes it.
+        installed: Whether the package is installed, even if incomplete or broken.
     """
 
     problem: str
@@ -41,13 +41,13 @@ class Fault(NamedTuple):
 
 @functools.cache
 def load_extension(name: str) -> tuple[Any, Fault | None]:
-    """Import a compiled module and its interface; warn once where they are broken.
+    """Import a compiled module and its interface; warn once if they are broken.
 
     Args:
-        name: key of PACKAGES.
+        name: Key of PACKAGES.
 
     Returns:
-        (the interface, None), or (None, why not).
+        (the interface, None) or (None, the fault).
     """
     package = PACKAGES[name]
     remedy = REINSTALL + package
@@ -66,20 +66,20 @@ def load_extension(name: str) -> tuple[Any, Fault | None]:
 
 
 def _absence(name: str) -> Fault:
-    """What is missing where there is no module of that name: the package, or the module in it."""
+    """Determine whether the package is missing or only its compiled module."""
     package = PACKAGES[name]
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return Fault(f"{package} is not installed; it is optional where Triton runs", INSTALL, installed=False)
+        return Fault(f"{package} is not installed (optional if Triton works)", INSTALL, installed=False)
     problem = f"{package} {version} was installed without its compiled module {name}"
     return Fault(problem, REINSTALL + package, installed=True)
 
 
 def explain_import_error(message: str) -> str:
-    """A loader's message in plain words."""
+    """Explain a message of the dynamic loader."""
     if "undefined symbol" in message:
         return f"it was built against another PyTorch ({message})"
     if "libcudart" in message or "libcublas" in message or "libnv" in message:
-        return f"it was built for another CUDA than this PyTorch's {torch.version.cuda} ({message})"
+        return f"it was built for another CUDA version than this PyTorch, {torch.version.cuda} ({message})"
     return message

@@ -1,6 +1,6 @@
-"""Backend "triton": the fused kernels of `ops/triton`, for NVIDIA GPUs; under Triton's interpreter also for the CPU.
+"""Backend "triton": the fused kernels of `ops/triton`, for NVIDIA GPUs and, with Triton's interpreter, the CPU.
 
-Importable everywhere: Triton and the kernels are imported by the first call.
+This module can be imported everywhere, because Triton and the kernels are imported at the first call.
 """
 
 import importlib.util
@@ -11,13 +11,13 @@ from torch import Tensor
 NAME = "triton"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)  # Ampere; older cards have no bfloat16
-MAX_NORM_WIDTH = 8192  # channels of a row that add_norm's programs hold
+MAX_NORM_WIDTH = 8192  # maximum channels per row in add_norm
 
 
 def interpreted() -> bool:
-    """Whether TRITON_INTERPRET is set: kernels then run on the CPU, slowly, for tests.
+    """Return whether TRITON_INTERPRET is set; kernels then run on the CPU, slowly, for tests.
 
-    Triton reads the variable when a kernel is defined, so it counts from the first import of the kernels on.
+    Triton reads the variable when a kernel is defined, so it must be set before the kernels are imported.
     """
     from triton import knobs
 
@@ -25,7 +25,7 @@ def interpreted() -> bool:
 
 
 def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot serve `device` and `dtype`, with what to do; None if it can."""
+    """Return why this backend cannot run on `device` with `dtype`, with the remedy, or None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if dtype not in DTYPES:
@@ -44,14 +44,14 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
-    """Shape of what forward saves for backward: nothing, since backward recomputes from the inputs."""
+    """Return the shape of the saved states: empty, because the backward pass recomputes them from the inputs."""
     return (0,)
 
 
 def forward(
     u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
 ) -> tuple[Tensor, Tensor]:
-    """`bidirectional_scan` without autograd; see there for shapes. Returns (out, empty)."""
+    """Compute `bidirectional_scan` (see there for shapes) without autograd; return (out, empty)."""
     from mamba.mamba_ssm.ops.triton.selective_scan import scan_forward
 
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
@@ -64,7 +64,7 @@ def backward(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
     delta_softplus, elemental_residual, masked, masked_backward,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
     from mamba.mamba_ssm.ops.triton.selective_scan import scan_backward
 
     flags = (delta_softplus, elemental_residual, masked, masked_backward)
@@ -72,7 +72,7 @@ def backward(
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """The short convolution without autograd: x (batch, length, dim), weight (dim, width)."""
+    """Compute `causal_conv1d` without autograd: x (batch, length, dim), weight (dim, width)."""
     from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve
 
     return convolve(x, weight, bias, silu)
@@ -81,7 +81,7 @@ def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: 
 def causal_conv1d_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of (x, weight, bias)."""
+    """Compute the gradients of (x, weight, bias)."""
     from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve_backward
 
     return convolve_backward(grad_out, x, weight, bias, silu)
@@ -90,7 +90,7 @@ def causal_conv1d_backward(
 def add_norm_forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
 ) -> tuple[Tensor, Tensor]:
-    """`add_norm` without autograd: (normed, new residual)."""
+    """Compute `add_norm` without autograd: (normed, new residual)."""
     from mamba.mamba_ssm.ops.triton.layer_norm import run_forward
 
     return run_forward(hidden, residual, weight, bias, eps, is_rms)
@@ -100,7 +100,7 @@ def add_norm_backward(
     grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
     is_rms: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of (hidden and residual alike, weight, bias); `total` is the forward pass's new residual."""
+    """Compute the gradients of (hidden + residual, weight, bias); `total` is the new residual of the forward pass."""
     from mamba.mamba_ssm.ops.triton.layer_norm import run_backward
 
     return run_backward(grad_normed, grad_total, total, weight, bias, eps, is_rms)

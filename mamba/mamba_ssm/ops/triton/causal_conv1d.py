@@ -1,4 +1,4 @@
-"""The short causal convolution with SiLU in one pass over memory, forward and backward; tiles as in `tiles`."""
+"""Short causal convolution with SiLU in one pass over memory, forward and backward; tiles as in `tiles`."""
 
 import math
 
@@ -17,7 +17,7 @@ TILE = Tile(16, 4)
 def _load_window(
     pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr
 ):  # fmt: skip
-    """ROWS rows from the token `start` on, which may lie before the sequence; 0 outside it."""
+    """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0."""
     rows = ()
     pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
     for t in tl.static_range(ROWS):
@@ -37,7 +37,7 @@ def _load_taps(weight, columns, inside, WIDTH: tl.constexpr):
 
 @triton.jit
 def _convolve(window, taps, bias, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """bias + sum over k of taps[k] * window[t + k], for ROWS rows t."""
+    """Compute bias + sum over k of taps[k] * window[t + k], for ROWS rows t."""
     outputs = ()
     for t in tl.static_range(ROWS):
         output = bias
@@ -76,13 +76,13 @@ def convolution_backward_kernel(
 ):  # fmt: skip
     """Grid (blocks of channels * chunks, batch). grad_x is contiguous.
 
-    grad_weight: (WIDTH, chunks, batch, dim), grad_bias: (chunks, batch, dim), a chunk's share, float32.
+    grad_weight (WIDTH, chunks, batch, dim) and grad_bias (chunks, batch, dim) are partial sums per chunk, float32.
     """
     batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
     start = chunk * CHUNK
     taps = _load_taps(weight, channels, inside, WIDTH)
     offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
-    # A token reaches the outputs up to WIDTH - 1 later, and those read as far back again.
+    # A token affects outputs up to WIDTH - 1 tokens later, which in turn read as many tokens back.
     window = _load_window(
         x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
     )  # fmt: skip
@@ -121,7 +121,7 @@ def _sizes(x: Tensor) -> tuple[int, tuple[int, int]]:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
-    """The convolution of x (batch, length, dim) with weight (dim, width), in x's type; SiLU where asked."""
+    """Convolve x (batch, length, dim) with weight (dim, width), in x's type, with optional SiLU."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         launch(
@@ -136,7 +136,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tens
 def convolve_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of (x, weight, bias)."""
+    """Compute the gradients of (x, weight, bias)."""
     batch, length, dim = x.shape
     width = weight.shape[1]
     chunks, grid = _sizes(x)

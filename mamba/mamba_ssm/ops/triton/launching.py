@@ -1,8 +1,8 @@
-"""How kernels are started: the one function that launches, the sizes to choose among, and the choice by measurement.
+"""Launch kernels with a tile size that is chosen by measurement.
 
-The first call with new sizes times each candidate on the device and keeps the fastest for the process. Candidates
-add in another order, so results differ in the last bits between them: VIDEOMAMBAPRO_TRITON_TUNE=0 takes the first
-candidate always, for runs that must repeat to the bit.
+The first call with new sizes times each candidate on the device and keeps the fastest one for the process. Candidates
+add in different orders, so results differ in the last bits. VIDEOMAMBAPRO_TRITON_TUNE=0 always uses the first
+candidate, for runs that must be bit-identical.
 """
 
 import contextlib
@@ -20,7 +20,13 @@ TRIALS = 5
 
 
 class Tile(NamedTuple):
-    """Tokens of a program's tile, its warps (32 threads, each owning a channel), and a limit on registers or None."""
+    """Tile of a program.
+
+    Attributes:
+        chunk: Tokens.
+        warps: Warps of 32 threads, one channel per thread.
+        registers: Limit of registers per thread, or None.
+    """
 
     chunk: int
     warps: int
@@ -32,15 +38,15 @@ class Tile(NamedTuple):
         return 32 * self.warps
 
 
-# The first of each list serves where nothing is measured. `backward_kernel` sums over channels: with one warp that
-# needs no barrier. docs/gpu.md lists what each compiles to.
+# The first of each list is used if nothing is measured. `backward_kernel` sums over channels, which needs no barrier
+# with one warp. docs/gpu.md lists what each compiles to.
 FORWARD_TILES = (Tile(16, 2), Tile(32, 1), Tile(8, 4))
 BACKWARD_TILES = (Tile(8, 1), Tile(8, 1, 160), Tile(16, 1))
 CARRY = Tile(16, 1)  # `carry_kernel`: chunks loaded together, warps
 
 
 class Launch(NamedTuple):
-    """A kernel launch as it was asked for: what `recorded_launches` collects."""
+    """A kernel launch, as collected by `recorded_launches`."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -53,7 +59,7 @@ _fastest: dict[tuple, Tile] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, **arguments: Any) -> None:
-    """Starts `kernel` on the arguments' device; within `recorded_launches` only notes it."""
+    """Launch a kernel on the arguments' device; in `recorded_launches`, only record it."""
     if _recorder is not None:
         _recorder.append(Launch(kernel, grid, arguments, tile))
         return
@@ -64,7 +70,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, **arguments: Any) -> 
 
 @contextlib.contextmanager
 def recorded_launches() -> Iterator[list[Launch]]:
-    """Collects launches instead of starting them, so that what the host asks for can be compiled without a GPU."""
+    """Record launches instead of starting them, so that the kernels can be compiled without a GPU."""
     global _recorder
     _recorder = launches = []
     try:
@@ -74,9 +80,9 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
 
 def fastest_tile(name: str, tiles: tuple[Tile, ...], sizes: tuple, device: torch.device, run: Callable) -> Tile:
-    """The tile with which `run(tile)` is fastest on `device`, measured once for `name` and `sizes`.
+    """Return the tile with which `run(tile)` is fastest on `device`, measured once per `name` and `sizes`.
 
-    The first tile wherever nothing can be measured: off a GPU, within a CUDA graph's capture, or switched off.
+    The first tile is used without a GPU, during the capture of a CUDA graph, or if measuring is disabled.
     """
     if device.type != "cuda" or os.environ.get(TUNE_VARIABLE) == "0":
         return tiles[0]
@@ -91,7 +97,7 @@ def fastest_tile(name: str, tiles: tuple[Tile, ...], sizes: tuple, device: torch
 
 
 def _milliseconds(run: Callable, tile: Tile) -> float:
-    """The shortest of TRIALS runs, after one that compiles."""
+    """Return the shortest time of TRIALS runs, after one that compiles."""
     run(tile)
     best = float("inf")
     for _ in range(TRIALS):

@@ -1,7 +1,7 @@
 """Residual addition and RMSNorm or LayerNorm in one pass over memory, forward and backward.
 
-A program holds whole rows (one token's channels), so the statistics need no second pass. The residual stream is
-float32, whatever the type of the branch that is added to it. The backward pass recomputes the statistics.
+A program processes whole rows (all channels of a token), so the statistics need no second pass. The residual stream is
+float32 whatever the type of the branch that is added. The backward pass recomputes the statistics.
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mamba.mamba_ssm.ops.triton.launching import Tile, launch
 
-PROGRAMS = 264  # of the backward pass: two for each of the 132 multiprocessors of an H100
+PROGRAMS = 264  # of the backward pass: two per multiprocessor of an H100, which has 132
 
 
 @triton.jit
 def _statistics(x, inside, dim, eps, RMS: tl.constexpr):
-    """(x less its mean, 1 / standard deviation) of a row; RMSNorm takes no mean."""
+    """Compute (x - mean, 1 / standard deviation) of a row, or with RMSNorm (x, 1 / root mean square)."""
     if RMS:
         centred = x
     else:
@@ -49,9 +49,9 @@ def add_norm_backward_kernel(
     grad_normed, grad_total, total, weight, grad_input, grad_weight, grad_bias, eps, rows, dim,
     HAS_BIAS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (programs), each with every programs-th row: grad_input (rows, dim) float32, the gradient of total.
+    """Grid (programs), each taking every programs-th row: grad_input (rows, dim) float32, the gradient of total.
 
-    grad_weight, grad_bias: (programs, dim) float32, a program's share.
+    grad_weight and grad_bias (programs, dim) are partial sums per program, float32.
     """
     columns = tl.arange(0, BLOCK)
     inside = columns < dim
@@ -81,14 +81,14 @@ def add_norm_backward_kernel(
 
 
 def _tile(dim: int) -> Tile:
-    """Rows are not tiled; warps such that a thread holds about eight channels."""
+    """Return one row per program, with warps such that a thread has about eight channels."""
     return Tile(1, min(8, max(1, triton.next_power_of_2(dim) // 256)))
 
 
 def run_forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
 ) -> tuple[Tensor, Tensor]:
-    """(normed, new residual), arguments as in `add_norm`."""
+    """Compute (normed, new residual); arguments as in `add_norm`."""
     dim = hidden.shape[-1]
     rows = hidden.numel() // dim
     normed = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
@@ -108,7 +108,7 @@ def run_backward(
     grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
     is_rms: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of (hidden and residual alike, weight, bias); grad_total is that of the new residual, `total`."""
+    """Compute the gradients of (hidden + residual, weight, bias); grad_total is that of `total`, the new residual."""
     dim = total.shape[-1]
     rows = total.numel() // dim
     programs = max(1, min(rows, PROGRAMS))

@@ -1,9 +1,9 @@
-"""The bidirectional scan by Triton kernels: allocation, grids and strides; arguments as in `bidirectional_scan`.
+"""Bidirectional scan with Triton kernels: allocation, grids and strides; arguments as in `bidirectional_scan`.
 
-Forward: `summary_kernel` (what each chunk adds), `carry_kernel` (the state before each chunk), `forward_kernel`.
-Backward: the same with the adjoints, then `backward_kernel`. Nothing is saved between the two: the backward pass
-starts from the inputs. Temporary memory: `state / chunk` times that of `u` in float32 for every
-recurrence, of which the forward pass has one a direction and the backward pass two.
+Forward pass: `summary_kernel` (contribution of each chunk), `carry_kernel` (state before each chunk),
+`forward_kernel`. Backward pass: the same with the adjoints, then `backward_kernel`, all recomputed from the inputs.
+Each recurrence needs temporary memory of `state / chunk` times that of `u` in float32; per direction, the forward pass
+has one recurrence and the backward pass two.
 """
 
 import math
@@ -45,23 +45,23 @@ class ScanArguments(NamedTuple):
 
     @property
     def directions(self) -> int:
-        """1 or 2."""
+        """Number of directions, 1 or 2."""
         return (self.A is not None) + (self.A_b is not None)
 
     def parameters_contiguous(self) -> "ScanArguments":
-        """The same with A, A_b, D and delta_bias contiguous, as the kernels index them."""
+        """Return a copy with contiguous A, A_b, D and delta_bias, as the kernels require."""
         names = ("A", "A_b", "D", "delta_bias")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return self._replace(**{name: tensor.contiguous() for name, tensor in present.items()})
 
     def sizes(self) -> tuple:
-        """What the speed depends on; the key under which the fastest tile is remembered."""
+        """Return everything the speed depends on, as the key of the fastest tile."""
         flags = self[-4:]
         return (*self.u.shape, *self.B.shape[2:], self.u.dtype, self.directions, self.z is not None, *flags)
 
 
 class Pass(NamedTuple):
-    """One pass of kernels over a scan with a tile: the numbers and the launch arguments that its kernels share."""
+    """A forward or backward pass with a tile: sizes, buffers and the launch arguments shared by its kernels."""
 
     scan: ScanArguments
     tile: Tile
@@ -72,7 +72,7 @@ class Pass(NamedTuple):
     matrices: Tensor
 
     def common(self, grad_out: Tensor | None = None) -> dict:
-        """Arguments of every kernel that reads tiles."""
+        """Return the arguments of all kernels that read tiles."""
         scan = self.scan
         _, length, dim = scan.u.shape
         strides = _strides("u", scan.u, "bld") | _strides("delta", scan.delta, "bld") | _strides("z", scan.z, "bld")
@@ -94,7 +94,7 @@ def _strides(name: str, tensor: Tensor | None, axes: str) -> dict[str, int]:
 
 
 def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
-    """B and C as the kernels read them, a vector of tokens an entry: (2, batch, groups, state, padded), float32."""
+    """Arrange B and C for the kernels, tokens last: (2, batch, groups, state, padded), float32."""
     batch, length, groups, state = B.shape
     matrices = B.new_zeros(2, batch, groups, state, padded, dtype=torch.float32)
     for matrix, copy in zip((B, C), matrices, strict=True):
@@ -103,7 +103,7 @@ def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
 
 
 def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) -> Pass:
-    """Runs the first two kernels: the states, and with `grad_out` the adjoints, before every chunk."""
+    """Run the first two kernels: compute the states and, with `grad_out`, the adjoints before every chunk."""
     batch, length, dim = scan.u.shape
     state, groups = scan.B.shape[3], scan.B.shape[2]
     chunks = math.ceil(length / tile.chunk)
@@ -130,7 +130,7 @@ def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) ->
 
 
 def scan_forward(*arguments) -> Tensor:
-    """out (batch, length, dim) of the scan with the arguments of `ScanArguments`, in their order."""
+    """Compute out (batch, length, dim) of a scan; the arguments are those of `ScanArguments`, in order."""
     scan = ScanArguments(*arguments).parameters_contiguous()
     if scan.u.numel() == 0:
         return scan.u.new_empty(scan.u.shape)
@@ -139,7 +139,7 @@ def scan_forward(*arguments) -> Tensor:
 
 
 def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
-    """The three kernels of the forward scan with one tile."""
+    """Run the three kernels of the forward scan with one tile."""
     run = _carried_states(scan, tile, None)
     out = scan.u.new_empty(scan.u.shape)
     launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, HAS_D=scan.D is not None)
@@ -147,7 +147,7 @@ def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
 
 
 def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None where the input is None."""
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
     scan = ScanArguments(*arguments).parameters_contiguous()
     if scan.u.numel() == 0:
         return tuple(None if t is None else torch.zeros_like(t).contiguous() for t in scan[:9])
@@ -158,7 +158,7 @@ def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
 
 
 def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Tensor | None, ...]:
-    """The three kernels of the backward scan with one tile, and the sums over their programs."""
+    """Run the three kernels of the backward scan with one tile, and sum over their programs."""
     run = _carried_states(scan, tile, grad_out)
     batch, length, dim = scan.u.shape
     groups, state = scan.B.shape[2:]
@@ -189,7 +189,7 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
 
 
 def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor) -> None:
-    """The elemental residual's gradient: `initial` (directions, batch, dim) into each direction's first token."""
+    """Add the gradient of the elemental residual, `initial` (directions, batch, dim), to each first token."""
     tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
     for token, gradient in zip(tokens, initial, strict=True):
         grad_u[:, token] += gradient

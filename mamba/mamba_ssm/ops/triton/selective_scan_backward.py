@@ -1,7 +1,7 @@
-"""The last pass of the backward scan: every gradient of a tile, states and adjoints recomputed from the chunk's ends.
+"""Last kernel of the backward scan: all gradients of a tile, with states and adjoints recomputed within the chunk.
 
-With k_t = exp(d_t A) h_{t-1} what the state carries on, mu_t its adjoint and nu_t that of the drive d_t B_t u_t (mu_t
-less the read gradient where the mask hides the token's own input), the exponent's gradient is mu_t k_t.
+Let k_t = exp(d_t A) h_{t-1} be the carried state, mu_t its adjoint and nu_t the adjoint of the drive d_t B_t u_t (mu_t
+minus the gradient of what is read if the mask hides the token's own input). The gradient of the exponent is mu_t k_t.
 """
 
 import triton
@@ -39,7 +39,7 @@ def _direction(
     steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
     MASKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """(what C reads, nu, grad_steps with this entry's share, the gradient of A) of one direction and entry."""
+    """Compute (what C reads, nu, updated grad_steps, gradient of A) of one direction and state entry."""
     decays = decay_rows(steps, rate, CHUNK)
     carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
     shown = hide_token(grad_reads, token, CHUNK, MASKED)
@@ -58,7 +58,7 @@ def _direction(
 
 @triton.jit
 def _sum_channels(rows, factors, CHUNK: tl.constexpr):
-    """The sum over the tile's channels of rows * factors: (CHUNK), a number a token."""
+    """Sum rows * factors over the channels of the tile: (CHUNK), one number per token."""
     tokens = tl.arange(0, CHUNK)
     sums = tl.zeros([CHUNK], tl.float32)
     for t in tl.static_range(CHUNK):
@@ -80,7 +80,7 @@ def _store_input_gradients(
     batch, start, length, dim, channels, inside, directions: tl.constexpr, SOFTPLUS: tl.constexpr,
     HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of u and delta from those of the drive's input (d_t u_t) and of the steps; the tile's share of D's."""
+    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias."""
     of_u = ()
     of_delta = ()
     bias_share = tl.zeros_like(bias)
@@ -103,7 +103,7 @@ def _store_input_gradients(
 
 @triton.jit
 def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
-    """The gradient of z: grad_out * (the sum before the gate) * silu'(z)."""
+    """Compute the gradient of z: grad_out * (sum before the gate) * silu'(z)."""
     rows = ()
     for t in tl.static_range(CHUNK):
         s = sigmoid(gates[t])
@@ -121,11 +121,11 @@ def backward_kernel(
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). Sums over programs are left to the caller, so no atomics are needed.
+    """Grid (blocks of channels * chunks, batch). The caller sums over programs, so no atomics are needed.
 
-    buffer: the states and adjoints before the chunks; the states' rows are overwritten with the chunk's share of the
+    buffer: states and adjoints before the chunks; the rows of states are overwritten with each chunk's part of the
     gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). grad_B, grad_C: (blocks, batch, groups, state,
-    padded length), a block's share. grad_D, grad_bias: (chunks, batch, dim), a chunk's share.
+    padded length), partial sums per block. grad_D, grad_bias: (chunks, batch, dim), partial sums per chunk.
     """
     batch, chunk, group, block, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
     start = chunk * CHUNK

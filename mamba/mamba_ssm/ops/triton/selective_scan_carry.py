@@ -1,9 +1,9 @@
-"""The kernel between the passes of the scan: from what each chunk adds to the state at the start of every chunk.
+"""Middle kernel of the scan: compute the state at the start of every chunk from the chunks' contributions.
 
-Buffer (sequences, chunks + 1, batch, state, dim), float32. A sequence is one recurrence over chunks in the order in
-which it runs: row p + 1 holds what the p-th chunk adds to a zero state. In place, row p becomes the state before the
-p-th chunk and the last row the state at the end. The chunk's decay is exp(A * sum of its steps), so it needs no buffer
-of the same size.
+The buffer is (sequences, chunks + 1, batch, state, dim), float32. A sequence is one recurrence over the chunks, in its
+own direction: row p + 1 contains what the p-th chunk adds to a zero state. In place, row p becomes the state before
+the p-th chunk, and the last row the final state. The decay of a chunk is exp(A * sum of its step sizes), so it needs
+no buffer of that size.
 """
 
 import triton
@@ -22,9 +22,10 @@ def carry_kernel(
 ):  # fmt: skip
     """Grid (blocks of state * dim, batch, sequences); sequences are the directions' states, then their adjoints.
 
-    A, A_b: (dim, state) contiguous. step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the directions that are there.
-    ADJOINT: the buffer's second half holds adjoints, which run over the chunks in the opposite order. RESIDUAL: states
-    start from the direction's first input instead of 0. ROWS chunks are loaded together, to hide the latency.
+    A, A_b: (dim, state) contiguous. step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the existing directions.
+    ADJOINT: the second half of the buffer contains adjoints, which run over the chunks in the opposite order.
+    RESIDUAL: states start from the direction's first input instead of 0. ROWS chunks are loaded together to hide the
+    latency.
     """
     sequence = tl.program_id(2)
     batch = tl.program_id(1).to(tl.int64)

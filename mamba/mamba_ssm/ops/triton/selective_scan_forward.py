@@ -1,4 +1,4 @@
-"""The last pass of the forward scan: both directions, residual, mask, skip and gate, a tile of tokens at a time."""
+"""Last kernel of the forward scan: both directions, residual, mask, skip and gate, one tile of tokens at a time."""
 
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def forward_kernel(
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). `buffer` holds the states before the chunks; out is contiguous."""
+    """Grid (blocks of channels * chunks, batch). `buffer` has the states before the chunks; out is contiguous."""
     batch, chunk, group, _, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
     start = chunk * CHUNK
     bias = load_channels(delta_bias, channels, inside, HAS_BIAS)

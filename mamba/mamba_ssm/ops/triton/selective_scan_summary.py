@@ -1,7 +1,8 @@
-"""The first pass of the scan: what every chunk of tokens adds to the state that it is handed.
+"""First kernel of the scan: what each chunk of tokens adds to its initial state.
 
-A chunk that begins with state h ends with exp(A * sum of its steps) h + its own end from 0; the kernel stores the sum
-of the steps and the end from 0. In the backward pass it also stores the same of the adjoints, which run the other way.
+A chunk with initial state h ends in the state exp(A * sum of its step sizes) h + e, where e is its final state for a
+zero initial state. The kernel stores the sum of the step sizes and e. In the backward pass it also stores the same for
+the adjoints, which run in the opposite direction.
 """
 
 import triton

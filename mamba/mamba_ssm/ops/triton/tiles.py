@@ -1,8 +1,8 @@
-"""What the scan kernels share: where a program stands, rows of channels in and out, the step size, the recurrences.
+"""Functions shared by the scan kernels: position of a program, loading and storing rows, step sizes, recurrences.
 
-A program owns CHUNK tokens x BLOCK channels and loops over the entries of the state. A row (BLOCK channels of one
-token) has one channel a thread, and a tile is a tuple of CHUNK rows, so the recurrences along time run in registers:
-no shuffles, no barriers, and every access to memory is one coalesced row. Arithmetic is float32.
+A program processes a tile of CHUNK tokens x BLOCK channels and loops over the state entries. A row (BLOCK channels of
+one token) has one channel per thread, and a tile is a tuple of CHUNK rows, so the recurrences over time run in
+registers, without shuffles or barriers, and each memory access is one coalesced row. All arithmetic is float32.
 """
 
 import triton
@@ -14,9 +14,9 @@ SOFTPLUS_LINEAR = tl.constexpr(20.0)  # above it softplus(x) is x, PyTorch's thr
 
 @triton.jit
 def place(length, dim, groups, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """The program's (batch, chunk, group, block within the group, channels, mask of the channels).
+    """Return a program's (batch, chunk, group, block within the group, channels, mask of the channels).
 
-    Axis 0 of the grid counts blocks of channels within chunks, axis 1 the batch. A block never crosses a group.
+    Axis 0 of the grid indexes blocks of channels within chunks, axis 1 the batch. A block belongs to one group.
     """
     per_group = dim // groups
     blocks = tl.cdiv(per_group, BLOCK)
@@ -32,7 +32,7 @@ def place(length, dim, groups, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_rows(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, CHUNK: tl.constexpr):
-    """The tile's rows of a (batch, length, dim) tensor as float32, 0 beyond the length. Offsets have 64 bits."""
+    """Load the tile's rows of a (batch, length, dim) tensor as float32, 0 beyond the length; 64-bit offsets."""
     rows = ()
     pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
     for t in tl.static_range(CHUNK):
@@ -44,7 +44,7 @@ def load_rows(pointer, batch, start, length, columns, inside, stride_b, stride_l
 
 @triton.jit
 def store_rows(pointer, rows, batch, start, length, dim, columns, inside, CHUNK: tl.constexpr):
-    """Writes the tile's rows to a contiguous (batch, length, dim) tensor, in its type."""
+    """Store the tile's rows in a contiguous (batch, length, dim) tensor, in its type."""
     pointer += (batch * length + start) * dim + columns
     for t in tl.static_range(CHUNK):
         tl.store(pointer, rows[t].to(pointer.dtype.element_ty), mask=inside & (start + t < length))
@@ -53,7 +53,7 @@ def store_rows(pointer, rows, batch, start, length, dim, columns, inside, CHUNK:
 
 @triton.jit
 def load_channels(pointer, columns, inside, PRESENT: tl.constexpr):
-    """One float32 value a channel, 0 where the tensor is absent."""
+    """Load one float32 value per channel, 0 if the tensor is absent."""
     if PRESENT:
         return tl.load(pointer + columns, mask=inside, other=0.0)
     else:
@@ -62,7 +62,7 @@ def load_channels(pointer, columns, inside, PRESENT: tl.constexpr):
 
 @triton.jit
 def step_size(raw, SOFTPLUS: tl.constexpr):
-    """softplus(raw) or raw. log1p is log(w) e / (w - 1) with w = 1 + e as rounded (Kahan), exact for small e."""
+    """Compute softplus(raw) or raw; log1p is log(w) e / (w - 1) with w = 1 + e rounded (Kahan), exact for small e."""
     if SOFTPLUS:
         e = tl.exp(tl.minimum(raw, SOFTPLUS_LINEAR))
         w = 1.0 + e
@@ -75,7 +75,7 @@ def step_size(raw, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def step_rows(raws, bias, start, length, inside, SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr):
-    """The step of every row, 0 outside the tensor: there the state passes unchanged."""
+    """Compute the step sizes of all rows, 0 outside the tensor, where the state does not change."""
     steps = ()
     for t in tl.static_range(CHUNK):
         step = step_size(raws[t] + bias, SOFTPLUS)
@@ -85,13 +85,13 @@ def step_rows(raws, bias, start, length, inside, SOFTPLUS: tl.constexpr, CHUNK: 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), without overflow: a large exp gives 1 / inf = 0."""
+    """Compute 1 / (1 + exp(-x)); an exp that overflows correctly yields 1 / inf = 0."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def multiply_rows(left, right, CHUNK: tl.constexpr):
-    """The product of two tiles, row by row."""
+    """Multiply two tiles row by row."""
     rows = ()
     for t in tl.static_range(CHUNK):
         rows = rows + (left[t] * right[t],)
@@ -100,7 +100,7 @@ def multiply_rows(left, right, CHUNK: tl.constexpr):
 
 @triton.jit
 def gate_rows(rows, gates, CHUNK: tl.constexpr):
-    """rows * silu(gates)."""
+    """Compute rows * silu(gates)."""
     gated = ()
     for t in tl.static_range(CHUNK):
         gated = gated + (rows[t] * gates[t] * sigmoid(gates[t]),)
@@ -109,7 +109,7 @@ def gate_rows(rows, gates, CHUNK: tl.constexpr):
 
 @triton.jit
 def zero_rows(row, CHUNK: tl.constexpr):
-    """A tile of zeros with rows like `row`."""
+    """Return a tile of zeros with rows like `row`."""
     rows = ()
     for _ in tl.static_range(CHUNK):
         rows = rows + (tl.zeros_like(row),)
@@ -118,7 +118,7 @@ def zero_rows(row, CHUNK: tl.constexpr):
 
 @triton.jit
 def load_tokens(pointer, CHUNK: tl.constexpr):
-    """B or C of one entry of the state, a number a token: (batch, groups, state, padded length), float32."""
+    """Load B or C of one state entry, one number per token, from (batch, groups, state, padded length), float32."""
     numbers = ()
     for t in tl.static_range(CHUNK):
         numbers = numbers + (tl.load(pointer + t),)
@@ -127,7 +127,7 @@ def load_tokens(pointer, CHUNK: tl.constexpr):
 
 @triton.jit
 def decay_rows(steps, rate, CHUNK: tl.constexpr):
-    """exp(step * rate) of every row."""
+    """Compute exp(step * rate) of every row."""
     decays = ()
     rate = rate * LOG2_E
     for t in tl.static_range(CHUNK):
@@ -137,9 +137,9 @@ def decay_rows(steps, rate, CHUNK: tl.constexpr):
 
 @triton.jit
 def carried_rows(decays, scaled, B, state, CHUNK: tl.constexpr, REVERSE: tl.constexpr):
-    """(k_t = decay_t h_{t-1} of every row, the last state) of h_t = k_t + B_t scaled_t, from `state`.
+    """Compute k_t = decay_t h_{t-1} for all rows and the last state, where h_t = k_t + B_t scaled_t, from `state`.
 
-    scaled is step * input. REVERSE: from the last row to the first.
+    scaled is step size * input. REVERSE: from the last row to the first.
     """
     carried = ()
     for i in tl.static_range(CHUNK):
@@ -156,10 +156,10 @@ def carried_rows(decays, scaled, B, state, CHUNK: tl.constexpr, REVERSE: tl.cons
 
 @triton.jit
 def adjoint_rows(decays, grad_reads, inflow, CHUNK: tl.constexpr, REVERSE: tl.constexpr):
-    """(v_t of every row, what flows on) of mu_t = grad_read_t + v_t, v_t = decay_{t+1} mu_{t+1}, from `inflow`.
+    """Compute v_t of all rows and the outflow, where mu_t = grad_read_t + v_t, v_t = decay_{t+1} mu_{t+1}.
 
-    mu_t is the adjoint of the carried part k_t. REVERSE: of the direction that runs forward in time, its adjoints run
-    from the last row to the first.
+    mu_t is the adjoint of the carried part k_t, and `inflow` the initial v. REVERSE: from the last row to the first,
+    for the direction that runs forward in time.
     """
     inflows = ()
     for i in tl.static_range(CHUNK):
@@ -174,7 +174,7 @@ def adjoint_rows(decays, grad_reads, inflow, CHUNK: tl.constexpr, REVERSE: tl.co
 
 @triton.jit
 def hide_token(rows, token, CHUNK: tl.constexpr, MASKED: tl.constexpr):
-    """The rows with 0 at the tile's `token`: a masked direction reads nothing at its first token."""
+    """Set row `token` of the tile to 0, because a masked direction reads nothing at its first token."""
     if MASKED:
         shown = ()
         for t in tl.static_range(CHUNK):
@@ -186,7 +186,7 @@ def hide_token(rows, token, CHUNK: tl.constexpr, MASKED: tl.constexpr):
 
 @triton.jit
 def read_rows(carried, scaled, B, token, CHUNK: tl.constexpr, MASKED: tl.constexpr):
-    """What C reads: the state, or where the mask hides a token's own input the carried part, nothing at `token`."""
+    """Return what C reads: the state or, with the mask, the carried part, and 0 at `token`."""
     if MASKED:
         return hide_token(carried, token, CHUNK, True)
     else:
@@ -198,7 +198,7 @@ def read_rows(carried, scaled, B, token, CHUNK: tl.constexpr, MASKED: tl.constex
 
 @triton.jit
 def scale_rows(rows, numbers, CHUNK: tl.constexpr):
-    """Every row times its token's number."""
+    """Multiply each row by its token's number."""
     scaled = ()
     for t in tl.static_range(CHUNK):
         scaled = scaled + (rows[t] * numbers[t],)
@@ -207,7 +207,7 @@ def scale_rows(rows, numbers, CHUNK: tl.constexpr):
 
 @triton.jit
 def add_scaled(rows, more, numbers, CHUNK: tl.constexpr):
-    """rows + more * its token's number."""
+    """Compute rows + more * its token's number."""
     total = ()
     for t in tl.static_range(CHUNK):
         total = total + (rows[t] + more[t] * numbers[t],)
@@ -216,5 +216,5 @@ def add_scaled(rows, more, numbers, CHUNK: tl.constexpr):
 
 @triton.jit
 def buffer_row(sequence, row, chunks, batch_size, batch, elements):
-    """Where a row of the (sequences, chunks + 1, batch, state * dim) buffer of carried states begins."""
+    """Return the offset of a row in the (sequences, chunks + 1, batch, state * dim) buffer of carried states."""
     return ((sequence * (chunks + 1) + row).to(tl.int64) * batch_size + batch) * elements
