@@ -1,4 +1,4 @@
-"""Frames of a video beside what the predictions rest on in them, one by one or as one picture."""
+"""Frames of a video with their heat maps, as single pictures or as one."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from inference.predictor import certainty
 from inference.timeline import Timeline
 
 COLUMNS = 8
-MOST_FRAMES = 16
+MAX_FRAMES = 16
 CELL_WIDTH = 160
 CAPTION = 30
 LEGEND = 26
@@ -21,7 +21,7 @@ GAP = 4
 
 
 class Cell(NamedTuple):
-    """A frame of a video: its number, what is told of it, and its picture uint8 (h, w, 3) without heat and with."""
+    """A frame of a video: its number, a caption, and its picture uint8 (h, w, 3) without and with heat."""
 
     number: int
     caption: str
@@ -30,16 +30,17 @@ class Cell(NamedTuple):
 
 
 def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH) -> Iterator[Cell]:
-    """Yield up to `MOST_FRAMES` frames, spread over the video, `width` pixels wide.
+    """Yield up to `MAX_FRAMES` frames, evenly spaced over the video, `width` pixels wide.
 
     Args:
-        reader: of the video. timeline: with heat maps, as `follow(..., explain=True)` gives for it.
+        reader: reader of the video.
+        timeline: from `follow(..., explain=True)` for this video.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: frames cannot be decoded.
     """
     curve, heat = timeline
-    count = min(MOST_FRAMES, len(heat.times))
+    count = min(MAX_FRAMES, len(heat.times))
     chosen = np.rint(np.linspace(0, len(heat.times) - 1, count)).astype(int)
     numbers = heat.frames[chosen]
     frames = reader.read(numbers)
@@ -52,10 +53,10 @@ def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH)
 
 
 def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
-    """Draw the frames of `heat_cells`: each above, below it the same with its heat map, and a legend under all.
+    """Draw the frames of `heat_cells`, each above the same frame with its heat map, and a colour bar below them.
 
     Returns:
-        uint8 (height, width, 3); each pair has the time of the frame and what the curve says there.
+        uint8 (height, width, 3); the caption of each pair has the time of the frame and the curve's best class there.
     """
     cells = list(heat_cells(reader, timeline))
     columns = min(COLUMNS, len(cells))

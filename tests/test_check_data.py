@@ -136,7 +136,7 @@ def test_a_clean_list_of_the_lines_as_they_were(listed, capsys):
     assert [problem.split(": ")[0].rpartition(" ")[2] for problem in problems] == ["3", "4", "5", "6"]
     assert "broken: it is not a video" in problems[0] and "short: 5 frames" in problems[1]
     assert "odd: pixel format yuv444p" in problems[2]
-    assert problems[3].endswith("odd: it stands in line 1 already with another label")
+    assert problems[3].endswith("odd: it is already in line 1 with another label")
     assert "1 broken, 1 short, 2 odd, 1 good" in capsys.readouterr().out
 
 

@@ -34,7 +34,7 @@ def test_a_signal_while_a_script_imports(script, number, tmp_path):
     environment = os.environ | {"VIDEOMAMBAPRO_EXIT_FILE": str(tmp_path / "status"), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert ended.returncode == 75
-    assert ended.stderr == f"stopped by {number.name} before the run began: leaving with status 75\n"
+    assert ended.stderr == f"stopped by {number.name} before the run began: exiting with status 75\n"
     # SIGTERM may come from a launcher that ends the rest of a run that failed.
     assert (tmp_path / "status").exists() == (number == signal.SIGUSR1)
 

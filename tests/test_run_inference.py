@@ -155,7 +155,7 @@ def test_several_videos_write_into_a_folder(checkpoint, folder, tmp_path):
 
 def test_targets_that_cannot_be_meant_are_refused(folder):
     a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
-    with pytest.raises(ValueError, match="one file, and there are 2 videos"):
+    with pytest.raises(ValueError, match="one file, but there are 2 videos"):
         output_paths("x.png", [a, b], ".png")
     with pytest.raises(ValueError, match="would overwrite the video itself"):
         output_paths(a, [a], ".mp4")
@@ -185,7 +185,7 @@ def test_files_folders_and_lists_become_sources(folder, tmp_path):
         assert got == ["/root/two words.mp4", "/root/other.avi"]
     assert expand_sources(["x.mp4", "x.mp4"]) == ["x.mp4"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no video"):
+    with pytest.raises(FileNotFoundError, match="contains no video"):
         expand_sources([str(tmp_path / "empty")])
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         expand_sources(["absent.csv"])
