@@ -1,4 +1,4 @@
-"""An annotated copy of a video: on every frame the prediction, its confidence and the heat map, the curve below."""
+"""Annotated copies of videos: each frame with its prediction and heat map, above the curve of probabilities."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ from inference.heatmaps import draw_heat_scale
 from inference.predictor import UNSURE, certainty
 from inference.timeline import Timeline
 
-NARROWEST, WIDEST = 480, 1280  # pixels; what is smaller or larger is resized, so that text and curve can be read
+NARROWEST, WIDEST = 480, 1280  # pixels; other widths are resized so that text and curve are legible
 STRIP_HEIGHT = 160
 FRAMES_PER_READ = 32
-FRAME_RATE = 25  # of folders of frames, and of files that do not say
+FRAME_RATE = 25  # of frame folders and of files that do not specify it
 
 
 def annotate_video(
@@ -30,20 +30,21 @@ def annotate_video(
     """Write an annotated H.264 copy of a video, with as many frames.
 
     Args:
-        reader: of the video. timeline: as `follow` gives for it, its heat maps are drawn where there are any.
-        target: the .mp4 file, which appears when it is whole.
-        progress: wraps the frames, for a progress bar.
+        reader: reader of the video.
+        timeline: from `follow` for this video; heat maps are drawn if it has any.
+        target: the .mp4 file; it appears when it is complete.
+        progress: wraps the iteration over the frames, for a progress bar.
 
     Returns:
         the number of frames.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: frames cannot be decoded.
     """
     width, height = _canvas(reader.read([0]).shape[1:3])
     strip = draw_strip(timeline.curve, width, STRIP_HEIGHT, dark=True)
     painter = _Painter(timeline, strip, (width, height))
-    # Written through an open file: only a whole one takes the target's name.
+    # Written to an open file that is renamed when it is complete.
     with atomic_write(target) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=timeline.curve.rate or FRAME_RATE)
         stream.width, stream.height = width, height + STRIP_HEIGHT
@@ -57,23 +58,23 @@ def annotate_video(
 
 
 def _canvas(shape: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of the video's part of the picture, even as H.264 wants them."""
+    """Return width and height of the video within the picture; H.264 needs even numbers."""
     height, width = shape
     scale = min(max(width, NARROWEST), WIDEST) / width
     return 2 * round(width * scale / 2), max(2, 2 * round(height * scale / 2))
 
 
 def _frames(reader: FrameReader) -> Iterator[np.ndarray]:
-    """All frames in order, each uint8 (H, W, 3)."""
+    """Yield all frames in order, each uint8 (H, W, 3)."""
     for start in range(0, len(reader), FRAMES_PER_READ):
         yield from reader.read(range(start, min(start + FRAMES_PER_READ, len(reader))))
 
 
 class _Painter:
-    """Paints one frame after another onto the same background."""
+    """Paints frames onto a common background."""
 
     def __init__(self, timeline: Timeline, strip: Strip, size: tuple[int, int]):
-        """Prepare what all frames share; `size` is width and height of the video's part."""
+        """Prepare what all frames have in common; `size` is width and height of the video within the picture."""
         self.curve, self.heat = timeline
         self.strip, self.size = strip, size
         self.colours = class_colours(self.curve)
@@ -83,7 +84,7 @@ class _Painter:
         self.small = ImageFont.truetype(FONT_FILE, size=max(10, size[0] // 64))
 
     def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
-        """Frame `number`, uint8 (H, W, 3), annotated: uint8 (height + STRIP_HEIGHT, width, 3)."""
+        """Annotate frame `number`, uint8 (H, W, 3): uint8 (height + STRIP_HEIGHT, width, 3)."""
         canvas = self.background.copy()
         picture = np.asarray(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
         probabilities = self.curve.at(np.array([number]))[0]
@@ -96,7 +97,7 @@ class _Painter:
         return np.asarray(canvas)
 
     def _write(self, canvas: Image.Image, best: int, probability: float) -> None:
-        """Write the prediction, greyed where the model is unsure of it, and the scale of the heat."""
+        """Write the prediction, grey if it is unsure, and the colour bar of the heat map."""
         pen = ImageDraw.Draw(canvas, "RGBA")
         text = caption(self.curve.label_names[best], probability)
         left, top, right, bottom = pen.textbbox((10, 8), text, font=self.font)
