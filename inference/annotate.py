@@ -1,22 +1,19 @@
 """Annotated copies of videos: each frame with its prediction and heat map, above the curve of probabilities."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from common.files import atomic_write
 from datasets.readers import FrameReader
 from inference.drawing import FONT_FILE, Strip, caption, class_colours, draw_strip
 from inference.heatmaps import draw_heat_scale
 from inference.predictor import UNSURE, certainty
 from inference.timeline import Timeline
+from inference.video_writer import canvas_size, every_frame, write_h264
 
-NARROWEST, WIDEST = 480, 1280  # pixels; other widths are resized so that text and curve are legible
 STRIP_HEIGHT = 160
-FRAMES_PER_READ = 32
 FRAME_RATE = 25  # of frame folders and of files that do not specify it
 
 
@@ -41,33 +38,12 @@ def annotate_video(
     Raises:
         UnreadableVideoError: frames cannot be decoded.
     """
-    width, height = _canvas(reader.read([0]).shape[1:3])
+    width, height = canvas_size(reader.read([0]).shape[1:3])
     strip = draw_strip(timeline.curve, width, STRIP_HEIGHT, dark=True)
     painter = _Painter(timeline, strip, (width, height))
-    # Written to an open file that is renamed when it is complete.
-    with atomic_write(target) as file, av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=timeline.curve.rate or FRAME_RATE)
-        stream.width, stream.height = width, height + STRIP_HEIGHT
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast"}
-        for number, frame in enumerate(progress(_frames(reader))):
-            picture = painter.paint(frame, number)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    pictures = (painter.paint(frame, number) for number, frame in enumerate(progress(every_frame(reader))))
+    write_h264(target, pictures, (width, height + STRIP_HEIGHT), timeline.curve.rate or FRAME_RATE)
     return len(reader)
-
-
-def _canvas(shape: tuple[int, int]) -> tuple[int, int]:
-    """Return width and height of the video within the picture; H.264 needs even numbers."""
-    height, width = shape
-    scale = min(max(width, NARROWEST), WIDEST) / width
-    return 2 * round(width * scale / 2), max(2, 2 * round(height * scale / 2))
-
-
-def _frames(reader: FrameReader) -> Iterator[np.ndarray]:
-    """Yield all frames in order, each uint8 (H, W, 3)."""
-    for start in range(0, len(reader), FRAMES_PER_READ):
-        yield from reader.read(range(start, min(start + FRAMES_PER_READ, len(reader))))
 
 
 class _Painter:

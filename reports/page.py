@@ -21,6 +21,7 @@ from common.figures import png, svg
 from common.files import atomic_write
 from common.palette import theme
 from reports import figures
+from reports.detection import detection_section
 from reports.media import Pictures, data_uri
 from reports.verdict import judge
 
@@ -74,6 +75,10 @@ def write_report(
             ]
             sections["evaluation"] |= _classification(folder, results, names, pictures)
             sections["tables"] |= _tables_by_class(results, names)
+        elif "ap" in results:
+            problem = no_pictures or "the videos were not opened for this report"
+            sections["evaluation"] |= detection_section(results, dataset, problem)
+            sections["tables"]["classes"] = sections["evaluation"]["classes_by_ap"]
     page = _template().render(sections)
     with atomic_write(folder / REPORT, "w") as file:
         file.write(page)

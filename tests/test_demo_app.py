@@ -1,4 +1,4 @@
-"""The local page, served: what it shows, whom it talks to, what it refuses and what it leaves behind."""
+"""The local web page: what it shows, its network access, what it refuses and which files it leaves."""
 
 import base64
 import http.client
@@ -28,7 +28,7 @@ PATIENCE = 300  # seconds: a busy machine takes minutes to import everything twi
 
 
 class Server:
-    """`run_demo_app.py` in a process of its own, with a folder that its temporary files are seen in."""
+    """`run_demo_app.py` in a separate process, with a folder in which its temporary files can be observed."""
 
     def __init__(self, folder):
         self.temporary, self.log = folder / "tmp", folder / "log.txt"
@@ -64,7 +64,7 @@ class Server:
         return list(folder.iterdir())
 
     def ask(self, method, path, body=None, **headers):
-        """Give status and body of the answer to a request as a program other than a browser sends it."""
+        """Send a request without a browser and return status and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
@@ -102,7 +102,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bystander(tmp_path):
-    """A folder that is none of the page's business: a video in it, and what must be there in the end."""
+    """A folder that the page must not touch: with a video, and the files it must still contain at the end."""
     folder = tmp_path / "mine"
     folder.mkdir()
     write_moving_video(folder / "video.mp4", 12)
@@ -173,10 +173,10 @@ def test_another_page_cannot_send_a_video(server, bystander, origin):
 
 
 def test_what_is_too_large_no_video_or_broken_off_does_not_stay(server):
-    status, told = server.ask("POST", "/predictions", bytes(2**20 + 1))
-    assert status == 422 and b"larger than 1 MB" in told
-    status, told = server.ask("POST", "/predictions", b"no video at all")
-    assert (status, told) == (422, b"This file cannot be shown: it is not a video, or damaged.")
+    status, reported = server.ask("POST", "/predictions", bytes(2**20 + 1))
+    assert status == 422 and b"larger than 1 MB" in reported
+    status, reported = server.ask("POST", "/predictions", b"no video at all")
+    assert (status, reported) == (422, b"This file cannot be shown: it is not a video, or damaged.")
     assert server.ask("POST", "/predictions", b"")[0] == 422
     server.begin_upload(1000, of=2000).close()
     until(lambda: server.files_left() == [])
@@ -232,8 +232,8 @@ def test_the_page_shows_a_video_and_asks_nobody_else(server, page, bystander):
     drop(page, bystander)
     page.wait_for_selector("#answer:not([hidden])")
     page.wait_for_function("() => [...document.images].every((image) => image.complete && image.naturalWidth)")
-    told = page.inner_text("#classes")
-    assert told.count("%") == 5 and "name " in told
+    reported = page.inner_text("#classes")
+    assert reported.count("%") == 5 and "name " in reported
     assert page.asked and all(url.startswith((server.url, "data:", "blob:")) for url in page.asked)
     assert page.faults == []
     assert str(server.temporary) not in page.content() and server.files_left() == []
@@ -272,20 +272,20 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(server, browser, bystan
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("text.mp4", "not a video, or damaged"),
         ("long.mp4", "200 frames, and 100 are allowed"),
         ("large.mp4", "larger than 1 MB"),
     ],
 )
-def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, told):
+def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, reported):
     if name == "long.mp4":
         write_moving_video(tmp_path / name, 200, height=16, width=16)
     else:
         (tmp_path / name).write_bytes(bytes(3 * 2**20) if name == "large.mp4" else b"no video at all")
     drop(page, tmp_path / name)
-    page.wait_for_selector(f"text={told}")
+    page.wait_for_selector(f"text={reported}")
     sentence = page.inner_text("#status")
     assert sentence.startswith("This file cannot be shown: ") and sentence.endswith(".") and "/" not in sentence
     assert page.locator("#answer").is_hidden()

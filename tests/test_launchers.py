@@ -20,6 +20,8 @@ LAUNCHERS = {
     "finetune_ssv2.sh": ("run_class_finetuning.py", "ssv2/tiny_f16_res224"),
     "finetune_ucf101.sh": ("run_class_finetuning.py", "ucf101/tiny_f16_res224"),
     "finetune_hmdb51.sh": ("run_class_finetuning.py", "hmdb51/tiny_f16_res224"),
+    "finetune_ava.sh": ("run_action_detection.py", "ava/tiny_f16_res224"),
+    "finetune_jhmdb.sh": ("run_class_finetuning.py", "jhmdb/nano_f8_res96"),
     "finetune_custom.sh": ("run_class_finetuning.py", "custom/tiny_f16_res224"),
 }
 
@@ -128,7 +130,7 @@ def test_what_cannot_be_started_is_refused(echo, script, words, message):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with stand-ins: scontrol tells two machines or notes what is requeued; srun does as it is told."""
+    """A folder with stand-ins: scontrol lists two machines or records requeued jobs, srun runs its command."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "scontrol").write_text(

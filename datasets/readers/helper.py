@@ -61,8 +61,8 @@ def serve(connection: int, memory: int, lifeline: int) -> None:
     """Answer requests, in the helper, until the connection is closed.
 
     A request is a path and a pickled object. A callable opens a reader; the answer is the number of frames. An array
-    of frame numbers is read from the reader opened last; the answer is the shape of the frames in shared memory. The
-    answer to `ASK_RATE` is that reader's frames per second. An answer may also be an `UnreadableVideoError`.
+    of frame numbers is read from the reader opened last; the answer is the shape of the frames in shared memory.
+    `ASK_RATE` asks for that reader's frames per second. An answer may also be an `UnreadableVideoError`.
     """
     _end_with(lifeline)
     keep_freed_memory()
