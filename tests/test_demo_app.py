@@ -275,7 +275,7 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(server, browser, bystan
     ("name", "reported"),
     [
         ("text.mp4", "not a video, or damaged"),
-        ("long.mp4", "200 frames, and 100 are allowed"),
+        ("long.mp4", "200 frames, but only 100 are allowed"),
         ("large.mp4", "larger than 1 MB"),
     ],
 )
