@@ -1,4 +1,4 @@
-"""`python -m tools.checkpoint`, and evaluation of published weights without saying what they are."""
+"""`python -m tools.checkpoint`, and evaluation of published weights without naming the model."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def saved(folder, content, name="file.pth"):
 
 
 def image_weights():
-    """As VideoMambaPro's are published: a 2-D patch kernel and no temporal positions."""
+    """Weights in the published form: a 2-D patch kernel and no temporal positions."""
     state = build(num_frames=1, num_classes=1000).state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, 0]
     del state["temporal_pos_embedding"]

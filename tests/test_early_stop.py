@@ -1,4 +1,4 @@
-"""A stop signal in the first seconds, and one whose exception is swallowed: a sentence and status 75, never a loss."""
+"""A stop signal in the first seconds, and one whose exception is swallowed: a message and status 75, no data loss."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def test_a_signal_while_a_script_imports(script, number, tmp_path):
 
 
 def test_a_stop_whose_exception_is_swallowed_is_not_forgotten(tmp_path, monkeypatch):
-    """As in a destructor, which is where Python may happen to call a signal's handler."""
+    """Simulate a destructor, in which Python may call a signal handler."""
 
     def swallowed():
         with contextlib.suppress(SystemExit):

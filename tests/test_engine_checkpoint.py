@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not at all, found again, and refused with the reason when they do not fit."""
+"""Checkpoint files: written atomically, found when resuming, and refused with a reason if they do not match."""
 
 import json
 import logging
@@ -116,7 +116,7 @@ def test_a_broken_latest_falls_back_with_a_warning(tmp_path, caplog, damage):
 
 
 def compressed_unknown(path):
-    """Make an archive say that its entries are compressed by a method that nobody knows."""
+    """Change an archive so that its entries claim an unknown compression method."""
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
         at = content.find(signature)

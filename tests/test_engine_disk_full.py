@@ -1,4 +1,4 @@
-"""A full disk: told before anything is lost, with the checkpoints that were there still whole."""
+"""A full disk: reported before anything is lost, with existing checkpoints intact."""
 
 import errno
 import os
@@ -110,8 +110,10 @@ def test_tensorboard_on_a_full_disk_is_told_once_and_the_run_goes_on(small_disk,
         log.scalars("train", {f"loss{i}": 1.0 for i in range(200)}, step)
         log.epoch({"epoch": step})
     log.close()
-    told = [record.message for record in caplog.records if "TensorBoard's files cannot be written" in record.message]
-    assert len(told) == 1 and "No space left" in told[0]
+    reported = [
+        record.message for record in caplog.records if "TensorBoard's files cannot be written" in record.message
+    ]
+    assert len(reported) == 1 and "No space left" in reported[0]
     assert "Traceback" not in capfd.readouterr().err
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 30
 

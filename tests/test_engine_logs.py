@@ -1,4 +1,4 @@
-"""What the logs show of a batch, and what they advise where data comes too slowly."""
+"""What the logs show of a batch, and the advice if data loading is too slow."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The whole way of a preempted run: launcher, torchrun, two processes with workers; stopped, and started again."""
+"""A preempted run end to end: launcher, torchrun, two processes with workers; stopped and restarted."""
 
 import json
 import os
@@ -36,13 +36,13 @@ def command(tmp_path):
 def test_a_preempted_run_saves_leaves_with_75_and_goes_on(command, tmp_path):
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    told = []
+    reported = []
     for line in process.stderr:
-        told.append(line)
+        reported.append(line)
         if "step 2/8" in line:
             process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 75, "".join(told)
-    assert any("stopped by SIGUSR1: exiting with status 75" in line for line in told), "".join(told)
+    assert process.wait(60) == 75, "".join(reported)
+    assert any("stopped by SIGUSR1: exiting with status 75" in line for line in reported), "".join(reported)
     saved = read_checkpoint(tmp_path / "out" / "checkpoint-latest.pth")
     assert saved["epoch"] == 0 and 2 <= saved["step"] < 8 and len(saved["random"]) == 2
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_started_is_refused(echo, script, words, message):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with stand-ins: scontrol tells two machines or notes what is requeued; srun does as it is told."""
+    """A folder with stand-ins: scontrol lists two machines or records requeued jobs, srun runs its command."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "scontrol").write_text(

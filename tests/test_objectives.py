@@ -1,4 +1,4 @@
-"""What the engine does for any objective: weighing by what it counts, showing its numbers, any form of target."""
+"""What the engine does for any objective: weighting by counts, logging scalars, targets of any form."""
 
 import ast
 import json

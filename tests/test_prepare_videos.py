@@ -1,4 +1,4 @@
-"""Prepared videos: the same frames under the same numbers, smaller and cheap to seek; nothing lost or done twice."""
+"""Prepared videos: the same frame numbers, smaller and fast to seek; nothing is lost or done twice."""
 
 import json
 import os

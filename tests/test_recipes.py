@@ -64,7 +64,7 @@ def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name):
     assert f"res{args.input_size}" in name
     assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
     init = load_recipe(name).init
-    assert " " in init or not init or load_recipe(init), "weights to start from must be a recipe's or told in words"
+    assert " " in init or not init or load_recipe(init), "initial weights must be a recipe's or a description"
 
 
 def test_shared_settings_are_the_published_ones():

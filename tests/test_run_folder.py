@@ -1,4 +1,4 @@
-"""The output folder: one run at a time has it, the same command goes on there, and no run takes another's files."""
+"""The output folder: one run at a time, the same command resumes, and files of different runs are separate."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def hold(folder, host, ready):
-    """Have the folder until killed, as a run on `host` would."""
+    """Hold the folder until killed, as a run on `host` would."""
     socket.gethostname = lambda: host
     claim(str(folder), Context())
     ready.set()
@@ -55,8 +55,8 @@ def test_a_second_run_is_refused_and_names_host_and_process(tmp_path, holder, ho
     child = holder(tmp_path, host)
     with pytest.raises(SystemExit) as stop:
         claim(str(tmp_path), Context(), patience=0.3)
-    told = str(stop.value.code)
-    assert f"process {child.pid} on {host or socket.gethostname()}" in told and "another --output_dir" in told
+    reported = str(stop.value.code)
+    assert f"process {child.pid} on {host or socket.gethostname()}" in reported and "another --output_dir" in reported
 
 
 @pytest.mark.parametrize("flag", ["--resume=", "--eval"])
