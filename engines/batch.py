@@ -10,6 +10,8 @@ from engines.settings import RunSettings
 
 _logger = logging.getLogger(__name__)
 
+FEW_STEPS = 1000  # fewer optimizer steps than this call for settings of their own
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -103,11 +105,16 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         videos: length of the training list.
         processes: number of processes.
 
+    Without a recipe or --global_batch nothing changes, and the loader refuses a list that is too short for one step.
+    With --steps the list is repeated instead.
+
     Returns:
         the settings to train with.
     """
+    _warn_of_few_steps(settings, videos, processes)
     share = videos // processes
-    if not settings.flags["global_batch"] or share == 0 or share >= settings.batch_size * settings.update_freq:
+    fills = share >= settings.batch_size * settings.update_freq
+    if settings.steps or not settings.flags["global_batch"] or share == 0 or fills:
         return settings
     step = 2 if _mixes_single_clips(settings.flags) and share > 1 else 1
     size = min(settings.batch_size, share) // step * step
@@ -122,7 +129,25 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
     return fitted
 
 
+def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> None:
+    """Warn where settings for large data sets meet a short list: such runs end with one class for every video."""
+    flags = settings.flags
+    steps = settings.epochs * (videos // (processes * settings.batch_size * settings.update_freq))
+    if settings.steps or flags.get("recipe") or flags.get("config") or flags.get("num_frames") == 1:
+        return
+    if steps < FEW_STEPS:
+        _logger.warning(
+            "%d training videos give %d optimizer steps in all, too few for the default learning rate, mixup and "
+            "RandAugment: such a run tends to predict one class for every video; --recipe custom/small, or "
+            "custom/finetune with published weights, sets these by the length of the list",
+            videos,
+            steps,
+        )
+
+
 def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:
     """Return whether the batch size must be even, because mixup pairs clips and each video gives an odd number."""
+    if "mixup" not in flags:
+        return False
     mixes = flags["mixup"] > 0 or flags["cutmix"] > 0 or flags["cutmix_minmax"] is not None
     return mixes and flags["num_sample"] % 2 == 1

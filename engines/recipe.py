@@ -6,11 +6,15 @@ A file has these keys:
     inherits  another file, whose base, groups and runs are inherited and can be overridden
     base      flags of all runs
     groups    flags that several runs share, by name
-    runs      the runs, by name; NAME_f16_res224 sets num_frames 16, input_size and short_side_size 224
+    runs      the runs, by name; NAME_f16_res224 sets num_frames 16 and input_size 224
 
 Base, groups and runs contain flags under their names on the command line, and in addition
     use       groups or runs of the file to start from; later ones override earlier ones
     batch     the published batch: "64x8" is batch_size x processes, "2x32x2" adds update_freq accumulated batches
+    choices   rows of flags for lists of different lengths; the first row whose conditions hold applies. `videos: N`
+              holds for up to N training videos, `weights: true` if the run starts from a file, `weights: false` if it
+              does not; `about` describes the row in words
+    finetune  a path in the repository
     init      the recipe whose weights belong in --finetune, or a description of them
     teacher   the recipe whose weights belong in --teacher; this and `reported` apply to a single run
     reported  published top-1 in percent, by model
@@ -27,8 +31,9 @@ import yaml
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 _FILE_KEYS = {"about", "script", "inherits", "base", "groups", "runs"}
 _NOT_INHERITED = ("teacher", "reported")
+_CONDITIONS = {"videos", "weights"}
 _BATCH = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
-_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size", "short_side_size")}
+_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size",)}
 
 
 class RecipeError(ValueError):
@@ -48,6 +53,7 @@ class Recipe:
         init: recipe or description of the weights that it fine-tunes; empty for none.
         teacher: recipe of the weights that it distils from; empty for none.
         reported: model family -> published top-1 in percent.
+        choices: rows of conditions and flags, see `choose`.
     """
 
     name: str
@@ -58,6 +64,28 @@ class Recipe:
     init: str = ""
     teacher: str = ""
     reported: dict[str, float] = field(default_factory=dict)
+    choices: list[dict[str, Any]] = field(default_factory=list)
+
+    def choose(self, videos: int, *, weights: bool) -> dict[str, Any]:
+        """Return the flags, and `about`, of the first of `choices` that fits.
+
+        Args:
+            videos: in the training list.
+            weights: whether the run starts from a file.
+
+        Raises:
+            RecipeError: none fits.
+        """
+        for row in self.choices:
+            if videos <= row.get("videos", videos) and weights == row.get("weights", weights):
+                return {key: value for key, value in row.items() if key not in _CONDITIONS}
+        remedy = "leave --finetune out" if weights else f"give --finetune FILE ({self.init or 'weights'})"
+        raise RecipeError(f"{self.name} does not fit: {remedy}")
+
+    def check_script(self, script: str) -> None:
+        """Raise the RecipeError that names the recipe's script, unless it is `script`."""
+        if self.script != script:
+            raise RecipeError(f"recipe {self.name} ({self.file}) is for {self.script}, not for {script}")
 
 
 def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
@@ -77,7 +105,10 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
     settings |= {flag: size for flag, size in _flags_of_name(run).items() if flag not in settings}
     settings.pop("use", None)
     init = settings.pop("init", "")
+    choices = settings.pop("choices", [])
     batch = settings.pop("batch", None)
+    if settings.get("finetune"):
+        settings["finetune"] = str(folder.parent / settings["finetune"])
     for key in _NOT_INHERITED:
         settings.pop(key, None)
     flags, global_batch = settings, 0
@@ -89,7 +120,15 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
         init = f"{file_name}/{init}"
     own = content["runs"].get(run, {})
     return Recipe(
-        name, file, content["script"], flags, global_batch, init, own.get("teacher", ""), own.get("reported", {})
+        name,
+        file,
+        content["script"],
+        flags,
+        global_batch,
+        init,
+        own.get("teacher", ""),
+        own.get("reported", {}),
+        choices,
     )
 
 

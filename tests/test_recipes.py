@@ -6,14 +6,17 @@ import textwrap
 import pytest
 from engine_standins import make_args
 
+import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
+from datasets.presets import VIDEO_AA
 from engines.batch import fit_batch_to_list, share_batch
 from engines.configuration import parse_arguments
-from engines.recipe import RecipeError, load_recipe, recipe_names
+from engines.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from engines.settings import plain_flags
 
-PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+PARSERS = {module.SCRIPT: module.get_parser for module in MODULES}
 # recipe: (effective lr, epochs, warm-up, weight decay, drop path), as the published tables give them.
 PUBLISHED = {
     "k400/tiny_f8_res224": (8e-4, 70, 5, 0.1, 0.1),
@@ -37,6 +40,9 @@ PUBLISHED = {
     "imagenet/tiny_res576": (1e-5, 10, 2, 1e-8, 0.0),
     "imagenet/small_res448": (5e-6, 30, 5, 1e-8, 0.15),
     "imagenet/middle_res224": (2e-3, 300, 20, 0.05, 0.5),
+    # VideoMAE's for AVA
+    "ava/small_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
+    "ava/middle_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
 }
 
 
@@ -52,17 +58,35 @@ def parsed_recipe(name, *words):
 def test_schedules_are_the_published_ones(name):
     args = parsed_recipe(name)
     lr, *rest = PUBLISHED[name]
-    assert args.lr * args.global_batch * args.num_sample / args.lr_base == pytest.approx(lr)
+    clips = args.global_batch * getattr(args, "num_sample", 1)
+    assert args.lr * clips / args.lr_base == pytest.approx(lr)
     assert [args.epochs, args.warmup_epochs, args.weight_decay, args.drop_path] == rest
 
 
+@pytest.fixture
+def list_of(tmp_path):
+    """Write a training list of so many videos; returns the flag that names it."""
+
+    def write(videos):
+        (tmp_path / "train.csv").write_text("".join(f"{i}.mp4 {i % 3}\n" for i in range(videos)))
+        return "--data_path", str(tmp_path)
+
+    return write
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name):
-    args = parsed_recipe(name)
+def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name, list_of):
+    if name.endswith("/finetune"):
+        with pytest.raises(RecipeError, match="give --finetune FILE"):
+            parsed_recipe(name, *list_of(200))
+        return
+    args = parsed_recipe(name, *list_of(200))
     assert args.batch_size * args.update_freq == args.global_batch > 0
-    assert args.short_side_size == args.input_size or args.data_set == "ImageNet" or args.num_frames == 1
-    assert f"res{args.input_size}" in name
-    assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
+    if load_recipe(name).script != "run_action_detection.py":
+        assert args.short_side_size is None, "it follows --input_size"
+    if not load_recipe(name).choices:
+        assert f"res{args.input_size}" in name
+        assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
     init = load_recipe(name).init
     assert " " in init or not init or load_recipe(init), "initial weights must be a recipe's or a description"
 
@@ -107,6 +131,39 @@ def test_flags_override_and_are_told(caplog):
     assert args.overridden == ["lr 0.0002 -> 0.0001"], "an equal value overrides nothing"
     assert "recipe k400/tiny_f16_res224; overridden: lr 0.0002 -> 0.0001" in caplog.text
     assert "fine-tunes weights (imagenet/tiny_res224)" in caplog.text
+
+
+def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
+    with caplog.at_level("INFO"):
+        few, some, many = (parsed_recipe("custom/small", *list_of(videos)) for videos in (30, 120, 5000))
+    assert few.steps < some.steps < many.steps
+    assert [args.aa for args in (few, some, many)] == ["none", "none", "rand-m5-n2-mstd0.5-inc1"]
+    assert all(args.mixup == args.cutmix == 0 for args in (few, some, many))
+    assert "custom/small, 30 training videos, starting from" in caplog.text
+    assert "a short run, since so few videos are soon known by heart" in caplog.text
+    scratch = parsed_recipe("custom/small", *list_of(120), "--finetune", "")
+    assert (scratch.finetune, scratch.dt_init) == ("", "mamba") and scratch.lr > some.lr
+    assert "starting from random weights" in caplog.text
+    given = parsed_recipe("custom/small", *list_of(30), "--steps", "7", "--aa", VIDEO_AA)
+    assert (given.steps, given.aa) == (7, VIDEO_AA), "what is typed wins"
+    with pytest.raises(FileNotFoundError, match="--data_path"):
+        parsed_recipe("custom/small")
+
+
+def test_the_rates_of_few_videos_are_the_typed_ones(list_of):
+    for name, *words in (["custom/small"], ["custom/small", "--finetune", ""], ["jhmdb/nano_f8_res96"]):
+        args = parsed_recipe(name, *list_of(100), *words)
+        assert args.global_batch * args.num_sample == args.lr_base
+
+
+def test_the_first_row_that_fits_is_chosen():
+    rows = [dict(weights=True, videos=10, lr=1), dict(weights=True, lr=2, about="x"), dict(videos=10, lr=3)]
+    recipe = Recipe("file/run", "file.yaml", "script", {}, init="those weights", choices=rows)
+    assert recipe.choose(10, weights=True) == {"lr": 1}
+    assert recipe.choose(11, weights=True) == {"lr": 2, "about": "x"}
+    assert recipe.choose(10, weights=False) == {"lr": 3}
+    with pytest.raises(RecipeError, match=r"file/run does not fit: give --finetune FILE \(those weights\)"):
+        recipe.choose(11, weights=False)
 
 
 def test_a_saved_args_json_is_taken_back(tmp_path):
@@ -210,9 +267,7 @@ def test_inheritance_and_use(tmp_path):
     )
     (tmp_path / "two.yaml").write_text("inherits: one\nbase: {lr: 9}\ngroups: {g: {seed: 6}}\n")
     one = load_recipe("one/a_f4_res32", tmp_path)
-    assert one.flags == dict(
-        lr=1, epochs=4, drop=3, num_frames=4, input_size=32, short_side_size=32, batch_size=2, update_freq=4
-    )
+    assert one.flags == dict(lr=1, epochs=4, drop=3, num_frames=4, input_size=32, batch_size=2, update_freq=4)
     assert (one.global_batch, one.init, one.reported) == (24, "one/b", {"m": 1})
     two = load_recipe("two/b", tmp_path)
     assert two.flags == dict(lr=9, epochs=4, drop=5, seed=6, batch_size=2, update_freq=4)
