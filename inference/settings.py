@@ -66,14 +66,15 @@ def inference_settings(
     flags |= adapted
     flags["nb_classes"] = flags["nb_classes"] or facts.num_classes
     flags["short_side_size"] = None  # as large as the crops
-    model = {setting.name: flags[setting.flag] for setting in flagged_settings() if flags[setting.flag] is not None}
+    model = {setting.name: flags.get(setting.flag) for setting in flagged_settings()}
     data = {field.name: flags[field.name] for field in dataclasses.fields(DataSettings)}
-    return ModelSettings(flags["model"], model), DataSettings(**data)
+    return ModelSettings(flags["model"], {k: v for k, v in model.items() if v is not None}), DataSettings(**data)
 
 
 def _default_flags() -> dict[str, Any]:
-    """Return the flags of model and data with their defaults."""
-    model = {setting.flag: None if setting.by_name else setting.default for setting in flagged_settings()}
+    """Return the flags of a classifier and of its data with their defaults."""
+    settings = [setting for setting in flagged_settings() if not setting.detector]
+    model = {setting.flag: None if setting.by_name else setting.default for setting in settings}
     return {"model": DEFAULT_MODEL} | model | vars(DataSettings())
 
 
