@@ -21,7 +21,6 @@ from engines.objectives.classification import Classification
 from inference.labels import label_names_of
 from inference.settings import inference_settings
 from inference.sources import FramesInMemory, opener_of
-from models.arguments import ModelSettings
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -254,13 +253,13 @@ def load_predictor(
             classes, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
-    flags, data = inference_settings(facts, recipe, overrides, override_checkpoint)
+    model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
     saved_names = (facts.flags.get("class_names") or [])[: data.nb_classes]
     names = label_names_of(label_names or saved_names, data.nb_classes)
-    model = build_model(ModelSettings.from_flags(flags), data.nb_classes)
+    model = build_model(model_settings, data.nb_classes)
     report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:
