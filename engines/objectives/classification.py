@@ -88,8 +88,10 @@ class Classification(Objective):
 
     def results(self, evaluation) -> dict:
         """Return accuracies, calibration, the confusion matrix and all that is told by class or by video."""
+        from sklearn.metrics import confusion_matrix  # the import takes a second
+
         labels, predictions, scores = self.decisions(evaluation)
-        counts = confusion_matrix(labels, predictions, self.num_classes)
+        counts = confusion_matrix(labels, predictions, labels=range(self.num_classes))
         return {
             "top1": evaluation.figures["acc1"],
             "top5": evaluation.figures["acc5"],
@@ -97,7 +99,7 @@ class Classification(Objective):
             "classes": self.num_classes,
             "label_names": self.class_names,
             "calibration": calibration(labels, predictions, scores),
-            "per_class": per_class(counts),
+            "per_class": per_class(labels, predictions, self.num_classes),
             "most_confused": most_confused(counts),
             "worst_mistakes": [
                 _decision(evaluation.records[place], int(labels[place]), int(predictions[place]), scores[place])
@@ -142,12 +144,6 @@ class Classification(Objective):
                     f"{self.num_classes} classes, of which 0 is the first; check the list and --nb_classes"
                 )
         return np.array([record.target for record in records])
-
-
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count videos per (true class, predicted class): (num_classes, num_classes) int64."""
-    cells = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
 
 
 def _decision(record, label: int, prediction: int, scores: np.ndarray) -> dict:
