@@ -66,7 +66,7 @@ def test_files_and_class_folders_that_come_to_nothing_are_told(videos, capsys):
     assert run(videos) == 0
     said = capsys.readouterr().out
     assert f"warning: {videos / 'dance'} has no clips and is not a class; it has .raw (2)" in said
-    assert "3 files that are neither videos nor pictures: .raw (2), .txt (1)" in said
+    assert "3 files that are neither videos nor images: .raw (2), .txt (1)" in said
 
 
 def test_pictures_beside_videos_are_told(videos, capsys):
