@@ -1,11 +1,14 @@
-"""Tells what a model sees in videos: `python run_inference.py --checkpoint FILE VIDEO...`.
+"""Predict the classes of videos: `python run_inference.py --checkpoint FILE VIDEO...`.
 
-A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Printed are the five most probable classes
-of each, with every view of the test, or one with --quick. A window that slides over the video (--stride, --window)
-gives a curve over time. Size, type, frames and classes are read off the checkpoint.
+A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). The script prints the five most probable
+classes of each, using all views of the test, or one with --quick. A sliding window (--stride, --window) gives a curve
+over time. Model size, type, frames and classes are read from the checkpoint.
 
-A video that cannot be read or scored is named and stops nothing; the exit status is then 1. Pictures and annotated
-videos of a single video take the name that is given; those of several lie in the folder that is given.
+The checkpoint of an action detector predicts the actions of the persons in given boxes (--boxes FILE,
+docs/detection.md).
+
+A video that cannot be read or scored is reported and the others are processed; the exit status is then 1. For a single
+video, --curve, --heatmap and --annotate name a file; for several, a folder.
 """
 
 import argparse
@@ -18,41 +21,65 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from engines.early_check import check_inference
+
+if __name__ == "__main__":
+    check_inference()  # what follows takes seconds to import
+
 from common.flag_parser import FlagParser
-from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
+from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
+from datasets.detection.annotations import PERSON_FORM
 from datasets.readers import DECODERS, UnreadableVideoError
 from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
+from inference.detection_outputs import Told, annotate_detections
+from inference.detector import FULL, is_detector, load_detector, sources_of_detection
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources
+from models.describe import describe_checkpoint
+
+CLASSIFIER_FLAGS = (
+    *("curve", "heatmap", "stride", "window", "quick"),
+    *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
+)
+DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
+DETECTOR_SETTINGS = (
+    *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
+    *("read_timeout", "batch_size", "num_workers"),
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of inference."""
-    parser = FlagParser(description="VideoMambaPro: what a model sees in videos")
+    """Return the parser of inference."""
+    parser = FlagParser(description="VideoMambaPro: predict the classes of videos")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
-    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the paths in lists start from")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published checkpoint or our own")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that paths in lists are relative to")
     parser.add_argument(
         "--label_names",
         default="",
         metavar="FILE",
-        help="a class name a line, in the order of the labels (default: as in the checkpoint, or numbers)",
+        help="one class name per line, in the order of the labels (default: those in the checkpoint, or numbers)",
     )
     _add_output(parser.add_argument_group("output"))
-    _add_reading(parser.add_argument_group("frames and views (default: as the checkpoint was tested)"))
+    _add_reading(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
+    _add_detection(
+        parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
+    )
     _add_computing(parser.add_argument_group("computing"))
     return parser
 
 
 def _add_output(group) -> None:
-    group.add_argument("--json", default="", metavar="FILE", help='a JSON object a line for each video; "-" prints it')
-    group.add_argument("--curve", default="", metavar="PNG", help="picture of the probabilities over time")
-    group.add_argument("--heatmap", default="", metavar="PNG", help="frames, and what the predictions rest on in them")
+    group.add_argument(
+        "--json", default="", metavar="FILE", help='one JSON object per line and video; "-" prints them'
+    )
+    group.add_argument("--curve", default="", metavar="PNG", help="plot of the probabilities over time")
+    group.add_argument("--heatmap", default="", metavar="PNG", help="frames with heat maps of the relevant regions")
     group.add_argument(
         "--annotate", default="", metavar="MP4", help="copy of the video with prediction, heat map and curve"
     )
@@ -60,53 +87,85 @@ def _add_output(group) -> None:
         "--stride", type=positive_int, default=0, help="frames between windows (default: a quarter of the window)"
     )
     group.add_argument(
-        "--window", type=positive_int, default=0, help="frames of a window (default: what a clip of the model spans)"
+        "--window", type=positive_int, default=0, help="frames of a window (default: the span of a clip of the model)"
     )
 
 
 def _add_reading(group) -> None:
-    group.add_argument("--quick", action="store_true", help="one view, from the middle")
-    group.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
-    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are chosen")
-    group.add_argument("--num_frames", type=positive_int, help="frames of a clip")
-    group.add_argument("--sampling_rate", type=positive_int, help="step between frames of dense sampling")
-    group.add_argument("--test_num_segment", type=positive_int, help="clips over time")
-    group.add_argument("--test_num_crop", type=positive_int, help="crops of a clip")
-    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: pyav)")
+    group.add_argument("--quick", action="store_true", help="use a single view from the middle")
+    group.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
+    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are sampled")
+    group.add_argument("--num_frames", type=positive_int, help="frames per clip")
+    group.add_argument("--sampling_rate", type=positive_int, help="step between frames in dense sampling")
+    group.add_argument("--test_num_segment", type=positive_int, help="temporal clips per video")
+    group.add_argument("--test_num_crop", type=positive_int, help="spatial crops per clip")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="video decoder (default: pyav)")
     group.add_argument(
         "--read_timeout",
         type=non_negative,
         metavar="SECONDS",
-        help="a file that takes longer is unreadable (default: 60)",
+        help="time limit of one read; a video that takes longer counts as unreadable (default: 60)",
     )
     group.add_argument(
-        "--filename_tmpl", type=frame_template, help="names of frames in a folder (default: img_{:05}.jpg)"
+        "--filename_tmpl", type=frame_template, help="file names of frames in a folder (default: img_{:05}.jpg)"
     )
+
+
+def _add_detection(group) -> None:
+    group.add_argument(
+        "--boxes",
+        default="",
+        metavar="FILE",
+        help=f"persons in the videos, rows {PERSON_FORM}, from any person detector; {FULL}: one box, the "
+        "whole picture, for every second",
+    )
+    group.add_argument("--box_threshold", type=fraction, help="least score of persons that are used")
+    group.add_argument("--csv", default="", metavar="FILE", help='a row for each box and class; "-" prints them')
+    group.add_argument(
+        "--min_score", type=fraction, default=0.3, help="of actions in tables and videos (default: %(default)s)"
+    )
+    group.add_argument("--fps", type=positive, help="frames a second: of folders as cut, of movies as they are read")
+    group.add_argument("--start_second", type=non_negative_int, help="with which the videos begin (default: 0)")
 
 
 def _add_computing(group) -> None:
-    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
     group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
     group.add_argument(
         "--bf16",
         action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16 (default: on a GPU that has it)",
+        help="compute in bfloat16 (default: if the GPU supports it)",
     )
     group.add_argument(
-        "--batch_size", type=positive_int, default=8, help="most clips in a forward pass (default: %(default)s)"
+        "--batch_size",
+        type=positive_int,
+        default=8,
+        help="largest number of clips in a forward pass (default: %(default)s)",
     )
     group.add_argument(
-        "--num_workers", type=non_negative_int, default=2, help="processes that decode ahead (default: %(default)s)"
+        "--num_workers",
+        type=non_negative_int,
+        default=2,
+        help="processes that decode videos in advance (default: %(default)s)",
     )
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 1 where a video could not be read or scored."""
+    """Run the command line and return the exit status: 0, or 1 if a video could not be read or scored."""
     setup_logging(rank=0)
     parser = get_parser()
     args = parser.parse_args(words)
-    # Its table of tensors is for training; what was adapted is told by the predictor.
+    # The table of loaded tensors matters for training; here the predictor logs the adapted ones.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
+    try:
+        detects = is_detector(describe_checkpoint(args.checkpoint))
+        _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return _detect(args, parser) if detects else _classify(args, parser)
+
+
+def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         predictor = _predictor(args)
         sources = expand_sources(
@@ -130,7 +189,7 @@ def main(words: Sequence[str] | None = None) -> int:
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
     failed = 0
-    with _json_lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
+    with _lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
         for result in bar:
             failed += result.error is not None
             if lines is not None:
@@ -144,6 +203,67 @@ def main(words: Sequence[str] | None = None) -> int:
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    # The loader names what is not read as well.
+    logging.getLogger("datasets.loader").setLevel(logging.ERROR)
+    try:
+        detector = load_detector(
+            args.checkpoint,
+            device=args.device,
+            label_names=args.label_names,
+            bf16=args.bf16,
+            backend=args.backend,
+            **{name: getattr(args, name) for name in DETECTOR_SETTINGS},
+        )
+        sources = sources_of_detection(args.videos, args.filename_tmpl or "", args.data_root)
+        annotated = output_paths(args.annotate, sources, ".mp4")
+        results = detector.detect(sources, args.boxes)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    told = Told(detector.objective.label_map, args.min_score)
+    failed = 0
+    with (
+        _lines(args.json) as lines,
+        _lines(args.csv) as rows,
+        progress(results, desc="videos", total=len(sources)) as bar,
+    ):
+        for video in bar:
+            if rows is not None and video.error is None:
+                rows.writelines(printable(row) + "\n" for row in told.csv_lines(video))
+            if lines is not None:
+                lines.write(printable(json.dumps(told.record(video), ensure_ascii=False, allow_nan=False)) + "\n")
+                lines.flush()
+            if sys.stdout not in (lines, rows) and video.error is None:
+                bar.write("\n".join(map(printable, told.table(video))), file=sys.stdout)
+            try:
+                if video.path in annotated and video.error is None:
+                    steps = partial(progress, desc="frames", enabled=len(sources) == 1)
+                    annotate_detections(video, detector.dataset(video), told, annotated[video.path], progress=steps)
+            except UnreadableVideoError as error:
+                video.error = error
+            failed += bool(video.error or video.unreadable)
+            for problem in video.problems():
+                bar.write(printable(problem), file=sys.stderr)
+    if failed:
+        sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
+    return 1 if failed else 0
+
+
+def _refuse_flags_of(names: Sequence[str], args: argparse.Namespace, detects: bool) -> None:
+    """Raise the ValueError that names flags which mean nothing for the checkpoint, or that boxes are needed."""
+    defaults = vars(get_parser().parse_args(["VIDEO", "--checkpoint", "FILE"]))
+    given = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
+    if given:
+        kind = "an action detector" if detects else "a classifier of clips"
+        raise ValueError(f"{args.checkpoint} is {kind}, for which there is no {', '.join(given)}")
+    if detects and not args.boxes:
+        raise ValueError(
+            f"{args.checkpoint} is an action detector and has to be told where the persons are. Bring --boxes FILE "
+            f"with rows {PERSON_FORM} from any person detector (docs/detection.md shows how to write it), or say "
+            f"--boxes {FULL} for one box a picture"
+        )
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -161,8 +281,8 @@ def _predictor(args: argparse.Namespace) -> Predictor:
 
 
 @contextmanager
-def _json_lines(name: str) -> Iterator[IO[str] | None]:
-    """Where JSON lines go: a file, which has every video that is done should the run be stopped, or the terminal."""
+def _lines(name: str) -> Iterator[IO[str] | None]:
+    """Open the file of lines; yield standard output for "-" and None for an empty name."""
     if name in ("", "-"):
         yield sys.stdout if name else None
         return

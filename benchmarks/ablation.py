@@ -13,21 +13,18 @@ import json
 import os
 import shlex
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ablation_table import Score, write_document
+from benchmarks.run_queue import is_finished, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
 from models.config import ModelConfig, Setting
 from tools.make_moving_digits import make_data_set
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "run_class_finetuning.py"
 DIGITS_RECIPE = "moving_digits/nano_f8_res32"
 # The demo's clips with a larger test set; validation selects nothing, and images are not used.
@@ -83,15 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = plan(options.seeds, dict(pair.split("=") for pair in options.fix))
     base = _base_command(options, passed_on)
     commands = {run: [*base, *run.flags, "--output_dir", str(options.output / run.name)] for run in runs}
-    failed = [] if options.table_only else run_all(commands, options)
+    failed = [] if options.table_only else _run_all(commands, options)
     scores = read_scores(commands, options.output)
     if scores:
         words = ["python", "-m", "benchmarks.ablation", *(arguments if arguments is not None else sys.argv[1:])]
         shared = shlex.join(["python", *base[1:]] if base[0] == sys.executable else base)
         text = write_document(options.document, scores, list(FACTORS), shlex.join(words), shared)
         print(text)
-    for run in failed:
-        print(f"failed: {run.name}, see {options.output / run.name / 'run.log'}", file=sys.stderr)
+    for name in failed:
+        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
     return 1 if failed or not scores else 0
 
 
@@ -145,49 +142,14 @@ def _base_command(options: argparse.Namespace, passed_on: list[str]) -> list[str
     return [sys.executable, SCRIPT, "--recipe", DIGITS_RECIPE, *lists, "--device", "cpu", *passed_on]
 
 
-def run_all(commands: dict[Run, list[str]], options: argparse.Namespace) -> list[Run]:
-    """Run what has not finished, `options.jobs` in parallel; return the runs that failed."""
-    missing = [run for run, command in commands.items() if not is_finished(options.output / run.name, command)]
-    print(f"{len(commands) - len(missing)} of {len(commands)} runs exist; {options.jobs} in parallel")
-    start, failed = time.monotonic(), []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        results = pool.map(lambda run: _run(options, run, commands[run]), missing)
-        for done, (run, status) in enumerate(results, start=1):
-            if status:
-                failed.append(run)
-            left = (time.monotonic() - start) / done * (len(missing) - done) / 60
-            print(f"{done}/{len(missing)} {run.name}: {'failed' if status else 'done'}; about {left:.0f} min left",
-                  flush=True)  # fmt: skip
-    return failed
-
-
-def is_finished(folder: Path, command: list[str]) -> bool:
-    """Return whether the run in `folder` has been tested with the same command."""
-    return (folder / "results.json").is_file() and _same_command(folder, command)
-
-
-def _same_command(folder: Path, command: list[str]) -> bool:
-    saved = folder / "command.json"
-    return saved.is_file() and json.loads(saved.read_text()) == command
-
-
-def _run(options: argparse.Namespace, run: Run, command: list[str]) -> tuple[Run, int]:
-    """Run one command with its output in run.log; runs with other settings are not resumed."""
-    folder = options.output / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = [] if _same_command(folder, command) else ["--no_auto_resume"]
-    (folder / "results.json").unlink(missing_ok=True)
-    if not fresh or not any(folder.glob("checkpoint-*.pth")):
-        (folder / "command.json").write_text(json.dumps(command))
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    environment = os.environ | ({} if options.data_root else {"OMP_NUM_THREADS": str(threads)})
-    with open(folder / "run.log", "a", encoding="utf-8") as log:
-        status = subprocess.run([*command, *fresh], cwd=ROOT, env=environment, stdout=log, stderr=log).returncode
-    if status == 0:
-        (folder / "command.json").write_text(json.dumps(command))
-        for checkpoint in folder.glob("checkpoint-*.pth"):
+def _run_all(commands: dict[Run, list[str]], options: argparse.Namespace) -> list[str]:
+    """Run what has not finished and drop the checkpoints of what has; returns the names of the runs that failed."""
+    by_name = {run.name: command for run, command in commands.items()}
+    failed = run_missing(by_name, options.output, options.jobs, limit_threads=not options.data_root)
+    for name in by_name.keys() - set(failed):
+        for checkpoint in (options.output / name).glob("checkpoint-*.pth"):
             checkpoint.unlink()
-    return run, status
+    return failed
 
 
 def read_scores(commands: dict[Run, list[str]], output: Path) -> list[Score]:

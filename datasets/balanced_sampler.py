@@ -14,14 +14,14 @@ class BalancedSampler(TrainSampler):
     been. Of a large class, each epoch uses different records.
     """
 
-    def __init__(self, labels: Sequence[int], *, rank: int, world_size: int, seed: int):
+    def __init__(self, labels: Sequence[int], *, rank: int, world_size: int, seed: int, records: int = 0):
         """Distribute records with these labels over `world_size` ranks."""
-        super().__init__(len(labels), rank=rank, world_size=world_size, seed=seed)
+        super().__init__(len(labels), rank=rank, world_size=world_size, seed=seed, records=records)
         classes = np.asarray(labels)
         self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the epoch's samples for all ranks: (length, 2) int, record index and number of earlier occurrences."""
+        """Draw one order of samples for all ranks: (length, 2) int, record index and number of earlier occurrences."""
         shares = np.full(len(self.members), self.length // len(self.members))
         # The remainder goes to classes drawn at random in each epoch.
         shares[rng.permutation(len(shares))[: self.length % len(shares)]] += 1

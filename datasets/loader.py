@@ -39,7 +39,19 @@ class LoadingSettings:
     pin_mem: bool = flag(True, "pin memory for faster transfer to a GPU (default)")
     strict_data: bool = flag(False, "stop with an error at an unreadable evaluation video instead of skipping it")
     dist_timeout: float = 600
-    """Seconds that processes wait for each other; its flag belongs to the engine."""
+    """Seconds that processes wait for each other; its flag belongs to the engine, as do the following."""
+    steps: int = 0
+    epochs: int = 1
+    update_freq: int = 1
+
+    def records_per_epoch(self, videos: int, world_size: int) -> int:
+        """Return the number of records that all processes read in an epoch: the list, or what --steps needs.
+
+        The optimizer steps are divided equally among the epochs; if they do not divide, each epoch has one more.
+        """
+        if not (self.steps and self.epochs):
+            return videos
+        return -(-self.steps // self.epochs) * self.update_freq * self.batch_size * world_size
 
 
 class TrainSampler(Sampler):
@@ -49,9 +61,10 @@ class TrainSampler(Sampler):
     are not notified of a new epoch.
     """
 
-    def __init__(self, length: int, *, rank: int, world_size: int, seed: int):
-        """Distribute `length` records over `world_size` ranks."""
+    def __init__(self, length: int, *, rank: int, world_size: int, seed: int, records: int = 0):
+        """Distribute `length` records over `world_size` ranks; `records` is the epoch's length, if it differs."""
         self.length, self.rank, self.world_size, self.seed = length, rank, world_size, seed
+        self.records = records or length
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
@@ -62,17 +75,19 @@ class TrainSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[SampleKey]:
-        order = self.order(np.random.default_rng((self.seed, self.epoch)))
-        of_rank = order[self.rank : len(self) * self.world_size : self.world_size]
+        rng = np.random.default_rng((self.seed, self.epoch))
+        # Within one order, a record occurs at most `length` times.
+        orders = [self.order(rng) + [0, i * self.length] for i in range(-(-self.records // self.length))]
+        of_rank = np.concatenate(orders)[self.rank : len(self) * self.world_size : self.world_size]
         return iter([SampleKey(index, self.epoch, draw) for index, draw in of_rank[self.start :].tolist()])
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the epoch's samples for all ranks: (length, 2) int, record index and number of earlier occurrences."""
+        """Draw one order of samples for all ranks: (length, 2) int, record index and number of earlier occurrences."""
         return np.stack([rng.permutation(self.length), np.zeros(self.length, dtype=np.int64)], axis=1)
 
     def __len__(self) -> int:
         """Return the number of records per rank in a whole epoch, the same for all ranks."""
-        return self.length // self.world_size
+        return self.records // self.world_size
 
 
 class EvalSampler(Sampler):
@@ -110,7 +125,7 @@ class ClipLoader(DataLoader):
         self.unreadable: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[dict]:
-        """Yield batches.
+        """Yield batches, also where the collate function makes several of the records that are read together.
 
         Raises:
             UnreadableVideoError: A video cannot be read and `strict` is set.
@@ -118,11 +133,16 @@ class ClipLoader(DataLoader):
         """
         if self.dataset.guard is not None:
             self.dataset.guard.start_pass()
+        redrawn = 0
         with sharing_explained():
-            for batch in super().__iter__():
-                for index, message in batch["unreadable"]:
-                    self._report(index, message)
-                yield batch
+            for collated in super().__iter__():
+                for batch in collated if isinstance(collated, list) else [collated]:
+                    for index, message in batch["unreadable"]:
+                        self._report(index, message)
+                    redrawn += batch.get("redrawn", 0)
+                    yield batch
+        if redrawn:
+            logger.info("%d clips were cropped a second time: the first crop showed none of their boxes", redrawn)
 
     def _report(self, index: int, message: str) -> None:
         if self._strict:

@@ -288,6 +288,7 @@ def test_presets_have_the_published_sampling_and_class_counts():
         "SSV2": ("uniform", 174, 0.0),
         "UCF101": ("dense", 101, 0.5),
         "HMDB51": ("dense", 51, 0.5),
+        "JHMDB": ("sparse", 21, 0.5),
         "Breakfast": ("sparse", 10, 0.5),
         "COIN": ("sparse", 180, 0.5),
         "custom": ("dense", 0, 0.5),

@@ -20,7 +20,7 @@ from inference_files import save_checkpoint, write_moving_video
 from PIL import Image
 
 for package in ("starlette", "uvicorn"):
-    pytest.importorskip(package, reason=f"the page needs {package}: pip install -r requirements-extras.txt")
+    pytest.importorskip(package, reason=f"the page requires {package}: pip install -r requirements-extras.txt")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds: a busy machine takes minutes to import everything twice

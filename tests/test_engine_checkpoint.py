@@ -141,7 +141,7 @@ def test_what_is_no_file_falls_back_with_a_sentence(tmp_path, caplog, odd):
     with caplog.at_level(logging.WARNING):
         resume_training(fresh, args, Context())
     assert fresh.epoch == 2
-    assert f"{latest} is no checkpoint that can be read and is renamed" in caplog.text
+    assert f"{latest} cannot be read as a checkpoint and is renamed" in caplog.text
     save(fresh, args, 4)
     assert read_checkpoint(latest)["epoch"] == 4, "its name is free again"
     assert os.path.lexists(tmp_path / "checkpoint-latest.pth.broken")

@@ -109,7 +109,8 @@ def test_no_readable_video_is_an_error():
 
 def test_a_video_that_comes_twice_or_never_is_an_error():
     videos = MemoryVideos(4)
-    for order, message in (([0, 1, 1, 2, 3], r"videos/1\.mp4 came twice"), ([0, 1, 3], r"1 video.*videos/2\.mp4")):
+    twice, never = r"videos/1\.mp4 was evaluated twice", r"1 video.*videos/2\.mp4"
+    for order, message in (([0, 1, 1, 2, 3], twice), ([0, 1, 3], never)):
         loader = DataLoader(videos, 2, sampler=order, collate_fn=videos.collate)
         with pytest.raises(RuntimeError, match=message):
             evaluated(seeded_model(), loader)
@@ -128,7 +129,7 @@ def test_a_label_beyond_the_classes_names_its_line():
 
 
 def test_a_head_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="4 scores per clip"):
+    with pytest.raises(ValueError, match="4 outputs per clip"):
         evaluated(LargestForward(4), test_loader(MemoryVideos(3)))
 
 

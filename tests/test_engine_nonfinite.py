@@ -113,7 +113,7 @@ def test_one_too_many_stops_the_run_and_names_the_files():
     before = state.model.head.weight.detach().clone()
     with pytest.raises(RuntimeError, match=r"--max_skipped_steps is 1.*") as error:
         train_one_epoch(state, loader, *rest)
-    assert str(error.value).count(".mp4") == 4 and "2 update(s)" in str(error.value)
+    assert str(error.value).count(".mp4") == 4 and "2 step(s)" in str(error.value)
     assert torch.equal(before, state.model.head.weight)
 
 

@@ -20,6 +20,8 @@ LAUNCHERS = {
     "finetune_ssv2.sh": ("run_class_finetuning.py", "ssv2/tiny_f16_res224"),
     "finetune_ucf101.sh": ("run_class_finetuning.py", "ucf101/tiny_f16_res224"),
     "finetune_hmdb51.sh": ("run_class_finetuning.py", "hmdb51/tiny_f16_res224"),
+    "finetune_ava.sh": ("run_action_detection.py", "ava/tiny_f16_res224"),
+    "finetune_jhmdb.sh": ("run_class_finetuning.py", "jhmdb/nano_f8_res96"),
     "finetune_custom.sh": ("run_class_finetuning.py", "custom/tiny_f16_res224"),
 }
 
@@ -114,12 +116,12 @@ def test_evaluate_takes_a_checkpoint_and_a_data_set(echo):
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
-        ("evaluate.sh", [], "which weights"),
+        ("evaluate.sh", [], "--checkpoint FILE is required"),
         ("evaluate.sh", ["--checkpoint"], "--checkpoint needs a value"),
-        ("finetune_k400.sh", ["--gpus", "two"], "--gpus must be a whole number, not 'two'"),
+        ("finetune_k400.sh", ["--gpus", "two"], "--gpus must be an integer, not 'two'"),
         ("finetune_k400.sh", ["--frames"], "--frames needs a value"),
-        ("finetune_k400.sh", ["--nodes", "2"], "needs --master_addr"),
-        ("finetune_k400.sh", ["--nodes", "2", "--node_rank", "2"], "ranks count from 0"),
+        ("finetune_k400.sh", ["--nodes", "2"], "requires --master_addr"),
+        ("finetune_k400.sh", ["--nodes", "2", "--node_rank", "2"], "must be between 0 and --nodes - 1"),
     ],
 )
 def test_what_cannot_be_started_is_refused(echo, script, words, message):
@@ -207,7 +209,7 @@ def test_the_launcher_is_stopped_before_its_processes_can_say_so(tmp_path):
     process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, **pipes)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM: leaving with status 75" in process.communicate(timeout=60)[1]
+    assert "stopped by SIGTERM: exiting with status 75" in process.communicate(timeout=60)[1]
     assert process.returncode == 75
 
 

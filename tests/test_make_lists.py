@@ -1,6 +1,7 @@
 """Lists from what data sets come with: labels, missing files, and validation splits, read back by the list reader."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -8,9 +9,17 @@ from collections import Counter
 
 import pytest
 
+import run_class_finetuning
 from datasets.annotations import read_list
 from datasets.preparation.media_index import Found
-from tools.make_lists import main, split_off
+from engines.recipe import load_recipe, recipe_names
+from tools.make_lists import RECIPES, main, split_off
+
+# Jhuang et al., Towards understanding action recognition, ICCV 2013, in the order of the alphabet.
+JHMDB = [
+    "brush_hair", "catch", "clap", "climb_stairs", "golf", "jump", "kick_ball", "pick", "pour", "pullup", "push",
+    "run", "shoot_ball", "shoot_bow", "shoot_gun", "sit", "stand", "swing_baseball", "throw", "walk", "wave",
+]  # fmt: skip
 
 
 def touch(root, *paths):
@@ -54,7 +63,18 @@ def test_a_folder_of_classes(tmp_path, capsys):
     assert (train | val | test)["Climb wall/clip 3.mp4"] == 0
     assert not (lists / "missing.txt").exists()
     said = capsys.readouterr().out
-    assert "train: 23 clips, 3 of 3 classes" in said and f"--data_root {tmp_path / 'videos'}" in said
+    assert "train: 23 clips, 3 of 3 classes" in said
+    command = shlex.split(said.splitlines()[-1].removeprefix("train with: "))
+    assert command[:4] == ["python", "run_class_finetuning.py", "--recipe", "custom/small"]
+    flags = run_class_finetuning.get_parser().parse_args(command[2:])
+    assert flags.recipe in recipe_names()
+    assert (flags.data_path, flags.data_root) == (str(lists), str(tmp_path / "videos"))
+    assert (flags.label_names, flags.output_dir) == (str(lists / "labels.txt"), "outputs/videos")
+
+
+def test_the_recipes_of_named_data_sets_are_there():
+    assert {recipe for recipe, _ in RECIPES.values()} <= set(recipe_names())
+    assert all(load_recipe(recipe).flags.get("nb_classes") in (None, classes) for recipe, classes in RECIPES.values())
 
 
 def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_path, capsys):
@@ -62,7 +82,7 @@ def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_
     assert run(tmp_path, "folder", "--seed", "3") == 0
     first = read(tmp_path / "lists", "val")
     assert run(tmp_path, "folder", "--seed", "4") == 1
-    assert "train.csv, val.csv, labels.txt already; --overwrite" in capsys.readouterr().err
+    assert "already contains train.csv, val.csv, labels.txt; --overwrite" in capsys.readouterr().err
     assert read(tmp_path / "lists", "val") == first
     assert run(tmp_path, "folder", "--seed", "3", "--overwrite") == 0
     assert read(tmp_path / "lists", "val") == first
@@ -94,7 +114,8 @@ def test_other_names_of_frames_are_told(tmp_path, capsys, name, template):
     assert run(tmp_path, "folder") == 0
     assert template.format(1) == name
     said = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(said)[-2:] == ["--filename_tmpl", template]
+    words = shlex.split(said)
+    assert words[words.index("--filename_tmpl") + 1] == template
 
 
 def test_kinetics(tmp_path, capsys):
@@ -113,7 +134,7 @@ def test_kinetics(tmp_path, capsys):
     line = f"train: gone_000003_000013 ({train}, line 4): there is no such file"
     assert (lists / "missing.txt").read_text() == line + "\n"
     said = capsys.readouterr().out
-    assert line in said and "1 missing in all" in said
+    assert line in said and "1 missing in total" in said
 
 
 def test_something_something(tmp_path):
@@ -176,6 +197,27 @@ def test_hmdb51(tmp_path):
     assert train["wave/A_wave_u_0.avi"] == 1, "a class keeps its only clip to train on"
     assert len(train) == 7 and "wave/C_wave_u_0.avi" not in train | val | test
     assert labels(tmp_path / "lists") == ["brush_hair", "wave"]
+
+
+def test_jhmdb_has_21_actions_and_films_stay_together(tmp_path, capsys):
+    splits, roles = tmp_path / "splits", {}
+    for action in JHMDB:
+        clips = [f"film{i}_{action}_u_cm_np1_fr_med_{n}.avi" for i in range(6) for n in range(2)]
+        write(splits / f"{action}_test_split2.txt", "".join(f"{c} {2 if 'film0' in c else 1}\n" for c in clips))
+        touch(tmp_path / "videos", *[f"{action}/{c}" for c in clips])
+        roles |= {f"{action}/{c}": "film0" in c for c in clips}
+    assert run(tmp_path, "jhmdb", "--splits", splits, "--fold", "2", "--val_share", "0.2") == 0
+    lists = tmp_path / "lists"
+    assert labels(lists) == JHMDB and len(JHMDB) == 21
+    test = read(lists, "test")
+    assert test == {clip: JHMDB.index(clip.split("/")[0]) for clip, tested in roles.items() if tested}
+    train, val = read(lists, "train"), read(lists, "val")
+    assert len(train) + len(val) == 21 * 10 and set(val.values()) == set(range(21))
+    films = [{re.sub(r"(film\d).*", r"\1", path) for path in split} for split in (train, val)]
+    assert not films[0] & films[1]
+    (splits / "wave_test_split2.txt").rename(splits / "fencing_test_split2.txt")
+    assert run(tmp_path, "jhmdb", "--splits", splits, "--fold", "2", "--overwrite") == 1
+    assert "lacks wave and has fencing, which are none of its actions" in capsys.readouterr().err
 
 
 def test_imagenet(tmp_path):

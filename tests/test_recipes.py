@@ -6,14 +6,17 @@ import textwrap
 import pytest
 from engine_standins import make_args
 
+import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
+from datasets.presets import VIDEO_AA
 from engines.batch import fit_batch_to_list, share_batch
 from engines.configuration import parse_arguments
-from engines.recipe import RecipeError, load_recipe, recipe_names
+from engines.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from engines.settings import plain_flags
 
-PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+PARSERS = {module.SCRIPT: module.get_parser for module in MODULES}
 # recipe: (effective lr, epochs, warm-up, weight decay, drop path), as the published tables give them.
 PUBLISHED = {
     "k400/tiny_f8_res224": (8e-4, 70, 5, 0.1, 0.1),
@@ -37,6 +40,9 @@ PUBLISHED = {
     "imagenet/tiny_res576": (1e-5, 10, 2, 1e-8, 0.0),
     "imagenet/small_res448": (5e-6, 30, 5, 1e-8, 0.15),
     "imagenet/middle_res224": (2e-3, 300, 20, 0.05, 0.5),
+    # VideoMAE's for AVA
+    "ava/small_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
+    "ava/middle_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
 }
 
 
@@ -52,17 +58,35 @@ def parsed_recipe(name, *words):
 def test_schedules_are_the_published_ones(name):
     args = parsed_recipe(name)
     lr, *rest = PUBLISHED[name]
-    assert args.lr * args.global_batch * args.num_sample / args.lr_base == pytest.approx(lr)
+    clips = args.global_batch * getattr(args, "num_sample", 1)
+    assert args.lr * clips / args.lr_base == pytest.approx(lr)
     assert [args.epochs, args.warmup_epochs, args.weight_decay, args.drop_path] == rest
 
 
+@pytest.fixture
+def list_of(tmp_path):
+    """Write a training list of so many videos; returns the flag that names it."""
+
+    def write(videos):
+        (tmp_path / "train.csv").write_text("".join(f"{i}.mp4 {i % 3}\n" for i in range(videos)))
+        return "--data_path", str(tmp_path)
+
+    return write
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name):
-    args = parsed_recipe(name)
+def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name, list_of):
+    if name.endswith("/finetune"):
+        with pytest.raises(RecipeError, match="give --finetune FILE"):
+            parsed_recipe(name, *list_of(200))
+        return
+    args = parsed_recipe(name, *list_of(200))
     assert args.batch_size * args.update_freq == args.global_batch > 0
-    assert args.short_side_size == args.input_size or args.data_set == "ImageNet" or args.num_frames == 1
-    assert f"res{args.input_size}" in name
-    assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
+    if load_recipe(name).script != "run_action_detection.py":
+        assert args.short_side_size is None, "it follows --input_size"
+    if not load_recipe(name).choices:
+        assert f"res{args.input_size}" in name
+        assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
     init = load_recipe(name).init
     assert " " in init or not init or load_recipe(init), "initial weights must be a recipe's or a description"
 
@@ -106,7 +130,40 @@ def test_flags_override_and_are_told(caplog):
     assert args.lr == 1e-4
     assert args.overridden == ["lr 0.0002 -> 0.0001"], "an equal value overrides nothing"
     assert "recipe k400/tiny_f16_res224; overridden: lr 0.0002 -> 0.0001" in caplog.text
-    assert "starts from weights (imagenet/tiny_res224)" in caplog.text
+    assert "fine-tunes weights (imagenet/tiny_res224)" in caplog.text
+
+
+def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
+    with caplog.at_level("INFO"):
+        few, some, many = (parsed_recipe("custom/small", *list_of(videos)) for videos in (30, 120, 5000))
+    assert few.steps < some.steps < many.steps
+    assert [args.aa for args in (few, some, many)] == ["none", "none", "rand-m5-n2-mstd0.5-inc1"]
+    assert all(args.mixup == args.cutmix == 0 for args in (few, some, many))
+    assert "custom/small, 30 training videos, starting from" in caplog.text
+    assert "a short run, since so few videos are soon known by heart" in caplog.text
+    scratch = parsed_recipe("custom/small", *list_of(120), "--finetune", "")
+    assert (scratch.finetune, scratch.dt_init) == ("", "mamba") and scratch.lr > some.lr
+    assert "starting from random weights" in caplog.text
+    given = parsed_recipe("custom/small", *list_of(30), "--steps", "7", "--aa", VIDEO_AA)
+    assert (given.steps, given.aa) == (7, VIDEO_AA), "what is typed wins"
+    with pytest.raises(FileNotFoundError, match="--data_path"):
+        parsed_recipe("custom/small")
+
+
+def test_the_rates_of_few_videos_are_the_typed_ones(list_of):
+    for name, *words in (["custom/small"], ["custom/small", "--finetune", ""], ["jhmdb/nano_f8_res96"]):
+        args = parsed_recipe(name, *list_of(100), *words)
+        assert args.global_batch * args.num_sample == args.lr_base
+
+
+def test_the_first_row_that_fits_is_chosen():
+    rows = [dict(weights=True, videos=10, lr=1), dict(weights=True, lr=2, about="x"), dict(videos=10, lr=3)]
+    recipe = Recipe("file/run", "file.yaml", "script", {}, init="those weights", choices=rows)
+    assert recipe.choose(10, weights=True) == {"lr": 1}
+    assert recipe.choose(11, weights=True) == {"lr": 2, "about": "x"}
+    assert recipe.choose(10, weights=False) == {"lr": 3}
+    with pytest.raises(RecipeError, match=r"file/run does not fit: give --finetune FILE \(those weights\)"):
+        recipe.choose(11, weights=False)
 
 
 def test_a_saved_args_json_is_taken_back(tmp_path):
@@ -139,7 +196,7 @@ def test_a_batch_that_cannot_be_met_comes_near_and_is_told(caplog, monkeypatch):
         monkeypatch.setenv(name, value)
     args = parsed_recipe("k400/tiny_f16_res224")
     assert args.batch_size * args.update_freq * 3 == shared.total
-    assert f"the batch of 512 videos per update becomes {shared.total}" in caplog.text
+    assert f"the global batch of 512 videos becomes {shared.total}" in caplog.text
 
 
 def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alone(caplog):
@@ -147,7 +204,7 @@ def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alo
     assert (args.batch_size, args.update_freq) == (4, 128)
     args = parsed_recipe("k400/tiny_f16_res224", "--update_freq", "2")
     assert (args.batch_size, args.update_freq) == (64, 2)
-    assert "512 videos per update becomes 128" in caplog.text
+    assert "512 videos becomes 128" in caplog.text
 
 
 def test_a_short_list_lowers_the_batch(caplog):
@@ -155,7 +212,7 @@ def test_a_short_list_lowers_the_batch(caplog):
     args = fit_batch_to_list(args, videos=23, processes=2)
     assert (args.flags["batch_size"], args.flags["update_freq"]) == (10, 1), "the record says what is done"
     assert (args.batch_size, args.update_freq) == (10, 1), "11 a process, and mixup wants an even number"
-    assert "has 23 videos and one update takes 512: it takes 20 now" in caplog.text
+    assert "has 23 videos, fewer than the 512 of one optimizer step: a step now uses 20" in caplog.text
     args = fit_batch_to_list(args, videos=100, processes=2)
     assert (args.batch_size, args.update_freq) == (10, 1)
 
@@ -163,11 +220,11 @@ def test_a_short_list_lowers_the_batch(caplog):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "k500/x"], "no recipe 'k500/x': no file .*k500.yaml; there are: .*k400"),
-        (["--recipe", "k400/tiny_f17_res224"], "k400.yaml has no run 'tiny_f17_res224'; the nearest are: tiny_f16"),
+        (["--recipe", "k500/x"], "no recipe 'k500/x': no file .*k500.yaml; available: .*k400"),
+        (["--recipe", "k400/tiny_f17_res224"], "k400.yaml has no run 'tiny_f17_res224'; the closest are: tiny_f16"),
         (["--recipe", "imagenet/tiny_res224"], "is for run_pretrain_imagenet.py, not for run_class_finetuning.py"),
         (["--recipe", "k400", "--config", "x"], "use one of them"),
-        (["--config", "absent.yaml"], "absent.yaml is not there"),
+        (["--config", "absent.yaml"], "absent.yaml does not exist"),
     ],
 )
 def test_a_wrong_choice_names_what_there_is(words, message):
@@ -178,16 +235,16 @@ def test_a_wrong_choice_names_what_there_is(words, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: {lrr: 1}\nruns: {a: {}}", "bad.yaml: lrr is no flag; did you mean lr"),
-        ("base: {lr: fast}\nruns: {a: {}}", "bad.yaml: lr: 'fast' is no value"),
+        ("base: {lrr: 1}\nruns: {a: {}}", "bad.yaml: lrr is not a flag; did you mean lr"),
+        ("base: {lr: fast}\nruns: {a: {}}", "bad.yaml: lr: 'fast' is not a value"),
         ("base: {epochs: }\nruns: {a: {}}", "bad.yaml: epochs: None"),
-        ("base: {model_ema: 3}\nruns: {a: {}}", "model_ema: 3 is no value .*true or false"),
+        ("base: {model_ema: 3}\nruns: {a: {}}", "model_ema: 3 is not a value .*true or false"),
         ("base: {sampling: often}\nruns: {a: {}}", "sampling: 'often'.*one of dense"),
-        ("base: {lr: 1, lr: 2}\nruns: {a: {}}", "(?s)bad.yaml cannot be read: 'lr' stands twice.*line 2"),
+        ("base: {lr: 1, lr: 2}\nruns: {a: {}}", "(?s)bad.yaml cannot be read: duplicate key 'lr'.*line 2"),
         ("basis: {}\nruns: {a: {}}", "bad.yaml: unknown basis"),
         ("runs: {a: {use: b}}", "a uses 'b', which is neither a group nor a run"),
         ("runs: {a: {use: b}, b: {use: a}}", "uses itself: a -> b -> a"),
-        ("runs: {a: {batch: 64*8}}", 'batch of bad/a is like 64x8 .*not "64\\*8"'),
+        ("runs: {a: {batch: 64*8}}", 'batch of bad/a must look like 64x8 .*not "64\\*8"'),
         ("inherits: bad\nruns: {a: {}}", "inherits itself: bad -> bad"),
     ],
 )
@@ -210,9 +267,7 @@ def test_inheritance_and_use(tmp_path):
     )
     (tmp_path / "two.yaml").write_text("inherits: one\nbase: {lr: 9}\ngroups: {g: {seed: 6}}\n")
     one = load_recipe("one/a_f4_res32", tmp_path)
-    assert one.flags == dict(
-        lr=1, epochs=4, drop=3, num_frames=4, input_size=32, short_side_size=32, batch_size=2, update_freq=4
-    )
+    assert one.flags == dict(lr=1, epochs=4, drop=3, num_frames=4, input_size=32, batch_size=2, update_freq=4)
     assert (one.global_batch, one.init, one.reported) == (24, "one/b", {"m": 1})
     two = load_recipe("two/b", tmp_path)
     assert two.flags == dict(lr=9, epochs=4, drop=5, seed=6, batch_size=2, update_freq=4)

@@ -19,6 +19,10 @@ from datasets.preparation.media_index import Found, MediaIndex, SourceError, suf
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of a group come from the same recording
+JHMDB_ACTIONS = (
+    "brush_hair", "catch", "clap", "climb_stairs", "golf", "jump", "kick_ball", "pick", "pour", "pullup", "push",
+    "run", "shoot_ball", "shoot_bow", "shoot_gun", "sit", "stand", "swing_baseball", "throw", "walk", "wave",
+)  # fmt: skip
 HMDB51_GROUP = r"([^/]+)/(.+?)_\1_"  # a clip's name starts with that of its film
 
 
@@ -252,6 +256,18 @@ def read_hmdb51(folder: Path, fold: int) -> Source:
                 path = f"{name}/{clip.strip()}"
                 splits["train" if role == "1" else "test"].append(Entry((path, path.rpartition(".")[0]), label, place))
     return Source(splits, names, HMDB51_GROUP)
+
+
+def read_jhmdb(folder: Path, fold: int) -> Source:
+    """J-HMDB's split files, which are named and written like HMDB51's, and have 21 of its actions."""
+    source = read_hmdb51(folder, fold)
+    if source.label_names != list(JHMDB_ACTIONS):
+        lacking = sorted(set(JHMDB_ACTIONS) - set(source.label_names))
+        others = sorted(set(source.label_names) - set(JHMDB_ACTIONS))
+        told = [f"lacks {', '.join(lacking)}"] if lacking else []
+        told += [f"has {', '.join(others[:5])}, which are none of its actions"] if others else []
+        raise SourceError(f"{folder} {' and '.join(told)}; give the folder `splits` that J-HMDB comes with")
+    return source
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

@@ -1,0 +1,250 @@
+"""What can be learnt from few videos: `--recipe custom/small` against a floor without a network, and against chance.
+
+    python -m benchmarks.few_videos --data_path LISTS --data_root VIDEOS --per_class 20 5 --seeds 0 1 2
+
+Disjoint sets of classes are drawn from the lists, and of each class so many training videos as --per_class says; all
+test videos of the classes are tested. Beside the recipe stand, on the same videos: the floor (video_floor.py), a
+k-nearest-neighbour classifier and a linear probe on features of the backbone, the recipe from random weights, and a
+control, the recipe on shuffled labels, which must stay at chance. Runs that have finished are not repeated.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from benchmarks.run_queue import run_missing
+from benchmarks.video_floor import read_train_and_test, regress, video_floor
+from common.files import atomic_write, write_json
+from common.flag_parser import FlagParser
+from common.flag_types import positive_int, seed
+from datasets.annotations import format_list, read_list
+from datasets.arguments import DataSettings
+from datasets.lists import find_list_of
+from datasets.transforms import finish
+from engines.recipe import load_recipe
+from models.arguments import ModelSettings
+from models.build import build_model
+from models.checkpoint import load_checkpoint
+from models.describe import describe_checkpoint
+
+SCRIPT, RECIPE = "run_class_finetuning.py", "custom/small"
+NEIGHBOURS = 5
+VARIANTS = {"recipe": [], "from random weights": ["--finetune", ""], "shuffled labels": []}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Classes, and the training videos drawn of them.
+
+    Attributes:
+        classes: labels in the lists given.
+        per_class: training videos of a class, at most.
+        draw: number of the draw, the seed of the run too.
+        number: of the set of classes.
+    """
+
+    classes: tuple[int, ...]
+    per_class: int
+    draw: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Folder of the task below --output."""
+        return f"set{self.number}_{self.per_class}_videos_seed{self.draw}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the table; returns 1 where a run failed."""
+    options, passed_on = parse_arguments(arguments)
+    data = DataSettings(data_path=options.data_path, data_root=options.data_root)
+    tasks = plan(number_of_labels(data), options)
+    failed = []
+    if not options.table_only:
+        for task in tasks:
+            write_task(task, data, options.output / task.name)
+        failed = run_missing(_commands(tasks, options, passed_on), options.output, options.jobs)
+        for task in tasks:
+            write_references(options.output / task.name, options)
+    words = ["python", "-m", "benchmarks.few_videos", *(arguments if arguments is not None else sys.argv[1:])]
+    text = document(tasks, options, shlex.join(words))
+    with atomic_write(options.document, "w") as file:
+        file.write(text)
+    print(text)
+    for name in failed:
+        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: the options, and the flags that go to the runs."""
+    parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_path", required=True, help="folder with train.csv, and test.csv or val.csv to test on")
+    parser.add_argument("--data_root", default="", help="folder that the paths in the lists start from")
+    parser.add_argument("--classes", type=positive_int, default=6, help="classes of a set (default: 6)")
+    parser.add_argument("--sets", type=positive_int, default=2, help="disjoint sets of classes (default: 2)")
+    parser.add_argument(
+        "--per_class", type=positive_int, nargs="+", default=[20, 5], help="training videos of a class (default: 20 5)"
+    )
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="of videos and runs (default: 0 1 2)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(default: all)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/few_videos"), help="folder (%(default)s)")
+    parser.add_argument("--document", type=Path, default=Path("outputs/few_videos.md"), help="table (%(default)s)")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of what there is")
+    return parser.parse_known_args(arguments)
+
+
+def number_of_labels(data: DataSettings) -> int:
+    """Count the classes of the training list."""
+    records, _ = read_list(find_list_of("train", data), data_root=data.data_root)
+    return 1 + max(record.target for record in records)
+
+
+def plan(classes: int, options: argparse.Namespace) -> list[Task]:
+    """List the tasks; a whole seed before the next, so that what is there after a while is complete.
+
+    Raises:
+        SystemExit: there are too few classes for disjoint sets.
+    """
+    if classes < options.classes * options.sets:
+        raise SystemExit(f"{options.sets} disjoint sets of {options.classes} classes need more than {classes} classes")
+    order = np.random.default_rng(0).permutation(classes)[: options.classes * options.sets]
+    sets = [tuple(sorted(part.tolist())) for part in np.split(order, options.sets)]
+    return [
+        Task(chosen, per_class, draw, number)
+        for draw in options.seeds
+        for per_class in options.per_class
+        for number, chosen in enumerate(sets)
+    ]
+
+
+def write_task(task: Task, data: DataSettings, folder: Path) -> None:
+    """Write the lists of a task, with labels from 0, and in shuffled/ those of the control."""
+    rng = np.random.default_rng((task.draw, task.number, task.per_class))
+    rows, kind = {}, None
+    for mode in ("train", "test"):
+        records, kind = read_list(find_list_of(mode, data), data_root=data.data_root)
+        ours = [record for record in records if record.target in task.classes]
+        rows[mode] = [replace(record, target=task.classes.index(record.target)) for record in ours]
+    kept = []
+    for label in range(len(task.classes)):
+        members = [record for record in rows["train"] if record.target == label]
+        kept += [members[i] for i in sorted(rng.permutation(len(members))[: task.per_class])]
+    labels = rng.permutation([record.target for record in kept]).tolist()
+    shuffled = [replace(record, target=label) for record, label in zip(kept, labels, strict=True)]
+    for place, train in ((folder, kept), (folder / "shuffled", shuffled)):
+        for mode, some in (("train", train), ("test", rows["test"])):
+            with atomic_write(place / f"{mode}.csv", "w") as file:
+                file.write(format_list(some, kind))
+
+
+def _commands(tasks: Sequence[Task], options: argparse.Namespace, passed_on: list[str]) -> dict[str, list[str]]:
+    commands = {}
+    for task in tasks:
+        for variant in options.variants:
+            folder = options.output / task.name
+            lists = folder / "shuffled" if variant == "shuffled labels" else folder
+            name = run_name(task, variant)
+            commands[name] = [
+                sys.executable, SCRIPT, "--recipe", RECIPE, *VARIANTS[variant], "--data_path", str(lists.resolve()),
+                "--seed", str(task.draw), "--disable_eval_during_finetuning",
+                "--output_dir", str((options.output / name).resolve()), *passed_on,
+            ]  # fmt: skip
+    return commands
+
+
+def run_name(task: Task, variant: str) -> str:
+    """Folder of a run below --output."""
+    return f"{task.name}/{variant.replace(' ', '_')}"
+
+
+def write_references(folder: Path, options: argparse.Namespace) -> None:
+    """Score floor, neighbours and probe on the lists of a task, and write references.json unless it is there."""
+    target = folder / "references.json"
+    if target.is_file():
+        return
+    recipe = load_recipe(RECIPE).flags
+    data = DataSettings(
+        data_path=str(folder), sampling="sparse", num_frames=recipe["num_frames"], input_size=recipe["input_size"],
+        short_side_size=recipe["input_size"], test_num_segment=1, num_workers=0, pin_mem=False,
+    )  # fmt: skip
+    (clips, labels), (test_clips, test_labels) = read_train_and_test(data)
+    scores = video_floor(clips, labels, test_clips, test_labels)
+    features, test_features = (frame_features(recipe["finetune"], some) for some in (clips, test_clips))
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), metric="cosine", weights="distance")
+    for name, predictions in (
+        ("nearest neighbours", neighbours.fit(features, labels).predict(test_features)),
+        ("linear probe", regress(features, labels, test_features)),
+    ):
+        scores[name] = 100 * float(np.mean(predictions == test_labels))
+    write_json(target, scores)
+
+
+@torch.no_grad()
+def frame_features(weights: str, clips: Tensor) -> np.ndarray:
+    """Features of an image backbone, averaged over frames and views.
+
+    Args:
+        weights: of an image model.
+        clips: uint8 (videos, views, C, T, H, W).
+
+    Returns:
+        (videos, width) float32.
+    """
+    facts = describe_checkpoint(weights)
+    model = build_model(ModelSettings(facts.model or facts.config["name"], facts.network), facts.num_classes).eval()
+    load_checkpoint(model, weights)
+    features = []
+    for video in clips:
+        frames = finish(video).transpose(1, 2).flatten(0, 1)  # (views T, C, H, W)
+        features.append(model.forward_features(frames.unsqueeze(2)).mean(0))
+    return torch.stack(features).numpy()
+
+
+def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:
+    """Write the table: for each number of training videos, the mean over sets and seeds of each way."""
+    about = "Top-1 in percent: mean and standard deviation over tasks (sets of classes x seeds)."
+    parts = [f"Written by `{command}`. {about}\n"]
+    for per_class in options.per_class:
+        scores = [score_of(task, options) for task in tasks if task.per_class == per_class]
+        parts += [f"### {per_class} training videos of a class\n", table(scores)]
+    return "\n".join(parts)
+
+
+def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
+    """The scores of one task, those that are there."""
+    folder = options.output / task.name
+    references = folder / "references.json"
+    scores = json.loads(references.read_text()) if references.is_file() else {}
+    for variant in VARIANTS:
+        results = options.output / run_name(task, variant) / "results.json"
+        if results.is_file():
+            scores[variant] = json.loads(results.read_text())["top1"]
+    return scores
+
+
+def table(scores: Sequence[dict[str, float]]) -> str:
+    """Rows of the ways, and how often each beat the better of the floor's regressions."""
+    lines = ["| way | top-1 | tasks | above the floor in |", "| --- | ---: | ---: | ---: |"]
+    for way in dict.fromkeys(way for score in scores for way in score):
+        values = [score[way] for score in scores if way in score]
+        pairs = [(score[way], score["both"]) for score in scores if way in score and "both" in score]
+        spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        above = f"{sum(ours > floor for ours, floor in pairs)} of {len(pairs)}"
+        lines.append(f"| {way} | {statistics.mean(values):.1f}{spread} | {len(values)} | {above} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

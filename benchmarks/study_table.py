@@ -1,0 +1,151 @@
+"""From the results of a study's runs to its tables: accuracies, McNemar's tests, classes that need motion."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest
+
+from common.files import atomic_write
+from reports.comparison import holm, mcnemar
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The predictions of one variant.
+
+    Attributes:
+        name: of the variant.
+        labels: (split, line of its test list) -> label, of all tests.
+        right: seed -> (split, line) -> whether the video was classified rightly; seeds with all splits.
+        extra: figures of the runs by name, the mean over runs.
+    """
+
+    name: str
+    labels: dict[tuple[int, int], int]
+    right: dict[int, dict[tuple[int, int], bool]]
+    extra: dict[str, float]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Percent of the videos of all splits, by seed."""
+        return [100 * statistics.mean(right.values()) for right in self.right.values()]
+
+
+def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> Variant | None:
+    """Read the results of a variant; None before all splits of one seed are there.
+
+    Args:
+        name: of the variant.
+        output: folder of the runs.
+        seeds: of the runs.
+        splits: number of splits.
+    """
+    from benchmarks.study import run_name
+
+    labels, right, extra = {}, {}, {}
+    for number in seeds:
+        files = [output / run_name(name, split, number) / "results.json" for split in range(splits)]
+        if not all(file.is_file() for file in files):
+            continue
+        right[number] = {}
+        for split, file in enumerate(files):
+            results = json.loads(file.read_text(encoding="utf-8"))
+            for row in results["predictions"]:
+                labels[split, row["line"]] = row["label"]
+                right[number][split, row["line"]] = row["prediction"] == row["label"]
+            for figure in ("parameters", "clips_per_second", "clips", "memory_gib"):
+                if figure in results:
+                    extra.setdefault(figure, []).append(results[figure])
+    means = {figure: statistics.mean(values) for figure, values in extra.items()}
+    return Variant(name, labels, right, means) if right else None
+
+
+def discordant(first: Variant, second: Variant, label: int | None = None) -> tuple[int, int]:
+    """Count the videos that only the first, and only the second variant classified rightly.
+
+    In their first shared seed alone: the same video in another seed is no independent trial.
+
+    Args:
+        first: a variant.
+        second: another.
+        label: of the videos counted; None for all.
+    """
+    number = next((seed for seed in first.right if seed in second.right), None)
+    if number is None:
+        return 0, 0
+    ours, theirs = first.right[number], second.right[number]
+    shared = [key for key in ours if key in theirs and label in (None, first.labels[key])]
+    return sum(ours[k] and not theirs[k] for k in shared), sum(theirs[k] and not ours[k] for k in shared)
+
+
+def interval(right: dict[tuple[int, int], bool]) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share of right answers, in percent."""
+    bounds = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
+    return 100 * float(bounds.low), 100 * float(bounds.high)
+
+
+def write_study(
+    path: Path, study: str, variants: Sequence[Variant], pairs: Sequence[tuple[str, str]], command: str
+) -> str:
+    """Write the document of a study and return it.
+
+    Args:
+        path: the file.
+        study: its name.
+        variants: that have been run, the reference first.
+        pairs: names of a variant that sees no motion and of one that does, to compare by class.
+        command: that made it.
+    """
+    by_name = {variant.name: variant for variant in variants}
+    parts = [f"# Study: {study}\n", f"Written by `{command}`.\n", _accuracies(variants)]
+    for static, moving in pairs:
+        if static in by_name and moving in by_name:
+            parts += [f"## Classes that need motion: {moving} against {static}\n",
+                      _classes(by_name[static], by_name[moving])]  # fmt: skip
+    text = "\n".join(parts)
+    with atomic_write(path, "w") as file:
+        file.write(text)
+    return text
+
+
+def _accuracies(variants: Sequence[Variant]) -> str:
+    """A row a variant: mean over seeds, the interval of the first, and McNemar's test against the first variant."""
+    if not variants:
+        return "No variant has been run on all splits.\n"
+    names = list(dict.fromkeys(name for variant in variants for name in variant.extra))
+    head = ["variant", "top-1", "95 % interval", "videos", "seeds", f"p against {variants[0].name}", *names]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for variant in variants:
+        accuracies, first = variant.accuracies, next(iter(variant.right.values()))
+        spread = f" +- {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        low, high = interval(first)
+        test = "" if variant is variants[0] else f"{mcnemar(*discordant(variants[0], variant)):.2g}"
+        cells = [variant.name, f"{statistics.mean(accuracies):.1f}{spread}", f"{low:.1f} to {high:.1f}",
+                 f"{len(first)}", f"{len(accuracies)}", test,
+                 *(f"{variant.extra[name]:.3g}" if name in variant.extra else "" for name in names)]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _classes(static: Variant, moving: Variant) -> str:
+    """A row a class, the largest gain by motion first, with Holm's correction for having asked all classes."""
+    number = next(seed for seed in static.right if seed in moving.right)
+    rows = []
+    for label in sorted(set(static.labels.values())):
+        keys = [key for key, other in static.labels.items() if other == label]
+        shares = [100 * float(np.mean([v.right[number][key] for key in keys])) for v in (static, moving)]
+        rows.append((label, len(keys), *shares, mcnemar(*discordant(static, moving, label))))
+    corrected = holm([row[-1] for row in rows])
+    lines = [
+        "| class | videos | single frames | video | gain | p (Holm) |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for (label, count, still, video, _), p in sorted(
+        zip(rows, corrected, strict=True), key=lambda r: r[0][2] - r[0][3]
+    ):
+        lines.append(f"| {label} | {count} | {still:.1f} | {video:.1f} | {video - still:+.1f} | {p:.2g} |")
+    return "\n".join([*lines, ""])
