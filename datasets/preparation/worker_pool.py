@@ -44,12 +44,12 @@ def run_jobs(
     if not count:
         return
     # Spawn new interpreters: a fork would inherit locks held by this process's threads (progress bar, FFmpeg).
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("spawn")
     with _without_current_folder():
         pool = ProcessPool(max_workers=count, context=context)
         try:
             attempt = partial(_attempt, work)
-            running = {pool.schedule(attempt, args=[job], timeout=time_limit): job for job in waiting}
+            running: Any = {pool.schedule(attempt, args=[job], timeout=time_limit): job for job in waiting}
             for future in as_completed(running):
                 yield Outcome(running.pop(future), *_result(future))
         finally:

@@ -5,6 +5,8 @@ int, `scores` (videos, classes) probabilities. Accuracies, precisions and shares
 the denominator is 0 (a class without videos, or never predicted).
 """
 
+from typing import Any
+
 import numpy as np
 
 CALIBRATION_BINS = 15
@@ -14,9 +16,9 @@ def per_class(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> 
     """Return for each class: label, videos, predicted (how often), recall (the class's accuracy), precision, f1."""
     from sklearn.metrics import precision_recall_fscore_support  # the import takes a second
 
-    precision, recall, f1, videos = precision_recall_fscore_support(
-        labels, predictions, labels=range(num_classes), zero_division=np.nan
-    )
+    options: dict[str, Any] = dict(labels=range(num_classes), zero_division=np.nan)
+    figures: Any = precision_recall_fscore_support(labels, predictions, **options)
+    precision, recall, f1, videos = figures
     predicted = np.bincount(predictions, minlength=num_classes)
     shares = {"recall": recall, "precision": precision, "f1": f1}
     return [

@@ -5,6 +5,7 @@ the loop over tokens in `selective_scan/reference.py`, which also explains the s
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ def selective_scan_fn(
     B, C = _same_groups(*(_matrix(matrix, u, A.is_complex()) for matrix in (B, C)))
     u, delta = u.mT, delta.mT
     z = None if z is None else z.mT
-    switches = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
+    switches: dict[str, Any] = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
     out = bidirectional_scan(u, delta, A, None, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches).mT
     if not return_last_state:
         return out
@@ -102,7 +103,7 @@ def mamba_inner_fn_no_out_proj(
     """Compute `mamba_inner_fn` without the output projection: (batch, dim, length)."""
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
     u, delta, B, C, z = _scan_inputs(xz, weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
-    switches = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
+    switches: dict[str, Any] = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
     return bidirectional_scan(u, delta, A, None, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches).mT
 
 
@@ -156,7 +157,9 @@ def mamba_inner_fn(
     """
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
     scanned = (A, B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
-    switches = dict(elemental_residual=elemental_residual, masked=masked, scan_input=scan_input, backend=backend)
+    switches: dict[str, Any] = dict(
+        elemental_residual=elemental_residual, masked=masked, scan_input=scan_input, backend=backend
+    )
     y = mamba_inner_fn_no_out_proj(xz, *weights, *scanned, **switches)
     return F.linear(y.mT, out_proj_weight, out_proj_bias)
 
@@ -191,7 +194,9 @@ def bimamba_inner_fn(
     """
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
     u, delta, B, C, z = _scan_inputs(xz, weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
-    switches = dict(elemental_residual=elemental_residual, masked_backward=masked_backward, backend=backend)
+    switches: dict[str, Any] = dict(
+        elemental_residual=elemental_residual, masked_backward=masked_backward, backend=backend
+    )
     y = bidirectional_scan(u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches)
     return F.linear(y, out_proj_weight, out_proj_bias)
 
