@@ -22,7 +22,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.run_queue import run_missing
+from benchmarks.run_queue import machine, run_missing
 from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
@@ -214,11 +214,14 @@ def frame_features(weights: str, clips: Tensor) -> np.ndarray:
 
 def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:
     """Write the table: for each number of training videos, the mean over sets and seeds of each way."""
-    about = "Top-1 in percent: mean and standard deviation over tasks (sets of classes x seeds)."
-    parts = [f"Written by `{command}`. {about}\n"]
+    parts = [
+        "### Few videos\n",
+        f"Written by `{command}` on {machine()}.\nTop-1 in percent: mean and standard deviation over tasks (sets of "
+        "classes x seeds). The floor is the regression on both.\n",
+    ]
     for per_class in options.per_class:
         scores = [score_of(task, options) for task in tasks if task.per_class == per_class]
-        parts += [f"### {per_class} training videos of a class\n", table(scores)]
+        parts += [f"{per_class} training videos of each of {options.classes} classes:\n", table(scores)]
     return "\n".join(parts)
 
 

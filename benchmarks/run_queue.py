@@ -2,10 +2,13 @@
 
 import json
 import os
+import platform
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +48,11 @@ def run_missing(
             print(f"{done}/{len(missing)} {name}: {'failed' if status else 'done'}; about {left:.0f} min left",
                   flush=True)  # fmt: skip
     return failed
+
+
+def machine() -> str:
+    """Name what a measurement depends on beside its command."""
+    return f"{platform.machine()}, {os.cpu_count()} CPU cores, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def is_finished(folder: Path, command: list[str]) -> bool:

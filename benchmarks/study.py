@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.run_queue import run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
-from benchmarks.study_table import read_variant, write_study
+from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive, positive_int, seed
 from models.config import ModelConfig
@@ -96,15 +96,6 @@ def _run(options: argparse.Namespace, variants: Sequence[str], passed_on: list[s
     return failed + run_missing(_method_runs(options, variants, passed_on), options.output, options.jobs)
 
 
-def run_name(variant: str, split: int, number: int) -> str:
-    """Folder of a run below --output."""
-    return f"{_slug(variant)}/split{split + 1}_seed{number}"
-
-
-def _slug(variant: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in variant).split())
-
-
 def _lists(options: argparse.Namespace, split: int) -> list[str]:
     root = str(Path(options.data_root).resolve()) if options.data_root else ""
     return ["--data_path", str(options.splits[split].resolve()), "--data_root", root]
@@ -134,7 +125,7 @@ def _method_flags(variant: str) -> list[str]:
 
 def _pretrained(options: argparse.Namespace, variant: str) -> str:
     """Folder below --output of the backbone that a variant starts from."""
-    return f"images/{_slug(variant.rsplit(', ', 1)[0])}"
+    return f"images/{folder_name(variant.rsplit(', ', 1)[0])}"
 
 
 def _pretraining_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
+from benchmarks.run_queue import machine
 from common.files import atomic_write
 from reports.comparison import holm, mcnemar
 
@@ -35,6 +36,16 @@ class Variant:
         return [100 * statistics.mean(right.values()) for right in self.right.values()]
 
 
+def run_name(variant: str, split: int, number: int) -> str:
+    """Folder of a run below --output."""
+    return f"{folder_name(variant)}/split{split + 1}_seed{number}"
+
+
+def folder_name(variant: str) -> str:
+    """Return the name of a variant as a folder."""
+    return "_".join("".join(c if c.isalnum() else " " for c in variant).split())
+
+
 def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> Variant | None:
     """Read the results of a variant; None before all splits of one seed are there.
 
@@ -44,8 +55,6 @@ def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> 
         seeds: of the runs.
         splits: number of splits.
     """
-    from benchmarks.study import run_name
-
     labels, right, extra = {}, {}, {}
     for number in seeds:
         files = [output / run_name(name, split, number) / "results.json" for split in range(splits)]
@@ -101,10 +110,10 @@ def write_study(
         command: that made it.
     """
     by_name = {variant.name: variant for variant in variants}
-    parts = [f"# Study: {study}\n", f"Written by `{command}`.\n", _accuracies(variants)]
+    parts = [f"### Study: {study}\n", f"Written by `{command}` on {machine()}.\n", _accuracies(variants)]
     for static, moving in pairs:
         if static in by_name and moving in by_name:
-            parts += [f"## Classes that need motion: {moving} against {static}\n",
+            parts += [f"#### Classes that need motion: {moving} against {static}\n",
                       _classes(by_name[static], by_name[moving])]  # fmt: skip
     text = "\n".join(parts)
     with atomic_write(path, "w") as file:
