@@ -1,8 +1,8 @@
-"""Trains and tests a video classifier: `python run_class_finetuning.py --data_path LISTS --data_root VIDEOS ...`.
+"""Train and test a video classifier: `python run_class_finetuning.py --data_path LISTS --data_root VIDEOS ...`.
 
-Runs alone, under torchrun or under SLURM. `--finetune FILE` starts from a checkpoint of images or videos, `--eval`
-only tests. `--recipe k400/tiny_f16_res224` takes the settings of a published run, `--dry_run` checks everything and
-stops. All results go to --output_dir: checkpoints, log.txt, TensorBoard events, results.json.
+Runs as a single process, under torchrun or under SLURM. `--finetune FILE` starts from pretrained weights of images or
+videos, `--eval` only tests. `--recipe k400/tiny_f16_res224` uses the settings of a published run, `--dry_run` checks
+everything and stops. All results are written to --output_dir: checkpoints, log.txt, TensorBoard events, results.json.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import argparse
 from engines.early_stop import leave_on_signals
 
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()  # before the imports below, which take seconds
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ SCRIPT = "run_class_finetuning.py"
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of video training and testing."""
+    """Return the parser of video training and testing."""
     parser = FlagParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
     add_model_arguments(parser)
     add_data_arguments(parser)
@@ -55,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
 def classify(
     model: VideoMambaPro, args: argparse.Namespace, num_classes: int, train_set: ClipDataset | None
 ) -> Classification:
-    """The objective of the run; without a training list, one that only tests."""
+    """Create the objective of the run; without a training list, one for testing only."""
     if train_set is None:
         return Classification(model, num_classes, class_names=args.class_names)
     labels = [record.target for record in train_set.records]
@@ -63,15 +63,15 @@ def classify(
     return Classification(model, num_classes, settings, labels=labels, class_names=args.class_names)
 
 
-@record  # torchrun shows the traceback of the process that failed first
+@record  # lets torchrun show the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
-    """Trains (unless --eval), then tests all segments and crops of every test video."""
+    """Train (unless --eval), then test all segments and crops of every test video."""
     if flags.dry_run is not None:
         raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
     context, settings = start_run(RunSettings.of(flags))
     shards = dict(rank=context.rank, world_size=context.world_size)
 
-    # All lists are read, and refused, before anything is built on them.
+    # Read all lists first, so that errors in them are reported before anything is built.
     data = DataSettings.from_flags(flags)
     test_set = build_dataset("test", data)
     train_set = None if settings.eval else build_dataset("train", data)

@@ -1,6 +1,6 @@
-"""A local web page that shows what a model sees in a video: `python run_demo_app.py --checkpoint FILE`.
+"""Serve a local web page that shows what a model sees in a video: `python run_demo_app.py --checkpoint FILE`.
 
-It listens on 127.0.0.1 alone and needs Starlette and uvicorn (requirements-extras.txt).
+It listens on 127.0.0.1 only and requires Starlette and uvicorn (requirements-extras.txt).
 """
 
 import argparse
@@ -17,29 +17,31 @@ from inference.predictor import QUICK, load_predictor
 
 _logger = logging.getLogger(__name__)
 
-_GRACE = 2  # seconds that a request may still take when the program is told to end
+_GRACE = 2  # seconds that a request may still take when the program is stopped
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of the page."""
+    """Return the parser of the page's flags."""
     parser = FlagParser(
         description="VideoMambaPro: a local page for videos", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
-    parser.add_argument("--label_names", default="", metavar="FILE", help="a class name a line; else the checkpoint's")
-    parser.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
-    parser.add_argument("--quick", action="store_true", help="one view, from the middle")
-    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; else cuda where there is one")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published checkpoint or our own")
+    parser.add_argument(
+        "--label_names", default="", metavar="FILE", help="one class name per line; else those in the checkpoint"
+    )
+    parser.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
+    parser.add_argument("--quick", action="store_true", help="use a single view from the middle")
+    parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; else cuda if available")
     parser.add_argument("--backend", metavar="NAME", help="backend of the scan; else the fastest available")
-    parser.add_argument("--port", type=whole_number(1, 65535), default=7860, help="of 127.0.0.1")
-    parser.add_argument("--max_megabytes", type=positive_int, default=Limits.megabytes, help="largest file")
-    parser.add_argument("--max_frames", type=positive_int, default=Limits.frames, help="longest video")
+    parser.add_argument("--port", type=whole_number(1, 65535), default=7860, help="port on 127.0.0.1")
+    parser.add_argument("--max_megabytes", type=positive_int, default=Limits.megabytes, help="size limit of a file")
+    parser.add_argument("--max_frames", type=positive_int, default=Limits.frames, help="length limit of a video")
     parser.add_argument(
         "--read_timeout",
         type=positive,
         default=Limits.seconds,
         metavar="SECONDS",
-        help="how long one reading may take",
+        help="time limit of one read",
     )
     return parser
 
@@ -54,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
         from inference.app import HOSTS, create_app
     except ImportError as error:
-        parser.error(f"the page needs a package that is not there ({error}): pip install -r requirements-extras.txt")
+        parser.error(f"the page requires a missing package ({error}): pip install -r requirements-extras.txt")
     try:
         predictor = load_predictor(
             args.checkpoint,
@@ -69,8 +71,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if predictor.device.type == "cpu":
         keep_freed_memory()
     app = create_app(predictor, Limits(args.max_megabytes, args.max_frames, args.read_timeout))
-    _logger.info("the page is at http://%s:%d, for this machine alone; Ctrl-C ends it", HOSTS[0], args.port)
-    # uvicorn deletes the uploads and then gives the signal back, which ends a prediction that still runs, too.
+    _logger.info("the page is at http://%s:%d, only for this machine; stop it with Ctrl-C", HOSTS[0], args.port)
+    # uvicorn deletes the uploads and then raises the signal again, which also ends a prediction that is still running.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     uvicorn.run(app, host=HOSTS[0], port=args.port, log_level="warning", timeout_graceful_shutdown=_GRACE)
 

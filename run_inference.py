@@ -1,11 +1,11 @@
-"""Tells what a model sees in videos: `python run_inference.py --checkpoint FILE VIDEO...`.
+"""Predict the classes of videos: `python run_inference.py --checkpoint FILE VIDEO...`.
 
-A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Printed are the five most probable classes
-of each, with every view of the test, or one with --quick. A window that slides over the video (--stride, --window)
-gives a curve over time. Size, type, frames and classes are read off the checkpoint.
+A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). The script prints the five most probable
+classes of each, using all views of the test, or one with --quick. A sliding window (--stride, --window) gives a curve
+over time. Model size, type, frames and classes are read from the checkpoint.
 
-A video that cannot be read or scored is named and stops nothing; the exit status is then 1. Pictures and annotated
-videos of a single video take the name that is given; those of several lie in the folder that is given.
+A video that cannot be read or scored is reported and the others are processed; the exit status is then 1. For a single
+video, --curve, --heatmap and --annotate name a file; for several, a folder.
 """
 
 import argparse
@@ -32,27 +32,29 @@ from inference.sources import expand_sources
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of inference."""
-    parser = FlagParser(description="VideoMambaPro: what a model sees in videos")
+    """Return the parser of inference."""
+    parser = FlagParser(description="VideoMambaPro: predict the classes of videos")
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, published or of our own")
-    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the paths in lists start from")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published checkpoint or our own")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that paths in lists are relative to")
     parser.add_argument(
         "--label_names",
         default="",
         metavar="FILE",
-        help="a class name a line, in the order of the labels (default: as in the checkpoint, or numbers)",
+        help="one class name per line, in the order of the labels (default: those in the checkpoint, or numbers)",
     )
     _add_output(parser.add_argument_group("output"))
-    _add_reading(parser.add_argument_group("frames and views (default: as the checkpoint was tested)"))
+    _add_reading(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
     _add_computing(parser.add_argument_group("computing"))
     return parser
 
 
 def _add_output(group) -> None:
-    group.add_argument("--json", default="", metavar="FILE", help='a JSON object a line for each video; "-" prints it')
-    group.add_argument("--curve", default="", metavar="PNG", help="picture of the probabilities over time")
-    group.add_argument("--heatmap", default="", metavar="PNG", help="frames, and what the predictions rest on in them")
+    group.add_argument(
+        "--json", default="", metavar="FILE", help='one JSON object per line and video; "-" prints them'
+    )
+    group.add_argument("--curve", default="", metavar="PNG", help="plot of the probabilities over time")
+    group.add_argument("--heatmap", default="", metavar="PNG", help="frames with heat maps of the relevant regions")
     group.add_argument(
         "--annotate", default="", metavar="MP4", help="copy of the video with prediction, heat map and curve"
     )
@@ -60,52 +62,58 @@ def _add_output(group) -> None:
         "--stride", type=positive_int, default=0, help="frames between windows (default: a quarter of the window)"
     )
     group.add_argument(
-        "--window", type=positive_int, default=0, help="frames of a window (default: what a clip of the model spans)"
+        "--window", type=positive_int, default=0, help="frames of a window (default: the span of a clip of the model)"
     )
 
 
 def _add_reading(group) -> None:
-    group.add_argument("--quick", action="store_true", help="one view, from the middle")
-    group.add_argument("--recipe", default="", metavar="NAME", help="whose sampling and views to take, such as k400")
-    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are chosen")
-    group.add_argument("--num_frames", type=positive_int, help="frames of a clip")
-    group.add_argument("--sampling_rate", type=positive_int, help="step between frames of dense sampling")
-    group.add_argument("--test_num_segment", type=positive_int, help="clips over time")
-    group.add_argument("--test_num_crop", type=positive_int, help="crops of a clip")
-    group.add_argument("--reader", choices=tuple(DECODERS), help="what decodes videos (default: pyav)")
+    group.add_argument("--quick", action="store_true", help="use a single view from the middle")
+    group.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
+    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are sampled")
+    group.add_argument("--num_frames", type=positive_int, help="frames per clip")
+    group.add_argument("--sampling_rate", type=positive_int, help="step between frames in dense sampling")
+    group.add_argument("--test_num_segment", type=positive_int, help="temporal clips per video")
+    group.add_argument("--test_num_crop", type=positive_int, help="spatial crops per clip")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="video decoder (default: pyav)")
     group.add_argument(
         "--read_timeout",
         type=non_negative,
         metavar="SECONDS",
-        help="a file that takes longer is unreadable (default: 60)",
+        help="time limit of one read; a video that takes longer counts as unreadable (default: 60)",
     )
     group.add_argument(
-        "--filename_tmpl", type=frame_template, help="names of frames in a folder (default: img_{:05}.jpg)"
+        "--filename_tmpl", type=frame_template, help="file names of frames in a folder (default: img_{:05}.jpg)"
     )
 
 
 def _add_computing(group) -> None:
-    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
     group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
     group.add_argument(
         "--bf16",
         action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16 (default: on a GPU that has it)",
+        help="compute in bfloat16 (default: if the GPU supports it)",
     )
     group.add_argument(
-        "--batch_size", type=positive_int, default=8, help="most clips in a forward pass (default: %(default)s)"
+        "--batch_size",
+        type=positive_int,
+        default=8,
+        help="largest number of clips in a forward pass (default: %(default)s)",
     )
     group.add_argument(
-        "--num_workers", type=non_negative_int, default=2, help="processes that decode ahead (default: %(default)s)"
+        "--num_workers",
+        type=non_negative_int,
+        default=2,
+        help="processes that decode videos in advance (default: %(default)s)",
     )
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 1 where a video could not be read or scored."""
+    """Run the command line and return the exit status: 0, or 1 if a video could not be read or scored."""
     setup_logging(rank=0)
     parser = get_parser()
     args = parser.parse_args(words)
-    # Its table of tensors is for training; what was adapted is told by the predictor.
+    # The table of loaded tensors matters for training; here the predictor logs the adapted ones.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
         predictor = _predictor(args)
@@ -162,7 +170,7 @@ def _predictor(args: argparse.Namespace) -> Predictor:
 
 @contextmanager
 def _json_lines(name: str) -> Iterator[IO[str] | None]:
-    """Where JSON lines go: a file, which has every video that is done should the run be stopped, or the terminal."""
+    """Open the file of JSON lines; yield standard output for "-" and None for an empty name."""
     if name in ("", "-"):
         yield sys.stdout if name else None
         return

@@ -1,7 +1,7 @@
-"""Pretrains on images, videos of one frame: `python run_pretrain_imagenet.py --data_path LISTS --data_root IMAGES`.
+"""Pretrain on images, as videos of one frame: `python run_pretrain_imagenet.py --data_path LISTS --data_root IMAGES`.
 
-The lists have lines `frame_folder_path total_frames label` or `image_path label`. The same engine as
-run_class_finetuning.py with VideoMamba's ImageNet defaults; `checkpoint-best.pth` serves there as `--finetune`.
+The lists have lines `frame_folder_path total_frames label` or `image_path label`. The script uses the same engine as
+run_class_finetuning.py, with VideoMamba's ImageNet defaults; pass its `checkpoint-best.pth` there as `--finetune`.
 `--teacher FILE` distils from a smaller model of the family, as VideoMamba's middle model was trained.
 """
 
@@ -10,7 +10,7 @@ import argparse
 from engines.early_stop import leave_on_signals
 
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()  # before the imports below, which take seconds
 
 from dataclasses import replace
 
@@ -41,11 +41,11 @@ from run_class_finetuning import classify
 from run_class_finetuning import get_parser as get_video_parser
 
 SCRIPT = "run_pretrain_imagenet.py"
-DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recipe is named
+DEFAULTS = "imagenet"  # recipe file whose common flags are the defaults
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of image pretraining: those of videos, with the image recipe's defaults."""
+    """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
     parser = get_video_parser()
     parser.description = "VideoMambaPro: pretraining and evaluation on images"
     add_distillation_arguments(parser)
@@ -56,7 +56,7 @@ def get_parser() -> argparse.ArgumentParser:
 def create_objective(
     model: VideoMambaPro, args: argparse.Namespace, num_classes: int, train_set: ClipDataset | None
 ) -> Classification:
-    """Classification, with the tokens of --teacher to learn where it is given and the run trains."""
+    """Create the objective of the run: classification, with distillation if it trains with a --teacher."""
     if not args.teacher or train_set is None:
         return classify(model, args, num_classes, train_set)
     teacher = load_teacher(
@@ -77,15 +77,15 @@ def create_objective(
     )
 
 
-@record  # torchrun shows the traceback of the process that failed first
+@record  # lets torchrun show the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
-    """Trains (unless --eval), then tests the centre crop of every validation image."""
+    """Train (unless --eval), then test the centre crop of every validation image."""
     if flags.dry_run is not None:
         raise SystemExit(dry_run(flags, get_parser(), SCRIPT))
     context, settings = start_run(RunSettings.of(flags))
     shards = dict(rank=context.rank, world_size=context.world_size)
 
-    # All lists are read, and refused, before anything is built on them.
+    # Read all lists first, so that errors in them are reported before anything is built.
     data = DataSettings.from_flags(flags)
     val_set = build_dataset("validation", data)
     train_set = None if settings.eval else build_dataset("train", data)

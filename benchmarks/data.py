@@ -252,7 +252,7 @@ def handover(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def memory(folder: Path, reads: int) -> dict[str, float]:
-    """Read a small video again and again; MiB of resident memory after a tenth of the reads, and at the end."""
+    """Read a small video repeatedly; return MiB of resident memory after a tenth of the reads and at the end."""
     write_video(folder / "v.mp4", 40, 64, 96)
     dataset = dataset_of(folder, "train", sampling="sparse", input_size=32)
     found = {}
@@ -266,27 +266,27 @@ def memory(folder: Path, reads: int) -> dict[str, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor's time of another process so far."""
+    """Return the CPU time of another process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def refuse_if(wrong: bool, why: str) -> None:
-    """Stop where a time would not be that of the right result."""
+    """Exit if a result is wrong, because its time would be meaningless."""
     if wrong:
         raise SystemExit(f"nothing is reported: {why}")
 
 
 def main() -> None:
-    """Run the parts that are asked for and show, or write, their figures."""
+    """Run the requested parts and print or write their figures."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="see above (default: all but memory)")
-    parser.add_argument("--reads", type=int, default=20000, help="of memory")
-    parser.add_argument("--cpu", action="store_true", help="count the processor's time")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
+    parser.add_argument("--reads", type=int, default=20000, help="reads of the part memory")
+    parser.add_argument("--cpu", action="store_true", help="measure CPU time")
+    parser.add_argument("--json", default="", metavar="FILE", help="also write the figures to FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a loader's worker does
+    keep_freed_memory()  # as in a dataloader worker
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     clock = time.process_time if args.cpu else time.perf_counter
@@ -303,7 +303,7 @@ def main() -> None:
         }
         unknown = set(args.parts) - set(work)
         if unknown:
-            parser.error(f"{', '.join(unknown)}: the parts are {', '.join(work)}")
+            parser.error(f"{', '.join(unknown)}: choose from {', '.join(work)}")
         for part in args.parts or PARTS:
             figures[part] = work[part]()
             print(f"{part}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures[part].items()), flush=True)

@@ -70,7 +70,7 @@ def write_original(path: Path, count: int, height: int, width: int) -> None:
 
 
 def write_forms(folder: Path, count: int, height: int, width: int) -> dict[str, Path]:
-    """Write original and prepared forms where they are missing: name -> file or folder."""
+    """Write missing original and prepared forms; return their files or folders by name."""
     folder.mkdir(parents=True, exist_ok=True)
     original = folder / f"original_{height}x{width}x{count}.mp4"
     if not original.exists():
@@ -85,14 +85,14 @@ def write_forms(folder: Path, count: int, height: int, width: int) -> dict[str, 
 
 
 def read(path: Path, indices: np.ndarray) -> np.ndarray:
-    """Open a form and read frames of it."""
+    """Open a form and read frames from it."""
     if path.is_dir():
         return FrameFolder(str(path), len(list(path.iterdir()))).read(indices)
     return VideoFile(str(path)).read(indices)
 
 
 def psnr(path: Path, original: Path, indices: np.ndarray) -> float:
-    """How near frames of a form are to the original's, resized, in dB."""
+    """Compute the PSNR of frames of a form to the resized original, in dB."""
     found = read(path, indices)
     size = found.shape[2], found.shape[1]
     expected = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in read(original, indices)]
@@ -101,12 +101,12 @@ def psnr(path: Path, original: Path, indices: np.ndarray) -> float:
 
 
 def bytes_of(path: Path) -> int:
-    """Size on disk of a file, or of the files in a folder."""
+    """Return the size on disk of a file or of the files in a folder."""
     return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
 
 
 def measure(paths: dict[str, Path], draws: Sequence[np.ndarray], clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of reading a clip of each form."""
+    """Measure the median seconds of reading a clip of each form."""
     seconds = defaultdict(list)
     for indices in draws:
         for name, path in paths.items():
@@ -117,13 +117,13 @@ def measure(paths: dict[str, Path], draws: Sequence[np.ndarray], clock: Callable
 
 
 def main() -> int:
-    """Measure and tell; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the videos")
     parser.add_argument("--height", type=int, default=272)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--cpu", action="store_true", help="count the processor's time")
+    parser.add_argument("--cpu", action="store_true", help="measure CPU time")
     args = parser.parse_args()
     paths = write_forms(args.output, args.frames, args.height, args.width)
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def main() -> int:
     likeness = {name: psnr(path, paths[ORIGINAL], draws[0]) for name, path in paths.items()}
     for name, value in likeness.items():
         if value < LEAST_PSNR:
-            print(f"{name} is another picture: {value:.1f} dB", file=sys.stderr)
+            print(f"{name} differs from the original: {value:.1f} dB", file=sys.stderr)
             return 1
     seconds = measure(paths, draws, time.process_time if args.cpu else time.perf_counter)
     print(f"{args.frames} frames of {args.height} x {args.width}, {CLIP} sparse ones read; medians of {ROUNDS}")

@@ -64,7 +64,7 @@ def run(function, inputs, grad_out=None):
     return out, torch.autograd.grad(out, tensors, grad_out)
 
 
-def laid_out(candidate: Candidate, inputs, grad_out):
+def in_layout_of(candidate: Candidate, inputs, grad_out):
     """Convert the inputs and the output's gradient to the memory layout of a candidate."""
     if not candidate.time_contiguous:
         return inputs, grad_out
@@ -79,7 +79,7 @@ def disagreements(found: dict[str, Candidate], inputs, grad_out) -> list[str]:
         if candidate.yardstick not in yardsticks:
             yardsticks[candidate.yardstick] = run(candidate.yardstick, exact, grad_out.float())
         expected, wanted = yardsticks[candidate.yardstick]
-        out, grads = run(candidate.function, *laid_out(candidate, inputs, grad_out))
+        out, grads = run(candidate.function, *in_layout_of(candidate, inputs, grad_out))
         for label, got, want in zip(("out", *NAMES), (out, *grads), (expected, *wanted), strict=True):
             error = ((got - want).norm() / want.norm()).item()
             if not error <= TOLERANCE[inputs["u"].dtype]:
@@ -104,7 +104,7 @@ def measure(arguments) -> tuple[Figures, dict[str, float]]:
     copy = devices.large_copy(device)
     forward, training = {COPY: copy}, {}
     for name, candidate in found.items():
-        given, grad = laid_out(candidate, inputs, grad_out)
+        given, grad = in_layout_of(candidate, inputs, grad_out)
         forward[name] = lambda f=candidate.function, i=given: run(f, i)
         training[name] = lambda f=candidate.function, i=given, g=grad: run(f, i, g)
     for call in forward.values():

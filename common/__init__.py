@@ -1,1 +1,1 @@
-"""What every package may use and what depends on none of them."""
+"""Helpers for all packages, which depend on none of them."""

@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one under its final name."""
+"""Atomic writing of files: a crash never leaves half a file under its final name."""
 
 import errno
 import json
@@ -12,22 +12,22 @@ from typing import IO, Any
 import torch
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_MARGIN = 1 << 20  # names, numbers and checksums beside the tensors
+_MARGIN = 1 << 20  # bytes for names, numbers and checksums in addition to the tensors
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb", *, old: Path | None = None) -> Iterator[IO]:
-    """Open a temporary file beside `path` that takes its name only when the block ends without an exception.
+    """Open a temporary file that is renamed to `path` when the `with` block ends without an exception.
 
-    The data and the folder's entry are forced to the disk, so that a power cut leaves the old file or the new one.
-    An exception removes the temporary file and leaves an older `path` as it was.
+    The data and the directory entry are synced to disk, so that a power failure leaves either the old or the new file.
+    An exception removes the temporary file and leaves an existing `path` unchanged.
 
     Args:
-        path: final name; its folder is made where it is not there.
+        path: final name; its folder is created if necessary.
         mode: "wb" or "w".
-        old: name in the same folder that an older `path` gets; None replaces it.
+        old: new name in the same folder for an existing `path`; None replaces it.
     Raises:
-        OSError: as the block and the system say; for a full disk or quota with the path and the remedy.
+        OSError: any error of the block or the system; for a full disk or quota, the message names path and remedy.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def atomic_write(path: str | Path, mode: str = "wb", *, old: Path | None = None)
 
 
 def require_space(path: str | Path, needed: int) -> None:
-    """Raise the OSError of a full disk unless `needed` bytes, and a little more, can be written beside `path`."""
+    """Raise the OSError of a full disk unless `needed` bytes, and a little more, can be written to `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < needed + _MARGIN:
@@ -59,7 +59,7 @@ def require_space(path: str | Path, needed: int) -> None:
 
 
 def tensor_bytes(value: Any) -> int:
-    """Return the size of all tensors in nested dicts, lists and tuples; about that of the file that holds them."""
+    """Return the bytes of all tensors in nested dicts, lists and tuples; about the size of their file."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -68,22 +68,23 @@ def tensor_bytes(value: Any) -> int:
 
 
 def unfinished_files(folder: str | Path) -> list[Path]:
-    """Return the temporary files that `atomic_write` left in `folder` when its process was killed.
-
-    Those of a process that is still writing are among them.
-    """
+    """Return the temporary files of `atomic_write` in `folder`: of killed processes, or still being written."""
     return sorted(Path(folder).glob(".*.tmp"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, atomically; ValueError for NaN and infinity, which JSON has not."""
+    """Write `value` to `path` as indented JSON, atomically.
+
+    Raises:
+        ValueError: it contains NaN or infinity, which JSON cannot represent.
+    """
     text = json.dumps(value, indent=2, allow_nan=False)
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
 
 
 def _full_number(error: BaseException | None) -> int | None:
-    """Return the number of a full disk's or quota's OSError in the chain of `error`: torch.save raises another one."""
+    """Return the errno of a full disk or quota from the chain of `error`, because torch.save raises another error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return error.errno
@@ -92,17 +93,17 @@ def _full_number(error: BaseException | None) -> int | None:
 
 
 def _disk_full(path: Path, number: int, needed: int = 0) -> OSError:
-    size = f", {needed / 2**20:.0f} MiB are needed" if needed else ""
+    size = f", {needed / 2**20:.0f} MiB needed" if needed else ""
     free = shutil.disk_usage(path.parent).free / 2**20
     return OSError(
         number,
-        f"{os.strerror(number)}: {path} cannot be written ({free:.0f} MiB free{size}); files that were there are "
-        "unharmed. Make room and start the same command again",
+        f"{os.strerror(number)}: {path} cannot be written ({free:.0f} MiB free{size}); existing files are unchanged. "
+        "Free some space and repeat the command",
     )
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the folder's list of names to the disk, where the system lets a folder be opened."""
+    """Sync the folder's directory entries to disk, on systems where a folder can be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The parser of every command line: dashes and underscores are alike, and nothing is abbreviated."""
+"""The argument parser of all scripts: it treats dashes and underscores alike and allows no abbreviations."""
 
 import argparse
 import difflib
@@ -9,27 +9,27 @@ from collections.abc import Sequence
 class FlagParser(argparse.ArgumentParser):
     """An argument parser that accepts `--batch-size` for `--batch_size` and `--no_x` for `--no-x`.
 
-    Abbreviations are refused: `--checkpoint x` must not become `--checkpoint_num x`. An unknown flag is answered with
-    the nearest known ones.
+    Abbreviations are rejected: `--checkpoint x` must not become `--checkpoint_num x`. The error for an unknown flag
+    suggests the most similar flags.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """Parse as `argparse.ArgumentParser` does; exit with status 2 at an unknown flag."""
+        """Parse as `argparse.ArgumentParser` does; exit with status 2 for an unknown flag."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestions(unknown)}")
         return parsed
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """Parse as `argparse.ArgumentParser` does; `parse_args` and subcommands come through here too."""
+        """Parse as `argparse.ArgumentParser` does; `parse_args` and subcommands also call this method."""
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args([self._known_spelling(word) for word in words], namespace)
 
     def _known_spelling(self, word: str) -> str:
-        """Return a flag as it was added, with its value; return every other word as it is."""
+        """Return a flag in the spelling it was added with, including its value; return other words unchanged."""
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name in self._option_string_actions:
             return word
@@ -37,7 +37,7 @@ class FlagParser(argparse.ArgumentParser):
         return next(alike, name) + equals + value
 
     def _suggestions(self, unknown: Sequence[str]) -> str:
-        """Name the known flags that are nearest to the unknown ones; empty where none is near."""
+        """Return a hint with the flags most similar to the unknown ones; empty if there are none."""
         known = {_plain(option): option for option in self._option_string_actions}
         asked = [_plain(word.partition("=")[0]) for word in unknown if word.startswith("--")]
         near = [known[match] for name in asked for match in difflib.get_close_matches(name, known, n=2)]

@@ -1,6 +1,7 @@
-"""Types of command-line flags: numbers with limits, refused with the flag's name before anything is built on them.
+"""Types of command-line flags: numbers with limits that are checked when flags are parsed.
 
-Each is a value for `type=` of argparse; recipes and saved settings pass the same ones (engines/configuration.py).
+Each is a value for argparse's `type=`; values from recipes and saved settings pass the same checks
+(engines/configuration.py).
 """
 
 import argparse
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a type that reads a whole number from `least` to `most` (None: without end)."""
+    """Return a type for integers from `least` to `most` (None: no upper limit)."""
     limits = f"of {least} or more" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
@@ -27,13 +28,13 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 def real_number(
     least: float, most: float = math.inf, *, above: bool = False, below: bool = False
 ) -> Callable[[str], float]:
-    """Return a type that reads a finite number from `least` to `most`.
+    """Return a type for finite numbers from `least` to `most`.
 
     Args:
         least: smallest value.
         most: largest value.
-        above: `least` itself is refused.
-        below: `most` itself is refused.
+        above: exclude `least` itself.
+        below: exclude `most` itself.
     """
     limits = f"above {least:g}" if above else f"of {least:g} or more"
     if most < math.inf:
@@ -55,7 +56,7 @@ def real_number(
 
 positive_int = whole_number(1)
 non_negative_int = whole_number(0)
-seed = whole_number(0, 2**32 - 1)  # what numpy takes
+seed = whole_number(0, 2**32 - 1)  # numpy's limits
 
 positive = real_number(0, above=True)
 non_negative = real_number(0)
@@ -65,11 +66,13 @@ proper_fraction = real_number(0, 1, below=True)
 
 
 def frame_template(text: str) -> str:
-    """Read a template of frame names with one place for the number, such as img_{:05}.jpg."""
+    """Check a template of frame names with one placeholder for the number, such as img_{:05}.jpg."""
     try:
         different = text.format(1) != text.format(2)
     except (IndexError, KeyError, ValueError):
         different = False
     if not different:
-        raise argparse.ArgumentTypeError(f"must have one place for a number, such as img_{{:05}}.jpg, not {text}")
+        raise argparse.ArgumentTypeError(
+            f"must have one placeholder for a number, such as img_{{:05}}.jpg, not {text}"
+        )
     return text

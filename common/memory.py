@@ -1,27 +1,27 @@
-"""What the C library does with freed memory."""
+"""Control over what the C library does with freed memory."""
 
 import ctypes
 import sys
 
-# of glibc's malloc.h
+# Constants of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
-_LARGEST_KEPT = (1 << 30, 32 << 20)  # bytes; what a version of glibc takes at most is one of these
+_LARGEST_KEPT = (1 << 30, 32 << 20)  # bytes; each version of glibc accepts at least one of these
 
 
 LARGE_BYTES = 128 << 20
-"""Frames of a reading that take more, such as 16 of 2560 x 1440, are so unusual that memory is not kept for them."""
+"""Memory is not kept for larger arrays of frames, such as 16 of 2560 x 1440, because they are unusual."""
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next array instead of returning it to the system, process-wide.
+    """Make the C library keep freed memory of this process for the next array instead of returning it to the system.
 
-    Every large array is otherwise mapped anew, page by page: on a virtual machine that costs about as much as the
-    scan of a layer, or as the augmentation of a clip. For processes to call at start, the model's and those that read
-    data; a process that is forked later inherits it.
+    Otherwise every large array is mapped anew, page by page, which on a virtual machine costs about as much as the
+    scan of a layer or the augmentation of a clip. Call it at the start of the processes that run the model or read
+    data; forked processes inherit it.
 
     Returns:
-        Whether it is done: False where the C library is not glibc.
+        whether it took effect: False if the C library is not glibc.
     """
     library = _glibc()
     if library is None:
@@ -31,7 +31,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_after(size: int) -> None:
-    """Return what is free now to the system, after work on an array of `size` bytes that was larger than usual."""
+    """Return free memory to the system after work on an array of `size` bytes, if that was unusually large."""
     library = _glibc()
     if size > LARGE_BYTES and library is not None:
         library.malloc_trim(0)

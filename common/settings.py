@@ -1,4 +1,4 @@
-"""Settings of a component as a dataclass, from which its command-line flags derive.
+"""Settings of a component as a dataclass that also defines its command-line flags.
 
 @dataclass(frozen=True)
 class Schedule:
@@ -31,14 +31,13 @@ def option(
     """Declare a field of a settings dataclass together with its flag.
 
     Args:
-        default: of the field and the flag. True and False make a pair of flags, `--x` and `--no-x`; a tuple makes a
-            flag that takes as many values.
-        help: what it does, with units; the default is added unless the text tells it.
-        type: reads a value off the command line and refuses nonsense (common/flag_types.py); the default's own
-            type where it is left out.
-        choices: the values that there are; empty for any.
-        names: further names of the flag, without dashes.
-        nargs: how many values, as argparse counts them; by default one, or as many as a tuple has.
+        default: of the field and the flag. A bool creates a pair of flags, `--x` and `--no-x`; a tuple creates a flag
+            with as many values.
+        help: help text, with units; the default is appended unless the text mentions it.
+        type: converts and checks a value of the command line (common/flag_types.py); the type of the default if None.
+        choices: allowed values; empty for any.
+        names: other names of the flag, without dashes.
+        nargs: number of values, as in argparse; by default one, or the length of a tuple.
         metavar: name of the value in the help.
     """
     return dataclasses.field(
@@ -48,12 +47,12 @@ def option(
 
 
 def flag(default: bool | None, help: str) -> Any:
-    """Declare a switch, `--x` and `--no-x`; None leaves the choice to the component."""
+    """Declare a switch, `--x` and `--no-x`; a default of None leaves the choice to the component."""
     return dataclasses.field(default=default, metadata={_KEY: {"help": help, "switch": True}})
 
 
 def add_options(group, kind: type) -> None:
-    """Add the flag of every field of a settings dataclass that was declared by `option` or `flag`.
+    """Add the flags of all fields of a settings dataclass that were declared with `option` or `flag`.
 
     Args:
         group: an argument parser or one of its groups.
@@ -89,8 +88,8 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) ->
 
     Args:
         kind: the dataclass; its fields have the flags' names.
-        flags: what the parser returned.
-        values: fields that win over the flags, or have none.
+        flags: the parser's result.
+        values: fields that override the flags or have no flag.
     """
     taken = {
         field.name: getattr(flags, field.name)
@@ -103,12 +102,12 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) ->
 
 
 def check_choices(settings: Any) -> None:
-    """Refuse values that are none of a field's choices: a parser does so, but in Python settings are made without one.
+    """Check that values are among their fields' choices, for settings that were not created by a parser.
 
     Raises:
-        ValueError: names the field and its choices.
+        ValueError: a value is not among them; the message names the field and its choices.
     """
     for field in dataclasses.fields(settings):
         choices, value = field.metadata.get(_KEY, {}).get("choices"), getattr(settings, field.name)
         if choices and value is not None and value not in choices:
-            raise ValueError(f'--{field.name} is one of {", ".join(choices)}, not "{value}"')
+            raise ValueError(f'--{field.name} must be one of {", ".join(choices)}, not "{value}"')

@@ -1,4 +1,4 @@
-"""Text for a terminal: names of files and classes come from anywhere, and must not be able to command it."""
+"""Escaping of text for a terminal: names of files and classes must not be able to send control characters to it."""
 
 import codecs
 import json
@@ -8,32 +8,32 @@ from typing import TextIO
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""Write every character that is not printable as JSON does, such as \u001b for the escape character.
+    r"""Escape unprintable characters as JSON does, for example the escape character as \u001b.
 
-    Half characters, which stand for the bytes of a file name that is no UTF-8, are none either: \udcff.
+    This includes the surrogates that represent bytes of a file name that is not UTF-8, such as \udcff.
 
     Args:
-        text: of any origin; a JSON text remains one, with the same meaning.
-        keep: characters that stay.
+        text: any text; JSON remains JSON with the same meaning.
+        keep: characters that are not escaped.
     """
     if text.isprintable():
         return text
-    return "".join(sign if _is_harmless(sign) or sign in keep else json.dumps(sign)[1:-1] for sign in text)
+    return "".join(char if _is_harmless(char) or char in keep else json.dumps(char)[1:-1] for char in text)
 
 
-def _is_harmless(sign: str) -> bool:
-    return sign.isprintable() or unicodedata.category(sign) == "Zs"  # spaces of other widths
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"  # spaces of other widths
 
 
 class PrintableStream:
-    """A text stream that escapes what is not printable, but for line ends, tabs and a progress bar's way back."""
+    """A text stream that escapes unprintable characters except newlines, tabs and a progress bar's carriage return."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
         """Write `text` escaped."""
-        body = text.removeprefix("\r")  # with which a progress bar begins
+        body = text.removeprefix("\r")  # the start of a progress bar
         self.stream.write(text[: len(text) - len(body)] + printable(body, keep="\n\t"))
         return len(text)
 
@@ -42,14 +42,14 @@ class PrintableStream:
 
 
 def _as_in_json(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding lacks; see `codecs.register_error`."""
+    """Escape characters that the encoding does not have; see `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def escape_output() -> None:
-    """Have standard output and error of this process escape what is not printable, or not in their encoding."""
+    """Make standard output and error escape characters that are unprintable or missing in their encoding."""
     codecs.register_error("json", _as_in_json)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -50,7 +50,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
             differently than the flags say, or flags contradict each other.
     """
     if mode not in LISTS:
-        raise ValueError(f'mode is one of {", ".join(LISTS)}, not "{mode}"')
+        raise ValueError(f'mode must be one of {", ".join(LISTS)}, not "{mode}"')
     preset = get_preset(settings.data_set)
     list_file = find_list_of(mode, settings)
     num_classes = number_of_classes(settings)

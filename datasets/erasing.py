@@ -26,7 +26,7 @@ class RandomErasing:
 
     def __init__(self, probability: float, mode: str = "pixel", max_count: int = 1):
         if mode not in MODES:
-            raise ValueError(f'--remode is one of {", ".join(MODES)}, not "{mode}"')
+            raise ValueError(f'--remode must be one of {", ".join(MODES)}, not "{mode}"')
         self.probability, self.mode, self.max_count = probability, mode, max_count
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""From decoded frames to the clip a model reads: crops, flips, augmentation, normalisation.
+"""Transform decoded frames into the model's input clips: crops, flips, augmentation, normalisation.
 
 A pipeline is called with frames, uint8 numpy (T, H, W, 3), and a numpy Generator, and returns a float32 tensor
-(views, C, T, H, W). It has two halves: `Compose.prepare` runs the steps, which pass on uint8 clips (T, C, H, W), and
-`finish` normalises and erases, at once or after the transfer to a device (--gpu_transforms). All frames of a clip
-share every random number. Order, ranges and roundings are those of the published video pipelines (VideoMAE,
+(views, C, T, H, W). It has two parts: `Compose.prepare` runs the steps, which process uint8 clips (T, C, H, W), and
+`finish` normalises and erases, immediately or after the transfer to a device (--gpu_transforms). All frames of a clip
+use the same random numbers. Order, ranges and rounding are those of the published video pipelines (VideoMAE,
 VideoMamba) and, for images, of timm.
 """
 
@@ -33,10 +33,14 @@ Step = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 
 class Compose:
-    """Run steps one after another on frames (T, H, W, 3) uint8; returns (views, C, T, H, W) float32."""
+    """Run steps in order on frames (T, H, W, 3) uint8; the result is (views, C, T, H, W) float32.
+
+    Args:
+        steps: The steps; None is skipped.
+        erasing: Draws the boxes to erase, if any.
+    """
 
     def __init__(self, steps: Sequence[Step | None], erasing: RandomErasing | None = None):
-        """Keep the steps that are there, None stands for one that is switched off, and what is erased at the end."""
         self.steps = [step for step in steps if step is not None]
         self.erasing = erasing
 
@@ -45,7 +49,7 @@ class Compose:
         return finish(*self.prepare(frames, rng))
 
     def prepare(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do all but `finish`: uint8 (views, C, T, H, W), and the boxes to erase in each (views, count, COLUMNS)."""
+        """Run the steps without `finish`: uint8 (views, C, T, H, W), and boxes to erase (views, count, COLUMNS)."""
         clip = _to_clip(frames)
         for step in self.steps:
             clip = step(clip, rng)
@@ -57,11 +61,11 @@ class Compose:
 
 
 def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
-    """Normalise clips and erase boxes in them, on the device that they are on.
+    """Normalise clips and erase boxes in them, on the clips' device.
 
     Args:
-        clips: uint8 (N, C, T, H, W); float ones are finished already, and returned as they are.
-        boxes: int64 (N, count, COLUMNS), on the CPU; None for none.
+        clips: uint8 (N, C, T, H, W); float clips are already finished and are returned unchanged.
+        boxes: int64 (N, count, COLUMNS), on the CPU, or None.
 
     Returns:
         float32 (N, C, T, H, W), contiguous.
@@ -70,8 +74,8 @@ def finish(clips: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tens
         return clips
     finished = Normalize()(clips.transpose(1, 2))
     if boxes is not None:
-        for clip, of_clip in zip(finished, boxes, strict=True):
-            erase(clip, of_clip)
+        for clip, boxes_of_clip in zip(finished, boxes, strict=True):
+            erase(clip, boxes_of_clip)
     return finished
 
 
@@ -89,10 +93,10 @@ class Augment:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Cut a random box, by area (share of the picture) and aspect ratio (width / height), and make it a square.
+    """Crop a random box with a given range of area (share of the image) and aspect ratio, and resize it to a square.
 
-    With `augment`, the picture is augmented before: as `Augment` would, but only what the box will show. `antialias`
-    is what PIL does with images, and interpolation of video tensors does not.
+    With `augment`, the image is augmented before, as by `Augment`, but only inside the box. `antialias` is PIL's
+    behaviour for images; interpolation of video tensors does not have it.
     """
 
     size: int
@@ -112,7 +116,7 @@ class RandomResizedCrop:
         return _resize(box, self.size, self.size, _drawn(self.interpolation, rng), self.antialias)
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draw (top, left, height, width): ten tries, then the largest centred box of an allowed aspect ratio."""
+        """Draw (top, left, height, width); after ten tries, the largest centred box with a valid aspect ratio."""
         for _ in range(10):
             area = rng.uniform(*self.area) * height * width
             aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
@@ -126,18 +130,18 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class RandomHorizontalFlip:
-    """Mirror left and right with a probability."""
+    """Mirror horizontally with a probability."""
 
     probability: float
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Mirror a clip (..., H, W) or leave it."""
+        """Mirror a clip (..., H, W) at random."""
         return clip.flip(-1) if rng.random() < self.probability else clip
 
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Change brightness, contrast and saturation, in random order, by factors from [1 - strength, 1 + strength]."""
+    """Change brightness, contrast and saturation in random order, by factors in [1 - strength, 1 + strength]."""
 
     strength: float
 
@@ -150,25 +154,25 @@ class ColorJitter:
 
 
 class Normalize:
-    """uint8 (..., T, C, H, W) -> float32 (..., C, T, H, W), with ImageNet's mean and standard deviation."""
+    """Normalise uint8 (..., T, C, H, W) to float32 (..., C, T, H, W) by ImageNet's mean and standard deviation."""
 
     def __init__(self):
-        """Fold the division by 255 into one scale and one shift per channel."""
+        # The division by 255 is part of the scale.
         std = torch.tensor(IMAGENET_STD)
         self.scale = (1 / (255 * std))[:, None, None, None]
         self.shift = (-torch.tensor(IMAGENET_MEAN) / std)[:, None, None, None]
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator | None = None) -> torch.Tensor:
-        """Normalise a clip; the result is contiguous and may be changed in place."""
+        """Normalise a clip; the result is contiguous and may be modified in place."""
         out = clip.transpose(-4, -3).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        # Three numbers each; without waiting, or every batch would stop the host until the GPU has caught up.
+        # Non-blocking, because otherwise every batch would make the host wait for the GPU.
         scale, shift = (values.to(out.device, non_blocking=True) for values in (self.scale, self.shift))
         return out.contiguous().mul_(scale).add_(shift)
 
 
 @dataclass(frozen=True)
 class ResizeShortSide:
-    """Resize so that the shorter side is `size` pixels and the longer int(size * long / short)."""
+    """Resize the shorter side to `size` pixels and the longer one to int(size * long / short)."""
 
     size: int
     interpolation: str = "bilinear"
@@ -188,7 +192,7 @@ class ResizeShortSide:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut the square of `size` pixels in the middle."""
+    """Crop the central square of `size` pixels."""
 
     size: int
 
@@ -200,9 +204,9 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class SlidingCrops:
-    """Cut `count` squares of `size` pixels along the longer side, from its start to its end.
+    """Crop `count` squares of `size` pixels along the longer side, from start to end; a single one is in the middle.
 
-    A single one is in the middle. The shorter side must be `size` already.
+    The shorter side must have `size` pixels.
     """
 
     size: int
@@ -221,33 +225,35 @@ class SlidingCrops:
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How training clips are varied."""
+    """Settings of the training augmentation."""
 
-    num_sample: int = option(2, "augmentations of each decoded clip", positive_int)
-    aa: str | None = option(None, 'RandAugment, "none" for off (default: the preset\'s)')
-    color_jitter: float = option(0.4, "images without --aa: strength", non_negative)
-    train_interpolation: str = option("bicubic", "bilinear, bicubic or random")
+    num_sample: int = option(2, "augmented copies per decoded clip (repeated augmentation)", positive_int)
+    aa: str | None = option(None, 'RandAugment settings, "none" to disable (default: the preset\'s)')
+    color_jitter: float = option(0.4, "strength of colour jitter, for images without --aa", non_negative)
+    train_interpolation: str = option("bicubic", "interpolation: bilinear, bicubic or random")
     scale: tuple[float, float] = option(
-        CROP_AREA, "area of a random crop, a share", positive_fraction, metavar=("MIN", "MAX")
+        CROP_AREA, "area of random crops, as a share of the image", positive_fraction, metavar=("MIN", "MAX")
     )
-    ratio: tuple[float, float] = option(CROP_ASPECT, "its width / height", positive, metavar=("MIN", "MAX"))
-    hflip: float | None = option(None, "probability of mirroring (default: the preset's)", fraction)
-    reprob: float = option(0.25, "probability of erasing", fraction)
-    remode: str = option("pixel", "erase with pixel, rand or const")
-    recount: int = option(1, "most boxes to erase", positive_int)
+    ratio: tuple[float, float] = option(
+        CROP_ASPECT, "aspect ratio (width / height) of random crops", positive, metavar=("MIN", "MAX")
+    )
+    hflip: float | None = option(None, "probability of a horizontal flip (default: the preset's)", fraction)
+    reprob: float = option(0.25, "probability of random erasing", fraction)
+    remode: str = option("pixel", "random erasing with pixel, rand or const values")
+    recount: int = option(1, "maximum number of erased boxes", positive_int)
     gpu_transforms: bool = flag(
         False,
-        "normalise and erase on the device, a batch at a time: workers pass on 1 byte a value instead of 4. "
-        "Pays where a GPU waits for its workers or for transfers; on a CPU it costs time (default: off)",
+        "normalise and erase whole batches on the device, so that workers transfer 1 byte per value instead of 4; "
+        "useful if a GPU waits for workers or transfers, slower on a CPU (default: off)",
     )
     seed: int = 0
-    """of the random numbers of sampling and augmentation: a flag of the engine."""
+    """Seed of sampling and augmentation; its flag belongs to the engine."""
 
 
 def video_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of videos: augmentation, random crop, flip, normalisation, erasing.
 
-    `train_interpolation` is that of the augmentation's geometric operations; the crop is bilinear, as published.
+    `train_interpolation` applies to geometric operations of the augmentation; the crop is bilinear, as published.
     """
     return Compose([
         RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings)),
@@ -256,7 +262,7 @@ def video_train_transform(input_size: int, settings: AugmentationSettings) -> Co
 
 
 def image_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
-    """Build the training pipeline of images: crop and flip first, then augmentation, or colour jitter without one."""
+    """Build the training pipeline of images: crop, flip, then augmentation, or colour jitter without augmentation."""
     jitter = ColorJitter(settings.color_jitter) if settings.color_jitter > 0 else None
     augment = _augment(settings, IMAGE_FILL)
     return Compose([
@@ -267,29 +273,29 @@ def image_train_transform(input_size: int, settings: AugmentationSettings) -> Co
 
 
 def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
-    """Build the pipeline of validation clips: short side to `short_side_size`, then the square in the middle."""
+    """Build the pipeline of validation clips: resize the short side to `short_side_size`, then crop the centre."""
     if short_side_size < input_size:
         raise ValueError(
             f"--short_side_size {short_side_size} is smaller than --input_size {input_size}: "
-            "the picture would be smaller than the crop"
+            "the frame would be smaller than the crop"
         )
     return Compose([ResizeShortSide(short_side_size), CenterCrop(input_size)])
 
 
 def video_test_transform(input_size: int, short_side_size: int, num_crops: int) -> Compose:
-    """Build the pipeline of test clips: short side to `short_side_size`, then `num_crops` squares along the longer."""
+    """Build the pipeline of test clips: resize the short side, then crop `num_crops` squares along the other side."""
     if short_side_size != input_size:
         raise ValueError(
             f"--short_side_size {short_side_size} and --input_size {input_size} must be equal for testing: "
-            "the test crops are as large as the short side"
+            "test crops have the size of the short side"
         )
     return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops)])
 
 
 def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
-    """Build the evaluation pipeline of images: short side to input_size / crop_pct, then the square in the middle."""
+    """Build the evaluation pipeline of images: resize the short side to input_size / crop_pct, crop the centre."""
     if not 0 < crop_pct <= 1:
-        raise ValueError(f"--crop_pct is a share of the picture, above 0 and up to 1, not {crop_pct}")
+        raise ValueError(f"--crop_pct must be above 0 and at most 1, not {crop_pct}")
     resize = ResizeShortSide(int(input_size / crop_pct), interpolation="bicubic", antialias=True)
     return Compose([resize, CenterCrop(input_size)])
 
@@ -297,7 +303,7 @@ def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
 def _augment(settings: AugmentationSettings, *fill: tuple[int, int, int]) -> RandAugment | None:
     interpolation = settings.train_interpolation
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f'--train_interpolation is one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
+        raise ValueError(f'--train_interpolation must be one of {", ".join(INTERPOLATIONS)}, not "{interpolation}"')
     operations = parse_randaugment(settings.aa or "none")
     return RandAugment(operations, interpolation, *fill) if operations else None
 
@@ -307,17 +313,17 @@ def _erasing(settings: AugmentationSettings) -> RandomErasing | None:
 
 
 def _to_frames(clip: torch.Tensor) -> np.ndarray:
-    """(T, C, H, W) -> (T, H, W, C), the same memory."""
+    """View (T, C, H, W) as (T, H, W, C)."""
     return clip.permute(0, 2, 3, 1).numpy()
 
 
 def _to_clip(frames: np.ndarray) -> torch.Tensor:
-    """(T, H, W, C) -> (T, C, H, W), the same memory."""
+    """View (T, H, W, C) as (T, C, H, W)."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
 def _drawn(interpolation: str, rng: np.random.Generator) -> str:
-    """Decide for one of two where the setting is "random"."""
+    """Draw the interpolation if the setting is "random"."""
     if interpolation == "random":
         return "bilinear" if rng.random() < 0.5 else "bicubic"
     return interpolation

@@ -1,1 +1,1 @@
-"""What trains, tests and records a model: one loop for images and videos alike."""
+"""Training, evaluation, checkpoints and logs: one engine for images and videos."""

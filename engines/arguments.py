@@ -1,6 +1,6 @@
-"""Command-line flags of the training and test loop, with the names VideoMAE and VideoMamba users know.
+"""Command-line flags of training and testing, with the names used by VideoMAE and VideoMamba.
 
-Each flag is a field of the settings of the component that uses it; here they are only put together.
+Each flag is a field of the settings dataclass of the component that uses it; this module only collects them.
 """
 
 import argparse
@@ -15,19 +15,19 @@ from engines.settings import CheckpointSettings, TestSettings
 _GROUPS = {
     "logs and results": LogSettings,
     "device": DeviceSettings,
-    "several processes, and compiling": ParallelSettings,
-    "optimiser": OptimizerSettings,
-    "learning-rate schedule (one step per optimiser update)": ScheduleSettings,
-    "moving average of the weights": AverageSettings,
+    "parallel training and compilation": ParallelSettings,
+    "optimizer": OptimizerSettings,
+    "learning rate schedule (one value per optimizer step)": ScheduleSettings,
+    "EMA (exponential moving average of the weights)": AverageSettings,
     "checkpoints": CheckpointSettings,
     "evaluation": TestSettings,
 }
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags read by engines/ to `parser`, in one titled group per component."""
+    """Add the flags that engines/ reads to `parser`, in one group per component."""
     for title, settings in _GROUPS.items():
         add_options(parser.add_argument_group(title), settings)
     parser.add_argument(
-        "--dist_eval", action="store_true", help="ignored: evaluation is always shared among all processes"
+        "--dist_eval", action="store_true", help="ignored: evaluation is always distributed over all processes"
     )

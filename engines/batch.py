@@ -1,4 +1,4 @@
-"""How the batch of an optimiser update is made up of processes, videos per step and accumulated steps."""
+"""Composition of the global batch: processes, videos per forward pass and gradient accumulation."""
 
 import logging
 import math
@@ -15,7 +15,13 @@ FEW_STEPS = 1000  # fewer optimizer steps than this call for settings of their o
 
 @dataclass(frozen=True)
 class Batch:
-    """Videos per process and step, steps per update, and videos per update over all processes."""
+    """The batch of one optimizer step.
+
+    Attributes:
+        batch_size: videos per process and forward pass.
+        update_freq: accumulated batches per optimizer step.
+        total: videos per optimizer step over all processes.
+    """
 
     batch_size: int
     update_freq: int
@@ -23,14 +29,17 @@ class Batch:
 
 
 def share_batch(global_batch: int, batch_size: int, processes: int, *, even: bool, fixed: bool = False) -> Batch:
-    """Find steps of at most `batch_size` videos that make up `global_batch` on `processes`, else come near it.
+    """Split `global_batch` over the processes, exactly if possible, otherwise as closely as possible.
 
-    The largest step is taken that meets it exactly. Where none above half of `batch_size` does, the accumulation is
-    the least possible and the step what comes nearest.
+    The largest batch size is chosen that gives `global_batch` exactly. If none above half of `batch_size` does, use
+    the fewest accumulated batches and the batch size that comes closest.
 
     Args:
-        even: steps must be even (mixup pairs the clips of a step, which are as many as its videos).
-        fixed: keep `batch_size`.
+        global_batch: desired videos per optimizer step.
+        batch_size: largest number of videos per process and forward pass.
+        processes: number of processes.
+        even: the batch size must be even, because mixup pairs the clips of a batch.
+        fixed: use exactly `batch_size`.
     """
     step = 2 if even else 1
     largest = batch_size if fixed else max(step, min(batch_size, math.ceil(global_batch / processes)))
@@ -46,10 +55,18 @@ def share_batch(global_batch: int, batch_size: int, processes: int, *, even: boo
 
 
 def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict[str, int]:
-    """Find the batch_size and update_freq with which `processes` make up --global_batch; empty where that is not set.
+    """Choose the batch_size and update_freq that give --global_batch on `processes`; empty if it is not set.
 
-    A given --update_freq is left alone, and so is a given --batch_size. What cannot be met is told with the learning
-    rate that follows; it is scaled with the videos per update in any case (engines/optim.py).
+    An explicit --update_freq or --batch_size is kept. If the global batch cannot be met exactly, a warning gives the
+    effective learning rate, which is always scaled with the clips per optimizer step (engines/optim.py).
+
+    Args:
+        flags: all flags of the run.
+        given: names of the flags that were set explicitly.
+        processes: number of processes.
+
+    Returns:
+        the flags to change.
     """
     wanted, size = flags["global_batch"], flags["batch_size"]
     if not wanted:
@@ -59,7 +76,7 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
     else:
         batch = share_batch(wanted, size, processes, even=_mixes_single_clips(flags), fixed="batch_size" in given)
     _logger.info(
-        "%d video(s) x %d process(es) x %d accumulated batch(es) = %d videos per update",
+        "%d video(s) x %d process(es) x %d accumulated batch(es) = %d videos per optimizer step",
         batch.batch_size,
         processes,
         batch.update_freq,
@@ -67,8 +84,8 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
     )
     if batch.total != wanted:
         _logger.warning(
-            "the batch of %d videos per update becomes %d, and the learning rate is scaled with it: "
-            "--lr %g means %.3g x its effective value at %d",
+            "the global batch of %d videos becomes %d, and the learning rate is scaled with it: "
+            "--lr %g gives %.3g x the learning rate of a batch of %d",
             wanted,
             batch.total,
             flags["lr"],
@@ -79,10 +96,18 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
 
 
 def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> RunSettings:
-    """Lower a recipe's batch where the training list has fewer videos than one update takes, and say so.
+    """Reduce a recipe's batch, with a warning, if the training list has fewer videos than one optimizer step needs.
 
-    Without a recipe or --global_batch nothing is changed, and the loader refuses a list that fills no step. With
-    --steps the list is repeated instead.
+    Without a recipe or --global_batch nothing changes, and the dataloader rejects a list that does not fill a step.
+    With --steps the list is repeated instead.
+
+    Args:
+        settings: of the run.
+        videos: length of the training list.
+        processes: number of processes.
+
+    Returns:
+        the settings to train with.
     """
     _warn_of_few_steps(settings, videos, processes)
     share = videos // processes
@@ -93,8 +118,8 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
     size = min(settings.batch_size, share) // step * step
     fitted = settings.changed(batch_size=size, update_freq=max(1, share // size))
     _logger.warning(
-        "the training list has %d videos and one update takes %d: it takes %d now, and the learning rate falls with "
-        "it; a smaller --global_batch gives more updates an epoch",
+        "the training list has %d videos, fewer than the %d of one optimizer step: a step now uses %d, and the "
+        "learning rate is scaled down with it; a smaller --global_batch gives more steps per epoch",
         videos,
         settings.batch_size * settings.update_freq * processes,
         fitted.batch_size * fitted.update_freq * processes,
@@ -119,6 +144,6 @@ def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> No
 
 
 def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:
-    """Whether a step must have an even number of videos, since mixup pairs its clips."""
+    """Return whether the batch size must be even, because mixup pairs clips and each video gives an odd number."""
     mixes = flags["mixup"] > 0 or flags["cutmix"] > 0 or flags["cutmix_minmax"] is not None
     return mixes and flags["num_sample"] % 2 == 1

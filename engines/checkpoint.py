@@ -1,4 +1,4 @@
-"""Checkpoint files: which are written, how one is found again, and what happens when the newest is broken."""
+"""Checkpoint files of a run: saving them, finding the newest, and falling back when it is broken."""
 
 import logging
 import os
@@ -30,18 +30,17 @@ def save_checkpoint(
 ) -> None:
     """Write `state` to checkpoint-latest.pth in `output_dir`. Every rank must call it; rank 0 writes, all wait.
 
-    What was the latest file becomes checkpoint-previous.pth, so that there is a whole one whatever becomes of the
-    newest.
+    The previous latest file is kept as checkpoint-previous.pth, in case the new one is damaged.
 
     Args:
         state: what to save.
-        output_dir: folder; nothing is written when empty.
+        output_dir: folder; nothing is written if empty.
         context: this process.
-        best: write checkpoint-best.pth as well. It is written first: the latest file remembers the best score, so a
-            crash between the two must not leave a score whose weights were never written.
-        keep: write checkpoint-{epoch}.pth as well, numbered by the epoch just finished, from 0.
+        best: also write checkpoint-best.pth. It is written first: the latest file contains the best score, so a
+            crash between the two must not leave a score without its weights.
+        keep: also write checkpoint-{epoch}.pth for the epoch just finished, counted from 0.
     Raises:
-        OSError: the disk is full; the checkpoints that were there still are.
+        OSError: the disk is full; existing checkpoints are kept.
     """
     if not output_dir:
         return
@@ -52,30 +51,30 @@ def save_checkpoint(
         require_space(folder / name, tensor_bytes(saved))
         with atomic_write(folder / name, old=folder / PREVIOUS if name == LATEST else None) as file:
             torch.save(saved, file)
-    # A process that leaves has launchers end the others, rank 0 among them.
+    # When one process exits, launchers terminate the others, including rank 0: wait until it has written.
     gather_objects(None)
 
 
 def read_checkpoint(path: str | Path, *, keep: bool = False) -> dict[str, Any]:
-    """Read a whole training checkpoint to the CPU.
+    """Read a complete training checkpoint to the CPU.
 
     Args:
         path: the file.
-        keep: only look; the content is kept for the next reading, which does not open the file again.
+        keep: keep the content in memory for the next call, which then does not open the file again.
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is broken or is no checkpoint.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file is broken or not a checkpoint.
     """
     saved = peek_checkpoint(path) if keep else read_checkpoint_file(path)
     if "model" not in saved:
-        raise CheckpointError(f"{path} is no checkpoint of this repository: it has no entry 'model'")
+        raise CheckpointError(f"{path} is not a checkpoint of this repository: it has no entry 'model'")
     return saved
 
 
 def find_checkpoints(output_dir: str) -> list[Path]:
-    """Return the checkpoints in `output_dir`: checkpoint-latest.pth first, then the others, most updates first.
+    """Return the checkpoints in `output_dir`: checkpoint-latest.pth first, then the others, most steps first.
 
-    Those whose progress cannot be read come last. The files' times are not asked: clocks are set back.
+    Files whose step cannot be read come last. File times are not used, because clocks may be wrong.
     """
     if not output_dir:
         return []
@@ -84,24 +83,29 @@ def find_checkpoints(output_dir: str) -> list[Path]:
 
 
 def updates_done(path: Path) -> float:
-    """Return the optimiser updates done in a checkpoint, without reading its tensors; -1 where it does not say."""
+    """Return the optimizer steps of a checkpoint without reading its tensors; -1 if they cannot be read."""
     if not path.is_file():
         return -1.0
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return float(saved["step"])
-    except Exception:  # noqa: BLE001 - damage has many names; `read_checkpoint` says which
+    except Exception:  # noqa: BLE001 - damage raises many errors; `read_checkpoint` reports which
         return -1.0
 
 
 def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
-    """Read the newest checkpoint of `output_dir` that is whole; None where there is none at all.
+    """Read the newest intact checkpoint in `output_dir`; None if there is no checkpoint.
 
-    With `set_aside`, broken ones (links that lead nowhere too) get the suffix .broken, so that they cannot take the
-    place of a whole one later.
+    Args:
+        output_dir: folder of the run.
+        set_aside: rename broken checkpoints, including dangling links, to *.broken, so that they cannot replace an
+            intact one later.
+
+    Returns:
+        its path and content.
 
     Raises:
-        ValueError: there are checkpoints and all are broken; going on from nothing would hide that.
+        ValueError: there are checkpoints and all are broken; starting from scratch would hide that.
     """
     paths = find_checkpoints(output_dir)
     broken = []
@@ -118,25 +122,25 @@ def read_newest(output_dir: str, *, set_aside: bool = False) -> tuple[Path, dict
     if paths:
         raise ValueError(
             f"none of the checkpoints in {output_dir} can be read ({', '.join(p.name for p in paths)}); "
-            "move them away or pass --no_auto_resume to start afresh"
+            "move them away or pass --no_auto_resume to start from scratch"
         )
     return None
 
 
 def _rename_broken(path: Path) -> None:
-    """Free the name of what cannot be read as a checkpoint."""
+    """Rename a file or folder that has a checkpoint's name but cannot be read as one."""
     target, number = path.with_name(f"{path.name}.broken"), 1
     while os.path.lexists(target):
         number += 1
         target = path.with_name(f"{path.name}.broken-{number}")
-    _logger.warning("%s is no checkpoint that can be read and is renamed to %s", path, target.name)
+    _logger.warning("%s cannot be read as a checkpoint and is renamed to %s", path, target.name)
     os.replace(path, target)
 
 
 def _clear_names(output_dir: str) -> None:
-    """Remove what a killed run left unfinished, and rename folders that are called like checkpoints."""
+    """Remove unfinished files of a killed run, and rename folders with a checkpoint's name."""
     for path in unfinished_files(output_dir):
-        _logger.warning("removing %s, which a killed run left unfinished", path)
+        _logger.warning("removing %s, an unfinished file of a killed run", path)
         path.unlink(missing_ok=True)
     for path in Path(output_dir).glob("checkpoint-*.pth"):
         if path.is_dir():
@@ -144,16 +148,23 @@ def _clear_names(output_dir: str) -> None:
 
 
 def resume_training(state: TrainingState, settings: RunSettings, context: Context) -> None:
-    """Continue from --resume, else (--auto_resume) from the newest whole checkpoint in --output_dir; else do nothing.
+    """Resume from --resume or, with --auto_resume, from the newest intact checkpoint in --output_dir, if any.
 
-    Where the run in --output_dir began from that very --resume, its newest checkpoint is taken instead; likewise where
-    this command was stopped there by a signal, --no_auto_resume or not: so the same command goes on.
+    If the run in --output_dir was itself started from this --resume file, its newest checkpoint is used instead. The
+    same holds if this command was stopped there by a signal, even with --no_auto_resume, so that repeating a command
+    always continues its run.
 
-    Rank 0 chooses the file, and all ranks load that one. Rank 0 also removes the files that a killed run left
-    unfinished in --output_dir, and sets aside those of an earlier run that this one does not continue.
+    Rank 0 chooses the file and all ranks load it. Rank 0 also removes unfinished files of a killed run from
+    --output_dir, and moves the files of an earlier run that this one does not continue to earlier-N.
+
+    Args:
+        state: a new training state; changed in place.
+        settings: of the run.
+        context: this process.
 
     Raises:
-        FileNotFoundError, ValueError: --resume names no file, a broken one, or the state of another model.
+        FileNotFoundError: --resume does not exist.
+        ValueError: --resume is broken or belongs to another model.
     """
     if settings.output_dir and context.is_main:
         _clear_names(settings.output_dir)
@@ -178,7 +189,7 @@ def _load(state: TrainingState, path: Path, settings: RunSettings) -> None:
     except ValueError as error:
         raise ValueError(f"cannot resume from {path}: {error}") from error
     _logger.info(
-        "resumed from %s: %d of %d epochs and %d of %d updates done%s",
+        "resumed from %s: %d of %d epochs and %d of %d steps done%s",
         path,
         state.epoch,
         settings.epochs,
@@ -189,12 +200,15 @@ def _load(state: TrainingState, path: Path, settings: RunSettings) -> None:
 
 
 def load_weights(objective: Objective, path: str | Path, overridden: Collection[str] = ()) -> None:
-    """Load a run's weights into the bare objective for testing: the model's or their average, as the run noted.
+    """Load the weights of a checkpoint for testing: the model's or their EMA, whichever scored better in the run.
 
     Args:
-        overridden: flags of switches in which the model may differ from what the file says.
+        objective: bare module, not wrapped for parallel training.
+        path: the checkpoint.
+        overridden: model switches that may differ from those in the file.
     Raises:
-        FileNotFoundError, ValueError: no file, a broken one, or weights of another model or with other switches.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is broken, or its weights belong to another model or to other switches.
     """
     saved = read_checkpoint(path)
     refuse_other_switches(objective.model, saved, path, overridden)
@@ -203,28 +217,29 @@ def load_weights(objective: Objective, path: str | Path, overridden: Collection[
         load_for_test(objective, saved[kind])
     except RuntimeError as error:
         raise ValueError(
-            f"{path} holds weights of another model; check --model and the number of classes: {error}"
+            f"{path} contains weights of another model; check --model and the number of classes: {error}"
         ) from error
-    _logger.info("testing the %sweights of %s", "averaged " if kind == "model_ema" else "", path)
+    _logger.info("testing the %sweights of %s", "EMA " if kind == "model_ema" else "", path)
 
 
 def _newest_of_this_run(settings: RunSettings) -> Path | None:
-    """Return the newest checkpoint in --output_dir where this command continues the run that is there."""
+    """Return the newest checkpoint in --output_dir if this command continues the run there, else None."""
     record = read_record(settings.output_dir) if settings.output_dir else {}
-    began_there = bool(settings.resume) and record.get("origin") == str(Path(settings.resume).resolve())
+    started_from_resume = bool(settings.resume) and record.get("origin") == str(Path(settings.resume).resolve())
     stopped = stopped_here(record)
-    if not (stopped or (settings.auto_resume and (began_there or not settings.resume))):
+    if not (stopped or (settings.auto_resume and (started_from_resume or not settings.resume))):
         return None
     newest = read_newest(settings.output_dir, set_aside=True)
     if newest and stopped and not settings.auto_resume:
         _logger.warning(
-            "--no_auto_resume: this command was stopped by a signal in %s and goes on from there; give another "
-            "--output_dir to begin afresh",
+            "--no_auto_resume: this command was stopped by a signal in %s and continues from there; choose another "
+            "--output_dir to start from scratch",
             settings.output_dir,
         )
     elif newest and settings.resume:
         _logger.warning(
-            "the run in %s began from --resume %s and goes on from its newest state; --no_auto_resume begins again",
+            "the run in %s was started from --resume %s and continues from its newest checkpoint; "
+            "--no_auto_resume starts again",
             settings.output_dir,
             settings.resume,
         )
@@ -232,12 +247,12 @@ def _newest_of_this_run(settings: RunSettings) -> Path | None:
 
 
 def _make_way(settings: RunSettings, state: TrainingState) -> None:
-    """Set aside what an earlier run left in --output_dir, for the run that begins there with `state`.
+    """Move the files of an earlier run in --output_dir to earlier-N, before a new run starts there from `state`.
 
-    Where it begins from a checkpoint in that folder, it goes back in the same run: only later states are in its way.
+    A run that starts from a checkpoint in that folder goes back within the same run: only later checkpoints move.
 
     Raises:
-        ValueError: the run begins from weights that would be moved.
+        ValueError: the new run starts from weights that would be moved.
     """
     earlier = files_of_earlier_run(settings.output_dir)
     origin = Path(settings.resume).resolve() if settings.resume else None
@@ -250,7 +265,7 @@ def _make_way(settings: RunSettings, state: TrainingState) -> None:
         file = settings.flags.get(flag)
         if file and Path(file).resolve() in [path.resolve() for path in earlier]:
             raise ValueError(
-                f"--{flag} {file} is a file of the earlier run in --output_dir, which a new run there would replace: "
-                "give another --output_dir"
+                f"--{flag} {file} belongs to the earlier run in --output_dir, which a new run there would replace: "
+                "choose another --output_dir"
             )
     set_aside(earlier, settings.output_dir)

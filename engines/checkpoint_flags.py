@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself, settled with the flags: for training, evaluation and inference alike.
+"""Reconciling the flags with the configuration stored in a checkpoint, for training, evaluation and inference.
 
-A flag that nobody gave is the file's. One that is given and contradicts the file is an error, unless
---override_checkpoint names it.
+A flag that was not set explicitly takes the checkpoint's value. An explicit flag that contradicts the checkpoint is an
+error unless --override_checkpoint names it.
 """
 
 import logging
@@ -19,22 +19,23 @@ _logger = logging.getLogger(__name__)
 
 SAMPLINGS = {preset.sampling for preset in PRESETS.values()}
 SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop")
-"""The flags that say which frames and views a test reads; checkpoints of our own runs and recipes hold them."""
+"""Flags that select the frames and views of a test; recipes and our own checkpoints contain them."""
 
 
 def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
-    """Settle the flags of a run with the file that it resumes, evaluates or starts from, and log what the file says.
+    """Fill in the flags of a run from the checkpoint that it resumes, evaluates or fine-tunes, and log them.
 
-    With --eval the file answers everything: model, sizes, switches, number and names of the classes; it is the file to
-    test, whatever lies in --output_dir. A training asks for the sizes it wants, and the file answers the switches that
-    no tensor tells.
+    With --eval the checkpoint determines the model, sizes, switches, and number and names of the classes; it is also
+    the one to test, whatever --output_dir contains. Training chooses its own sizes; the checkpoint only determines the
+    switches that cannot be recognised from the tensors.
 
     Args:
         flags: changed in place.
-        given: destinations that the command line, a recipe or saved settings gave.
+        given: names of the flags set by the command line, a recipe or --config.
     Raises:
-        FileNotFoundError, CheckpointError: as `describe_checkpoint`.
-        ValueError: a given flag contradicts the file, or --override_checkpoint names none of the flags.
+        FileNotFoundError: as `describe_checkpoint`.
+        CheckpointError: as `describe_checkpoint`.
+        ValueError: an explicit flag contradicts the checkpoint, or --override_checkpoint names an unknown flag.
     """
     check_overridden(flags["override_checkpoint"])
     path = flags["resume"] or flags["finetune"]
@@ -50,12 +51,12 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     _warn_of_other_sampling(facts, flags)
     names = facts.flags.get("class_names")
     if names and not flags["class_names"]:
-        # fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710
+        # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
         flags["class_names"] = names[: flags["nb_classes"] or None]
 
 
 def check_overridden(names: Collection[str]) -> None:
-    """Raise the ValueError that lists what can be overridden, unless all `names` are of it."""
+    """Raise a ValueError that lists the flags that can be overridden, unless all `names` are among them."""
     known = {setting.flag for setting in flagged_settings() if setting.role is not Role.FREE}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -63,20 +64,20 @@ def check_overridden(names: Collection[str]) -> None:
 
 
 def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles: Set[Role]) -> dict[str, Any]:
-    """Set the flags that nobody gave to what the file says, and compare those that were given.
+    """Set flags that were not given explicitly to the checkpoint's values, and compare those that were.
 
     Args:
         flags: flags of model and data, and override_checkpoint; changed in place.
-        given: destinations that somebody gave.
-        facts: what the file says.
-        roles: of the fields of `ModelConfig` that the file answers.
+        given: names of the flags that were set explicitly.
+        facts: description of the checkpoint.
+        roles: roles of the fields of `ModelConfig` that the checkpoint determines.
 
     Returns:
-        the flags that were set to another value than they had.
+        the flags whose value changed.
 
     Raises:
-        CheckpointError: the file is of no registered size and does not say its switches.
-        ValueError: a given flag contradicts the file.
+        CheckpointError: the checkpoint has no registered size and does not record its switches.
+        ValueError: an explicit flag contradicts the checkpoint.
     """
     answers = _answers(facts, flags, given, roles)
     wanted = _by_name(flags, given) | {name: flags[name] for name in answers if name in given}
@@ -84,24 +85,26 @@ def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles
         name: value for name, value in wanted.items() if name in answers and not _agrees(name, value, answers)
     }
     model = flags["model"]
-    words = [
+    conflicts = [
         f"--{name} {value}{'' if name in given else f' by --model {model}'}, the file has {answers[name]}"
         for name, value in differing.items()
     ]
-    refused = [word for word, name in zip(words, differing, strict=True) if name not in flags["override_checkpoint"]]
+    overridden = flags["override_checkpoint"]
+    refused = [text for text, name in zip(conflicts, differing, strict=True) if name not in overridden]
     if refused:
         raise ValueError(contradiction(facts.path, refused))
-    if words:
-        _logger.warning("%s is overridden by name: %s", facts.path, "; ".join(words))
-    kept = given | differing.keys() | set(flags["override_checkpoint"])
-    meant = _registered_flags(answers.get("model", flags["model"])) | {n: v for n, v in flags.items() if v is not None}
-    settled = {name: value for name, value in answers.items() if name not in kept and value != meant.get(name)}
-    flags.update(settled)
-    return settled
+    if conflicts:
+        _logger.warning("%s: overridden by --override_checkpoint: %s", facts.path, "; ".join(conflicts))
+    kept = given | differing.keys() | set(overridden)
+    current = _registered_flags(answers.get("model", flags["model"]))
+    current |= {name: value for name, value in flags.items() if value is not None}
+    changed = {name: value for name, value in answers.items() if name not in kept and value != current.get(name)}
+    flags.update(changed)
+    return changed
 
 
 def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], roles: Set[Role]) -> dict[str, Any]:
-    """What the file says, by flag."""
+    """Return the flags that the checkpoint determines, with its values."""
     settings = {setting.name: setting for setting in flagged_settings() if setting.role in roles}
     answers = {settings[name].flag: value for name, value in facts.config.items() if name in settings}
     if Role.SIZE not in roles:
@@ -110,7 +113,7 @@ def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], rol
     if get_preset(flags["data_set"]).num_classes or not facts.num_classes:
         answers.pop("nb_classes", None)
     if "model" not in given and facts.model:
-        # A name that is given says no more than sizes and switches, and those are compared.
+        # An explicit --model is only a set of sizes and switches, and those are compared.
         answers = {"model": facts.model} | answers
     if "img_size" in facts.config and "short_side_size" not in given:
         answers["short_side_size"] = facts.config["img_size"]
@@ -118,7 +121,7 @@ def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], rol
 
 
 def _by_name(flags: dict[str, Any], given: Set[str]) -> dict[str, Any]:
-    """The flags that a given --model stands for: its sizes, and the switches that it has of its own."""
+    """Return the flags that an explicit --model implies: its sizes, and its switches that differ from the default."""
     if "model" not in given:
         return {}
     registered = _registered_flags(flags["model"])
@@ -131,7 +134,7 @@ def _by_name(flags: dict[str, Any], given: Set[str]) -> dict[str, Any]:
 
 
 def _registered_flags(model: str) -> dict[str, Any]:
-    """What the flags mean that are left to the registered model; nothing for a name that is none."""
+    """Return the flags that a registered model determines; empty for an unknown name."""
     config = registered_config(model)
     if config is None:
         return {}
@@ -139,34 +142,34 @@ def _registered_flags(model: str) -> dict[str, Any]:
 
 
 def _agrees(name: str, wanted: Any, answers: dict[str, Any]) -> bool:
-    """Whether a wanted value and the file's fit each other."""
-    told = answers[name]
-    return wanted == told or (name == "nb_classes" and (told, wanted) == KINETICS_710_TO_400)
+    """Return whether a requested value is compatible with the checkpoint's."""
+    saved = answers[name]
+    return wanted == saved or (name == "nb_classes" and (saved, wanted) == KINETICS_710_TO_400)
 
 
 def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
-    """The sampling flags that the run of a file had, as far as they mean something here."""
-    told = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
-    if str(told.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
-        told.pop("data_set", None)
-    if told.get("sampling") not in SAMPLINGS:
-        told.pop("sampling", None)
-    return told
+    """Return the sampling flags of the run that wrote a checkpoint, without values that are unknown here."""
+    saved = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
+    if str(saved.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
+        saved.pop("data_set", None)
+    if saved.get("sampling") not in SAMPLINGS:
+        saved.pop("sampling", None)
+    return saved
 
 
-def _log(path: str, settled: dict[str, Any]) -> None:
-    if settled:
-        _logger.info("%s says: %s", path, ", ".join(f"--{name} {value}" for name, value in settled.items()))
+def _log(path: str, changed: dict[str, Any]) -> None:
+    if changed:
+        _logger.info("flags from %s: %s", path, ", ".join(f"--{name} {value}" for name, value in changed.items()))
 
 
 def _warn_of_other_sampling(facts: CheckpointFacts, flags: dict[str, Any]) -> None:
-    """Name the frames and views that differ from those of the run that wrote the file."""
-    told = known_sampling(facts)
-    theirs = {name: value for name, value in told.items() if name != "data_set"}
-    ours = {name: flags[name] for name in theirs}
-    if "data_set" in told:
-        theirs["sampling"] = told.get("sampling") or get_preset(told["data_set"]).sampling
-    ours["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
-    differing = [f"--{name} {theirs[name]} -> {ours[name]}" for name in theirs if theirs[name] != ours[name]]
+    """Warn if frames and views differ from those of the run that wrote the checkpoint."""
+    saved = known_sampling(facts)
+    data_set = saved.pop("data_set", None)
+    if data_set is not None:
+        saved["sampling"] = saved.get("sampling") or get_preset(data_set).sampling
+    current = {name: flags[name] for name in saved}
+    current["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
+    differing = [f"--{name} {saved[name]} -> {current[name]}" for name in saved if saved[name] != current[name]]
     if differing:
         _logger.warning("%s is evaluated on other frames or views than its run: %s", facts.path, ", ".join(differing))

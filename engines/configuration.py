@@ -1,7 +1,7 @@
 """From the command line to the flags of a run: recipes and saved settings give defaults, flags override them.
 
-`parse_arguments` takes the place of `parser.parse_args`. In order, the later winning: the parser's defaults, --recipe
-or --config, what a checkpoint to evaluate says of itself, the command line. Batches are fitted last.
+`parse_arguments` replaces `parser.parse_args`. In increasing priority: the parser's defaults, --recipe or --config,
+the configuration in the checkpoint to evaluate, the command line. The batch is adapted to --global_batch at the end.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
 _logger = logging.getLogger(__name__)
 
-# What a saved args.json holds that is of that run alone.
-_NOT_TAKEN_BACK = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
+# Entries of a saved args.json that --config does not restore.
+_NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +34,21 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default="",
         metavar="FILE/RUN",
-        help="published run whose settings become the defaults, such as k400/tiny_f16_res224 (see "
-        "recipes/); a FILE alone gives what its runs share",
+        help="published run whose settings become the defaults, such as k400/tiny_f16_res224 (see recipes/); a FILE "
+        "alone gives the settings that all its runs share",
     )
     group.add_argument(
-        "--config", default="", metavar="FILE", help="settings to take back: the args.json of a run, or flags as YAML"
+        "--config",
+        default="",
+        metavar="FILE",
+        help="saved settings as defaults: the args.json of a run, or flags as YAML",
     )
     group.add_argument(
         "--global_batch",
         type=non_negative_int,
         default=0,
-        help="videos of an optimiser update over all processes; batch_size and update_freq are fitted "
-        "to the number of processes, unless given (default: 0, the recipe's)",
+        help="videos per optimizer step over all processes; batch_size and update_freq are adapted to the number of "
+        "processes, unless given (default: 0, the recipe's)",
     )
     group.add_argument(
         "--dry_run",
@@ -54,28 +57,28 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
         const=0,
         default=None,
         metavar="PROCESSES",
-        help="check lists and files, build everything, estimate memory and hours for so many processes "
-        "(default: those started), and stop",
+        help="check lists and files, build everything, estimate memory and hours for this number of processes "
+        "(default: the processes started), and stop",
     )
 
 
 def parse_arguments(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, script: str
 ) -> argparse.Namespace:
-    """Parse the command line with recipes, saved settings and checkpoints as the source of defaults.
+    """Parse the command line, with defaults from recipes, saved settings and checkpoints.
 
     Args:
         parser: has the flags of `add_recipe_arguments`.
-        argv: words of the command line; None for those of this process.
-        script: file name of the run script, which a recipe must be for.
+        argv: arguments; None for those of this process.
+        script: file name of the run script; the recipe must be for this script.
 
     Returns:
-        the flags, with `overridden`: a list of what the command line changed in the recipe, and `class_names`: those
-        of --label_names, or None.
+        the flags, with `overridden`, a list of the recipe's settings that the command line changed, and
+        `class_names`, the content of --label_names or None.
 
     Raises:
-        RecipeError: the recipe or file is not there, or a key or value in it is none of the flags'.
-        ValueError: flags contradict the checkpoint to evaluate, or --label_names holds no names.
+        RecipeError: the recipe or file does not exist, or contains an unknown flag or invalid value.
+        ValueError: flags contradict the checkpoint, or --label_names contains no names.
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
@@ -92,6 +95,8 @@ def parse_arguments(
         chosen = check_flags(parser, recipe.flags, recipe.file)
         if recipe.global_batch:
             chosen["global_batch"] = recipe.global_batch
+        if first.eval:
+            chosen.pop("finetune", None)  # the weights to start from are not the weights to test
     elif first.config:
         chosen = _read_config(parser, Path(first.config))
     parser.set_defaults(**chosen)
@@ -107,14 +112,14 @@ def parse_arguments(
     ]
     args.class_names = read_label_names(args.label_names) if args.label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
-    _tell(vars(args), recipe)
+    _log_settings(vars(args), recipe)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
     return args
 
 
 def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
-    """Parse the words of this process as `parse_arguments` does; what it refuses ends the process with a sentence."""
+    """Parse this process's arguments as `parse_arguments` does; exit with a one-line message if they are invalid."""
     try:
         return parse_arguments(parser, script=script)
     except (ValueError, OSError) as error:
@@ -122,27 +127,35 @@ def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argpa
 
 
 def recipe_defaults(parser: argparse.ArgumentParser, name: str) -> None:
-    """Make the flags of a recipe the defaults of `parser`, for a script that has a recipe of its own."""
+    """Make the flags of a recipe the defaults of `parser`, for a script with a default recipe."""
     recipe = load_recipe(name)
     parser.set_defaults(**check_flags(parser, recipe.flags, recipe.file))
 
 
 def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Give the values the flags' types, as the command line would.
+    """Convert values from a file to the flags' types, as the command line would.
+
+    Args:
+        parser: with the flags.
+        flags: values by name.
+        file: where they were read, for the error message.
+
+    Returns:
+        the converted values.
 
     Raises:
-        RecipeError: a key is no flag, or a value is none of the flag's; names `file` and the key.
+        RecipeError: a name is not a flag, or a value is invalid; the message names `file` and the flag.
     """
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     checked = {}
     for name, value in flags.items():
         if name not in actions:
             near = difflib.get_close_matches(name, actions, n=1)
-            raise RecipeError(f"{file}: {name} is no flag{f'; did you mean {near[0]}?' if near else ''}")
+            raise RecipeError(f"{file}: {name} is not a flag{f'; did you mean {near[0]}?' if near else ''}")
         try:
             checked[name] = _value(actions[name], value)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            raise RecipeError(f"{file}: {name}: {value!r} is no value of --{name} ({error})") from error
+            raise RecipeError(f"{file}: {name}: {value!r} is not a value of --{name} ({error})") from error
     return checked
 
 
@@ -171,35 +184,35 @@ def _choose(parser: argparse.ArgumentParser, recipe: Recipe, args: argparse.Name
 def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
-        raise RecipeError(f"{file} should hold flags and their values")
-    return check_flags(parser, {k: v for k, v in content.items() if k not in _NOT_TAKEN_BACK}, file)
+        raise RecipeError(f"{file} must contain flags and their values")
+    return check_flags(parser, {k: v for k, v in content.items() if k not in _NOT_RESTORED}, file)
 
 
 def _value(action: argparse.Action, value: Any) -> Any:
-    """A value from a file as the flag's type; raises what says that it is none."""
+    """Convert a value from a file to the flag's type; raise an error that says what is expected."""
     if value is None:
         if action.default is not None:
-            raise ValueError("a value is wanted")
+            raise ValueError("expected a value")
         return None
     if isinstance(action.const, bool) or isinstance(action, argparse.BooleanOptionalAction):
         if not isinstance(value, bool):
-            raise ValueError("true or false")
+            raise ValueError("expected true or false")
         return value
     convert: Any = action.type or str
     if action.nargs in ("+", "*") or isinstance(action.nargs, int):
         return [convert(str(item)) for item in value]
     if isinstance(value, (bool, list, dict)):
-        raise ValueError("a single value is wanted")
+        raise ValueError("expected a single value")
     converted = convert(str(value))
     if action.choices is not None and converted not in action.choices:
-        raise ValueError(f"one of {', '.join(map(str, action.choices))}")
+        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return converted
 
 
-def _tell(flags: dict[str, Any], recipe: Recipe | None) -> None:
-    """Log which settings the run has and what was changed in them."""
+def _log_settings(flags: dict[str, Any], recipe: Recipe | None) -> None:
+    """Log the recipe or settings of the run, the flags that override it, and flags that are missing."""
     if flags.get("dist_eval"):
-        _logger.warning("--dist_eval is ignored: evaluation is always shared among all processes")
+        _logger.warning("--dist_eval is ignored: evaluation is always distributed over all processes")
     if recipe is None and not flags["config"]:
         return
     name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
@@ -208,13 +221,13 @@ def _tell(flags: dict[str, Any], recipe: Recipe | None) -> None:
         _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
     if recipe and recipe.init and not (flags["finetune"] or flags["eval"] or flags["resume"]):
         _logger.warning(
-            "%s starts from weights (%s), and no --finetune FILE names them: the run starts from random weights",
+            "%s fine-tunes weights (%s), but --finetune FILE is missing: the run starts from random weights",
             recipe.name,
             recipe.init,
         )
     if recipe and recipe.teacher and not (flags.get("teacher") or flags["eval"]):
         _logger.warning(
-            "%s distils from a teacher (%s), and no --teacher FILE names it: the run trains on labels alone",
+            "%s distils from a teacher (%s), but --teacher FILE is missing: the run trains on labels alone",
             recipe.name,
             recipe.teacher,
         )

@@ -1,4 +1,4 @@
-"""Processes of one run: started by torchrun, by SLURM's srun or alone, with the same command."""
+"""The processes of a run, whether started by torchrun, by SLURM's srun or as a single process."""
 
 import logging
 import os
@@ -18,24 +18,24 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """Where a run computes, with which random numbers and in which precision."""
+    """Device, random seed and precision of a run."""
 
     seed: int = option(0, "random seed; the rank is added to it", seed)
-    device: str = option("", "cpu, cuda or cuda:N (default: cuda where there is one)")
+    device: str = option("", "cpu, cuda or cuda:N (default: cuda if available)")
     bf16: bool | None = flag(
-        None, "compute in bfloat16 by autocast; weights stay float32 (default: with CUDA only); --no_bf16: float32"
+        None, "compute in bfloat16 with autocast; weights stay float32 (default: on CUDA only); --no_bf16: float32"
     )
 
 
 @dataclass(frozen=True)
 class Context:
-    """This process's place among all processes of the run.
+    """The position of this process among the processes of the run.
 
     Attributes:
         rank: number of this process, from 0.
         world_size: number of processes.
         local_rank: number of this process on its machine, from 0.
-        device: where this process computes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -45,7 +45,7 @@ class Context:
 
     @property
     def is_main(self) -> bool:
-        """True for the one process that writes files and logs."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
 
@@ -53,11 +53,11 @@ def init_distributed(device: str = "", *, timeout: float = 600) -> Context:
     """Join the process group that torchrun or srun describes in the environment, or run alone.
 
     Args:
-        device: "cpu", "cuda", "cuda:N" or empty for cuda where there is one. With several processes a "cuda" without
-            number becomes the device of the local rank. NCCL connects CUDA processes, gloo those on CPUs.
-        timeout: seconds after which a process that waits in vain for another one gives up.
+        device: "cpu", "cuda", "cuda:N", or empty for cuda if available. With several processes, "cuda" becomes the
+            device of the local rank. CUDA processes communicate through NCCL, CPU processes through gloo.
+        timeout: seconds that a process waits for another before it gives up.
     Raises:
-        ValueError: the device is not there, or there are more processes on this machine than GPUs.
+        ValueError: the device does not exist, or there are more processes on this machine than GPUs.
     """
     rank, world_size, local_rank = place_from_environment()
     resolved = resolve_device(device, local_rank, world_size)
@@ -65,13 +65,13 @@ def init_distributed(device: str = "", *, timeout: float = 600) -> Context:
         torch.cuda.set_device(resolved)
     if world_size > 1 and not dist.is_initialized():
         backend = "nccl" if resolved.type == "cuda" else "gloo"
-        _logger.info("process %d waits for all %d processes (%s)", rank, world_size, backend)
+        _logger.info("rank %d is waiting for all %d processes (%s)", rank, world_size, backend)
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
     return Context(rank, world_size, local_rank, resolved)
 
 
 def close_distributed() -> None:
-    """Leave the process group, where there is one."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -101,21 +101,21 @@ def first_host(node_list: str) -> str:
 
 
 def place_from_environment() -> tuple[int, int, int]:
-    """Return (rank, world size, local rank) from torchrun's variables, SLURM's, or those of a lone process.
+    """Return (rank, world size, local rank) from the variables of torchrun or SLURM, or (0, 1, 0).
 
-    For SLURM it also sets MASTER_ADDR and MASTER_PORT, where the processes meet, unless they are set.
+    Under SLURM, also set MASTER_ADDR and MASTER_PORT, where the processes meet, unless they are already set.
     """
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0))
-    # The step's own variables come first: in a batch script that calls python without srun, SLURM_NTASKS
-    # counts tasks that nobody has started.
+    # The variables of the job step come first: in a batch script that calls python without srun, SLURM_NTASKS
+    # counts tasks that were never started.
     world_size = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", 1)))
     if "SLURM_PROCID" not in env or world_size == 1:
         return 0, 1, 0
     node_list = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
     env.setdefault("MASTER_ADDR", first_host(node_list))
-    # Two jobs of one user on one machine must not meet at one port.
+    # Two jobs on the same machine must not use the same port.
     env.setdefault("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID", 0)) % 20000))
     return int(env["SLURM_PROCID"]), world_size, int(env.get("SLURM_LOCALID", 0))
 
@@ -131,11 +131,11 @@ def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch
     if world_size == 1 and device.index is not None:
         index = device.index
     else:
-        # A scheduler may show each process its own GPU only; that one is number 0 for everybody.
+        # A scheduler may show each process only its own GPU, which is then number 0 in every process.
         index = 0 if count == 1 and "SLURM_PROCID" in os.environ else local_rank
     if index >= count:
         raise ValueError(
-            f"cuda:{index} was asked for, and this machine shows {count} CUDA device(s); "
-            "start at most as many processes as there are devices"
+            f"cuda:{index} was requested, but this machine has {count} CUDA device(s); "
+            "start at most one process per device"
         )
     return torch.device("cuda", index)

@@ -1,4 +1,4 @@
-"""--dry_run: everything that can be known before a run is started, without starting it."""
+"""--dry_run: check a run's inputs and estimate its memory and time without starting it."""
 
 import argparse
 import logging
@@ -27,40 +27,43 @@ from models.describe import describe_checkpoint
 
 _logger = logging.getLogger(__name__)
 
-MOST_TOLD = 50
+MAX_LISTED_FAULTS = 50
 
 
 def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: str, *, measure: bool = True) -> int:
-    """Check lists and files, build data, model and optimiser, estimate memory and hours, and stop.
+    """Check lists and files, build data, model and optimizer, and estimate memory and hours.
 
     Args:
-        flags: of a run. parser: whose defaults they are told against. script: file name of the run script.
-        measure: time a short training step on the device at hand.
+        flags: flags of the run.
+        parser: the script's parser; flags equal to its defaults are omitted from the command that is logged.
+        script: file name of the run script.
+        measure: time a short training step on the available device.
 
     Returns:
-        the process's exit status: 0, or 1 where there are faults; each is logged with file and line.
+        the exit status: 0, or 1 if there are faults, each logged with file and line.
 
     Raises:
-        ValueError, FileNotFoundError: what building the model or loading --finetune raises.
+        ValueError: the model cannot be built, or --finetune does not fit it.
+        FileNotFoundError: --finetune does not exist.
     """
     rank, world_size, _ = place_from_environment()
     if rank != 0:
         return 0
     processes = flags.dry_run or world_size
-    _logger.info("the run: %s", full_command(flags, parser, script))
+    _logger.info("full command: %s", full_command(flags, parser, script))
     settings, data = RunSettings.of(flags), DataSettings.from_flags(flags)
     modes = _modes(settings, script)
     check = check_data(data, modes)
     for warning in check.warnings:
         _logger.warning("%s", warning)
     if check.faults:
-        for fault in check.faults[:MOST_TOLD]:
+        for fault in check.faults[:MAX_LISTED_FAULTS]:
             _logger.error("%s", fault)
-        more = len(check.faults) - MOST_TOLD
+        unlisted = len(check.faults) - MAX_LISTED_FAULTS
         _logger.error(
             "dry run: %d fault(s)%s; nothing was built",
             len(check.faults),
-            f", {more} more than told" if more > 0 else "",
+            f", {unlisted} of them not listed" if unlisted > 0 else "",
         )
         return 1
     num_classes = next(iter(check.datasets.values())).num_classes
@@ -73,16 +76,16 @@ def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
     complexity = measure_complexity(model, bf16=bf16 or processes > 1)
-    _tell_model(model.config, complexity)
-    _tell_memory(settings, complexity, device)
-    _tell_compute(complexity, workload, processes)
+    _log_model(model.config, complexity)
+    _log_memory(settings, complexity, device)
+    _log_compute(complexity, workload, processes)
     if measure:
         clips = settings.batch_size * settings.num_sample
         seconds = measure_seconds_per_clip(model.config, complexity, clips, device, bool(bf16))
         hours = workload.training_passes * seconds / processes / 3600
         _logger.info(
-            "estimate: %.3g hours on %d process(es) like this one (%s): %.3g training passes x %.3g s, measured "
-            "on a small model and a few frames, / processes; reading the videos comes on top where it is slower",
+            "estimate: %.3g hours on %d process(es) like this one (%s): %.3g training passes x %.3g s / processes, "
+            "measured with a small model and few frames; more if reading the videos is slower than training",
             hours,
             processes,
             device,
@@ -90,13 +93,13 @@ def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: 
             seconds,
         )
         if device.type == "cpu" and os.getloadavg()[0] > (os.cpu_count() or 1):
-            _logger.warning("other programs keep this machine busy: the measured time is too long")
+            _logger.warning("this machine is busy with other programs: the measured time is too high")
     _logger.info("dry run: no faults; the run was not started")
     return 0
 
 
 def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: str) -> str:
-    """The command line that gives these flags without a recipe: all that differ from the parser's defaults."""
+    """Return the command line that gives these flags without a recipe: all that differ from the defaults."""
     words = ["python", script]
     for action in parser._actions:
         value = vars(flags).get(action.dest)
@@ -113,7 +116,7 @@ def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, scr
 
 
 def _modes(settings: RunSettings, script: str) -> list[Mode]:
-    """The lists that the run will read."""
+    """Return the modes whose lists the run will read."""
     modes: list[Mode] = ["test"] if script == "run_class_finetuning.py" else ["validation"]
     if not settings.eval:
         validates = script != "run_class_finetuning.py" or not settings.disable_eval_during_finetuning
@@ -124,7 +127,7 @@ def _modes(settings: RunSettings, script: str) -> list[Mode]:
 def _workload(
     settings: RunSettings, data: DataSettings, check: DataCheck, model: torch.nn.Module, processes: int
 ) -> Workload:
-    """Build loaders, optimiser and schedule as the run will, and count the clips."""
+    """Build dataloaders, optimizer and schedule as the run will, and count the clips."""
     trained = validated = 0
     datasets = check.datasets
     if not settings.eval:
@@ -136,14 +139,14 @@ def _workload(
         create_schedule(create_optimizer(model, settings, rates.peak), settings, rates, updates)
         trained = settings.epochs * updates * rates.clips_per_update
         validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
-        _logger.info("%d epochs x %d updates x %d clips", settings.epochs, updates, rates.clips_per_update)
+        _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
     tested = datasets["test"] if "test" in datasets else datasets["validation"]
     return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
 
 
-def _tell_model(config: ModelConfig, complexity: Complexity) -> None:
+def _log_model(config: ModelConfig, complexity: Complexity) -> None:
     _logger.info(
-        "%s: %.1f M parameters, %d classes, %d frames of %d x %d, %d tokens, %.1f GFLOPs a clip",
+        "%s: %.1f M parameters, %d classes, %d frames of %d x %d, %d tokens, %.1f GFLOPs per clip",
         config.name,
         complexity.parameters / 1e6,
         config.num_classes,
@@ -155,26 +158,26 @@ def _tell_model(config: ModelConfig, complexity: Complexity) -> None:
     )
 
 
-def _tell_memory(settings: RunSettings, complexity: Complexity, device: torch.device) -> None:
+def _log_memory(settings: RunSettings, complexity: Complexity, device: torch.device) -> None:
     if settings.eval:
         return
-    total, words = estimate_memory(complexity, settings)
-    _logger.info("estimate: %.1f GiB a process while training: %s", total / 2**30, words)
+    total, breakdown = estimate_memory(complexity, settings)
+    _logger.info("estimate: %.1f GiB per process while training: %s", total / 2**30, breakdown)
     if device.type == "cuda":
-        there = torch.cuda.get_device_properties(device).total_memory
-        if total > 0.9 * there:
+        available = torch.cuda.get_device_properties(device).total_memory
+        if total > 0.9 * available:
             _logger.warning(
-                "this GPU has %.1f GiB: lower --batch_size (the batch of an update stays) or recompute with "
-                "--use_checkpoint --checkpoint_num N",
-                there / 2**30,
+                "this GPU has %.1f GiB: lower --batch_size (--global_batch stays the same) or use gradient "
+                "checkpointing, --use_checkpoint --checkpoint_num N",
+                available / 2**30,
             )
 
 
-def _tell_compute(complexity: Complexity, workload: Workload, processes: int) -> None:
+def _log_compute(complexity: Complexity, workload: Workload, processes: int) -> None:
     flops = 3 * complexity.flops * workload.training_passes
     _logger.info(
-        "estimate: %.3g PFLOPs in all: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained + %d validated "
-        "/ 3 + %d views tested / 3); at an assumed %.0f TFLOP/s a GPU, %.3g hours on %d",
+        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained + %d validated "
+        "/ 3 + %d views tested / 3); at an assumed %.0f TFLOP/s per GPU, %.3g hours on %d",
         flops / 1e15,
         complexity.flops / 1e9,
         workload.trained,

@@ -1,7 +1,7 @@
-"""Stop signals in the first seconds of a run script, until training or testing begins (engines/preemption.py).
+"""Stop signals in the first seconds of a run script, before training or testing begins (engines/preemption.py).
 
-There is nothing to save yet, and imports must not be left by an exception. This module itself imports nothing beyond
-the standard library, so that it comes first.
+There is nothing to save yet, and an exception in the middle of an import could be swallowed. This module imports only
+the standard library, so that its handlers can be installed before the slow imports.
 """
 
 import os
@@ -13,22 +13,22 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def leave_on_signals() -> None:
-    """Let `SIGNALS` end this process with the status `STOPPED` and a sentence, until other handlers are set."""
+    """Make `SIGNALS` end this process with a message and the status `STOPPED`, until other handlers are installed."""
     for number in SIGNALS:
         signal.signal(number, _leave)
 
 
-def tell_launcher(status: int, name: str, *, agreed: bool = False) -> None:
-    """Write the exit status to the file that the environment variable `EXIT_FILE` names.
+def report_to_launcher(status: int, name: str, *, agreed: bool = False) -> None:
+    """Write the exit status to the file named by the environment variable `EXIT_FILE`.
 
-    torchrun hides its processes' exit status; scripts/launch.sh reads that file. But not where the signal may mean
-    that another process has failed: launchers then send SIGTERM to the rest, and a run that fails must not be started
-    again and again.
+    torchrun hides the exit status of its processes, so scripts/launch.sh reads it from this file. Nothing is written
+    if the signal may mean that another process has failed, because launchers then send SIGTERM to the rest: a failing
+    run must not be restarted again and again.
 
     Args:
-        status: this process's.
-        name: of the signal.
-        agreed: all processes have agreed to stop, and so none has failed.
+        status: exit status of this process.
+        name: name of the signal.
+        agreed: all processes agreed to stop, so none has failed.
     """
     if os.environ.get(EXIT_FILE) and (agreed or name != signal.SIGTERM.name):
         with open(os.environ[EXIT_FILE], "w", encoding="utf-8") as file:
@@ -37,6 +37,6 @@ def tell_launcher(status: int, name: str, *, agreed: bool = False) -> None:
 
 def _leave(number: int, _) -> None:
     name = signal.Signals(number).name
-    os.write(2, f"stopped by {name} before the run began: leaving with status {STOPPED}\n".encode())
-    tell_launcher(STOPPED, name)
+    os.write(2, f"stopped by {name} before the run began: exiting with status {STOPPED}\n".encode())
+    report_to_launcher(STOPPED, name)
     os._exit(STOPPED)

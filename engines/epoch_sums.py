@@ -1,4 +1,7 @@
-"""Sums over the updates of an epoch, kept in the training state so that a resumed epoch reports all of itself."""
+"""Running sums over the optimizer steps of an epoch.
+
+They are part of the training state, so that the log line of a resumed epoch covers the whole epoch.
+"""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,24 +12,23 @@ LOOP_SCALARS = {
     *("lr", "grad_norm", "clips_per_second", "data_time", "skipped", "unreadable"),
     *("step_seconds", "data_seconds", "memory_gib"),
 }
-"""Names of the training loop's own numbers in the logs, which an objective's scalars must not have."""
+"""Names that the training loop itself logs, and that an objective's scalars must not use."""
 
 
 @dataclass
 class EpochSums:
-    """Sums over some updates, of one process or of all together.
+    """Sums over some optimizer steps, of one process or of all processes together (see `over_ranks`).
 
     Attributes:
-        updates: that changed the weights.
-        skipped: updates left out because loss or gradient were not finite; nothing of them is in the other sums.
-        scalars: sums of the objective's "loss" and further scalars by name; of all processes: of their means over the
-            processes.
+        updates: number of steps that changed the weights.
+        skipped: number of steps skipped because loss or gradient were not finite; the other sums exclude them.
+        scalars: sums of "loss" and the objective's other scalars by name; over all processes, sums of their means.
         grad_norm: sum of the gradient norms before clipping.
-        clips: seen; of all processes: by all.
-        seconds: that the updates took, waiting for data included; of all processes: the slowest one's.
-        data_seconds: of these, spent waiting for the loader; of all processes: their mean.
-        lr: of the last update.
-        unreadable: path of each video that could not be read -> why.
+        clips: number of clips; over all processes, their total.
+        seconds: duration of the steps, including the wait for data; over all processes, the slowest one's.
+        data_seconds: part of `seconds` spent waiting for the dataloader; over all processes, their mean.
+        lr: learning rate of the last step.
+        unreadable: path of each video that could not be read -> reason.
     """
 
     updates: int = 0
@@ -40,7 +42,7 @@ class EpochSums:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def followed_by(self, later: "EpochSums") -> "EpochSums":
-        """Return the sums over these updates and `later` ones."""
+        """Return the sums over these steps and `later` ones."""
         return EpochSums(
             self.updates + later.updates,
             self.skipped + later.skipped,
@@ -54,7 +56,7 @@ class EpochSums:
         )
 
     def over_ranks(self) -> "EpochSums":
-        """Return the sums of all processes together, the same on each; all must call it, over the same updates."""
+        """Return the sums over all processes, the same on every rank; all must call it after the same step."""
         ranks = gather_objects(self)
         return EpochSums(
             self.updates,
@@ -70,9 +72,9 @@ class EpochSums:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the log tells: loss, the objective's other scalars, grad_norm (means), lr (the last), and more.
+        """The numbers to log: means of the loss, the objective's other scalars and grad_norm; the last lr; and more.
 
-        data_time is the share of the time spent waiting for the loader, 0 to 1. Means over no update at all are nan.
+        data_time is the share of time spent waiting for the dataloader, 0 to 1. Means over zero steps are NaN.
         """
         mean = 1 / self.updates if self.updates else float("nan")
         seconds = self.seconds or float("nan")
@@ -87,12 +89,12 @@ class EpochSums:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums as plain values, which `from_saved` takes back."""
+        """Return the sums as plain values; `from_saved` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> "EpochSums":
-        """Take the sums back; checkpoints of version 0.1 hold the loss alone, and not among `scalars`."""
+        """Restore the sums; checkpoints of version 0.1 have only the loss, outside of `scalars`."""
         values = dict(values)
         if "loss" in values:
             values["scalars"] = {"loss": values.pop("loss")}

@@ -1,4 +1,4 @@
-"""What a run will need, by arithmetic and one short measurement: memory of a GPU, hours. Estimates, not promises."""
+"""Estimates of a run's GPU memory and hours, by arithmetic and one short measurement."""
 
 import time
 from dataclasses import dataclass
@@ -10,22 +10,24 @@ from models.complexity import Complexity
 from models.config import ModelConfig
 from models.videomambapro import VideoMambaPro
 
-# Operations that a measurement may take, some seconds on two CPU cores and far less on a GPU.
+# FLOPs of one measurement: a few seconds on two CPU cores, far less on a GPU.
 _MEASURED_FLOPS = {"cpu": 5e9, "cuda": 4e12}
 _MEASURED_DEPTHS = (1, 3)
 _REPEATS = 3
-_ENOUGH_SECONDS = 3.0  # repeat no more after that
-ASSUMED_GPU_FLOPS = 3e13  # sustained, mixed precision, where no GPU is at hand to measure
+_ENOUGH_SECONDS = 3.0  # stop repeating after this
+ASSUMED_GPU_FLOPS = 3e13  # sustained, mixed precision; used if there is no GPU to measure
 BYTES_PER_PARAMETER = 4 + 4 + 8  # weight, gradient, AdamW's two moments
 BYTES_OF_AVERAGE = 4
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How many clips go through the model in a whole run, on all processes together.
+    """Number of clips that pass through the model in a whole run, on all processes together.
 
     Attributes:
-        trained: forward and backward. validated, tested: forward alone.
+        trained: clips with a forward and a backward pass.
+        validated: clips of all validations, forward pass only.
+        tested: views of the test, forward pass only.
     """
 
     trained: int
@@ -34,12 +36,12 @@ class Workload:
 
     @property
     def training_passes(self) -> float:
-        """All of it in units of one forward and backward pass; a forward pass is a third of it."""
+        """The total in units of one forward and backward pass, of which a forward pass is a third."""
         return self.trained + (self.validated + self.tested) / 3
 
 
 def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:
-    """Bytes of a GPU while training, and how they come about in words."""
+    """Return the bytes of GPU memory needed for training, and a text that explains them."""
     clips = settings.batch_size * settings.num_sample
     per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_AVERAGE if settings.model_ema else 0)
     total = per_parameter * complexity.parameters + clips * complexity.activation_bytes
@@ -52,10 +54,17 @@ def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int,
 def measure_seconds_per_clip(
     config: ModelConfig, complexity: Complexity, clips: int, device: torch.device, bf16: bool
 ) -> float:
-    """Seconds of a forward and backward pass over one clip on `device`, of a step of `clips` clips where it is a GPU.
+    """Measure the seconds per clip of a forward and backward pass.
 
-    Measured with one and with three blocks, on fewer frames where all would take long, and extended to all blocks and
-    frames: both are linear in this model.
+    The measurement uses one and three blocks, and fewer frames if all of them would take too long. It is extrapolated
+    to all blocks and frames, in which the cost of this model is linear.
+
+    Args:
+        config: of the model.
+        complexity: of the model.
+        clips: batch size; only used on a GPU, where at most 8 clips are measured.
+        device: where to measure.
+        bf16: compute in bfloat16 with autocast.
     """
     frames = _affordable_frames(config, complexity, device)
     clips = 1 if device.type == "cpu" else max(1, min(clips, 8))
@@ -67,7 +76,7 @@ def measure_seconds_per_clip(
 
 
 def _affordable_frames(config: ModelConfig, complexity: Complexity, device: torch.device) -> int:
-    """The frames to measure with: all, or as many as the measurement may take."""
+    """Return the number of frames to measure with: all, or as many as the budget allows."""
     per_frame = 3 * complexity.flops / config.depth / config.num_frames * sum(_MEASURED_DEPTHS) * _REPEATS
     tubelet = config.tubelet_size
     affordable = int(_MEASURED_FLOPS.get(device.type, 1e10) / per_frame) // tubelet * tubelet
@@ -75,7 +84,7 @@ def _affordable_frames(config: ModelConfig, complexity: Complexity, device: torc
 
 
 def _time_step(config: ModelConfig, clips: int, device: torch.device, bf16: bool) -> float:
-    """Seconds of a training step of a model, the shortest of a few: other work only adds to them."""
+    """Return the seconds of a training step: the shortest of a few, because other programs only add to it."""
     model = VideoMambaPro(config).to(device).train()
     batch = torch.zeros(clips, 3, config.num_frames, config.img_size, config.img_size, device=device)
     times = []

@@ -1,4 +1,4 @@
-"""One evaluation loop for validation (one view a video) and the multi-view test; every video counts exactly once."""
+"""The evaluation loop of validation (one view per video) and multi-view test; every video counts exactly once."""
 
 import logging
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class Evaluation:
-    """Result over the whole list, the same on all ranks; what is told by video is ordered as the list is.
+    """The result over the whole list, the same on all ranks; per-video entries are in the order of the list.
 
     Attributes:
-        figures: of the objective, name -> number.
-        outputs: of the objective, one for each video: an array (videos, ...) where all have one shape, else a list.
-        records: of the data set, those of the videos.
-        indices: (videos,) places in the data set's records.
+        figures: the objective's metrics, name -> number.
+        outputs: the objective's output for each video: an array (videos, ...) if all have one shape, else a list.
+        records: the data set's records of these videos.
+        indices: (videos,) positions in the data set's records.
         views: clips per video.
         excluded: {"path", "line", "reason"} of each video that could not be read.
     """
@@ -56,22 +56,22 @@ def evaluate(
     clips_per_forward: int = 64,
     desc: str = "Test",
 ) -> Evaluation:
-    """Evaluate a model on the list behind `loader`, whose parts on all ranks make up the list.
+    """Evaluate an objective on the list behind `loader`, which is distributed over all ranks.
 
-    The objective gives an output for each video, keyed by the video's place in the list; they are merged by
-    collectives, and the objective turns them into figures.
+    The objective returns an output for each video. Outputs are gathered from all ranks by the video's position in the
+    list, and the objective computes its metrics from them.
 
     Args:
-        objective: bare module, not wrapped in DDP; one sharded by FSDP is put together for the time.
-        loader: gives batches with clips (videos, C, T, H, W) or (videos, views, C, T, H, W), targets, indices and
-            unreadable; its dataset has `records`. A batch may have no video.
+        objective: bare module, not wrapped in DDP; weights sharded by FSDP are gathered for the evaluation.
+        loader: yields batches with clips (videos, C, T, H, W) or (videos, views, C, T, H, W), targets, indices and
+            unreadable; its dataset has `records`. A batch may be empty.
         context: this process.
-        bf16: compute in bfloat16 by autocast.
-        clips_per_forward: most clips in one forward pass.
-        desc: name on the progress bar.
+        bf16: compute in bfloat16 with autocast.
+        clips_per_forward: largest number of clips in one forward pass.
+        desc: label of the progress bar.
     Raises:
-        ValueError: no video of the list could be read, or what the objective raises.
-        RuntimeError: outputs that are not numbers, or a video that came twice or not at all.
+        ValueError: no video of the list could be read, or the objective rejects the outputs.
+        RuntimeError: outputs are NaN, or a video was evaluated twice or not at all.
     """
     was_training = objective.training
     objective.eval()
@@ -84,7 +84,11 @@ def evaluate(
 def _evaluate_shard(
     objective: Objective, loader, context: Context, bf16: bool, clips_per_forward: int, desc: str
 ) -> tuple[dict[int, Any], dict[int, str], int]:
-    """Evaluate this rank's batches: place in the list -> output; place -> why it failed; views of a video."""
+    """Evaluate this rank's batches.
+
+    Returns:
+        position in the list -> output; position -> reason, for videos that could not be read; views per video.
+    """
     outputs: dict[int, Any] = {}
     unreadable: dict[int, str] = {}
     views = 1
@@ -98,7 +102,9 @@ def _evaluate_shard(
             found = objective.outputs(batch, context.device, clips_per_forward=clips_per_forward)
         for index, output in zip(indices, found, strict=True):
             if index in outputs:
-                raise RuntimeError(f"{loader.dataset.records[index].path} came twice; a test sampler must not pad")
+                raise RuntimeError(
+                    f"{loader.dataset.records[index].path} was evaluated twice; a test sampler must not pad"
+                )
             outputs[index] = output
     return outputs, unreadable, views
 
@@ -106,7 +112,7 @@ def _evaluate_shard(
 def _merge_ranks(
     objective: Objective, outputs: dict[int, Any], unreadable: dict[int, str], views: int, records: Sequence
 ) -> Evaluation:
-    """Merge all ranks' outputs, check that every video of the list is there once, and judge them."""
+    """Merge the outputs of all ranks, check that each video of the list occurs once, and compute the metrics."""
     merged: dict[int, Any] = {}
     excluded: dict[int, str] = {}
     ranks = gather_objects((outputs, unreadable, views))
@@ -119,7 +125,7 @@ def _merge_ranks(
     missing = set(range(len(records))) - merged.keys() - excluded.keys()
     if missing:
         raise RuntimeError(
-            f"{len(missing)} video(s) of the list were never evaluated, the first is {records[min(missing)].path}"
+            f"{len(missing)} video(s) of the list were not evaluated, the first is {records[min(missing)].path}"
         )
     if not merged:
         raise ValueError(
@@ -144,13 +150,13 @@ def _merge_ranks(
 
 
 def _stacked(outputs: list) -> np.ndarray | list:
-    """Return arrays of one shape as one array, anything else as it is."""
+    """Stack arrays of equal shape; return anything else unchanged."""
     shapes = {output.shape if isinstance(output, (np.ndarray, np.generic)) else None for output in outputs}
     return np.stack(outputs) if len(shapes) == 1 and None not in shapes else outputs
 
 
 def _check_numbers(outputs: list, records: Sequence) -> None:
-    """Refuse outputs that would give figures that mean nothing."""
+    """Raise a RuntimeError for NaN outputs, whose metrics would be meaningless."""
     broken = [
         record.path
         for output, record in zip(outputs, records, strict=True)

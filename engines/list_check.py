@@ -1,4 +1,4 @@
-"""Looking at every line and file of a run's lists before anything expensive begins."""
+"""Check of every line and file of a run's lists before anything expensive starts."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class DataCheck:
-    """What became of the lists.
+    """Result of the check.
 
     Attributes:
-        datasets: mode -> data set, of the lists that could be read.
-        faults: what must be repaired, each with file and line.
-        warnings: what should be known.
+        datasets: mode -> data set, for each list that could be read.
+        faults: errors to fix, each with file and line.
+        warnings: oddities that do not stop a run.
     """
 
     datasets: dict[str, ClipDataset] = field(default_factory=dict)
@@ -32,9 +32,9 @@ class DataCheck:
 
 
 def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
-    """Read the lists of all modes, look for every file they name, and read one sample of each.
+    """Read the lists of all modes, check that every file exists, and read one sample of each list.
 
-    A list that cannot be read does not keep the others from being looked at.
+    If a list cannot be read, the others are still checked.
     """
     check = DataCheck()
     for mode in modes:
@@ -57,10 +57,10 @@ def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:
-    """Hold what the list says of frame folders to their first and last frames.
+    """Check that the first and last frame of each frame folder exist.
 
-    Either is missing where the list says more frames than there are, other names, or another first number; frames
-    beyond the last are never read.
+    One of them is missing if the list has too many frames, other file names or another first number. Frames after the
+    last one are never read, so they cause a warning.
     """
     more = []
     for record in cast(Sequence[FrameFolderRecord], dataset.records):
@@ -75,24 +75,24 @@ def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int])
         if absent:
             check.faults.append(
                 f"{dataset.list_file}, line {record.line}: the {absent} of {record.total_frames} frames of "
-                f"{record.path} is not there ({files[absent]}); see --filename_tmpl and --first_frame"
+                f"{record.path} is missing ({files[absent]}); see --filename_tmpl and --first_frame"
             )
         elif files["next"] != files["last"] and os.path.isfile(files["next"]):
             more.append(record)
     if more:
         check.warnings.append(
-            f"{dataset.list_file}: {len(more)} folder(s) have more frames than the list says, the first in line "
+            f"{dataset.list_file}: {len(more)} folder(s) contain more frames than the list says, the first in line "
             f"{more[0].line}: {more[0].path} ({more[0].total_frames} in the list)"
         )
 
 
 def _try_one(mode: str, dataset: ClipDataset, check: DataCheck) -> None:
-    """Decode and transform the first record, so that reader and settings are seen to work."""
+    """Decode and transform the first record, to check that reader and settings work."""
     sample = dataset[0]
     check.warnings += [message for _, message in sample.unreadable]
     if sample.clips is not None:
         _logger.info(
-            "%s: %d videos in %s; the first gives clips %s",
+            "%s: %d videos in %s; shape of the first clips: %s",
             mode,
             len(dataset),
             dataset.list_file,
@@ -101,7 +101,7 @@ def _try_one(mode: str, dataset: ClipDataset, check: DataCheck) -> None:
 
 
 def _warn_of_shared_files(check: DataCheck) -> None:
-    """A video to train on must not be tested."""
+    """Warn about files that are both in the training list and in a validation or test list."""
     if "train" not in check.datasets:
         return
     trained = {record.path for record in check.datasets["train"].records}
@@ -109,6 +109,6 @@ def _warn_of_shared_files(check: DataCheck) -> None:
         shared = [record for record in check.datasets[mode].records if record.path in trained]
         if shared:
             check.warnings.append(
-                f"{len(shared)} file(s) of {check.datasets[mode].list_file} are in the training list "
-                f"too, the first in line {shared[0].line}: {shared[0].path}"
+                f"{len(shared)} file(s) of {check.datasets[mode].list_file} are also in the training list, "
+                f"the first in line {shared[0].line}: {shared[0].path}"
             )

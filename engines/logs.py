@@ -1,4 +1,4 @@
-"""What a run tells: log lines, log.txt, TensorBoard and a progress bar, all from rank 0."""
+"""What a run logs: log lines, log.txt, TensorBoard and a progress bar, all from rank 0."""
 
 import json
 import logging
@@ -25,28 +25,28 @@ from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 _logger = logging.getLogger(__name__)
 
 _HANDLER = "engines"
-# Share of the time that training may wait for the loader before it is said.
+# Share of the time spent waiting for data above which a warning is logged.
 _SLOW_LOADING = 0.1
-_MOST_CLIPS, _MOST_FRAMES = 4, 8  # in the picture of a batch
+_MAX_CLIPS, _MAX_FRAMES = 4, 8  # in the image of a batch
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Where a run writes, and how often it logs."""
+    """Output folders of a run, and how often it logs."""
 
     output_dir: str = option(
         "",
-        "folder for checkpoints, log.txt, args.json and results.json; nothing is written when empty (default: empty)",
+        "folder for checkpoints, log.txt, args.json and results.json; nothing is written if empty (default: empty)",
     )
     log_dir: str = option("", "folder for TensorBoard files (default: --output_dir)")
-    log_interval: int = option(20, "optimiser updates between two log lines", positive_int)
+    log_interval: int = option(20, "optimizer steps between two log lines", positive_int)
 
 
 def setup_logging(rank: int) -> None:
-    """Send log records of this process to standard error: all from rank 0, errors alone from the others.
+    """Log to standard error: everything on rank 0, only errors on the other ranks.
 
-    What is not printable is escaped, here and wherever else this process writes to its terminal. A second call
-    replaces the handler of the first and leaves handlers of others alone.
+    Unprintable characters are escaped, here and in everything else that this process writes to the terminal. A second
+    call replaces the handler of the first one; handlers of other code are kept.
     """
     escape_output()
     handler = logging.StreamHandler()
@@ -61,7 +61,7 @@ def setup_logging(rank: int) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process has held so far, in GiB: of the GPU, or of the machine on a CPU."""
+    """Return the peak memory of this process so far in GiB: GPU memory, or resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -69,37 +69,40 @@ def peak_memory(device: torch.device) -> float:
 
 
 def loading_advice(waiting: float, num_workers: int) -> str:
-    """Say what to change where training waited for data in more than a tenth of its time; empty where it did not.
+    """Return advice if training spent more than a tenth of its time waiting for data, else an empty string.
 
     Args:
-        waiting: share of the time, 0 to 1. num_workers: of one process.
+        waiting: share of the time, 0 to 1.
+        num_workers: dataloader workers of one process.
     """
     if waiting <= _SLOW_LOADING:
         return ""
     free = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cheaper = "make videos cheaper to decode (python -m tools.prepare_videos)"
-    remedy = f"raise --num_workers to {free}, or {cheaper}" if num_workers < free else f"every core has one: {cheaper}"
+    remedy = (
+        f"raise --num_workers to {free}, or {cheaper}" if num_workers < free else f"every core has a worker: {cheaper}"
+    )
     return f"training waited for data {waiting:.0%} of the time with --num_workers {num_workers}: {remedy}"
 
 
 def clip_picture(batch: dict) -> torch.Tensor:
-    """Draw the first clips of a batch (datasets/collate.py): (3, height, width) from 0 to 1, a clip a row."""
-    clips = clips_on("cpu", {name: batch[name][:_MOST_CLIPS] for name in ("clips", "boxes") if name in batch})
-    frames = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], _MOST_FRAMES)).round().long()
+    """Return the first clips of a batch (datasets/collate.py) as an image (3, height, width), 0 to 1, one per row."""
+    clips = clips_on("cpu", {name: batch[name][:_MAX_CLIPS] for name in ("clips", "boxes") if name in batch})
+    frames = torch.linspace(0, clips.shape[2] - 1, min(clips.shape[2], _MAX_FRAMES)).round().long()
     pictures = clips[:, :, frames].float().transpose(1, 2).flatten(0, 1)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return make_grid((pictures * std + mean).clamp(0, 1), nrow=len(frames))
 
 
 class RunLog:
-    """Writes log.txt (one JSON object a line) and TensorBoard scalars and pictures; silent on other ranks than 0.
+    """Writer of log.txt (one JSON object per line) and TensorBoard events.
 
-    TensorBoard's files are a convenience: where they cannot be written, that is said once and the run goes on.
+    If TensorBoard's files cannot be written, this is reported once and the run continues without them.
 
     Args:
         output_dir: folder of log.txt; empty for none. Lines are appended, so that a resumed run continues its file.
-        log_dir: folder of TensorBoard's files; empty for none.
-        enabled: False on every rank but 0.
+        log_dir: folder of the TensorBoard files; empty for none.
+        enabled: write anything at all; True on rank 0 only.
     """
 
     def __init__(self, output_dir: str = "", log_dir: str = "", *, enabled: bool = True) -> None:
@@ -112,13 +115,13 @@ class RunLog:
             self._open_tensorboard(log_dir)
 
     def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
-        """Send numbers to TensorBoard under `prefix`/name at `step` (an optimiser update or an epoch)."""
+        """Write scalars to TensorBoard as `prefix`/name at `step` (an optimizer step or an epoch)."""
         with self._tensorboard() as writer:
             for name, value in values.items() if writer else ():
                 writer.add_scalar(f"{prefix}/{name}", value, step)
 
     def with_picture(self, batches: Iterable[dict], step: int) -> Iterator[dict]:
-        """Pass `batches` on; the clips of the run's first one become a picture in TensorBoard at `step`."""
+        """Yield `batches` unchanged, and write the clips of the run's first one to TensorBoard as an image."""
         for batch in batches:
             if not self._pictured and len(batch["clips"]):
                 with self._tensorboard() as writer:
@@ -128,10 +131,10 @@ class RunLog:
             yield batch
 
     def epoch(self, record: dict) -> None:
-        """Append `record` to log.txt as one line. A number that is not finite is written as null: JSON has no NaN."""
+        """Append `record` to log.txt as one line, with null for numbers that are not finite."""
         with self._tensorboard() as writer:
             if writer:
-                writer.flush()  # its own thread goes by the clock, which may be set back
+                writer.flush()  # its own thread relies on the system clock, which may be set back
         if self._path is None:
             return
         clean = {
@@ -141,7 +144,7 @@ class RunLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(clean, allow_nan=False) + "\n")
-            # On the disk before the checkpoint that says that the epoch is done.
+            # Must reach the disk before the checkpoint that counts this epoch as finished.
             file.flush()
             os.fsync(file.fileno())
 
@@ -153,7 +156,7 @@ class RunLog:
         self._writer = None
 
     def _open_tensorboard(self, log_dir: str) -> None:
-        # Imported here: it takes seconds, and most tests and tools never write TensorBoard files.
+        # Imported here because it takes seconds, and most tests and tools never write TensorBoard files.
         from torch.utils.tensorboard import SummaryWriter
 
         with self._tensorboard():
@@ -162,19 +165,19 @@ class RunLog:
 
     @contextmanager
     def _tensorboard(self) -> Iterator[Any]:
-        """Give the writer, or None; one that fails is named and not used again."""
+        """Yield the writer, or None; after an error, log a warning and stop using it."""
         try:
             yield self._writer
         except OSError as error:
-            _logger.warning("TensorBoard's files cannot be written (%s): the run goes on without them", error)
+            _logger.warning("TensorBoard files cannot be written (%s): the run continues without them", error)
             self._writer = None
 
 
 def repair_lines(path: Path) -> None:
-    """Make a file of JSON lines end with a whole line, as it does not where its writer was killed.
+    """Repair the last line of a file of JSON lines whose writer was killed.
 
-    A last line that lacks nothing but its end gets it; one that was cut off is removed with a warning. Its epoch is
-    trained or validated again, for its checkpoint is written after the line.
+    A missing line end is added. A truncated line is removed with a warning; its epoch is repeated anyway, because the
+    checkpoint is written after the line.
     """
     if not path.is_file():
         return
@@ -187,7 +190,7 @@ def repair_lines(path: Path) -> None:
         try:
             json.loads(torn)
         except ValueError:
-            _logger.warning("%s: the last line was cut off when its writer was killed, and is removed", path)
+            _logger.warning("%s: removing the last line, which was cut off when its writer was killed", path)
             file.truncate(whole)
         else:
             file.seek(0, os.SEEK_END)
@@ -195,7 +198,7 @@ def repair_lines(path: Path) -> None:
 
 
 def _without_tensorboard(hook):
-    """Wrap threading.excepthook: what ends TensorBoard's thread is raised in the next call anyway, and told there."""
+    """Wrap threading.excepthook to ignore TensorBoard's thread: its error is raised again in the next call."""
 
     def handle(failure) -> None:
         if not type(failure.thread).__module__.startswith("tensorboard."):

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: what is written down about it, to be understood later."""
+"""Diagnostics of an optimizer step whose loss or gradient is not finite."""
 
 import logging
 import math
@@ -26,21 +26,25 @@ def report_not_finite(
     settings: RunSettings,
     context: Context,
 ) -> str:
-    """Write nonfinite-STEP.json and return what happened in a sentence. Every rank must call it.
+    """Write nonfinite-STEP.json and return a one-sentence summary. Every rank must call it.
 
-    The file holds for each process the batches' files and losses, the gradient norm, and the largest activation of
-    each layer in the order of the computation, from one more forward pass without dropout over the batch that went
-    wrong. A gradient is of all processes, a loss of one: the sentence names the files of this process's batches whose
-    loss is not finite, or else all of them.
+    For each process, the file contains the files and losses of its batches, the gradient norm, and the largest
+    activation of each layer in the order of computation, from an additional forward pass without dropout. The summary
+    names the files of this process's batches whose loss is not finite. If all losses are finite, it names all files,
+    because the gradient belongs to all batches and processes.
 
     Args:
-        state: before the update; its weights and random states are left alone.
-        batches: of the update, as the loader gave them. losses: one for each. norm: of the gradient.
-        records: of the data set. settings: output_dir, bf16. context: this process.
+        state: before the step; its weights and random states are not changed.
+        batches: batches of the step, as the dataloader returned them.
+        losses: the loss of each batch.
+        norm: norm of the gradient.
+        records: of the data set.
+        settings: output_dir and bf16 are used.
+        context: this process.
     """
-    guilty = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
-    batch = batches[guilty[0] if guilty else -1]
-    found = {
+    bad = [number for number, loss in enumerate(losses) if not math.isfinite(loss)]
+    batch = batches[bad[0] if bad else -1]
+    report = {
         "rank": context.rank,
         "grad_norm": _plain(norm),
         "batches": [
@@ -49,10 +53,10 @@ def report_not_finite(
         ],
         "activations": largest_activations(state.objective, batch, context.device, bf16=bool(settings.bf16)),
     }
-    ranks = gather_objects(found)
+    ranks = gather_objects(report)
     sentence = (
-        f"epoch {state.epoch}, update {state.step}, process {context.rank}: the loss is {sum(losses)} and the "
-        f"gradient norm {norm}; files: {', '.join(_paths([batches[i] for i in guilty] or batches, records))}"
+        f"epoch {state.epoch}, step {state.step}, rank {context.rank}: the loss is {sum(losses)} and the "
+        f"gradient norm {norm}; files: {', '.join(_paths([batches[i] for i in bad] or batches, records))}"
     )
     if settings.output_dir and context.is_main:
         path = Path(settings.output_dir) / f"nonfinite-{state.step}.json"
@@ -63,15 +67,15 @@ def report_not_finite(
 
 @torch.no_grad()
 def largest_activations(objective: Objective, batch: dict, device: torch.device, *, bf16: bool) -> dict[str, dict]:
-    """Compute the loss of a loader's batch in evaluation mode and look at what each module gives.
+    """Compute the loss of a batch in evaluation mode and record the outputs of every module.
 
     Returns:
-        module's name, in the order of the computation -> {"largest": magnitude of the largest finite value,
-        "not_finite": number of values that are infinite or nan}. A module that runs twice has the larger of both.
+        name of each module, in the order of computation -> {"largest": magnitude of the largest finite value,
+        "not_finite": number of infinite and NaN values}. A module that runs twice has the larger "largest".
     """
     seen: dict[str, dict] = {}
 
-    def look(name: str):
+    def watch(name: str):
         def hook(_module, _inputs, output) -> None:
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
@@ -83,7 +87,7 @@ def largest_activations(objective: Objective, batch: dict, device: torch.device,
         return hook
 
     handles = [
-        module.register_forward_hook(look(saved_name(name)))
+        module.register_forward_hook(watch(saved_name(name)))
         for name, module in objective.named_modules()
         if module not in (objective, objective.model)
     ]
@@ -94,18 +98,18 @@ def largest_activations(objective: Objective, batch: dict, device: torch.device,
             objective(objective.prepare(batch, device))
     finally:
         objective.train(was_training)
-        set_random_state(states)  # an objective may draw, such as masks, in evaluation too
+        set_random_state(states)  # objectives may draw random numbers (masks, for example) in evaluation mode too
         for handle in handles:
             handle.remove()
     return seen
 
 
 def _paths(batches: Iterable[dict], records) -> list[str]:
-    """Return the files behind the batches, each once, in order."""
+    """Return the files of the batches in order, without repetitions."""
     indices = [int(index) for batch in batches for index in batch["indices"]]
     return list(dict.fromkeys(str(records[index].path) for index in indices))
 
 
 def _plain(value: float) -> float | str:
-    """Return a number that JSON has, or the word for one that it has not."""
+    """Return a finite number unchanged, and a text for the others, which JSON cannot represent."""
     return value if math.isfinite(value) else str(value)

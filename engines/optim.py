@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule: no-decay rules, layer-wise learning-rate decay, cosine with warm-up."""
+"""Optimizer and learning rate schedule: weight decay rules, layer-wise learning rate decay, cosine with warm-up."""
 
 import logging
 import re
@@ -26,84 +26,84 @@ from common.settings import flag, option
 _logger = logging.getLogger(__name__)
 
 LAYER_DECAY_SCOPES = ("embeddings", "layers")
-# What the published code's layer decay reaches; it leaves the temporal positions alone.
+# Parameters that the layer decay of the published code applies to; the temporal positions are not among them.
 _EMBEDDINGS = re.compile(r"(^|\.)(patch_embed\.|pos_embed$|cls_token$)")
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimiser and what happens to a gradient before it."""
+    """The optimizer, gradient accumulation and gradient clipping."""
 
-    opt: str = option("adamw", "optimiser, by timm's name")
-    opt_eps: float = option(1e-8, "epsilon of the optimiser", positive)
-    opt_betas: tuple[float, ...] = option((0.9, 0.999), "betas of Adam-like optimisers", proper_fraction, nargs="+")
-    momentum: float = option(0.9, "momentum of SGD-like optimisers", fraction)
-    weight_decay: float = option(0.05, "weight decay; not for biases, norms and what the model excludes", non_negative)
-    layer_decay: float = option(
-        0.75, "factor of the learning rate per layer below the head; 1: none", positive_fraction
+    opt: str = option("adamw", "optimizer, by timm's name")
+    opt_eps: float = option(1e-8, "epsilon of the optimizer", positive)
+    opt_betas: tuple[float, ...] = option((0.9, 0.999), "betas of Adam-like optimizers", proper_fraction, nargs="+")
+    momentum: float = option(0.9, "momentum of SGD-like optimizers", fraction)
+    weight_decay: float = option(
+        0.05, "weight decay, except for biases, norms and the model's exclusions", non_negative
     )
+    layer_decay: float = option(0.75, "learning rate factor per layer below the head; 1: none", positive_fraction)
     layer_decay_scope: str = option(
         "embeddings",
-        "what --layer_decay reaches: patch, position and class embeddings only, as in all published runs, or every "
-        "layer by its position, as in VideoMAE",
+        "parameters that --layer_decay applies to: only patch, position and class embeddings, as in all published "
+        "runs, or every layer by its depth, as in VideoMAE",
         choices=LAYER_DECAY_SCOPES,
     )
     clip_grad: float | None = option(
-        None, "largest gradient norm; larger gradients are scaled down to it (default: no clipping)", positive
+        None, "maximum gradient norm; larger gradients are scaled down to it (default: no clipping)", positive
     )
-    update_freq: int = option(1, "batches accumulated for one optimiser update", positive_int)
+    update_freq: int = option(1, "accumulated batches per optimizer step", positive_int)
     max_skipped_steps: int = option(
         10,
-        "optimiser updates of a run that may be skipped because loss or gradient are not finite, each with a report "
-        "in nonfinite-STEP.json; one more stops the run",
+        "optimizer steps of a run that may be skipped because loss or gradient are not finite, each with a report in "
+        "nonfinite-STEP.json; one more stops the run",
         non_negative_int,
     )
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The length of the run and its learning rates."""
+    """Number of epochs and learning rates."""
 
-    epochs: int = option(30, "epochs in all", non_negative_int)
+    epochs: int = option(30, "number of epochs", non_negative_int)
     steps: int = option(
         0,
-        "optimizer steps in all, in --epochs equal parts: each repeats or cuts short the training list as it needs "
-        "(default: 0, an epoch is the list once)",
+        "number of optimizer steps, divided equally among --epochs; an epoch repeats the training list, or uses a "
+        "part of it, as needed (default: 0, every epoch uses the list once)",
         non_negative_int,
     )
-    start_epoch: int = option(0, "first epoch, counted from 0; a resumed checkpoint overrides it", non_negative_int)
+    start_epoch: int = option(0, "first epoch, counted from 0; overridden by a resumed checkpoint", non_negative_int)
     lr: float = option(
         1e-3,
-        "peak learning rate for --lr_base clips per update; it is multiplied by "
+        "peak learning rate for --lr_base clips per step; it is multiplied by "
         "batch_size x processes x update_freq x num_sample / lr_base",
         non_negative,
     )
-    min_lr: float = option(1e-6, "learning rate at the end of the cosine, scaled like --lr", non_negative)
-    warmup_lr: float = option(1e-6, "learning rate at the first update, scaled like --lr", non_negative)
-    lr_base: float = option(256, "clips per update that --lr is meant for; the image recipes use 512", positive)
-    scale_min_lr: bool = flag(True, "scale --min_lr and --warmup_lr as well; the image recipes do not (default: on)")
+    min_lr: float = option(1e-6, "learning rate at the end of the cosine schedule, scaled like --lr", non_negative)
+    warmup_lr: float = option(1e-6, "learning rate of the first step, scaled like --lr", non_negative)
+    lr_base: float = option(256, "clips per step that --lr refers to; the image recipes use 512", positive)
+    scale_min_lr: bool = flag(True, "also scale --min_lr and --warmup_lr; the image recipes do not (default: on)")
     warmup_epochs: float = option(5, "epochs of linear warm-up", non_negative)
-    warmup_steps: int = option(-1, "optimiser updates of warm-up; above 0 overrides --warmup_epochs", whole_number(-1))
+    warmup_steps: int = option(-1, "optimizer steps of warm-up; above 0 overrides --warmup_epochs", whole_number(-1))
 
 
 @dataclass(frozen=True)
 class AverageSettings:
-    """The exponential moving average of the weights."""
+    """The EMA of the weights."""
 
-    model_ema: bool = flag(False, "keep a moving average of the weights; it is validated and tested (default: off)")
-    model_ema_decay: float = option(0.9999, "decay of the average per update", proper_fraction)
+    model_ema: bool = flag(False, "keep an EMA of the weights, which is validated and tested too (default: off)")
+    model_ema_decay: float = option(0.9999, "decay of the EMA per step", proper_fraction)
     model_ema_warmup: bool = flag(
-        False, "let the decay grow from 0, for runs of less than about 50,000 updates (default: off)"
+        False, "let the decay grow from 0, for runs of less than about 50,000 steps (default: off)"
     )
 
 
 @dataclass(frozen=True)
 class BatchSettings(OptimizerSettings, ScheduleSettings):
-    """What the clips of an update, and with them the learning rates, depend on.
+    """The settings that determine the clips per optimizer step, and with them the learning rates.
 
     Attributes:
-        batch_size: videos of a process and step.
-        num_sample: clips of a video.
+        batch_size: videos per process and forward pass.
+        num_sample: clips per video.
     """
 
     batch_size: int = 1
@@ -112,7 +112,7 @@ class BatchSettings(OptimizerSettings, ScheduleSettings):
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Learning rates of a run after scaling, and the clips per update they are for."""
+    """The scaled learning rates of a run, and its clips per optimizer step."""
 
     peak: float
     minimum: float
@@ -121,18 +121,19 @@ class LearningRates:
 
 
 def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRates:
-    """Scale the learning rates linearly with the clips per update, as the published recipes do.
+    """Scale the learning rates linearly with the clips per optimizer step, as the published recipes do.
 
-    clips per update = batch_size x processes x update_freq x num_sample; the factor is that over `lr_base` (256 for
-    video). Without `scale_min_lr`, min_lr and warmup_lr are left alone (the ImageNet recipe, which also has base 512).
+    clips per step = batch_size x processes x update_freq x num_sample; the factor is this number divided by `lr_base`
+    (256 for video). Without `scale_min_lr`, min_lr and warmup_lr are not scaled (as in the ImageNet recipe, whose
+    lr_base is 512).
     """
     clips = settings.batch_size * world_size * settings.update_freq * settings.num_sample
     factor = clips / settings.lr_base
     other = factor if settings.scale_min_lr else 1.0
     rates = LearningRates(settings.lr * factor, settings.min_lr * other, settings.warmup_lr * other, clips)
     _logger.info(
-        "%d clips per update (batch %d x %d processes x %d batches x %d samples of a video): lr %g, min %g, "
-        "warm-up from %g",
+        "%d clips per step (batch size %d x %d processes x %d accumulated batches x %d clips per video): lr %g, "
+        "min %g, warm-up from %g",
         clips,
         settings.batch_size,
         world_size,
@@ -144,7 +145,7 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
     )
     if rates.minimum > rates.peak:
         _logger.warning(
-            "--min_lr %g is above the peak learning rate %g after scaling: the rate will rise, not fall; "
+            "--min_lr %g is above the peak learning rate %g after scaling: the learning rate will rise, not fall; "
             "lower --min_lr or raise --lr",
             rates.minimum,
             rates.peak,
@@ -153,10 +154,10 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
 
 
 def no_weight_decay_names(model: Any) -> set[str]:
-    """Names of the parameters that go without weight decay, beside those of one dimension.
+    """Return the names of the parameters without weight decay; one-dimensional parameters never have any.
 
-    They come from `model.no_weight_decay()`, from a `_no_weight_decay` attribute on the parameter (Mamba's A_log and
-    D) and from names that end in ".bias".
+    They are those in `model.no_weight_decay()`, those with a `_no_weight_decay` attribute (Mamba's A_log and D), and
+    those whose names end in ".bias".
     """
     names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
     for name, parameter in model.named_parameters():
@@ -166,15 +167,15 @@ def no_weight_decay_names(model: Any) -> set[str]:
 
 
 def layer_scales(model: Any, layer_decay: float, scope: str) -> dict[str, float]:
-    """Compute the factor of every parameter's learning rate.
+    """Compute the learning rate factor of every parameter.
 
     Args:
-        model: the bare module, with timm's `group_matcher()`: layers are counted by their position.
+        model: bare module with timm's `group_matcher()`, which numbers the layers.
         layer_decay: factor per layer below the head.
-        scope: "layers" decays by position, as VideoMAE and BEiT do: the head has 1, the last block `layer_decay`, the
-            embeddings layer_decay^(depth + 1). "embeddings" gives patch_embed, pos_embed and cls_token that last
-            factor and all other parameters 1, as the published code of VideoMamba and VideoMambaPro does: its line for
-            the layers is commented out, and every published number was trained so.
+        scope: "layers" decays with depth, as in VideoMAE and BEiT: the head has 1, the last block `layer_decay`, the
+            embeddings layer_decay^(depth + 1). "embeddings" gives patch_embed, pos_embed and cls_token this last
+            factor and all other parameters 1, as the published code of VideoMamba and VideoMambaPro does: its line
+            for the layers is commented out, and all published results were trained this way.
 
     Returns:
         parameter name -> factor.
@@ -184,7 +185,7 @@ def layer_scales(model: Any, layer_decay: float, scope: str) -> dict[str, float]
     """
     if not hasattr(model, "group_matcher"):
         raise ValueError(
-            f"--layer_decay {layer_decay} needs a model with group_matcher(), which this one lacks; "
+            f"--layer_decay {layer_decay} needs a model with group_matcher(), which this one does not have; "
             "use --layer_decay 1"
         )
     layer_of: Any = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
@@ -198,16 +199,16 @@ def layer_scales(model: Any, layer_decay: float, scope: str) -> dict[str, float]
 def parameter_groups(
     model: Any, *, weight_decay: float, layer_decay: float = 1.0, scope: str = "embeddings"
 ) -> list[dict]:
-    """Sort the trainable parameters into optimiser groups.
+    """Sort the trainable parameters into optimizer groups.
 
     Args:
-        model: the bare module (not wrapped for distributed training).
-        weight_decay: for every parameter that `no_weight_decay_names` and the one-dimension rule leave.
-        layer_decay: see `layer_scales`, whose factor is a group's "lr_scale"; 1 for none.
+        model: bare module, not wrapped for parallel training.
+        weight_decay: for all parameters but one-dimensional ones and those of `no_weight_decay_names`.
+        layer_decay: see `layer_scales`, whose factors become the groups' "lr_scale"; 1 for none.
         scope: see `layer_scales`.
 
     Raises:
-        ValueError: layer decay is asked of a model without `group_matcher`.
+        ValueError: layer decay with a model that has no `group_matcher`.
     """
     unscaled = param_groups_weight_decay(
         model, weight_decay=weight_decay, no_weight_decay_list=no_weight_decay_names(model)
@@ -221,14 +222,19 @@ def parameter_groups(
         by_scale = defaultdict(list)
         for parameter in group["params"]:
             by_scale[scales[name_of[id(parameter)]]].append(parameter)
-        groups += [{**group, "params": some, "lr_scale": scale} for scale, some in by_scale.items()]
+        groups += [{**group, "params": parameters, "lr_scale": scale} for scale, parameters in by_scale.items()]
     return groups
 
 
 def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
-    """Build the optimiser that settings.opt names (timm's registry) over `parameter_groups`, with peak rate `lr`.
+    """Create the optimizer `settings.opt` of timm's registry for `parameter_groups`.
 
-    Epsilon, betas and momentum go to the optimisers that have them.
+    Epsilon, betas and momentum are passed to the optimizers that have them.
+
+    Args:
+        model: bare module, not wrapped for parallel training.
+        settings: of the optimizer.
+        lr: peak learning rate.
     """
     groups = parameter_groups(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
@@ -256,17 +262,17 @@ def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torc
 def create_schedule(
     optimizer: torch.optim.Optimizer, settings: ScheduleSettings, rates: LearningRates, steps_per_epoch: int
 ) -> CosineLRScheduler:
-    """Linear warm-up from rates.warmup to the peak, then half a cosine down to rates.minimum, one step per update.
+    """Create the schedule: linear warm-up from rates.warmup to the peak, then half a cosine down to rates.minimum.
 
-    Call `step_update(n)` after the n-th update; n = 0 is the rate of the first. Warm-up lasts settings.warmup_steps
-    updates when above 0, else settings.warmup_epochs; the cosine has the rest of settings.epochs.
+    Call `step_update(n)` after the n-th optimizer step; n = 0 gives the learning rate of the first one. The warm-up
+    lasts settings.warmup_steps steps if above 0, else settings.warmup_epochs; the cosine takes the rest of the epochs.
     """
     total = settings.epochs * steps_per_epoch
     warmup = settings.warmup_steps if settings.warmup_steps > 0 else round(settings.warmup_epochs * steps_per_epoch)
     if warmup >= total > 0:
         _logger.warning(
-            "the warm-up of %d updates takes all %d updates of the run: the peak learning rate is never "
-            "left; lower --warmup_epochs or --warmup_steps",
+            "the warm-up of %d steps takes all %d steps of the run, so the learning rate never decays; "
+            "lower --warmup_epochs or --warmup_steps",
             warmup,
             total,
         )

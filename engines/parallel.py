@@ -1,7 +1,8 @@
-"""One model on several processes: DDP or FSDP2 around it, and whole tensors out of the parts that processes hold.
+"""One model on several processes: DDP or FSDP2, and full state dicts from sharded tensors.
 
-Checkpoints hold whole tensors under the bare model's names, however many processes wrote them and in whatever way, so
-that a run may go on with another number of them. Without a process group all of this leaves its argument alone.
+Checkpoints contain full tensors under the names of the bare model, regardless of how many processes wrote them and how
+the model was parallelised, so that a run can resume with another number of processes. Without a process group, all
+functions leave their arguments unchanged.
 """
 
 import itertools
@@ -28,36 +29,37 @@ from engines.objectives.base import Objective, saved_name
 
 @dataclass(frozen=True)
 class ParallelSettings:
-    """How the processes of a run share the model."""
+    """Parallelisation and compilation of the model."""
 
     parallel: str = option(
         "ddp",
-        "ddp: each process holds the whole model; fsdp: each holds a part of weights, gradients and moments (FSDP2). "
-        "Checkpoints are the same",
+        "ddp: each process holds the whole model; fsdp: weights, gradients and moments are sharded over the processes "
+        "(FSDP2). Checkpoints are the same",
         choices=("ddp", "fsdp"),
     )
-    dist_timeout: int = option(
-        600, "seconds that a process waits for the others before the run ends with an error", positive_int
-    )
-    compile: bool = flag(False, "translate the model with torch.compile at its first step (default: off)")
+    dist_timeout: int = option(600, "seconds that a process waits for the others before the run fails", positive_int)
+    compile: bool = flag(False, "compile the model with torch.compile (default: off)")
 
 
 def send_weights(model: nn.Module) -> None:
-    """Give every rank rank 0's parameters and buffers: each rank drew its own at the start."""
+    """Broadcast rank 0's parameters and buffers to all ranks, whose random initialisations differ."""
     if dist.is_initialized():
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor.detach(), src=0)
 
 
 def wrap_model(objective: Objective, context: Context, *, parallel: str, compiled: bool = False) -> nn.Module:
-    """Return what training calls in place of the objective, whose weights must be equal on all ranks.
+    """Wrap the objective for parallel training; its weights must be equal on all ranks.
 
     Args:
-        objective: on its device. With "fsdp" it is changed in place: its parameters become parts of whole ones.
+        objective: on its device. With "fsdp" it is changed in place: its parameters are sharded.
         context: this process.
-        parallel: "ddp", every rank holds all weights; "fsdp", a rank holds its part of every weight, gradient and
-            moment, and gathers a block of the model's `layers` at a time.
-        compiled: let torch.compile translate the result, in place, at its first call; names stay as they are.
+        parallel: "ddp": every rank holds all weights; "fsdp": every rank holds its shard of each weight, gradient and
+            moment, and gathers one block of the model's `layers` at a time.
+        compiled: compile the result with torch.compile at its first call; parameter names do not change.
+
+    Returns:
+        the module to call in training.
     """
     if context.world_size > 1 and parallel == "fsdp":
         shard_model(objective, context)
@@ -73,15 +75,15 @@ def wrap_model(objective: Objective, context: Context, *, parallel: str, compile
 
 
 def shard_model(objective: Objective, context: Context) -> None:
-    """Leave this rank its part of every parameter (FSDP2), in place: each block of the model, then the rest."""
+    """Shard every parameter over the ranks (FSDP2), in place: first each block of the model, then the rest."""
     mesh = init_device_mesh(context.device.type, (context.world_size,))
-    # The new parameters do not inherit what the model wrote on the old ones, such as _no_weight_decay.
+    # The sharded parameters do not inherit attributes of the old ones, such as _no_weight_decay.
     marks = {name: dict(vars(parameter)) for name, parameter in objective.named_parameters()}
     for layer in getattr(objective.model, "layers", ()):
         fully_shard(layer, mesh=mesh)
     fully_shard(objective, mesh=mesh)
     register_fsdp_forward_method(objective, "predict")
-    # Nothing is done in place to a block's output, which may be a view of another tensor.
+    # A block's output may be a view of another tensor, but nothing modifies it in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for name, parameter in objective.named_parameters():
         vars(parameter).update(marks[name])
@@ -89,7 +91,7 @@ def shard_model(objective: Objective, context: Context) -> None:
 
 @contextmanager
 def gradient_sync(model: nn.Module, *, on: bool) -> Iterator[None]:
-    """Exchange gradients of the block's backward passes between processes, or keep them here (`on` False)."""
+    """Synchronise the gradients of the backward passes in the `with` block between processes, if `on`."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(on)
     if isinstance(model, DistributedDataParallel) and not on:
@@ -100,14 +102,14 @@ def gradient_sync(model: nn.Module, *, on: bool) -> Iterator[None]:
 
 
 def gradient_norm(model: nn.Module) -> torch.Tensor:
-    """Return the norm of all gradients together, a number of no dimension; the same on all ranks."""
+    """Return the norm of all gradients as a scalar tensor, the same on all ranks."""
     norm = get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @contextmanager
 def gathered_weights(model: nn.Module) -> Iterator[None]:
-    """Hold all weights of a sharded model whole: forward passes then need no other rank, nor as many on each."""
+    """Gather all weights of a sharded model, so that the ranks can run forward passes independently of each other."""
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -119,7 +121,7 @@ def gathered_weights(model: nn.Module) -> Iterator[None]:
 
 
 def whole_state(state: Any) -> Any:
-    """Copy a state dict with every part of a tensor put together, on the CPU. Every rank must call it."""
+    """Return a state dict whose sharded tensors are gathered on the CPU. Every rank must call it."""
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, dict):
@@ -130,56 +132,56 @@ def whole_state(state: Any) -> Any:
 
 
 def saved_weights(objective: Objective) -> dict[str, Any]:
-    """Return all weights, put together, under the names of a checkpoint. Every rank must call it.
+    """Return the full state dict of an objective with the names used in checkpoints. Every rank must call it.
 
-    These are the bare model's names, followed by those of the objective's own parameters.
+    They are the names of the bare model, followed by those of the objective's own parameters.
     """
     return {saved_name(name): value for name, value in whole_state(objective.state_dict()).items()}
 
 
 def load_model(objective: Objective, state: dict[str, Any]) -> None:
-    """Load what `saved_weights` returned; each rank takes its part.
+    """Load a state dict of `saved_weights`; each rank takes its shards.
 
     Raises:
-        RuntimeError: the names or shapes are another model's or objective's.
+        RuntimeError: the names or shapes belong to another model or objective.
     """
-    there = objective.state_dict()
-    names = {saved_name(name): name for name in there}
-    parts = {names.get(name, name): value for name, value in state.items()}
-    objective.load_state_dict({name: _part_like(value, there.get(name)) for name, value in parts.items()})
+    current = objective.state_dict()
+    names = {saved_name(name): name for name in current}
+    full = {names.get(name, name): value for name, value in state.items()}
+    objective.load_state_dict({name: _shard_like(value, current.get(name)) for name, value in full.items()})
 
 
 def load_for_test(objective: Objective, state: dict[str, Any]) -> None:
-    """Load what `saved_weights` returned of this objective or of another one with the same model.
+    """Load a state dict of `saved_weights` from this objective or from another one with the same model.
 
-    What that one had trained beside the model, such as a projection to a teacher's width, is left out: a test does not
-    need it.
+    Parameters of the other objective that this one does not have, such as a projection to a teacher's width, are
+    ignored.
 
     Raises:
-        RuntimeError: the names or shapes are another model's.
+        RuntimeError: the names or shapes belong to another model.
     """
     modules = {saved_name(name).partition(".")[0] for name in objective.state_dict()}
     load_model(objective, {name: value for name, value in state.items() if name.partition(".")[0] in modules})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of `whole_state(optimizer.state_dict())`; each rank takes its part.
+    """Load `whole_state(optimizer.state_dict())`; each rank takes its shards.
 
     Raises:
-        ValueError: the groups or their sizes are another optimiser's.
+        ValueError: the groups or their sizes belong to another optimizer.
     """
     parameters = list(itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))
-    parts = {
-        number: {key: _part_like(value, parameters[number]) for key, value in values.items()}
+    shards = {
+        number: {key: _shard_like(value, parameters[number]) for key, value in values.items()}
         for number, values in state["state"].items()
         if number < len(parameters)
     }
-    optimizer.load_state_dict({**state, "state": parts})
+    optimizer.load_state_dict({**state, "state": shards})
 
 
-def _part_like(value: Any, present: torch.Tensor | None) -> Any:
-    """Return this rank's part of the whole tensor `value` where `present`, of the same shape, is a part too."""
-    if not isinstance(present, DTensor) or not isinstance(value, torch.Tensor) or value.shape != present.shape:
+def _shard_like(value: Any, current: torch.Tensor | None) -> Any:
+    """Return this rank's shard of the full tensor `value` if `current`, of the same shape, is sharded."""
+    if not isinstance(current, DTensor) or not isinstance(value, torch.Tensor) or value.shape != current.shape:
         return value
-    # Every rank has read the file: nothing needs to be sent.
-    return distribute_tensor(value.to(present.device), present.device_mesh, present.placements, src_data_rank=None)
+    # Every rank has read the file, so nothing has to be sent.
+    return distribute_tensor(value.to(current.device), current.device_mesh, current.placements, src_data_rank=None)

@@ -1,10 +1,10 @@
-"""Stopping on demand: SIGTERM and SIGUSR1, which schedulers send before they take a machine away.
+"""Stopping on SIGTERM and SIGUSR1, which schedulers send before they reclaim a machine.
 
-While training updates run, a signal is noted; the processes agree on the update after which they stop, save, and leave
-with the exit status `STOPPED`. At any other time (building, validation, testing) nothing would be lost that is not in
-a checkpoint already, and the process leaves at once with the same status. scripts/slurm.sbatch puts a job that ended
-with it back into the queue. A training without an output folder has nothing to go on from: it ends with 128 and the
-signal's number, as programs do that a signal ends.
+During an optimizer step a signal is only recorded; the processes agree on the step after which they stop, save a
+checkpoint and exit with the status `STOPPED`. At any other time (setup, validation, test) everything worth keeping is
+already in a checkpoint, and the process exits immediately with the same status. scripts/slurm.sbatch requeues a job
+that exits with it. Training without an output folder cannot be resumed: it exits with 128 plus the signal's number,
+like any program that is killed by a signal.
 """
 
 import logging
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from engines.early_stop import SIGNALS, STOPPED, tell_launcher
+from engines.early_stop import SIGNALS, STOPPED, report_to_launcher
 from engines.run_folder import note_stop
 
 _logger = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ _output_dir, _training = "", True
 
 
 def install_stop_handlers(output_dir: str = "", *, training: bool = True) -> None:
-    """Handle `SIGNALS` as this module says. Does nothing outside the main thread, where Python takes no handlers.
+    """Handle `SIGNALS` as described above. Do nothing outside the main thread, where Python allows no handlers.
 
     Args:
         output_dir: folder of the run; empty for none.
-        training: the run trains, and loses what is not in that folder.
+        training: the run trains, so it loses what is not saved in that folder.
     """
     global _output_dir, _training, _received
     _output_dir, _training, _received = output_dir, training, ""
@@ -41,9 +41,9 @@ def install_stop_handlers(output_dir: str = "", *, training: bool = True) -> Non
 
 @contextmanager
 def stop_deferred() -> Iterator[None]:
-    """Inside the block a signal is only noted, for `stop_requested`; at its end a noted one makes the process leave.
+    """Only record signals inside the `with` block (see `stop_requested`); exit at its end if there was one.
 
-    What must not be lost has to be saved before the block ends.
+    Anything that must not be lost has to be saved before the block ends.
     """
     global _deferred
     _deferred = True
@@ -56,38 +56,38 @@ def stop_deferred() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether this process has received a signal; others may not have yet."""
+    """Return whether this process has received a signal; others may not have received one yet."""
     return bool(_received)
 
 
 def leave(*, agreed: bool = False) -> NoReturn:
-    """End this process by SystemExit, with the status `STOPPED` where the same command goes on.
+    """Raise SystemExit, with the status `STOPPED` if the same command can continue the run.
 
     Args:
-        agreed: all processes have agreed to stop, and so none has failed.
+        agreed: all processes agreed to stop, so none has failed.
     """
-    # It stays noted: where this exception is swallowed, as in a destructor, training stops at its next update.
+    # The signal stays recorded: if this exception is swallowed, as in a destructor, training stops at the next step.
     name = _received
     kept = bool(_output_dir) or not _training
     status = STOPPED if kept else 128 + signal.Signals[name or signal.SIGTERM.name]
     _logger.warning(
-        "stopped by %s: leaving with status %d; %s", name or "another process's signal", status, _what_remains()
+        "stopped by %s: exiting with status %d; %s", name or "a signal to another process", status, _what_remains()
     )
-    tell_launcher(status, name, agreed=agreed)
+    report_to_launcher(status, name, agreed=agreed)
     raise SystemExit(status)
 
 
 def _what_remains() -> str:
-    """Note the stop in the output folder and say what the same command does next."""
+    """Record the stop in the output folder and return what the same command will do."""
     if not _training:
-        return "the same command tests again"
+        return "the same command repeats the test"
     if not _output_dir:
-        return "nothing is kept, since there is no --output_dir: the same command begins anew"
+        return "nothing is kept without --output_dir: the same command starts from scratch"
     if not note_stop(_output_dir):
-        return "the training had not begun"
+        return "training had not started"
     if not any(Path(_output_dir).glob("checkpoint-*.pth")):
-        return "there is no checkpoint yet: the same command begins anew"
-    return "the same command goes on from the last checkpoint"
+        return "there is no checkpoint yet: the same command starts from scratch"
+    return "the same command resumes from the last checkpoint"
 
 
 def _handle(number: int, _) -> None:

@@ -1,22 +1,22 @@
 """Recipes: published runs as data. `recipes/k400.yaml` holds a table of runs, `k400/tiny_f16_res224` is one of them.
 
 A file has these keys:
-    about     what it is, in a few words
+    about     a short description
     script    the run script that its runs are for
-    inherits  another file, whose base, groups and runs are taken over and then changed
+    inherits  another file, whose base, groups and runs are inherited and can be overridden
     base      flags of all runs
     groups    flags that several runs share, by name
     runs      the runs, by name; NAME_f16_res224 sets num_frames 16, input_size and short_side_size 224
 
-Base, groups and runs hold flags by the names of the command line, and beside them
-    use       groups or runs of the file to start from, the later ones winning
-    batch     "64x8" is batch_size x processes, "2x32x2" with update_freq batches accumulated: as published
-    choices   rows of flags for lists of different lengths: the first row whose conditions hold is taken. `videos: N`
-              holds for up to N training videos, `weights: true` where the run starts from a file, false where it does
-              not; `about` says in words what the row does
-    finetune  a path in the repository
-    init      the recipe whose weights --finetune should name, or words that tell them
-    teacher   the recipe whose weights --teacher should name; this and `reported` belong to a run alone
+Base, groups and runs contain flags under their names on the command line, and in addition
+    use       groups or runs of the file to start from; later ones override earlier ones
+    batch     the published batch: "64x8" is batch_size x processes, "2x32x2" adds update_freq accumulated batches
+    choices   rows of flags, of which the first that applies is used: `videos: N` applies to training lists of up to
+              N videos, `weights: true` to runs that start from weights, `weights: false` to the others; `about`
+              describes the row in words
+    finetune  a path relative to the repository
+    init      the recipe whose weights belong in --finetune, or a description of them
+    teacher   the recipe whose weights belong in --teacher; this and `reported` apply to a single run
     reported  published top-1 in percent, by model
 """
 
@@ -30,27 +30,27 @@ import yaml
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 _FILE_KEYS = {"about", "script", "inherits", "base", "groups", "runs"}
-_OF_THE_RUN_ALONE = ("teacher", "reported")
+_NOT_INHERITED = ("teacher", "reported")
 _CONDITIONS = {"videos", "weights"}
 _BATCH = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
 _NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size", "short_side_size")}
 
 
 class RecipeError(ValueError):
-    """A recipe that is not there or cannot be used; the message names the file."""
+    """A recipe does not exist or cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run, everything it inherits resolved.
+    """One run, with everything that it inherits.
 
     Attributes:
-        name: "k400/tiny_f16_res224", or "k400" for the base of the file alone.
-        file: where it stands.
-        script: the run script it is for.
-        flags: destination of a flag -> value as in the file.
-        global_batch: videos of an optimiser update over all processes; 0 where the recipe says none.
-        init: recipe or words of the weights it starts from; empty for none.
+        name: "k400/tiny_f16_res224", or "k400" for only the base of the file.
+        file: the recipe file.
+        script: the run script that it is for.
+        flags: name of a flag -> value as in the file.
+        global_batch: videos per optimizer step over all processes; 0 if the recipe does not set it.
+        init: recipe or description of the weights that it fine-tunes; empty for none.
         teacher: recipe of the weights that it distils from; empty for none.
         reported: model family -> published top-1 in percent.
         choices: rows of conditions and flags, see `choose`.
@@ -84,10 +84,10 @@ class Recipe:
 
 
 def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
-    """Resolve a recipe by "FILE/RUN", or the flags that all runs of a file share by "FILE".
+    """Load the recipe "FILE/RUN", or with "FILE" the flags that all its runs share.
 
     Raises:
-        RecipeError: there is no such file or run, or the file is faulty.
+        RecipeError: the file or run does not exist, or the file is invalid.
     """
     file_name, _, run = name.partition("/")
     content = _read_family(file_name, folder, name)
@@ -95,7 +95,7 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
     known = content["groups"] | content["runs"]
     if run and run not in content["runs"]:
         near = difflib.get_close_matches(run, content["runs"], n=3) or list(content["runs"])
-        raise RecipeError(f"{file} has no run {run!r}; the nearest are: {', '.join(near) or 'none'}")
+        raise RecipeError(f"{file} has no run {run!r}; the closest are: {', '.join(near) or 'none'}")
     settings = content["base"] | (_resolve(run, known, file, ()) if run else {})
     settings |= {flag: size for flag, size in _flags_of_name(run).items() if flag not in settings}
     settings.pop("use", None)
@@ -104,8 +104,8 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
     batch = settings.pop("batch", None)
     if settings.get("finetune"):
         settings["finetune"] = str(folder.parent / settings["finetune"])
-    for own in _OF_THE_RUN_ALONE:
-        settings.pop(own, None)
+    for key in _NOT_INHERITED:
+        settings.pop(key, None)
     flags, global_batch = settings, 0
     if batch is not None:
         batch_size, processes, accumulated = _read_batch(batch, file, name)
@@ -128,7 +128,7 @@ def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:
 
 
 def recipe_names(folder: Path = RECIPES) -> list[str]:
-    """All runs of all files as "FILE/RUN", in the order of the files."""
+    """Return all runs of all files as "FILE/RUN", sorted by file."""
     names = []
     for file in sorted(folder.glob("*.yaml")):
         names += [f"{file.stem}/{run}" for run in _read_family(file.stem, folder, file.stem)["runs"]]
@@ -136,14 +136,14 @@ def recipe_names(folder: Path = RECIPES) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that stands twice."""
+    """A YAML loader that rejects duplicate keys, of which PyYAML silently drops one."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -152,10 +152,10 @@ def read_yaml(file: Path) -> Any:
     """Read a YAML (or JSON) file.
 
     Raises:
-        RecipeError: it is not there, no YAML, or has a key twice; the message tells file and line.
+        RecipeError: the file does not exist, is not YAML, or has a duplicate key; the message names file and line.
     """
     if not file.is_file():
-        raise RecipeError(f"{file} is not there")
+        raise RecipeError(f"{file} does not exist")
     try:
         return yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -163,24 +163,24 @@ def read_yaml(file: Path) -> Any:
 
 
 def _read_family(file_name: str, folder: Path, asked: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A file and what it inherits, as {script, base, groups, runs}."""
+    """Return a file with what it inherits, as {script, base, groups, runs}."""
     file = folder / f"{file_name}.yaml"
     if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise RecipeError(f"there is no recipe {asked!r}: no file {file}; there are: {there or 'none'}")
+        available = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise RecipeError(f"there is no recipe {asked!r}: no file {file}; available: {available or 'none'}")
     if file_name in above:
         raise RecipeError(f"{file} inherits itself: {' -> '.join([*above, file_name])}")
     content = read_yaml(file)
     if not isinstance(content, dict) or content.keys() - _FILE_KEYS:
         unknown = sorted(map(str, content.keys() - _FILE_KEYS)) if isinstance(content, dict) else [repr(content)]
-        raise RecipeError(f"{file}: unknown {', '.join(unknown)}; a recipe file has {', '.join(sorted(_FILE_KEYS))}")
+        raise RecipeError(
+            f"{file}: unknown {', '.join(unknown)}; the possible keys are {', '.join(sorted(_FILE_KEYS))}"
+        )
     own = {key: content.get(key) or {} for key in ("base", "groups", "runs")} | {"script": content.get("script", "")}
     if "inherits" not in content:
         return own
     parent = _read_family(content["inherits"], folder, content["inherits"], (*above, file_name))
-    runs = {
-        run: {k: v for k, v in flags.items() if k not in _OF_THE_RUN_ALONE} for run, flags in parent["runs"].items()
-    }
+    runs = {run: {k: v for k, v in flags.items() if k not in _NOT_INHERITED} for run, flags in parent["runs"].items()}
     return {
         "script": own["script"] or parent["script"],
         "base": parent["base"] | own["base"],
@@ -189,12 +189,12 @@ def _read_family(file_name: str, folder: Path, asked: str, above: tuple[str, ...
     }
 
 
-def _merge(theirs: dict[str, dict], ours: dict[str, dict]) -> dict[str, dict]:
-    return {name: theirs.get(name, {}) | ours.get(name, {}) for name in theirs | ours}
+def _merge(parent: dict[str, dict], own: dict[str, dict]) -> dict[str, dict]:
+    return {name: parent.get(name, {}) | own.get(name, {}) for name in parent | own}
 
 
 def _resolve(name: str, known: dict[str, dict], file: Path, above: tuple[str, ...]) -> dict[str, Any]:
-    """The flags of a group or run with those of what it uses."""
+    """Return the flags of a group or run, including those of everything that it uses."""
     if name not in known:
         raise RecipeError(f"{file}: {above[-1]} uses {name!r}, which is neither a group nor a run of the file")
     if name in above:
@@ -207,7 +207,7 @@ def _resolve(name: str, known: dict[str, dict], file: Path, above: tuple[str, ..
 
 
 def _flags_of_name(run: str) -> dict[str, int]:
-    """Frames and resolution that a run's name tells."""
+    """Return the frames and resolution given in a run's name."""
     flags = {}
     for pattern, names in _NAME_FLAGS.items():
         found = re.search(pattern, run)
@@ -219,5 +219,5 @@ def _flags_of_name(run: str) -> dict[str, int]:
 def _read_batch(batch: Any, file: Path, name: str) -> tuple[int, int, int]:
     found = _BATCH.fullmatch(str(batch))
     if not found or "0" in found.groups():
-        raise RecipeError(f'{file}: batch of {name} is like 64x8 (videos x processes) or 2x32x2, not "{batch}"')
+        raise RecipeError(f'{file}: batch of {name} must look like 64x8 (videos x processes) or 2x32x2, not "{batch}"')
     return int(found[1]), int(found[2]), int(found[3] or 1)

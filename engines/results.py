@@ -1,4 +1,4 @@
-"""results.json: what was tested, how, and how well; scores.npz: the outputs behind it."""
+"""results.json, the metrics of a test and how it was run, and scores.npz, the outputs behind them."""
 
 import hashlib
 import json
@@ -24,13 +24,14 @@ SCORES = "scores.npz"
 
 @dataclass(frozen=True)
 class AboutTest:
-    """What was tested, and how.
+    """How a test was run.
 
     Attributes:
-        model: its name, or None.
-        weights: which weights were tested, in words.
-        segments, crops: of a video; one view is one of each.
-        data_root: folder that the list's paths are told from.
+        model: name of the model, or None.
+        weights: description of the weights that were tested.
+        segments: temporal clips per video.
+        crops: spatial crops per clip.
+        data_root: folder that the list's paths are relative to.
     """
 
     model: str | None
@@ -41,16 +42,16 @@ class AboutTest:
 
 
 def write_results(output_dir: str, evaluation: Evaluation, objective: Objective, dataset, about: AboutTest) -> Path:
-    """Write output_dir/results.json and scores.npz, each whole or not at all, and return the path of the first.
+    """Write results.json and scores.npz atomically and return the path of results.json.
 
-    scores.npz holds `line` (videos,) and the objective's arrays.
+    scores.npz contains `line` (videos,) and the objective's arrays.
 
     Args:
-        output_dir: folder, made where it is not there.
-        evaluation: the test.
-        objective: gives what is written beside the figures.
-        dataset: that was tested: its `records` (path, target, line) and, where it has one, `list_file`.
-        about: the test.
+        output_dir: folder, created if necessary.
+        evaluation: result of the test.
+        objective: provides further results and arrays.
+        dataset: the tested data set, with `records` (path, target, line) and optionally `list_file`.
+        about: how the test was run.
     """
     segments, crops = (1, 1) if evaluation.views == 1 else (about.segments, about.crops)
     record = {
@@ -84,7 +85,7 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
 
 
 def describe_list(dataset, data_root: str) -> dict:
-    """File, number of records, and a digest of lines, targets and paths below `data_root`: equal for equal lists."""
+    """Return a list's file, its number of records, and a digest of lines, targets and paths below `data_root`."""
     digest = hashlib.sha256()
     for record in dataset.records:
         path = os.path.relpath(record.path, data_root) if data_root else record.path
@@ -94,7 +95,7 @@ def describe_list(dataset, data_root: str) -> dict:
 
 
 def _layout(record: dict[str, Any]) -> str:
-    """JSON with a line for each entry of `record` and of the lists in it, so that long lists stay readable."""
+    """Format as JSON with one line per entry of `record` and of the lists in it, so that long lists are readable."""
     entries = []
     for name, value in record.items():
         text = json.dumps(value, allow_nan=False)

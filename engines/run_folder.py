@@ -1,11 +1,11 @@
-"""The output folder of a run: one process writes to it at a time, and its files are of one run.
+"""The output folder of a run: only one process writes to it at a time, and its files belong to one run.
 
-`run.lock` names who has the folder and is locked with a POSIX record lock. The system gives that up when the process
-ends, however it ends, so that nobody has to guess whether a lock is stale; NFS knows it (a server frees those of a
-machine that is gone after its lease, about 90 s), and forked loader workers do not inherit it.
+`run.lock` names the process that uses the folder and holds a POSIX record lock. The system releases it whenever the
+process ends, so a lock is never stale. It works on NFS, where the server releases the locks of a machine that has
+disappeared after its lease, about 90 s; and forked dataloader workers do not inherit it.
 
-`run.json` says what the run in the folder began from, by which command, and whether a signal stopped it. A run that
-begins in a used folder sets the earlier run's files aside: so they are never taken for its own.
+`run.json` records what the run was started from, its command, and whether a signal stopped it. A run that starts in a
+used folder first moves the files of the earlier run away, so that they cannot be mistaken for its own.
 """
 
 import errno
@@ -26,8 +26,8 @@ _logger = logging.getLogger(__name__)
 
 LOCK = "run.lock"
 RECORD = "run.json"
-# What one run writes there (docs/engine.md) and another must not find.
-_OF_ONE_RUN = (
+# Files that belong to a single run (docs/engine.md).
+_RUN_FILES = (
     "checkpoint-*.pth*",
     "log.txt",
     "nonfinite-*.json",
@@ -38,24 +38,24 @@ _OF_ONE_RUN = (
     "confusion_matrix.png",
     "events.out.tfevents.*",
 )
-# Seconds that a process of this machine gets to end, and one of another machine to be given up by the file server.
-_PATIENCE_HERE, _PATIENCE_ELSEWHERE = 10, 120
+# Seconds to wait for a process on this machine to end, and for a file server to release the lock of another machine.
+_LOCAL_PATIENCE, _REMOTE_PATIENCE = 10, 120
 
-# (process, lock file) -> descriptor. A forked child has its parent's entries and none of its locks.
+# (process, lock file) -> descriptor. A forked child inherits its parent's entries but not its locks.
 _held: dict[tuple[int, Path], int] = {}
-# Folders in which a run of this process has begun.
-_begun: set[tuple[int, Path]] = set()
+# Folders in which this process has started a run.
+_started: set[tuple[int, Path]] = set()
 
 
-def claim(output_dir: str, context: Context, *, patience: float = _PATIENCE_ELSEWHERE) -> None:
-    """Lock `output_dir` for this run until its process ends. Every rank must call it; rank 0 holds the lock.
+def claim(output_dir: str, context: Context, *, patience: float = _REMOTE_PATIENCE) -> None:
+    """Lock `output_dir` until this process ends. Every rank must call it; rank 0 holds the lock.
 
     Args:
-        output_dir: folder, made where it is not there; nothing is locked when empty.
+        output_dir: folder, created if necessary; nothing is locked if empty.
         context: this process.
-        patience: most seconds to wait for a holder that is just ending or whose machine is gone.
+        patience: maximum number of seconds to wait for a holder that is ending or whose machine has disappeared.
     Raises:
-        SystemExit: another process has it, and the message names host and process; or it cannot be written.
+        SystemExit: another process uses the folder (the message names host and process), or it is not writable.
     """
     if not output_dir:
         return
@@ -65,7 +65,7 @@ def claim(output_dir: str, context: Context, *, patience: float = _PATIENCE_ELSE
 
 
 def read_record(output_dir: str) -> dict[str, Any]:
-    """Return run.json of `output_dir`; empty where there is none or it cannot be read."""
+    """Return the content of run.json in `output_dir`; empty if it does not exist or cannot be read."""
     try:
         record = json.loads((Path(output_dir) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -74,34 +74,34 @@ def read_record(output_dir: str) -> dict[str, Any]:
 
 
 def stopped_here(record: dict[str, Any]) -> bool:
-    """Whether this very command was stopped by a signal in the folder of `record`, and so was told to go on."""
+    """Return whether this command was stopped by a signal in the folder of `record`, so that it should resume."""
     return bool(record.get("stopped")) and record.get("command") == sys.argv
 
 
 def note_start(output_dir: str, *, origin: str) -> None:
-    """Write run.json: a run has begun from `origin` (a file, or "" for the beginning), or goes on."""
+    """Write run.json when a run starts or resumes; `origin` is the checkpoint it was started from, or empty."""
     write_json(Path(output_dir) / RECORD, {"origin": origin, "command": sys.argv, "stopped": False})
-    _begun.add((os.getpid(), _lock_path(Path(output_dir))))
+    _started.add((os.getpid(), _lock_path(Path(output_dir))))
 
 
 def note_stop(output_dir: str) -> bool:
-    """Write to run.json that a signal has stopped the run; False where no run of this process has begun there."""
-    if (os.getpid(), _lock_path(Path(output_dir))) not in _begun:
+    """Record in run.json that a signal stopped the run; return False if this process has not started a run there."""
+    if (os.getpid(), _lock_path(Path(output_dir))) not in _started:
         return False
     try:
         write_json(Path(output_dir) / RECORD, read_record(output_dir) | {"stopped": True})
     except OSError as error:
-        _logger.warning("%s; --no_auto_resume will begin afresh", error)
+        _logger.warning("%s; --no_auto_resume will start from scratch", error)
     return True
 
 
 def files_of_earlier_run(output_dir: str) -> list[Path]:
-    """Return the files in `output_dir` that belong to one run alone."""
-    return [path for pattern in _OF_ONE_RUN for path in sorted(Path(output_dir).glob(pattern))]
+    """Return the files in `output_dir` that belong to a single run."""
+    return [path for pattern in _RUN_FILES for path in sorted(Path(output_dir).glob(pattern))]
 
 
 def set_aside(paths: list[Path], output_dir: str) -> None:
-    """Move files of an earlier run to a new folder earlier-N in `output_dir`, and say so."""
+    """Move files of an earlier run to a new folder earlier-N in `output_dir`, with a warning."""
     if not paths:
         return
     number = 1
@@ -111,7 +111,7 @@ def set_aside(paths: list[Path], output_dir: str) -> None:
     for path in paths:
         os.replace(path, folder / path.name)
     _logger.warning(
-        "a new run begins in %s: %s of an earlier one are in %s now",
+        "a new run starts in %s: %s of an earlier run were moved to %s",
         output_dir,
         ", ".join(path.name for path in paths),
         folder,
@@ -123,7 +123,7 @@ def _lock_path(folder: Path) -> Path:
 
 
 def _lock(folder: Path, patience: float) -> str:
-    """Take the lock; return "" or the sentence that says who has it."""
+    """Acquire the lock; return an empty string, or an error message that names the holder."""
     path = _lock_path(folder)
     if _is_held(path):
         return ""
@@ -132,20 +132,20 @@ def _lock(folder: Path, patience: float) -> str:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         return f"--output_dir {folder} cannot be written: {error}"
-    began, told = time.monotonic(), False
+    start, warned = time.monotonic(), False
     while not _try_lock(descriptor, folder):
         holder = _read_holder(descriptor)
-        name = f"process {holder.get('process', '?')} on {holder.get('host', 'a host that is not known yet')}"
-        limit = min(patience, _PATIENCE_HERE) if holder.get("host") == socket.gethostname() else patience
-        if time.monotonic() - began >= limit:
+        name = f"process {holder.get('process', '?')} on {holder.get('host', 'an unknown host')}"
+        limit = min(patience, _LOCAL_PATIENCE) if holder.get("host") == socket.gethostname() else patience
+        if time.monotonic() - start >= limit:
             os.close(descriptor)
             return (
-                f"{folder} is in use by {name}: two runs would mix their files. Give another --output_dir, or wait "
-                f"for that run to end; if its machine is gone, delete {path}"
+                f"{folder} is in use by {name}: two runs would mix their files. Choose another --output_dir, or "
+                f"wait for that run to end; if its machine no longer exists, delete {path}"
             )
-        if not told:
+        if not warned:
             _logger.warning("%s is in use by %s: waiting up to %.0f s for it to end", folder, name, limit)
-            told = True
+            warned = True
         time.sleep(0.2)
     _held[os.getpid(), path] = descriptor
     os.ftruncate(descriptor, 0)
@@ -154,18 +154,18 @@ def _lock(folder: Path, patience: float) -> str:
 
 
 def _try_lock(descriptor: int, folder: Path) -> bool:
-    """Lock at once or not at all; true also where the file system of `folder` has no locks."""
+    """Try to lock without waiting; True also if the file system of `folder` does not support locks."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        _logger.warning("%s cannot be locked (%s): see to it that no other run writes there", folder, error)
+        _logger.warning("%s cannot be locked (%s): make sure that no other run writes there", folder, error)
     return True
 
 
 def _is_held(path: Path) -> bool:
-    """Whether this process has locked the file that is at `path` now: the folder may have been deleted meanwhile."""
+    """Return whether this process has locked the file now at `path`; the folder may have been deleted meanwhile."""
     descriptor = _held.get((os.getpid(), path))
     if descriptor is None:
         return False

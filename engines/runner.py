@@ -1,4 +1,4 @@
-"""The steps of a run that both training scripts share: start, fit, test."""
+"""The phases of a run, shared by the training scripts: start, fit, test."""
 
 import logging
 import time
@@ -24,15 +24,15 @@ _logger = logging.getLogger(__name__)
 
 
 def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
-    """Join the other processes, set up logging and random seeds, and take settings.output_dir.
+    """Join the process group, set up logging and random seeds, lock settings.output_dir and write args.json there.
 
-    The folder is locked until the process ends, and gets args.json.
+    The lock is held until the process ends.
 
     Returns:
-        this process, and the settings with what the flags leave open: device, and bf16 (on with CUDA where the GPU
-        has bfloat16).
+        this process, and the settings with the defaults of device and bf16 resolved (bf16 is on if the GPU supports
+        bfloat16).
     Raises:
-        SystemExit: another run has the folder.
+        SystemExit: another run uses the folder.
     """
     setup_logging(place_from_environment()[0])
     context = init_distributed(settings.device, timeout=settings.dist_timeout)
@@ -55,22 +55,22 @@ def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
         torch.__version__,
     )
     if context.device.type == "cpu" and settings.flags.get("gpu_transforms"):
-        _logger.warning("--gpu_transforms on a CPU takes work from the loader's workers and gives it to the training")
+        _logger.warning("--gpu_transforms on a CPU moves work from the dataloader workers to the training process")
     if settings.output_dir and context.is_main:
         write_json(Path(settings.output_dir) / "args.json", settings.flags)
     elif not (settings.output_dir or settings.eval):
-        _logger.warning("there is no --output_dir: nothing of this training will be kept")
+        _logger.warning("no --output_dir: nothing of this run will be saved")
     return context, settings
 
 
 def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, context: Context) -> None:
-    """Train from state.epoch to settings.epochs; after each epoch validate, save the checkpoints and write log.txt.
+    """Train from state.epoch to settings.epochs; after each epoch, validate, save checkpoints and write log.txt.
 
     Args:
-        state: as made by `create_training_state`, resumed or not.
-        train_loader: see `train_one_epoch`; where its sampler has `set_epoch(epoch, start=...)`, that is called with
-            the number of this process's records to leave out, those of the updates done in the epoch.
-        val_loader: see `evaluate`; None for no validation, and then there is no best checkpoint.
+        state: from `create_training_state`, possibly resumed.
+        train_loader: see `train_one_epoch`; if its sampler has `set_epoch(epoch, start=...)`, this is called with the
+            number of this process's records to skip, those of the steps already done in the epoch.
+        val_loader: see `evaluate`; None for no validation, and then no best checkpoint either.
         settings: of the run.
         context: this process.
     """
@@ -87,9 +87,9 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
             train_loader.sampler.set_epoch(epoch, start=done * settings.update_freq)
         with stop_deferred():
             trained = train_one_epoch(state, train_loader, settings, context, run_log)
-            # A validation that is interrupted is done again, without the training before it.
+            # If the validation is interrupted, only the validation has to be repeated.
             save_checkpoint(state, settings.output_dir, context)
-        _warn_of_unreadable("another video takes its place in training", trained.unreadable, known_unreadable)
+        _warn_of_unreadable("replaced by another video in training", trained.unreadable, known_unreadable)
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
@@ -111,7 +111,7 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
                 "seconds": time.perf_counter() - start,
             }
         )
-        # After the log: an end of an epoch that is cut short is logged twice rather than never.
+        # After the log line: if the end of an epoch is interrupted, it is logged twice rather than never.
         save_checkpoint(state, settings.output_dir, context, best=best, keep=keep)
         _logger.info(
             "epoch %d/%d done in %.1f s: %s%s",
@@ -127,12 +127,19 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
 def run_test(
     objective: Objective, test_loader, settings: RunSettings, context: Context, *, state: TrainingState | None = None
 ) -> Evaluation:
-    """Test over all views and write results.json and scores.npz to settings.output_dir.
+    """Test on all views and write results.json and scores.npz to settings.output_dir.
 
-    Which weights: after training (`state` given) those of checkpoint-best.pth with --test_best, else the last ones.
-    Without training: --resume, else checkpoint-best.pth (--test_best) or the newest checkpoint (--auto_resume) of
-    --output_dir, else the weights that `objective` has. Where a moving average is kept, it is taken instead of the
-    model if it was no worse in the validation.
+    After training, the weights of checkpoint-best.pth (with --test_best) or of the last epoch are tested. Without
+    training, those of --resume; otherwise of checkpoint-best.pth (with --test_best) or the newest checkpoint (with
+    --auto_resume) in --output_dir; otherwise the current weights of `objective`. If there is an EMA, it is tested
+    instead of the model unless it was worse in the last validation.
+
+    Args:
+        objective: bare module, not wrapped for parallel training.
+        test_loader: see `evaluate`.
+        settings: of the run.
+        context: this process.
+        state: after training; None for a test only.
     """
     install_stop_handlers(settings.output_dir, training=state is not None)
     path = _weights_to_test(settings, context, state)
@@ -140,11 +147,11 @@ def run_test(
         load_weights(objective, path, settings.override_checkpoint)
         weights = str(path)
     elif state is not None:
-        objective, weights = state.tested(), "those of the last epoch"
+        objective, weights = state.tested(), "weights of the last epoch"
     else:
         finetune = settings.flags.get("finetune")
-        weights = f"those of --finetune {finetune}" if finetune else "random, untrained"
-        _logger.warning("testing weights that are %s", weights)
+        weights = f"weights of --finetune {finetune}" if finetune else "random, untrained weights"
+        _logger.warning("testing %s", weights)
     objective.to(context.device)
     result = evaluate(objective, test_loader, context, bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
@@ -167,7 +174,7 @@ def run_test(
 def _validate(
     state: TrainingState, loader, settings: RunSettings, context: Context, known_unreadable: set[str]
 ) -> dict[str, float]:
-    """Validate the model, and its moving average where one is kept; return val_* and val_ema_* numbers."""
+    """Validate the model and, if there is one, its EMA; return the val_* and val_ema_* metrics."""
     if loader is None:
         return {}
     validated = {"val": state.objective}
@@ -185,13 +192,13 @@ def _validate(
         )
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
     _warn_of_unreadable(
-        "left out of the validation", {video["path"]: video["reason"] for video in result.excluded}, known_unreadable
+        "excluded from the validation", {video["path"]: video["reason"] for video in result.excluded}, known_unreadable
     )
     return record
 
 
 def _note_scores(state: TrainingState, validated: dict[str, float]) -> bool:
-    """Remember the score of a validation, where there is one; True when it is the best so far."""
+    """Record the score of a validation, if there is one; return whether it is the best so far."""
     score = state.objective.score
     if score is None or not validated:
         return False
@@ -199,13 +206,13 @@ def _note_scores(state: TrainingState, validated: dict[str, float]) -> bool:
 
 
 def _weights_to_test(settings: RunSettings, context: Context, state: TrainingState | None) -> Path | None:
-    """Return the checkpoint to test, the same on all ranks; None for the weights in memory."""
+    """Return the checkpoint to test, the same on all ranks; None for the current weights."""
     if state is None and settings.resume:
         return Path(settings.resume)
     choice = None
     if context.is_main:
         best = Path(settings.output_dir) / BEST
-        # A best file without a best score in this run's memory is left over from another run.
+        # If this run has no best score yet, the file is left over from another run.
         if (
             settings.test_best
             and settings.output_dir
@@ -214,7 +221,7 @@ def _weights_to_test(settings: RunSettings, context: Context, state: TrainingSta
         ):
             choice = best
         elif settings.test_best:
-            _logger.warning("--test_best: this run has no %s in its output folder '%s'", BEST, settings.output_dir)
+            _logger.warning("--test_best: there is no %s of this run in '%s'", BEST, settings.output_dir)
         if choice is None and state is None and settings.auto_resume:
             newest = read_newest(settings.output_dir)
             choice = newest[0] if newest else None
@@ -222,7 +229,7 @@ def _weights_to_test(settings: RunSettings, context: Context, state: TrainingSta
 
 
 def _warn_of_unreadable(consequence: str, unreadable: dict[str, str], known: set[str]) -> None:
-    """Name the videos (path -> reason) that could not be read, each once in a run."""
+    """Log the videos (path -> reason) that could not be read, each once per run."""
     for path, reason in unreadable.items():
         if path not in known:
             _logger.warning("cannot be read, %s: %s: %s", consequence, path, reason)

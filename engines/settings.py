@@ -1,4 +1,4 @@
-"""The settings of a run: those of all components, which take their own part of them by its type."""
+"""The settings of a run: those of all components of the engine together."""
 
 import argparse
 import dataclasses
@@ -15,46 +15,46 @@ from engines.parallel import ParallelSettings
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When checkpoints are written, and from which one a run goes on."""
+    """When checkpoints are saved, and which one a run resumes from."""
 
     save_ckpt_freq: int = option(
         0,
-        "keep checkpoint-EPOCH.pth every so many epochs, beside checkpoint-latest.pth and checkpoint-best.pth; "
+        "keep checkpoint-EPOCH.pth every N epochs, in addition to checkpoint-latest.pth and checkpoint-best.pth; "
         "0 keeps none",
         non_negative_int,
     )
     save_every_steps: int = option(
         0,
-        "write checkpoint-latest.pth every so many optimiser updates too, not only after an epoch; a run goes on from "
-        "there in the middle of the epoch (default: 0, never)",
+        "save checkpoint-latest.pth every N optimizer steps, so that a run can resume in the middle of an epoch "
+        "(default: 0, only after an epoch)",
         non_negative_int,
     )
     override_checkpoint: tuple[str, ...] = option(
         (),
-        "flags, such as masked_backward, that may contradict what the checkpoint says of its network (default: none, "
-        "a contradiction is an error)",
+        "flags, such as masked_backward, that may contradict the model configuration in the checkpoint (default: "
+        "none, a contradiction is an error)",
         str,
         nargs="+",
         metavar="FLAG",
     )
-    resume: str = option("", "checkpoint to go on from (see docs/engine.md)")
+    resume: str = option("", "checkpoint to resume from (see docs/engine.md)")
     auto_resume: bool = flag(
         True,
-        "go on from checkpoint-latest.pth in --output_dir where there is one (default: on); --no_auto_resume starts "
-        "afresh and moves files of an earlier run in --output_dir to earlier-N in it",
+        "resume from checkpoint-latest.pth in --output_dir if it exists (default: on); --no_auto_resume starts from "
+        "scratch and moves the files of an earlier run in --output_dir to its subfolder earlier-N",
     )
 
 
 @dataclass(frozen=True)
 class TestSettings:
-    """What is tested, and when."""
+    """When and with which weights validation and test are run."""
 
     __test__ = False  # pytest
 
     eval: bool = flag(False, "test only, no training (default: off)")
-    test_best: bool = flag(False, "test checkpoint-best.pth, not the last epoch's weights (default: off)")
+    test_best: bool = flag(False, "test checkpoint-best.pth instead of the last epoch's weights (default: off)")
     disable_eval_during_finetuning: bool = flag(
-        False, "do not validate after each epoch; there is then no checkpoint-best.pth (default: off)"
+        False, "do not validate after each epoch; no checkpoint-best.pth is written then (default: off)"
     )
 
 
@@ -62,27 +62,27 @@ class TestSettings:
 class RunSettings(
     LogSettings, DeviceSettings, ParallelSettings, BatchSettings, AverageSettings, CheckpointSettings, TestSettings
 ):
-    """All settings of the engine; being each component's settings, they are passed to all of them as they are.
+    """All settings of the engine. As a subclass of each component's settings, they can be passed to any component.
 
     Attributes:
-        flags: all flags of the run as plain values, those of model and data too; what args.json and checkpoints
-            record.
+        flags: all flags of the run as plain values, including those of model and data, as saved in args.json and in
+            checkpoints.
     """
 
     flags: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, flags: argparse.Namespace) -> Self:
-        """Take the settings out of the flags of a run."""
+        """Create the settings from the flags of a run."""
         return from_flags(cls, flags, flags=plain_flags(flags))
 
     def changed(self, **values: Any) -> Self:
-        """Return the same settings with other values, in the record of the flags too."""
+        """Return a copy with some values replaced, also in `flags`."""
         return dataclasses.replace(self, **values, flags=self.flags | values)
 
 
 def plain_flags(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the flags as a dict of plain values, which a checkpoint can hold without pickled code."""
+    """Return the flags as a dict of plain values, which a checkpoint can contain without pickled code."""
     return {name: _plain(value) for name, value in vars(flags).items()}
 
 

@@ -1,4 +1,4 @@
-"""All that a training run must remember, in one object that is saved and restored whole."""
+"""The complete state of a training run, saved and restored as one object."""
 
 import logging
 import random
@@ -31,7 +31,7 @@ from models.describe import configuration_of
 _logger = logging.getLogger(__name__)
 
 FORMAT = 1
-# Flags that may differ between a run and its continuation without a word.
+# Flags that may change when a run is resumed without a warning.
 _FREE_FLAGS = {
     "resume",
     "auto_resume",
@@ -51,25 +51,25 @@ _FREE_FLAGS = {
 
 @dataclass
 class TrainingState:
-    """Everything that changes while training.
+    """Everything that changes during training.
 
     Attributes:
-        objective: the bare module, with the model in it.
-        parallel: what training calls: `objective`, or `objective` wrapped for several processes.
-        optimizer: updates the model and the objective's own parameters.
-        scheduler: sets the optimiser's learning rates; a function of `step`.
-        steps_per_epoch: optimiser updates in one epoch.
-        rates: learning rates after scaling, and the clips per update that they are scaled with.
-        args: the run's flags as plain values.
-        ema: moving average of the weights, whose `module` is a copy of the objective; or None.
-        epoch: epochs finished, which is the number of the next one.
-        step: optimiser updates done or skipped.
-        skipped: updates left out in the whole run because loss or gradient were not finite.
-        sums: over the updates of the current epoch, all processes together, up to the last checkpoint.
-        best_score: best value so far of the objective's score in a validation, None before the first one.
-        test_weights: "model" or "model_ema", whichever was better in the last validation; an average over more updates
-            than the run has had is worse than the model.
-        random_states: every rank's random states of a loaded checkpoint, until `restore_random_states` uses them.
+        objective: the bare module, which contains the model.
+        parallel: the module to call in training: `objective`, possibly wrapped for several processes.
+        optimizer: of the parameters of the model and of the objective.
+        scheduler: sets the optimizer's learning rates as a function of `step`.
+        steps_per_epoch: optimizer steps per epoch.
+        rates: scaled learning rates, and the clips per step that they were scaled with.
+        args: flags of the run as plain values.
+        ema: EMA of the weights, whose `module` is a copy of the objective; or None.
+        epoch: number of finished epochs, which is the index of the current one.
+        step: optimizer steps done or skipped.
+        skipped: steps of the run that were skipped because loss or gradient were not finite.
+        sums: running sums of the current epoch over all processes, up to the last checkpoint.
+        best_score: best validation score so far; None before the first validation.
+        test_weights: "model" or "model_ema", whichever scored better in the last validation; early in a run the EMA is
+            worse than the model.
+        random_states: random states of all ranks from a loaded checkpoint, until `restore_random_states` uses them.
     """
 
     objective: Objective
@@ -90,21 +90,21 @@ class TrainingState:
 
     @property
     def model(self) -> nn.Module:
-        """The bare model; its parameter names are the checkpoint's."""
+        """The bare model, whose parameter names are those of checkpoints."""
         return self.objective.model
 
     @property
     def epoch_step(self) -> int:
-        """Optimiser updates done or skipped in the current epoch."""
+        """Optimizer steps done or skipped in the current epoch."""
         return self.step - self.epoch * self.steps_per_epoch
 
     def finish_epoch(self) -> None:
-        """Count the current epoch as finished and begin the next one's sums."""
+        """Count the current epoch as finished and reset the running sums."""
         self.epoch += 1
         self.sums = EpochSums()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state as tensors and plain values. Every rank must call it: it gathers from all."""
+        """Return the complete state as tensors and plain values. Every rank must call it."""
         return {
             "format": FORMAT,
             "model": saved_weights(self.objective),
@@ -126,20 +126,20 @@ class TrainingState:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over a saved state.
+        """Restore a saved state.
 
-        Weights, moments, counters and random states come from `saved`; learning rates, decay and schedule stay what
-        this run's flags say, and every flag that differs is named in a warning. Where an epoch has another number of
-        updates now, its finished share is kept.
+        Weights, moments, counters and random states come from `saved`; learning rates, weight decay and schedule
+        follow the flags of this run, and a warning lists every flag that differs. If the number of steps per epoch has
+        changed, the completed fraction of the epoch is kept.
 
         Raises:
-            ValueError: `saved` has no training state, or is of another model.
+            ValueError: `saved` has no training state, or belongs to another model.
         """
         missing = [key for key in ("model", "optimizer", "epoch", "random") if key not in saved]
         if missing:
             raise ValueError(
-                f"the file holds no training state ({', '.join(missing)} not in it): it can be a "
-                "starting point (--finetune) but not be resumed"
+                f"the file contains no training state ({', '.join(missing)} missing): it can be fine-tuned "
+                "(--finetune) but not resumed"
             )
         self._warn_of_changed_flags(saved.get("args", {}))
         self._warn_of_changed_batch(saved.get("rates"))
@@ -148,7 +148,7 @@ class TrainingState:
             settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
             load_optimizer(self.optimizer, saved["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the checkpoint is of another model or optimiser: {error}") from error
+            raise ValueError(f"the checkpoint belongs to another model or optimizer: {error}") from error
         for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(setting)
         if self.ema is not None:
@@ -164,17 +164,17 @@ class TrainingState:
         self.scheduler.step_update(self.step)
 
     def restore_random_states(self, context: Context) -> None:
-        """Set this process's random generators to the loaded checkpoint's, once.
+        """Restore this process's random states from the loaded checkpoint, once.
 
-        Called right before the first update, so that nothing drawn while the run was built matters. With another
-        number of processes the generators are left as they are, with a warning.
+        Call it right before the first optimizer step, so that random numbers drawn during setup do not matter. With
+        another number of processes the states are not restored, and a warning says so.
         """
         states, self.random_states = self.random_states, []
         if not states:
             return
         if len(states) != context.world_size:
             _logger.warning(
-                "the checkpoint is of %d process(es) and this run has %d: random states are not restored",
+                "the checkpoint was written by %d process(es) and this run has %d: random states are not restored",
                 len(states),
                 context.world_size,
             )
@@ -182,17 +182,17 @@ class TrainingState:
         set_random_state(states[context.rank])
 
     def tested(self) -> Objective:
-        """Return the objective whose weights are to be tested, as `test_weights` says."""
+        """Return the objective to test: with the weights of the model or of the EMA, as `test_weights` says."""
         return self.ema.module if self.ema is not None and self.test_weights == "model_ema" else self.objective
 
     def note_scores(self, model_score: float, ema_score: float | None) -> bool:
-        """Remember an epoch's validation score of the model and its average; True when it is the best so far."""
+        """Record the validation scores of the model and its EMA; return whether the better one is the best so far."""
         score = self.objective.score
         if score is None:
             return False
-        averaged = ema_score is not None and (ema_score == model_score or score.is_better(ema_score, model_score))
-        self.test_weights = "model_ema" if averaged else "model"
-        reached = model_score if ema_score is None or not averaged else ema_score
+        self.test_weights, reached = "model", model_score
+        if ema_score is not None and (ema_score == model_score or score.is_better(ema_score, model_score)):
+            self.test_weights, reached = "model_ema", ema_score
         if not score.is_better(reached, self.best_score):
             return False
         self.best_score = reached
@@ -210,7 +210,8 @@ class TrainingState:
     def _warn_of_changed_batch(self, saved_rates: dict[str, Any] | None) -> None:
         if saved_rates and saved_rates["clips_per_update"] != self.rates.clips_per_update:
             _logger.warning(
-                "an update had %d clips when the checkpoint was written and has %d now: peak learning rate %g -> %g",
+                "the checkpoint was written with %d clips per optimizer step, and this run has %d: "
+                "peak learning rate %g -> %g",
                 saved_rates["clips_per_update"],
                 self.rates.clips_per_update,
                 saved_rates["peak"],
@@ -221,20 +222,20 @@ class TrainingState:
 def create_training_state(
     objective: Objective, settings: RunSettings, context: Context, *, steps_per_epoch: int
 ) -> TrainingState:
-    """Put `objective` on its device and build all that trains it: parallel wrapper, average, optimiser, schedule.
+    """Move `objective` to its device and create everything that trains it: wrapper, EMA, optimizer, schedule.
 
     Args:
-        objective: the bare module; parameters frozen by requires_grad = False stay out of the optimiser.
+        objective: the bare module; parameters with requires_grad = False are not optimized.
         settings: of the run.
         context: this process.
-        steps_per_epoch: optimiser updates per epoch (`engines.train.updates_per_epoch`).
+        steps_per_epoch: optimizer steps per epoch (`engines.train.updates_per_epoch`).
 
     Raises:
         ValueError: --start_epoch leaves nothing to train.
     """
     if settings.start_epoch and settings.start_epoch >= settings.epochs:
         raise ValueError(
-            f"--start_epoch {settings.start_epoch} leaves nothing to train: --epochs is {settings.epochs} in all"
+            f"--start_epoch {settings.start_epoch} leaves nothing to train: --epochs is {settings.epochs}"
         )
     objective.to(context.device)
     send_weights(objective)
@@ -268,7 +269,7 @@ def create_training_state(
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of this process's random generators (python, numpy, torch, cuda) as tensors and numbers."""
+    """Return the states of this process's random number generators (python, numpy, torch, cuda) as plain values."""
     state: Any = np.random.get_state()
     _, keys, position, has_gauss, cached = state
     return {
@@ -280,7 +281,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set this process's random generators to what `random_state` returned."""
+    """Restore the random states returned by `random_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, position, has_gauss, cached = state["numpy"]
@@ -291,7 +292,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python's, numpy's and torch's generators of this process."""
+    """Seed the random number generators of python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

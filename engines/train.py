@@ -25,15 +25,19 @@ _logger = logging.getLogger(__name__)
 
 
 def updates_per_epoch(loader, update_freq: int) -> int:
-    """Return the optimiser updates in one epoch; batches that do not fill an update are left out.
+    """Return the optimizer steps per epoch; the last batches are dropped if they do not fill a step.
+
+    Args:
+        loader: training dataloader.
+        update_freq: accumulated batches per optimizer step.
 
     Raises:
-        ValueError: not even one update.
+        ValueError: the batches do not fill a single step.
     """
     updates = len(loader) // update_freq
     if updates == 0:
         raise ValueError(
-            f"the training list gives {len(loader)} batch(es) per process, and one update takes "
+            f"the training list gives {len(loader)} batch(es) per process, but one optimizer step needs "
             f"{update_freq}: lower --batch_size or --update_freq, or use fewer processes"
         )
     return updates
@@ -42,24 +46,24 @@ def updates_per_epoch(loader, update_freq: int) -> int:
 def train_one_epoch(
     state: TrainingState, loader, settings: RunSettings, context: Context, run_log: RunLog
 ) -> EpochSums:
-    """Train `state` to the end of its epoch: per update `update_freq` batches, then the optimiser.
+    """Train `state` to the end of its epoch; each optimizer step accumulates `update_freq` batches.
 
-    The epoch may have begun before: state.epoch_step updates of it are done, and `loader` gives the batches that are
-    left. Every settings.save_every_steps updates the state is saved. When a process has received a stop signal, all of
-    them save after the same update and leave.
+    A resumed epoch continues after state.epoch_step steps, and `loader` yields its remaining batches. The state is
+    saved every settings.save_every_steps steps. If any process has received a stop signal, all of them save and exit
+    after the same step.
 
     Args:
-        state: changed in place (weights, average, optimiser, `step`, `sums`); `epoch` is left to the caller.
-        loader: gives batches as datasets/collate.py makes them, which the objective understands; its dataset has
-            `records`.
-        settings: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps, output_dir.
+        state: changed in place (weights, EMA, optimizer, `step`, `sums`); the caller advances `epoch`.
+        loader: yields batches of datasets/collate.py for the objective; its dataset has `records`.
+        settings: update_freq, clip_grad, bf16, log_interval, epochs, save_every_steps, max_skipped_steps and
+            output_dir are used.
         context: this process.
-        run_log: gets TensorBoard's scalars, and a picture of the first batch.
+        run_log: receives the scalars and an image of the first batch for TensorBoard.
     Returns:
         the sums over the whole epoch and all processes.
     Raises:
-        RuntimeError: more than `max_skipped_steps` updates of the run had a loss or gradient that is not finite.
-        SystemExit: the run was told to stop, and is saved.
+        RuntimeError: more than `max_skipped_steps` steps of the run had a loss or gradient that was not finite.
+        SystemExit: the run was stopped by a signal; its state is saved.
     """
     state.parallel.train()
     updates = state.steps_per_epoch
@@ -67,14 +71,14 @@ def train_one_epoch(
     sums = EpochSums()
     bar = progress(range(state.epoch_step, updates), desc=f"Epoch {state.epoch}", enabled=context.is_main)
     for update in bar:
-        done, stop = _update(state, batches, loader.dataset.records, settings, context)
+        done, stop = _step(state, batches, loader.dataset.records, settings, context)
         sums = sums.followed_by(done)
         shown = {name: f"{value:.3f}" for name, value in done.scalars.items()}
         bar.set_postfix(shown | {"lr": f"{done.lr:.1e}"}, refresh=False)
         if (update + 1) % settings.log_interval == 0 or update + 1 == updates:
             run_log.scalars("train", _scalars(done, context), state.step)
             if bar.disable:
-                _log_update(state, done, sums, update, settings, context)
+                _log_step(state, done, sums, update, settings, context)
         due = settings.save_every_steps > 0 and state.step % settings.save_every_steps == 0 and update + 1 < updates
         if due or stop:
             state.sums, sums = state.sums.followed_by(sums.over_ranks()), EpochSums()
@@ -85,11 +89,11 @@ def train_one_epoch(
     return state.sums
 
 
-def _update(state: TrainingState, batches, records, settings: RunSettings, context: Context) -> tuple[EpochSums, bool]:
-    """Do one optimiser update from the next batches, or skip it where it is not finite on any process.
+def _step(state: TrainingState, batches, records, settings: RunSettings, context: Context) -> tuple[EpochSums, bool]:
+    """Do one optimizer step with the next batches, or skip it if loss or gradient are not finite on any process.
 
     Returns:
-        this process's sums over the one update; whether any process was told to stop.
+        this process's sums over the step; whether any process has received a stop signal.
     """
     done = EpochSums(lr=max(group["lr"] for group in state.optimizer.param_groups))
     start = time.perf_counter()
@@ -119,10 +123,11 @@ def _update(state: TrainingState, batches, records, settings: RunSettings, conte
 def _backward(
     state: TrainingState, group: list[dict], settings: RunSettings, context: Context
 ) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Compute the gradient of one update from the batches of `group`; return their scalars and the gradient's norm.
+    """Accumulate the gradients of one optimizer step over the batches of `group`.
 
-    The scalars of the batches add up to this process's share: their mean over the processes is the mean over
-    everything that the objective counts. All of it stays on the device.
+    Returns:
+        the scalars of each batch, scaled so that their sum, averaged over processes, is the mean over everything that
+        the objective counts in the step; the gradient norm. All are tensors on the device.
     """
     state.optimizer.zero_grad(set_to_none=True)
     scalars = []
@@ -140,18 +145,19 @@ def _backward(
 
 
 def _refuse_names_of_the_loop(scalars: Iterable[str]) -> None:
-    """Raise a ValueError where the log has a number of the loop under the name of an objective's scalar."""
+    """Raise a ValueError if an objective's scalar has a name that the training loop uses itself."""
     taken = LOOP_SCALARS.intersection(scalars)
     if taken:
-        raise ValueError(f"the loop logs a number of its own as {min(taken)!r}: rename the objective's scalar")
+        raise ValueError(f"the training loop itself logs {min(taken)!r}: rename the objective's scalar")
 
 
 def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tensor:
-    """Return what each batch's mean loss is divided by, (batches,).
+    """Return the divisors of the batches' mean losses, (batches,).
 
-    The gradients of the batches are added up and those of the processes averaged. Divided so, their result is the
-    gradient of the mean over all that the objective counts in the update, however it is dealt out to batches and
-    processes: count of the update / (count of the batch x processes). A batch that counts nothing has infinity.
+    Gradients are summed over the accumulated batches and averaged over processes. With the divisor
+    count of the step / (count of the batch x processes), the result is the gradient of the mean over everything that
+    the objective counts in the step, however it is distributed over batches and processes. The divisor of a batch with
+    count 0 is infinity.
     """
     counts = torch.tensor(
         [state.objective.count(batch) for batch in group], dtype=torch.float64, device=context.device
@@ -165,11 +171,11 @@ def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tens
 def _agree(
     scalars: list[dict[str, Tensor]], norm: Tensor, context: Context
 ) -> tuple[dict[str, list[float]], float, bool, bool]:
-    """Bring the numbers of an update to the host and settle what all processes do with it.
+    """Copy the scalars of a step to the host, and let all processes agree whether to apply the step and to stop.
 
     Returns:
-        this process's scalars, name -> a number for each batch; the norm; whether losses and norm are finite on all
-        processes; whether any process was told to stop.
+        this process's scalars, name -> one number per batch; the norm; whether losses and norm are finite on all
+        processes; whether any process has received a stop signal.
     """
     names = list(scalars[0])
     decisive = torch.stack([*(batch["loss"] for batch in scalars), norm.to(scalars[0]["loss"])])
@@ -177,7 +183,7 @@ def _agree(
     if context.world_size > 1:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
     values = torch.stack([torch.stack([batch[name] for batch in scalars]) for name in names])
-    # One transfer from the device per update, for all numbers: each one makes the host wait for the GPU.
+    # A single transfer per step for all numbers, because each transfer makes the host wait for the GPU.
     *numbers, norm_value, broken, stop = torch.cat([values.flatten(), decisive[-1:], votes]).tolist()
     by_name = {name: numbers[i * len(scalars) : (i + 1) * len(scalars)] for i, name in enumerate(names)}
     return by_name, norm_value, not broken, bool(stop)
@@ -192,21 +198,21 @@ def _skip(
     settings: RunSettings,
     context: Context,
 ) -> None:
-    """Report an update that is not finite; RuntimeError when the run has had too many of them."""
+    """Report a step that is not finite; raise a RuntimeError if the run has had too many of them."""
     sentence = report_not_finite(state, group, losses, norm, records, settings, context)
     state.optimizer.zero_grad(set_to_none=True)
     state.skipped += 1
     if state.skipped > settings.max_skipped_steps:
         raise RuntimeError(
-            f"{sentence}. The weights were not updated. {state.skipped} update(s) of this run were not finite, and "
-            f"--max_skipped_steps is {settings.max_skipped_steps}: look at the files, lower --lr, limit the gradient "
+            f"{sentence}. The weights were not updated. {state.skipped} step(s) of this run were not finite, and "
+            f"--max_skipped_steps is {settings.max_skipped_steps}: check the files, lower --lr, clip the gradient "
             "with --clip_grad, or try --no_bf16"
         )
-    _logger.warning("%s; update skipped (%d of at most %d)", sentence, state.skipped, settings.max_skipped_steps)
+    _logger.warning("%s; step skipped (%d of at most %d)", sentence, state.skipped, settings.max_skipped_steps)
 
 
 def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
-    """What TensorBoard gets of one update; step_seconds includes data_seconds."""
+    """Return the scalars of one step for TensorBoard; step_seconds includes data_seconds."""
     return {
         **done.scalars,
         "lr": done.lr,
@@ -218,12 +224,12 @@ def _scalars(done: EpochSums, context: Context) -> dict[str, float]:
     }
 
 
-def _log_update(
+def _log_step(
     state: TrainingState, done: EpochSums, sums: EpochSums, update: int, settings: RunSettings, context: Context
 ) -> None:
-    """Log one update, and the clips per second since the last checkpoint or the epoch's beginning."""
+    """Log one step, with the clips per second since the last checkpoint or the beginning of the epoch."""
     _logger.info(
-        "epoch %d/%d update %d/%d %s lr %.3g grad norm %.3g, %.1f clips/s",
+        "epoch %d/%d step %d/%d %s lr %.3g grad norm %.3g, %.1f clips/s",
         state.epoch,
         settings.epochs,
         update + 1,
@@ -236,7 +242,7 @@ def _log_update(
 
 
 def _note_unreadable(group: Iterable[dict], records, unreadable: dict[str, str]) -> None:
-    """Add the batches' unreadable videos to `unreadable`, path -> message."""
+    """Add the unreadable videos of the batches to `unreadable`, path -> reason."""
     for batch in group:
         for index, message in batch.get("unreadable", ()):
             unreadable[str(records[int(index)].path)] = message

@@ -1,4 +1,4 @@
-"""Using a trained model: predictions for videos, curves over time, pictures, annotated videos, a local web page."""
+"""Inference with a trained model: predictions, curves over time, heat maps, annotated videos, a local web page."""
 
 from inference.predictor import Prediction, Predictor, load_predictor
 

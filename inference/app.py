@@ -1,9 +1,9 @@
-"""A small web page for this machine alone: drop a video, see classes, curve and heat maps.
+"""A small local web page: drop a video, see classes, curve and heat maps.
 
-A browser sends the bytes of a video and never the name of a file, so no request can have one read or deleted. The
-bytes lie on the disk while they are received and decoded, in a process of its own that is ended when it takes too
-long; the pictures go back with the answer and lie nowhere. A content security policy has the browser refuse every
-other address.
+The browser sends the content of a video and never a file name, so no request can read or delete a file. The content is
+stored in a temporary file while it is received and decoded; decoding happens in a separate process with a time limit.
+The resulting pictures are only sent with the response. A content security policy makes the browser block all other
+addresses.
 """
 
 import asyncio
@@ -45,14 +45,14 @@ _FILES = Path(__file__).parent / "page"
 
 
 def create_app(predictor: Predictor, limits: Limits) -> Starlette:
-    """Make the page an ASGI application, to be served on 127.0.0.1.
+    """Create the page as an ASGI application, to be served on 127.0.0.1.
 
     Args:
         predictor: the model.
-        limits: what a video may be.
+        limits: limits of an uploaded video.
     """
     guard = Guard(limits.seconds)
-    turn = asyncio.Lock()  # one video at a time: the others wait in line
+    turn = asyncio.Lock()  # one video at a time, the others wait
     index = Template((_FILES / "index.html").read_text(encoding="utf-8"))
     html = index.substitute(megabytes=limits.megabytes, frames=limits.frames)
 
@@ -72,14 +72,14 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
             try:
                 await _receive(request, upload, limits)
                 async with turn:
-                    # Not awaited when the program ends: a long prediction does not hold it up.
+                    # Not awaited when the program ends, so a long prediction does not delay the exit.
                     return JSONResponse(await asyncio.to_thread(_look, predictor, upload.name, guard, limits))
             except UnreadableVideoError as error:
                 return PlainTextResponse(printable(f"This file cannot be shown: {error.reason}."), 422)
             except ScoresNotFiniteError as error:
                 return PlainTextResponse(str(error), 500)
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody is there to read it
+                return Response(status_code=400)  # the client is gone
 
     return Starlette(
         routes=[
@@ -87,22 +87,22 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
             Route("/predictions", show_video, methods=["POST"]),
             Mount("/page", StaticFiles(directory=_FILES)),
         ],
-        # A page elsewhere whose name was pointed at this machine must not reach this one.
+        # Against DNS rebinding: another site whose name resolves to this machine must not reach the page.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)],
         lifespan=lifespan,
     )
 
 
 def look(predictor: Predictor, reader: FrameReader) -> dict[str, Any]:
-    """Find what the page shows of a video.
+    """Compute what the page shows of a video.
 
     Returns:
-        classes: the five most probable ones, each with name and probability. curve, heat: the pictures of the curve
-        and of the grid of heat maps, as data URLs.
+        a dict with `classes`, the five most probable ones with name and probability, and `curve` and `heat`, pictures
+        of the curve and of the heat maps as data URLs.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
-        ScoresNotFiniteError: the model's scores are no numbers.
+        UnreadableVideoError: frames cannot be decoded.
+        ScoresNotFiniteError: the model's scores are not finite.
     """
     top = predictor.predict(reader).top(5)
     window = min(predictor.span, len(reader))
@@ -118,12 +118,12 @@ def _look(predictor: Predictor, path: str, guard: Guard, limits: Limits) -> dict
     try:
         return look(predictor, open_within(path, guard, limits))
     finally:
-        # The process that decoded the file has it open, and with it its place on the disk.
+        # The decoding process still has the file open, which would keep its disk space allocated.
         guard.close()
 
 
 def _from_this_page(request: Request) -> bool:
-    """Whether no other page sent a request: browsers name the page that a POST comes from, other programs none."""
+    """Return whether a request does not come from another site, according to the Origin header that browsers send."""
     return request.headers.get("origin") in (None, f"{request.url.scheme}://{request.headers['host']}")
 
 

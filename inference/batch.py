@@ -1,4 +1,4 @@
-"""Many videos in a row: predictions, curves and pictures of each, whatever happens to the others."""
+"""Processing of several videos: predictions, curves and pictures; an error in one does not affect the others."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,12 +17,15 @@ from inference.windows import Curve
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is made of each video beside its prediction.
+    """Outputs for each video in addition to its prediction.
 
     Attributes:
-        curves, annotated, heat_maps: source -> file to write; empty for none.
-        windows: follow the video even where none of them is written.
-        window, stride: in frames, as in `follow`; 0 for their defaults.
+        curves: source -> plot to write; empty for none.
+        annotated: source -> annotated video to write; empty for none.
+        heat_maps: source -> picture to write; empty for none.
+        windows: predict windows even if none of these files is written.
+        window: frames per window, as in `follow`; 0 for the default.
+        stride: frames between windows, as in `follow`; 0 for the default.
     """
 
     curves: dict[str, Path] = field(default_factory=dict)
@@ -34,18 +37,18 @@ class Outputs:
 
     @property
     def follows(self) -> bool:
-        """Whether a window slides over the videos."""
+        """Whether sliding windows are predicted."""
         return bool(self.windows or self.curves or self.explains)
 
     @property
     def explains(self) -> bool:
-        """Whether heat maps are drawn."""
+        """Whether heat maps are computed."""
         return bool(self.annotated or self.heat_maps)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one video: a prediction and perhaps a curve, or the error that says why not."""
+    """The result of one video: a prediction and optionally a curve, or an error."""
 
     path: str
     prediction: Prediction | None = None
@@ -53,11 +56,11 @@ class Result:
     error: UnreadableVideoError | ScoresNotFiniteError | None = None
 
     def record(self, count: int = 5) -> dict[str, Any]:
-        """The result as plain values, with the `count` best classes: a line of JSON.
+        """Return the result as plain values for a line of JSON, with the `count` best classes.
 
         Returns:
-            path, views, top (a list of label, name, probability) and, where there is a curve, frames (a count) and
-            windows (a list of first_frame, last_frame, top); or path and error.
+            path, views and top (a list of label, name, probability); with a curve also frames (their number) and
+            windows (a list of first_frame, last_frame, top); after an error, path and error.
         """
         if self.error is not None:
             return {"path": self.path, "error": self.error.reason}
@@ -79,11 +82,14 @@ def process(
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Iterator[Result]:
-    """Predict the videos in order and write what `outputs` asks for.
+    """Predict the videos in order and write the outputs.
 
     Args:
-        sources: paths, as `expand_sources` gives. num_workers: processes that decode ahead.
-        progress: wraps the windows and the frames of a single video, for a progress bar.
+        predictor: the model.
+        sources: paths from `expand_sources`.
+        outputs: files to write for each source.
+        num_workers: processes that decode videos in advance.
+        progress: wraps the windows and frames of a single video in a progress bar.
     """
     batch_size = max(1, predictor.clips_per_forward // predictor.views)
     for path, answer in predictor.predict_many(sources, batch_size=batch_size, num_workers=num_workers):
@@ -97,21 +103,23 @@ def process(
 
 
 def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, Path]:
-    """Where to write for each source: the file that is given for a single one, else files in the folder of that name.
+    """Return the output file of each source.
 
-    In a folder the files lie as the sources do below the folder that they share.
+    In an output folder, the files keep the positions of the sources relative to the sources' common folder.
 
     Args:
-        given: a file with `suffix`, or a folder; empty for nothing.
+        given: a file name with `suffix`, for a single source, or a folder; empty for no output.
+        sources: paths of the videos.
+        suffix: of the output files.
 
     Raises:
-        ValueError: a file for several sources, two sources with one file, or a source would be overwritten.
+        ValueError: one file for several sources, two sources with the same output, or an overwritten source.
     """
     if not given:
         return {}
     if given.lower().endswith(suffix):
         if len(sources) > 1:
-            raise ValueError(f"{given} is one file, and there are {len(sources)} videos; give a folder")
+            raise ValueError(f"{given} is one file, but there are {len(sources)} videos; give a folder")
         paths = {sources[0]: Path(given)}
     else:
         shared = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
@@ -122,9 +130,9 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
     taken: dict[Path, str] = {}
     for source, path in paths.items():
         if os.path.realpath(path) == os.path.realpath(source):
-            raise ValueError(f"{path} would overwrite the video itself; give another name")
+            raise ValueError(f"{path} would overwrite the video itself; choose another name")
         if path in taken:
-            raise ValueError(f"{taken[path]} and {source} would both be written to {path}; name them one at a time")
+            raise ValueError(f"{taken[path]} and {source} would both be written to {path}; process them separately")
         taken[path] = source
     return paths
 

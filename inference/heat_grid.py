@@ -1,4 +1,4 @@
-"""Frames of a video beside what the predictions rest on in them, as one picture."""
+"""A picture of frames of a video with their heat maps."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -8,26 +8,27 @@ from inference.drawing import FONT_FILE, short_name
 from inference.timeline import Timeline
 
 COLUMNS = 8
-MOST_FRAMES = 16
+MAX_FRAMES = 16
 CELL_WIDTH = 160
 CAPTION = 30
 GAP = 4
 
 
 def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
-    """Draw up to `MOST_FRAMES` frames, spread over the video: above the frame, below it with its heat map.
+    """Draw up to `MAX_FRAMES` frames, evenly spaced over the video, each above the same frame with its heat map.
 
     Args:
-        reader: of the video. timeline: with heat maps, as `follow(..., explain=True)` gives for it.
+        reader: reader of the video.
+        timeline: from `follow(..., explain=True)` for this video.
 
     Returns:
-        uint8 (height, width, 3); each pair has the number of the frame and what the curve says there.
+        uint8 (height, width, 3); the caption of each pair has the frame number and the curve's best class there.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: frames cannot be decoded.
     """
     curve, heat = timeline
-    count = min(MOST_FRAMES, len(heat.times))
+    count = min(MAX_FRAMES, len(heat.times))
     chosen = np.rint(np.linspace(0, len(heat.times) - 1, count)).astype(int)
     numbers = heat.frames[chosen]
     frames = reader.read(numbers)

@@ -7,19 +7,20 @@ from datasets.label_names import read_label_names
 
 
 def label_names_of(given: str | os.PathLike | Sequence[str], num_classes: int) -> tuple[str, ...]:
-    """A name for each of `num_classes` classes.
+    """Return a name for each of `num_classes` classes.
 
     Args:
-        given: the names, or a file with one a line in the order of the labels; empty for "class 0", "class 1"...
+        given: the names, or a file with one name per line in the order of the labels; empty for "class 0", ...
+        num_classes: expected number of names.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: there are more or fewer names than classes, or the file is faulty.
+        FileNotFoundError: the file does not exist.
+        ValueError: the number of names differs from the number of classes, or the file is invalid.
     """
     if not given:
         return tuple(f"class {label}" for label in range(num_classes))
     if isinstance(given, (str, os.PathLike)):
         return tuple(read_label_names(given, num_classes))
     if len(given) != num_classes:
-        raise ValueError(f"there are {len(given)} names, and the checkpoint has {num_classes} classes")
+        raise ValueError(f"there are {len(given)} names, but the checkpoint has {num_classes} classes")
     return tuple(given)

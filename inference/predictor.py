@@ -1,4 +1,4 @@
-"""A checkpoint made ready to predict: `load_predictor(FILE).predict("video.mp4")`."""
+"""A predictor from a checkpoint: `load_predictor(FILE).predict("video.mp4")`."""
 
 import logging
 import os
@@ -30,17 +30,16 @@ from models.videomambapro import VideoMambaPro
 _logger = logging.getLogger(__name__)
 
 QUICK = {"test_num_segment": 1, "test_num_crop": 1}
-"""One clip from the middle of the video, one crop from the middle of the picture."""
+"""A single view: one clip from the middle of the video, one crop from the middle of the frame."""
 
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
 
 class ScoresNotFiniteError(ArithmeticError):
-    """The model gave scores that are no numbers; no class can be told from them."""
+    """The model's scores are not finite, so there is no prediction."""
 
     reason = (
-        "the model's scores are not finite numbers: its weights are damaged, or the values too large for bfloat16 "
-        "(--no-bf16)"
+        "the model's scores are not finite: its weights are damaged, or values are too large for bfloat16 (--no-bf16)"
     )
 
     def __str__(self) -> str:
@@ -57,12 +56,12 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a video.
+    """The prediction for a video.
 
     Attributes:
         probabilities: (classes,) float32, averaged over the views.
-        label_names: of all classes.
-        views: clips that were averaged.
+        label_names: names of all classes.
+        views: number of clips that were averaged.
     """
 
     probabilities: np.ndarray
@@ -70,30 +69,32 @@ class Prediction:
     views: int
 
     def top(self, count: int = 5) -> list[Score]:
-        """The `count` most probable classes, the best first; all of them where there are fewer."""
+        """Return the `count` most probable classes, or all if there are fewer, best first."""
         return top_scores(self.probabilities, self.label_names, count)
 
 
 def top_scores(probabilities: np.ndarray, label_names: Sequence[str], count: int = 5) -> list[Score]:
-    """The `count` highest of `probabilities` (classes,), the best first; of equals the lower label."""
+    """Return the classes with the `count` highest `probabilities` (classes,), best first; ties by label."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [Score(int(label), label_names[label], float(probabilities[label])) for label in order]
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with its weights, on its device, and how it wants its videos read.
+    """A trained model on its device, and how to read videos for it.
 
     Attributes:
         model: in evaluation mode.
-        plan: the test's: which frames, how they are transformed, how many segments and crops.
-        label_names: a name a class; numbers where nobody said names.
-        device: where the model computes. bf16: whether in bfloat16.
-        span: frames that the sampled frames of a clip lie within, the natural window of a curve.
-        crop_share: side of a crop over the short side of the picture; below 1 for image models.
-        clips_per_forward: most clips in one forward pass, which bounds the memory.
-        filename_tmpl: names of the frames in a folder. reader: what decodes videos.
-        guard: has files decoded in a process of its own, which may hang or crash; None: in this one.
+        plan: sampling of frames, transforms, segments and crops, as in the test.
+        label_names: a name for each class; numbered if unknown.
+        device: device of the model.
+        bf16: compute in bfloat16 with autocast.
+        span: length of video that a clip covers, in frames; the default window of a curve.
+        crop_share: side of a crop relative to the short side of the frame; below 1 for image models.
+        clips_per_forward: largest number of clips in one forward pass, which limits the memory.
+        filename_tmpl: file names of the frames in a folder.
+        reader: decoder of videos.
+        guard: decodes files in a separate process, which may hang or crash; None: in this process.
     """
 
     model: VideoMambaPro
@@ -110,16 +111,16 @@ class Predictor:
 
     @property
     def views(self) -> int:
-        """Clips of a video, segments x crops."""
+        """Number of clips per video, segments x crops."""
         return self.plan.segments * self.plan.crops
 
     def open(self, source: Source) -> FrameReader:
-        """A reader of the frames of a path, of uint8 frames (N, H, W, 3), or the reader that is given.
+        """Return a reader for a path or for uint8 frames (N, H, W, 3); return a reader unchanged.
 
-        With a guard, that of a path serves until the next path is opened.
+        With a guard, the reader of a path is valid until the next path is opened.
 
         Raises:
-            UnreadableVideoError: the path is not there, or not readable.
+            UnreadableVideoError: the path does not exist or cannot be read.
         """
         if isinstance(source, (str, os.PathLike)):
             path = os.fspath(source)
@@ -129,17 +130,16 @@ class Predictor:
         return source
 
     def predict(self, source: Source) -> Prediction:
-        """Predict a video from all views, as the test does.
+        """Predict a video from all views, as in the test.
 
         Args:
-            source: path of a video, an image or a folder of frames; the frames of a video, uint8 (N, H, W, 3) RGB,
-                numpy or torch; or clips that are ready for the model, a float tensor (C, T, H, W) or
-                (views, C, T, H, W), normalised.
+            source: path of a video, an image or a folder of frames; or the frames of a video, uint8 (N, H, W, 3) RGB,
+                as an array or tensor; or normalised clips, a float tensor (C, T, H, W) or (views, C, T, H, W).
 
         Raises:
-            UnreadableVideoError: the path is not there, or not readable.
-            ScoresNotFiniteError: the scores are no numbers.
-            ValueError: an array of another type or shape.
+            UnreadableVideoError: the path does not exist or cannot be read.
+            ScoresNotFiniteError: the scores are not finite.
+            ValueError: an array has another type or shape.
         """
         if isinstance(source, Tensor) and source.is_floating_point():
             clips = source[None] if source.dim() == 4 else source
@@ -153,10 +153,15 @@ class Predictor:
     def predict_many(
         self, paths: Sequence[str], *, batch_size: int = 1, num_workers: int = 0
     ) -> Iterator[tuple[str, Prediction | UnreadableVideoError | ScoresNotFiniteError]]:
-        """Predict many videos, in order; one that cannot be read or scored comes with its error and stops nothing.
+        """Predict several videos in order; one that cannot be read or scored yields its error.
 
         Args:
-            batch_size: videos that the model sees at once. num_workers: processes that decode ahead.
+            paths: of the videos.
+            batch_size: videos per forward pass.
+            num_workers: processes that decode videos in advance.
+
+        Yields:
+            path, and prediction or error.
         """
         loader = DataLoader(
             _Videos(paths, self),
@@ -174,9 +179,9 @@ class Predictor:
                     yield path, next(predictions) if isinstance(clips, Tensor) else clips
 
     def probabilities(self, clips: Tensor) -> np.ndarray:
-        """Probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.
+        """Return probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.
 
-        Those of a video are NaN where its scores are.
+        They are NaN for videos whose scores are NaN.
         """
         objective = Classification(self.model, len(self.label_names))
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
@@ -190,7 +195,7 @@ class Predictor:
 
 
 class _Videos(Dataset):
-    """(path, clips (views, C, T, H, W) or the error that says why there are none)."""
+    """Items (path, clips (views, C, T, H, W) or error)."""
 
     def __init__(self, paths: Sequence[str], predictor: Predictor):
         self.paths, self.plan, self.open = paths, predictor.plan, predictor.open
@@ -217,49 +222,49 @@ def load_predictor(
     override_checkpoint: Sequence[str] = (),
     **overrides: Any,
 ) -> Predictor:
-    """Load a checkpoint, published or of our own, ready to predict.
+    """Load a checkpoint, published or our own, as a predictor.
 
-    A file of ours is rebuilt from the configuration in it; of others the sizes are read off the tensors. Which frames
-    and views are read is what its run tested with, where the file says so; else that of the recipe of a published data
-    set with as many classes, with a warning.
+    The model of our own checkpoints is rebuilt from the configuration in the file; for other checkpoints, sizes are
+    recognised from the tensors. Frames and views are those that the run tested with, if the file records them;
+    otherwise those of the recipe of a published data set with the same number of classes, with a warning.
 
     Args:
         checkpoint: .pth or .safetensors.
-        device: "cpu", "cuda", "cuda:1"; empty for cuda where there is one.
-        label_names: names in the order of the labels, or a file with one a line; empty for those in the checkpoint.
-        recipe: whose sampling and views to take, such as "k400".
-        bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
-        clips_per_forward: most clips in one forward pass.
-        override_checkpoint: names of overrides that may contradict what the file says of its switches.
+        device: "cpu", "cuda", "cuda:1"; empty for cuda if available.
+        label_names: names in the order of the labels, or a file with one per line; empty for those in the checkpoint.
+        recipe: recipe of sampling and views, such as "k400".
+        bf16: compute in bfloat16; None: if the GPU supports it, as in the test.
+        clips_per_forward: largest number of clips in one forward pass.
+        override_checkpoint: names of overrides that may contradict the switches in the file.
         overrides: flags of model and data by name, such as `backend`, `sampling_rate`, `num_frames`,
             `test_num_segment`, `test_num_crop`, `reader` and `read_timeout`; `**QUICK` for a single view.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no checkpoint of this family, or has no head.
-        ValueError: an override is no flag or contradicts the file, names and classes differ in number, or the device
-            is not there.
+        FileNotFoundError: the file does not exist.
+        CheckpointError: the file is not a checkpoint of this family, or has no head.
+        ValueError: an override is unknown or contradicts the file, the number of names differs from the number of
+            classes, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
     flags, data = inference_settings(facts, recipe, overrides, override_checkpoint)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
-    # Fewer classes than the file's are its first ones: Kinetics-400 by a head for Kinetics-710.
+    # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
     saved_names = (facts.flags.get("class_names") or [])[: data.nb_classes]
     names = label_names_of(label_names or saved_names, data.nb_classes)
     model = build_model(ModelSettings.from_flags(flags), data.nb_classes)
     report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:
-        _logger.info("of %s these were adapted: %s", checkpoint, ", ".join(changed))
-    place = resolve_device(device)
+        _logger.info("adapted from %s: %s", checkpoint, ", ".join(changed))
+    resolved = resolve_device(device)
     if bf16 is None:
-        bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = resolved.type == "cuda" and torch.cuda.is_bf16_supported()
     return Predictor(
-        model=model.to(place).eval(),
+        model=model.to(resolved).eval(),
         plan=plan,
         label_names=names,
-        device=place,
+        device=resolved,
         bf16=bf16,
         span=data.num_frames * data.sampling_rate,
         crop_share=data.crop_pct if images else 1.0,

@@ -1,4 +1,4 @@
-"""What can be predicted on: paths of videos, images, frame folders and lists; frames in memory; clips."""
+"""Sources of videos to predict: files, images, frame folders, lists, and frames in memory."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,38 +17,39 @@ LIST_SUFFIXES = (".csv", ".txt")
 
 
 class FramesInMemory:
-    """A decoded video, uint8 (N, H, W, 3) RGB, with a reader's members."""
+    """A decoded video in memory, uint8 (N, H, W, 3) RGB, as a reader."""
 
     def __init__(self, frames: np.ndarray | torch.Tensor):
         """Keep the frames.
 
         Raises:
-            ValueError: they are no uint8 (N, H, W, 3) with N > 0.
+            ValueError: they are not uint8 (N, H, W, 3) with N > 0.
         """
         frames = np.asarray(frames)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
-            raise ValueError(f"frames of a video are uint8 (N, H, W, 3), not {frames.dtype} {frames.shape}")
+            raise ValueError(f"frames of a video must be uint8 (N, H, W, 3), not {frames.dtype} {frames.shape}")
         self.frames = frames
 
     def __len__(self) -> int:
-        """Give the number of frames."""
         return len(self.frames)
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Give the frames (T,) -> uint8 (T, H, W, 3)."""
+        """Return the frames at indices (T,) as uint8 (T, H, W, 3)."""
         return self.frames[np.asarray(indices)]
 
 
 def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameReader]:
-    """What opens a video, an image or a folder of frames named `filename_tmpl` with numbers from any first one on.
+    """Return a picklable function that opens a video, an image or a folder of frames.
 
-    It can be pickled, and raises `UnreadableVideoError` where the path is not there, or not readable.
+    The function raises `UnreadableVideoError` if the path does not exist or cannot be read.
 
     Args:
-        reader: what decodes videos, one of `datasets.readers.DECODERS`.
+        path: of the video, image or folder.
+        filename_tmpl: file names of the frames in a folder; their numbers may start anywhere.
+        reader: decoder of videos, one of `datasets.readers.DECODERS`.
 
     Raises:
-        UnreadableVideoError: a folder has no such frames, lacks some of them or may not be read.
+        UnreadableVideoError: a folder has no such frames, has gaps or cannot be read.
     """
     if os.path.isdir(path):
         try:
@@ -57,7 +58,7 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
         except OSError as error:
             raise UnreadableVideoError(path, f"the folder cannot be read: {error.strerror}") from error
         if gap or not numbers:
-            raise UnreadableVideoError(path, gap or f"the folder has no frames of the name {filename_tmpl}")
+            raise UnreadableVideoError(path, gap or f"the folder has no frames named {filename_tmpl}")
         return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
     return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
 
@@ -65,28 +66,29 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
 def expand_sources(
     given: Iterable[str], *, filename_tmpl: str = "img_{:05}.jpg", images: bool = False, data_root: str = ""
 ) -> list[str]:
-    """The videos that files, folders and lists name, in their order, each once.
+    """Return the videos named by files, folders and lists, in order and without repetitions.
 
-    A folder stands for the videos in it and below it, sorted, and for each folder of frames there. Links to folders
-    are followed, but not round in circles: a folder that was met before, or lies around the given one, is left out. A
-    list is a .csv or .txt file with a path a line, or with the lines of training lists, whose labels are ignored.
+    A folder is replaced by the videos in it and its subfolders, sorted, and by each folder of frames. Links to folders
+    are followed, except to folders that were already visited or that contain the given one. A list is a .csv or .txt
+    file with one path per line, or a training list, whose labels are ignored.
 
     Args:
-        filename_tmpl: names of the frames in a folder.
-        images: image files in folders are sources too (for an image model).
-        data_root: joined in front of the paths in lists.
+        given: files, folders and lists.
+        filename_tmpl: file names of the frames in a folder.
+        images: include image files in folders, for an image model.
+        data_root: folder that paths in lists are relative to.
 
     Raises:
-        FileNotFoundError: a list is not there, or a folder holds nothing to read. (A file that is not there is told
-            when it is opened, with those that cannot be decoded.)
-        ListFileError: a list has faulty lines.
+        FileNotFoundError: a list does not exist, or a folder contains nothing to read. (A missing file is reported
+            when it is opened, like one that cannot be decoded.)
+        ListFileError: a list has invalid lines.
     """
     found: dict[str, None] = {}
     for name in given:
         if os.path.isdir(name):
             inside = _in_folder(Path(name), filename_tmpl, images)
             if not inside:
-                raise FileNotFoundError(f"{name} holds no video, and no folder of frames named {filename_tmpl}")
+                raise FileNotFoundError(f"{name} contains no video, and no folder of frames named {filename_tmpl}")
         elif name.lower().endswith(LIST_SUFFIXES):
             inside = _in_list(Path(name), data_root)
         else:
@@ -107,7 +109,7 @@ def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
 
 def _in_list(file: Path, data_root: str) -> list[str]:
     if not file.is_file():
-        raise FileNotFoundError(f"list file {file} is not there")
+        raise FileNotFoundError(f"list file {file} does not exist")
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if lines and all(line.lower().endswith(VIDEO_SUFFIXES) or is_image_path(line) for line in lines):
         return [os.path.join(data_root, line) for line in lines]

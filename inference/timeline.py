@@ -1,4 +1,4 @@
-"""Following a video from its first frame to its last, window by window, in memory that its length does not change."""
+"""Prediction of a video window by window, with memory use that does not depend on its length."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from inference.heatmaps import HeatTrack, explain_windows, join_windows
 from inference.predictor import Predictor, ScoresNotFiniteError
 from inference.windows import Curve, window_starts
 
-FRAMES_PER_READ = 64  # bounds the decoded pictures in memory; neighbouring windows share theirs
+FRAMES_PER_READ = 64  # limits the decoded frames in memory; neighbouring windows are read together
 
 
 class Timeline(NamedTuple):
-    """What the model says over the time of a video, and, where it was asked for, on what that rests."""
+    """Predictions over the time of a video, and the heat maps of their relevance if requested."""
 
     curve: Curve
     heat: HeatTrack | None
@@ -30,21 +30,22 @@ def follow(
     explain: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Timeline:
-    """The probabilities in a window that slides over the video.
+    """Predict the probabilities in a window that slides over the video.
 
-    Each window is read as the test reads a video of that many frames with one segment, in all of the test's crops.
+    Each window is read like a video of that length in the test, with one segment and all crops.
 
     Args:
-        reader: of the video, as `predictor.open` gives.
-        window: W in frames; 0 for what a clip of the model spans. A shorter video is one window.
-        stride: in frames; 0 for a quarter of the window.
-        explain: find the relevance of every token for the most probable class of its window, too.
-        progress: wraps the list of steps, for a progress bar.
+        predictor: the model.
+        reader: reader of the video, from `predictor.open`.
+        window: frames per window; 0 for the span of a clip of the model. A shorter video is a single window.
+        stride: frames between windows; 0 for a quarter of the window.
+        explain: also compute the relevance of every token for the most probable class of its window.
+        progress: wraps the list of steps in a progress bar.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
-        ScoresNotFiniteError: the scores of a window are no numbers.
-        ValueError: a negative window or stride.
+        UnreadableVideoError: frames cannot be decoded.
+        ScoresNotFiniteError: the scores of a window are not finite.
+        ValueError: window or stride is negative.
     """
     total = len(reader)
     window = min(window or predictor.span, total)
@@ -67,7 +68,11 @@ def follow(
 def read_windows(
     predictor: Predictor, reader: FrameReader, starts: np.ndarray, window: int
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Clips of windows that start at `starts` (n,): float32 (n, crops, C, T, H, W), and their frames (n, T)."""
+    """Read windows that start at `starts` (n,).
+
+    Returns:
+        their clips, float32 (n, crops, C, T, H, W), and frame numbers (n, T).
+    """
     sampled = predictor.plan.sample(window, mode="test", segment=0, num_segments=1)
     wanted = starts[:, None] + sampled
     frames = reader.read(wanted.reshape(-1))

@@ -1,6 +1,6 @@
-"""Windows over a long video, and the curve of probabilities that they give: pure functions, no file is opened here.
+"""Sliding windows over a video, and the curve of their probabilities.
 
-Symbols: N = frames in the video, W = frames of a window, s = stride, n = number of windows.
+Symbols: N = frames in the video, W = frames per window, n = number of windows.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,20 @@ from inference.predictor import Score, top_scores
 
 
 def window_starts(total_frames: int, window: int, stride: int) -> np.ndarray:
-    """First frames of windows of `window` frames, `stride` apart, the last one ending with the video: (n,) int64.
+    """Return the first frames (n,), int64, of windows `stride` apart, the last of which ends with the video.
 
-    A video shorter than a window has a single one, from 0.
+    A video shorter than a window gets a single one.
+
+    Args:
+        total_frames: N.
+        window: W.
+        stride: frames between the starts of windows.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number is below 1.
     """
     if min(total_frames, window, stride) < 1:
-        raise ValueError(f"need at least 1 each: {total_frames} frames, window {window}, stride {stride}")
+        raise ValueError(f"all must be at least 1: {total_frames} frames, window {window}, stride {stride}")
     last = max(0, total_frames - window)
     starts = np.arange(0, last + 1, stride, dtype=np.int64)
     return starts if starts[-1] == last else np.append(starts, last)
@@ -30,8 +35,11 @@ class Curve:
     """Class probabilities over the time of a video.
 
     Attributes:
-        total_frames: N. window: W, at most N. starts: (n,) first frame of each window.
-        probabilities: (n, classes) float32. label_names: of all classes.
+        total_frames: N.
+        window: W, at most N.
+        starts: (n,) first frame of each window.
+        probabilities: (n, classes) float32.
+        label_names: names of all classes.
     """
 
     total_frames: int
@@ -42,15 +50,15 @@ class Curve:
 
     @property
     def centres(self) -> np.ndarray:
-        """The middle of each window in frames: (n,) float."""
+        """The centre of each window in frames, (n,) float."""
         return self.starts + (self.window - 1) / 2
 
     def leading(self, count: int = 5) -> list[int]:
-        """The classes of the highest peaks, the highest first."""
+        """Return the classes with the highest peaks, highest first."""
         return np.argsort(-self.probabilities.max(0), kind="stable")[:count].tolist()
 
     def at(self, frames: np.ndarray) -> np.ndarray:
-        """Probabilities (frames, classes) at frame numbers: linear between centres, constant outside of them."""
+        """Interpolate probabilities (frames, classes) at frame numbers, linearly between the windows' centres."""
         places = np.interp(frames, self.centres, np.arange(len(self.starts)))
         before = np.floor(places).astype(np.int64)
         after = np.minimum(before + 1, len(self.starts) - 1)
@@ -58,7 +66,7 @@ class Curve:
         return (1 - share) * self.probabilities[before] + share * self.probabilities[after]
 
     def tops(self, count: int = 5) -> list[tuple[int, int, list[Score]]]:
-        """Each window's first frame, last frame and most probable classes."""
+        """Return the first frame, last frame and most probable classes of each window."""
         return [
             (int(start), int(start) + self.window - 1, top_scores(row, self.label_names, count))
             for start, row in zip(self.starts, self.probabilities, strict=True)

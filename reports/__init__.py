@@ -1,4 +1,4 @@
-"""What a test tells beyond its accuracy: figures, pictures and a page that opens without a network.
+"""The report of a test: figures (matplotlib), sample frames (media) and a self-contained page (report.html).
 
-statistics (numbers of results.json) -> figures (matplotlib), media (frames as data URIs) -> page (report.html).
+All numbers come from results.json (engines/results.py).
 """

@@ -1,4 +1,4 @@
-"""The report at the end of a run, which must never cost the run its result."""
+"""The report at the end of a run; an error in it must not make the run fail."""
 
 import logging
 
@@ -6,16 +6,16 @@ _logger = logging.getLogger(__name__)
 
 
 def try_to_report(output_dir: str, dataset) -> None:
-    """Write the report of `output_dir` with pictures from `dataset`; whatever goes wrong is a warning and no more.
+    """Write the report of `output_dir` with sample frames from `dataset`; log any error as a warning.
 
     Args:
-        output_dir: holds results.json, and log.txt where the run trained.
-        dataset: that was tested, see `reports.media`.
+        output_dir: contains results.json, and log.txt if the run trained.
+        dataset: the tested data set, see `reports.media`.
     """
     try:
-        # Imported here: matplotlib takes a second, and its absence must not stop a run either.
+        # Imported here because matplotlib takes a second, and a run must not fail if it is missing.
         from reports.page import write_report
 
         _logger.info("wrote %s", write_report(output_dir, dataset))
-    except Exception:  # whatever it is, the test's numbers are already written
+    except Exception:  # the results of the test are already written
         _logger.warning("the report could not be written; try `python -m tools.report %s`", output_dir, exc_info=True)

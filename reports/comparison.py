@@ -1,4 +1,4 @@
-"""Two tests of the same videos: McNemar's test of their difference (Psychometrika 12, 1947), over all and by class."""
+"""Comparison of two tests on the same videos with McNemar's test (Psychometrika 12, 1947), overall and per class."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-NORMAL_95 = 1.959964  # standard deviations on each side that hold 95 % of a normal distribution
+NORMAL_95 = 1.959964  # 97.5 % quantile of the standard normal distribution
 
 
 class CompareError(ValueError):
-    """Two results that cannot be compared; the message says why."""
+    """The two results cannot be compared; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,12 @@ class Comparison:
     """Accuracies of two runs on the same videos, in percent.
 
     Attributes:
-        videos: compared. accuracy_a, accuracy_b: of each run.
-        only_a, only_b: videos that one run alone classified rightly.
-        p_value: of McNemar's test that both runs err equally often.
+        videos: number of videos compared.
+        accuracy_a: accuracy of run A.
+        accuracy_b: accuracy of run B.
+        only_a: number of videos that only A classified correctly.
+        only_b: number of videos that only B classified correctly.
+        p_value: of McNemar's test; the null hypothesis is that both runs are equally accurate.
     """
 
     videos: int
@@ -36,15 +39,15 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """B's accuracy minus A's, in percentage points."""
+        """Accuracy of B minus that of A, in percentage points."""
         return self.accuracy_b - self.accuracy_a
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % confidence interval of the difference (Wald's, of paired shares), in points.
+        """Half-width of the 95 % confidence interval of the difference (Wald, paired proportions), in points.
 
-        Where all videos agree on the difference, Wald's interval would be empty; the exact (Clopper-Pearson) bound on
-        the share of videos that differ from them takes its place.
+        If all videos give the same difference, Wald's interval would be empty; then it is the exact (Clopper-Pearson)
+        upper bound on the proportion of videos with another difference.
         """
         share = (self.only_a + self.only_b) / self.videos
         variance = share - ((self.only_b - self.only_a) / self.videos) ** 2
@@ -55,7 +58,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All videos, each class by its label, Holm's p-values of the classes, and how many videos one run alone read."""
+    """The result of a comparison.
+
+    Attributes:
+        overall: over all videos.
+        classes: label -> comparison of the videos of this class.
+        corrected: label -> p-value with Holm's correction.
+        left_out: number of videos that only one of the runs could read.
+    """
 
     overall: Comparison
     classes: dict[int, Comparison]
@@ -67,28 +77,31 @@ def read_results(path: Path) -> dict[str, Any]:
     """Read a results.json.
 
     Raises:
-        OSError: it cannot be read. CompareError: it is none, or older than the predictions in it.
+        OSError: the file cannot be read.
+        CompareError: it is not a results.json, or has no predictions.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CompareError(f"{path} is no results.json: {error}") from error
+        raise CompareError(f"{path} is not a results.json: {error}") from error
     if not isinstance(results, dict) or "predictions" not in results:
-        raise CompareError(f"{path} has no predicted classes; of a classifier, test again with --eval to get them")
+        raise CompareError(
+            f"{path} contains no predicted classes; if it is of a classifier, repeat the test with --eval"
+        )
     return results | {"file": str(path)}
 
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> Outcome:
-    """Compare what `read_results` returned, video by video.
+    """Compare two results of `read_results`, video by video.
 
     Raises:
-        CompareError: the lists or the numbers of classes differ, or no video was read by both.
+        CompareError: the lists differ, or there is no video that both could read.
     """
     if first["list"]["sha256"] != second["list"]["sha256"]:
         lists = [f"{results['list']['file']} ({results['list']['records']} records)" for results in (first, second)]
         raise CompareError(
-            f"{first['file']} and {second['file']} are of different lists, {' and '.join(lists)}: "
-            "only tests of the same videos and labels can be compared"
+            f"{first['file']} and {second['file']} are tests of different lists, {' and '.join(lists)}: "
+            "only tests on the same videos and labels can be compared"
         )
     rows = {row["line"]: row for row in second["predictions"]}
     pairs = [(row, rows[row["line"]]) for row in first["predictions"] if row["line"] in rows]
@@ -106,20 +119,20 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Outcome:
 
 
 def _compare(right: np.ndarray) -> Comparison:
-    """From right or wrong, bool (videos, 2), of A and B."""
+    """Compare A and B from whether they are right, bool (videos, 2)."""
     only_a, only_b = (int((right[:, run] & ~right[:, 1 - run]).sum()) for run in (0, 1))
     accuracy_a, accuracy_b = (100 * right.mean(0)).tolist()
     return Comparison(len(right), accuracy_a, accuracy_b, only_a, only_b, mcnemar(only_a, only_b))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p-value of McNemar's exact test from the discordant counts."""
+    """Return the two-sided p-value of McNemar's exact test for the discordant counts."""
     total = only_a + only_b
     return float(binomtest(only_a, total).pvalue) if total else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of several p-values, in their order."""
+    """Apply Holm's step-down correction to several p-values; their order is kept."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     corrected = np.empty(len(p_values))

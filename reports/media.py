@@ -1,7 +1,6 @@
-"""Frames of tested videos as data URIs, small enough that a page holds dozens of them.
+"""Frames of tested videos as data URIs, small enough for dozens of them on a page.
 
-Frames are read through the data set that was tested (`open_record`, and `plan.sample`: those in the middle of the
-video, as one view of the model sees them).
+Frames are read through the tested data set: those of a single view in the middle of the video (`plan.sample`).
 """
 
 import base64
@@ -20,7 +19,7 @@ QUALITY = 70
 
 
 class Picture(NamedTuple):
-    """What a page shows of a video: a data URI, or why there is none."""
+    """A picture of a video as a data URI, or the reason why there is none."""
 
     uri: str | None
     problem: str | None = None
@@ -30,8 +29,8 @@ class Pictures:
     """Pictures of videos by their line in the list.
 
     Args:
-        dataset: a `ClipDataset`, or None where the videos are out of reach.
-        problem: why there is none.
+        dataset: a `ClipDataset`, or None if the videos are not available.
+        problem: the reason why they are not available.
     """
 
     def __init__(self, dataset, problem: str | None = None):
@@ -39,11 +38,11 @@ class Pictures:
         self._records = {} if dataset is None else {record.line: record for record in dataset.records}
 
     def still(self, line: int) -> Picture:
-        """The middle frame of the clip, as WebP."""
+        """Return the middle frame of the clip as WebP."""
         return self._picture(line, still=True)
 
     def clip(self, line: int) -> Picture:
-        """The frames of the clip one after another, as animated WebP."""
+        """Return the frames of the clip as animated WebP."""
         return self._picture(line, still=False)
 
     def _picture(self, line: int, still: bool) -> Picture:
@@ -55,13 +54,13 @@ class Pictures:
             indices = self._dataset.plan.sample(len(reader), mode="test", segment=0, num_segments=1)
             frames = reader.read(indices[len(indices) // 2 :][:1] if still else indices)
             return Picture(animated_webp(frames))
-        except Exception as error:  # a video that cannot be shown is told in its place, and the page goes on
+        except Exception as error:  # the page shows the error instead of the picture
             _logger.debug("no picture of %s", record.path, exc_info=True)
             return Picture(None, str(error))
 
 
 def animated_webp(frames: np.ndarray) -> str:
-    """Frames uint8 (T, H, W, 3) as a data URI; a single one is a still picture."""
+    """Encode frames uint8 (T, H, W, 3) as a WebP data URI; a single frame gives a still image."""
     height, width = frames.shape[1:3]
     size = (max(1, round(width * HEIGHT / height)), HEIGHT)
     first, *rest = (Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames)
@@ -72,5 +71,5 @@ def animated_webp(frames: np.ndarray) -> str:
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """The content itself as an address, so that a page needs no other file."""
+    """Encode content as a data URI, so that a page needs no other files."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

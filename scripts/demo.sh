@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# The whole road on two CPU cores: make a motion data set, pretrain on its images, fine-tune on its videos, test, draw.
+# The whole pipeline on two CPU cores: create a motion data set, pretrain on its images, fine-tune on its videos, test,
+# write the report.
 #
-#   bash scripts/demo.sh [OUTPUT_DIR]          (make demo sets the environment up first)
+#   bash scripts/demo.sh [OUTPUT_DIR]          (make demo also installs the environment)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 output=${1:-outputs/demo}
 data=$output/data
 
 model=(--model videomambapro_nano --dt_init mamba --input_size 64 --short_side_size 64 --num_sample 1 --num_workers 1)
-# The labels have directions: no mirroring; what moves is small: nothing is cropped away, erased or mixed.
+# No mirroring, because the labels are directions; no cropping, erasing or mixing, because the moving digits are small.
 plain=(--aa none --hflip 0 --color_jitter 0 --scale 1 1 --ratio 1 1 --reprob 0 --mixup 0 --cutmix 0 --smoothing 0)
 
-echo "[1/4] data: handwritten digits that move; the class is how"
+echo "[1/4] data: moving handwritten digits; the class is the motion"
 python -m tools.make_moving_digits --output "$data" --train 6400 --num_frames 10 --frame_clips 200
 
 echo "[2/4] pretraining on still digits"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests a checkpoint. Model, type, classes, frames and resolution are read off the file.
+# Test a checkpoint. Model, type, classes, frames and resolution are read from the file.
 #
 #   bash scripts/evaluate.sh --checkpoint FILE --data_set k400|ssv2|ucf101|hmdb51|imagenet|custom|... --data_root DIR
 #        [--gpus 8] [--output_dir DIR] [--dry_run]
 #
-# --data_set is a file of recipes/, which tells how to sample and how many views to test. Other options: launch.sh.
+# --data_set is a file of recipes/, which defines the sampling and the number of views. Other options: launch.sh.
 set -euo pipefail
 checkpoint="" data_set=custom rest=()
 while (($#)); do
@@ -24,7 +24,7 @@ while (($#)); do
     esac
 done
 if [[ -z $checkpoint ]]; then
-    echo "which weights? --checkpoint FILE" >&2
+    echo "--checkpoint FILE is required" >&2
     exit 2
 fi
 script=run_class_finetuning.py

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Starts a recipe on one GPU, several, or several machines; the other scripts here call it.
+# Start a recipe on one GPU, several GPUs or several machines; the other scripts here call this one.
 #
 #   bash scripts/launch.sh SCRIPT DATA_SET [--data_root DIR] [--model tiny|small|middle] [--frames N] [--res PIXELS]
 #        [--gpus N] [--nodes N --node_rank R --master_addr HOST [--master_port PORT]] [--dry_run] [any flag of SCRIPT]
 #
 #   SCRIPT     run_class_finetuning.py or run_pretrain_imagenet.py
-#   DATA_SET   a file of recipes/; the run is MODEL_fFRAMES_resRES of it, or MODEL_resRES without --frames
-#   --data_root DIR   what the paths in the lists start from; train.csv, val.csv and test.csv lie there too,
-#                     unless --data_path says where
-#   --gpus N   GPUs of each machine; 0 computes on the CPU. Fewer or more than the recipe's change the accumulation,
-#              not the batch of an update.
-#   --recipe NAME     instead of the name made of model, frames and resolution
+#   DATA_SET   a file of recipes/; the recipe is DATA_SET/MODEL_fFRAMES_resRES, or DATA_SET/MODEL_resRES without --frames
+#   --data_root DIR   folder that the paths in the lists are relative to; it also contains train.csv, val.csv and
+#                     test.csv, unless --data_path names another folder
+#   --gpus N   GPUs per machine; 0: use the CPU. Another number of GPUs than in the recipe changes the gradient
+#              accumulation, not the global batch.
+#   --recipe NAME     a recipe, instead of the one given by data set, model, frames and resolution
 #
-# On several machines, start the same command on each with its --node_rank (0 on --master_addr), or use slurm.sbatch.
+# With several machines, start the same command on each with its own --node_rank (0 on --master_addr), or use
+# slurm.sbatch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +23,7 @@ model=tiny frames="" res=224 gpus=1 nodes=1 node_rank=0 master_addr="" master_po
 data_root="" data_path="" recipe="" dry_run=false
 flags=()
 
-need() { # need FLAG VALUES_LEFT: an option at the end of the line has lost its value
+need() { # need FLAG WORDS_LEFT: reject an option without a value at the end of the command line
     if (($2 < 2)); then
         echo "$1 needs a value" >&2
         exit 2
@@ -49,16 +50,16 @@ done
 
 for number in gpus nodes node_rank master_port; do
     if ! [[ ${!number} =~ ^[0-9]+$ ]]; then
-        echo "--$number must be a whole number, not '${!number}'" >&2
+        echo "--$number must be an integer, not '${!number}'" >&2
         exit 2
     fi
 done
 if ((nodes < 1 || node_rank >= nodes)); then
-    echo "--nodes $nodes and --node_rank $node_rank do not fit: ranks count from 0 to nodes - 1" >&2
+    echo "--node_rank must be between 0 and --nodes - 1, not $node_rank with --nodes $nodes" >&2
     exit 2
 fi
 if ((nodes > 1)) && [[ -z $master_addr ]]; then
-    echo "--nodes $nodes needs --master_addr, the machine of --node_rank 0" >&2
+    echo "--nodes $nodes requires --master_addr, the machine with --node_rank 0" >&2
     exit 2
 fi
 
@@ -77,7 +78,7 @@ if ((gpus == 0)); then command+=(--device cpu); fi
 processes=$((gpus > 0 ? gpus : 1))
 launcher=("$python")
 if ((nodes > 1)); then
-    # The id names a log folder: no slash in it.
+    # The id becomes the name of a log folder, so it must not contain a slash.
     rdzv_id=${SLURM_JOB_ID:-${recipe//\//-}}
     is_host=$([[ $node_rank == 0 ]] && echo true || echo false)
     launcher+=(-m torch.distributed.run --nnodes "$nodes" --nproc_per_node "$processes" --rdzv_backend c10d
@@ -86,19 +87,19 @@ elif ((processes > 1)); then
     launcher+=(-m torch.distributed.run --standalone --nproc_per_node "$processes")
 fi
 
-# The command line comes last: later flags win over what stands above.
+# The user's flags come last, so that they override those above.
 command+=(${flags[@]+"${flags[@]}"})
 echo "+ ${launcher[*]} ${command[*]}" >&2
 if $dry_run; then
-    # One process looks at everything that the others would share.
+    # One process checks everything for all of them.
     exec "$python" "${command[@]}" --dry_run $((nodes * processes))
 fi
 if ((${#launcher[@]} == 1)); then
     exec "${launcher[@]}" "${command[@]}"
 fi
 
-# Stopped by a signal, this script ends with 75 like a single process (docs/engine.md). torchrun ends with 1 whatever its
-# processes end with; they leave their status in a file.
+# When it is stopped by a signal, this script exits with 75, like a single process (docs/engine.md). torchrun always exits
+# with 1, so its processes write their status to a file.
 VIDEOMAMBAPRO_EXIT_FILE=$(mktemp)
 export VIDEOMAMBAPRO_EXIT_FILE
 torchrun="" stopped=false
@@ -106,10 +107,10 @@ trap 'rm -f "$VIDEOMAMBAPRO_EXIT_FILE"' EXIT
 trap 'stopped=true; kill -TERM "$torchrun" || true' TERM
 trap 'kill -INT "$torchrun" || true' INT
 trap 'pkill -USR1 -P "$torchrun" || true' USR1
-# SIGUSR1 would end torchrun: it is ignored, which programs inherit until they set a handler, as its processes do.
+# SIGUSR1 would terminate torchrun, so it is ignored there. Its processes inherit this until they install a handler.
 (trap '' USR1 && exec "${launcher[@]}" "${command[@]}") &
 torchrun=$!
-while kill -0 "$torchrun" 2>/dev/null; do # a signal ends a wait too early
+while kill -0 "$torchrun" 2>/dev/null; do # a signal interrupts `wait`
     wait "$torchrun" || true
 done
 status=0
@@ -117,8 +118,8 @@ wait "$torchrun" || status=$?
 if [[ -s $VIDEOMAMBAPRO_EXIT_FILE ]]; then
     status=$(<"$VIDEOMAMBAPRO_EXIT_FILE")
 elif $stopped && ((status != 0)); then
-    # The processes could not agree on it, as in the first seconds; but the signal was not theirs.
-    echo "stopped by SIGTERM: leaving with status 75" >&2
+    # The processes wrote no status, because they were still starting or got SIGTERM from torchrun, not from a scheduler.
+    echo "stopped by SIGTERM: exiting with status 75" >&2
     status=75
 fi
 exit "$status"

@@ -1,4 +1,4 @@
-"""A browser for the tests of pages, where the machine has one."""
+"""A browser for tests of web pages, if the machine has one."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Fixtures that tests of several files share."""
+"""Fixtures shared by several test files."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def handlers_stay():
-    """Take away the handlers that a test sets up: they write to streams that are closed after it."""
+    """Remove the log handlers of a test, which write to streams that are closed after it."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -17,7 +17,7 @@ def handlers_stay():
 
 @pytest.fixture
 def poisoned_memory():
-    """Fill uninitialised memory with NaN, so that an element that nobody wrote cannot pass."""
+    """Fill uninitialised memory with NaN, so that elements that are never written fail a test."""
     import torch
 
     torch.use_deterministic_algorithms(True)  # makes torch.empty fill what it gives

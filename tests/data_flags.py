@@ -1,4 +1,4 @@
-"""The data package's settings as tests want them: small clips, no augmentation, no workers, unless said otherwise."""
+"""Data settings for tests: by default small clips, no augmentation and no dataloader workers."""
 
 import argparse
 from dataclasses import replace
@@ -7,7 +7,7 @@ from datasets.arguments import DataSettings, add_data_arguments
 
 
 def data_flags(root, *flags, seed=0):
-    """Parse `flags` after those of small clips from lists and files in `root`."""
+    """Parse `flags` after default flags for small clips from lists and files in `root`."""
     parser = argparse.ArgumentParser()
     add_data_arguments(parser)
     small = ["--input_size", "32", "--short_side_size", "32", "--num_frames", "4", "--sampling_rate", "2"]

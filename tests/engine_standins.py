@@ -1,4 +1,4 @@
-"""Stand-ins for the model, the data and the flags, small enough to train in a moment."""
+"""Stand-ins for the model, the data and the flags that train within a moment."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ CLASSES = 3
 
 
 class TinyModel(nn.Module):
-    """Obeys the model protocol: clips (N, 3, T, H, W) -> logits (N, CLASSES). Its dropout draws random numbers."""
+    """Implements the model interface: clips (N, 3, T, H, W) -> logits (N, CLASSES), with random dropout."""
 
     def __init__(self, width=8, depth=4, classes=CLASSES, dropout=0.1):
         super().__init__()
@@ -91,7 +91,7 @@ class MemoryVideos(Dataset):
 
 
 class Interrupted(MemoryVideos):
-    """Signals this process, or does something else, at its `at`-th access, counted from 0."""
+    """Sends a signal to this process, or calls a function, at access number `at`, counted from 0."""
 
     def __init__(self, *values, at, action=lambda: os.kill(os.getpid(), signal.SIGTERM), **settings):
         super().__init__(*values, **settings)
@@ -105,7 +105,7 @@ class Interrupted(MemoryVideos):
 
 
 class EpochSampler(Sampler):
-    """A shuffle that depends on (seed, epoch) alone, as the data package's does."""
+    """Shuffle depending only on (seed, epoch), as the samplers of datasets do."""
 
     def __init__(self, size, seed, rank=0, world_size=1):
         self.size, self.seed, self.rank, self.world_size, self.epoch = size, seed, rank, world_size, 0
@@ -130,15 +130,15 @@ def training_loader(dataset, batch_size=4, rank=0, world_size=1):
 
 
 def test_loader(dataset, batch_size=4, rank=0, world_size=1):
-    mine = list(range(rank, len(dataset), world_size))
-    return DataLoader(dataset, batch_size, sampler=mine, collate_fn=dataset.collate)
+    own_indices = list(range(rank, len(dataset), world_size))
+    return DataLoader(dataset, batch_size, sampler=own_indices, collate_fn=dataset.collate)
 
 
 test_loader.__test__ = False
 
 
 def make_args(*flags, **values):
-    """The engine's settings with their defaults, `flags` as on the command line, and other packages' flags."""
+    """Build engine settings from defaults, command-line `flags` and the flags of other packages."""
     parser = FlagParser()
     add_engine_arguments(parser)
     add_loss_arguments(parser)
@@ -157,7 +157,7 @@ def make_args(*flags, **values):
 
 
 def classify(model, args=None, classes=CLASSES):
-    """The objective that the flags ask for; without flags, plain cross entropy."""
+    """Build the objective for the flags; without flags, cross entropy."""
     return Classification(model, classes, from_flags(LossSettings, SimpleNamespace(**args.flags)) if args else None)
 
 
@@ -174,7 +174,7 @@ def train(
     dropout=0.1,
     objective=None,
 ):
-    """Build everything anew, as a new process would, and train; return the state."""
+    """Build everything from scratch, as a new process would, and train; return the state."""
     args = make_args(
         "--output_dir",
         str(output_dir),

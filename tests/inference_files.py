@@ -21,7 +21,7 @@ FLAGS = {
 
 
 def save_checkpoint(path: Path, classes: int = CLASSES, **flags) -> Path:
-    """Write weights as our runs do, with the flags of a run: random, but for a head to which clips differ."""
+    """Write weights and flags as our runs do: random weights, with a head that distinguishes clips."""
     torch.manual_seed(0)
     model = VideoMambaPro(img_size=32, num_frames=4, num_classes=classes, dt_init="mamba", **NANO).eval()
     clips = [moving_frames(4, 32, 32, seed=seed).transpose(3, 0, 1, 2) for seed in range(8)]
@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, classes: int = CLASSES, **flags) -> Path:
 
 
 def moving_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """Frames uint8 (count, height, width, 3) that change: smooth coloured noise that fades into another."""
+    """Create changing frames uint8 (count, height, width, 3): smooth colour noise that fades to other noise."""
     rng = np.random.default_rng(seed)
     first, last = (np.kron(rng.integers(0, 256, (height // 8, width // 8, 3)), np.ones((8, 8, 1))) for _ in "ab")
     shares = np.linspace(0, 1, count)[:, None, None, None]

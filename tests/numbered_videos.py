@@ -1,4 +1,4 @@
-"""Videos whose every picture carries its number, as files of the kinds that are met in data sets and on the web."""
+"""Videos whose frames show their numbers, as files of many kinds found in data sets and on the web."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ NOT_CODED = VOP + bytes([0x50, 0x4F])
 
 
 def pictures(count: int = COUNT, height: int = 64, width: int = 128) -> Iterator[np.ndarray]:
-    """Pictures (H, W, 3) of a scene that is panned over, with their numbers as eight bright or dark squares on top."""
+    """Create frames (H, W, 3) of a pan over a scene, with their numbers shown as eight bright or dark squares."""
     cells = np.random.default_rng(0).integers(60, 196, (height // 8, width // 8 + count // 4, 3), dtype=np.uint8)
     scene = cells.repeat(8, axis=0).repeat(8, axis=1)
     for i in range(count):
@@ -35,12 +35,12 @@ def pictures(count: int = COUNT, height: int = 64, width: int = 128) -> Iterator
 
 
 def numbers_of(frames: Iterable[np.ndarray]) -> list[int]:
-    """Read off the numbers of pictures (H, W, 3), upright or not turned."""
+    """Read the numbers shown in frames (H, W, 3), upright or not rotated."""
     return [sum(1 << bit for bit in range(8) if f[4:12, 16 * bit + 4 : 16 * bit + 12].mean() > 127) for f in frames]
 
 
 def decoded_from_the_start(path: Path) -> list[np.ndarray]:
-    """What a player shows: every frame that PyAV gives, in its order, in RGB and upright."""
+    """Return what a player shows: all frames that PyAV decodes, in order, in RGB and upright."""
     container, stream = open_video(str(path))
     with container:
         return [upright(frame.to_ndarray(format="rgb24"), frame) for frame in container.decode(stream)]
@@ -112,7 +112,7 @@ def pack_b_frames(source: Path, target: Path) -> Path:
 
 
 def replace_bytes(source: Path, target: Path, old: bytes, new: bytes) -> Path:
-    """Write a file with bytes replaced by as many others."""
+    """Write a file with some bytes replaced by the same number of others."""
     content = source.read_bytes()
     assert old in content and len(old) == len(new)
     target.write_bytes(content.replace(old, new))
@@ -120,7 +120,7 @@ def replace_bytes(source: Path, target: Path, old: bytes, new: bytes) -> Path:
 
 
 def with_cover(source: Path, target: Path) -> Path:
-    """Copy a video behind the picture of a cover, which becomes the first stream of the file."""
+    """Copy a video and add a cover image as the first stream of the file."""
     with av.open(str(source)) as read, av.open(str(target), "w") as written:
         cover = written.add_stream("mjpeg", rate=25)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"

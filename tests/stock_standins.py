@@ -7,6 +7,6 @@ from mamba.mamba_ssm.ops.selective_scan import stock_packages
 
 
 def install(monkeypatch, name, interface):
-    """Let the compiled module `name` be there, with `interface` as the Python module that calls it."""
+    """Install a fake compiled module `name`, with `interface` as the Python module that calls it."""
     monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, stock_packages.INTERFACES[name], interface)

@@ -1,4 +1,4 @@
-"""The ablation: which runs there are, that finished ones are not repeated, and the arithmetic of its table."""
+"""The ablation: the set of runs, not repeating finished ones, and the calculations in its table."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def test_flags_reach_the_run():
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Instead of training: runs write a result that depends on their flags, and are counted."""
+    """Replace training: runs write a result that depends on their flags, and are counted."""
     commands = []
 
     def run(command, **_):

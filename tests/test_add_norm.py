@@ -1,4 +1,4 @@
-"""The fused addition and norm against PyTorch's own in float64, by every backend that can serve here."""
+"""The fused addition and norm of all available backends against PyTorch in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""List files: every form that is allowed is read, every fault is told with its place and its remedy."""
+"""List files: all valid forms are read, all errors are reported with line and remedy."""
 
 import pytest
 

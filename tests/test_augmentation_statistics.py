@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 240, 320
 
 
 def published_crop(rng):
-    """Area 0.08 to 1, aspect ratio 3/4 to 4/3 in the logarithm, ten tries, then the middle: (y, x, height, width)."""
+    """Draw a crop (y, x, height, width): area 0.08 to 1, log aspect ratio 3/4 to 4/3, ten tries, then the centre."""
     for _ in range(10):
         area = HEIGHT * WIDTH * rng.uniform(0.08, 1.0)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -31,7 +31,7 @@ def published_crop(rng):
 
 
 def seen_crops(hflip=0.5):
-    """What our pipeline cut out and mirrored, read off its pictures: boxes (DRAWS, 4) and flips (DRAWS,)."""
+    """Determine the crops and flips of our pipeline from its images: boxes (DRAWS, 4) and flips (DRAWS,)."""
     settings = {"aa": "none", "train_interpolation": "bicubic", "reprob": 0.0, "remode": "pixel", "recount": 1}
     transform = video_train_transform(32, AugmentationSettings(hflip=hflip, **settings))
     frames = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
@@ -51,7 +51,7 @@ def seen_crops(hflip=0.5):
 
 
 def assert_same_distribution(found, expected):
-    """Kolmogorov-Smirnov: the distance of two cumulative distributions, at a bound that chance passes once in 10^5."""
+    """Kolmogorov-Smirnov test: the distance of two distributions, at a significance level of 10^-5."""
     values = np.sort(np.concatenate([found, expected]))
     shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (found, expected)]
     assert np.abs(shares[0] - shares[1]).max() < 2.5 / math.sqrt(len(found))

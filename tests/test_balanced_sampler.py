@@ -1,4 +1,4 @@
-"""The balanced sampler: classes alike, rounds without repeats, the same on every number of processes."""
+"""The balanced sampler: equal classes, no early repeats, the same result for any number of processes."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ LABELS = [0] * 70 + [1] * 20 + [4] * 7 + [2] * 3
 
 
 def drawn(epoch=0, world_size=1, seed=3, start=0):
-    """The keys of all ranks, in the order that they are trained on."""
+    """Return the keys of all ranks, in the order of training."""
     ranks = []
     for rank in range(world_size):
         sampler = BalancedSampler(LABELS, rank=rank, world_size=world_size, seed=seed)

@@ -1,4 +1,4 @@
-"""The scan's benchmark where there is no GPU: bytes, the stock kernel, a GPU's events, refusal of wrong numbers."""
+"""The scan benchmark without a GPU: bytes, stock kernel, GPU events, and refusing wrong results."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def test_bytes_that_must_move_are_those_counted_by_hand():
 
 
 class StandInFusedScan(types.ModuleType):
-    """mamba-ssm's differentiable scan with what the compiled one asks of types and strides, in plain PyTorch."""
+    """mamba-ssm's differentiable scan in plain PyTorch, with the compiled one's restrictions on types and strides."""
 
     residual = False
 
@@ -92,7 +92,7 @@ def test_without_the_package_there_is_no_stock_pass(monkeypatch):
 
 
 class Gpu:
-    """A queue that works at its own time: events get theirs when it reaches them, and are read after a wait only."""
+    """An asynchronous queue: events get their time when it reaches them, and can be read only after a wait."""
 
     def __init__(self, monkeypatch):
         self.now, self.waits, self.log = 0.0, 0, []

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: what is counted, that peers compute the same, timing, and the picture."""
+"""The calculations of the benchmarks: counts, equivalence of peers, timing, and the plot."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Every kind of broken file in a list: the run ends, each is named once, and none is counted as another."""
+"""Broken files of every kind in a list: the run completes, and each is reported once and correctly."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ SAID = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Good and broken videos in turn, and lists of them; the same of frame folders, one of which lacks a frame."""
+    """Alternating good and broken videos with lists, and frame folders, one of which lacks a frame."""
     root = tmp_path_factory.mktemp("data")
     frames = numbered_frames(12, 32, 48)
     for i in range(GOOD):
@@ -66,10 +66,10 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
     with caplog.at_level(logging.WARNING, "datasets.loader"):
         for _ in range(2):
             batches = list(loader)
-    told = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
-    assert len(told) == len(broken)
+    reported = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
+    assert len(reported) == len(broken)
     for index, reason in broken.items():
-        (line,) = [line for line in told if records[index].path in line]
+        (line,) = [line for line in reported if records[index].path in line]
         assert reason in line and f"line {index + 1}" in line
     read = torch.cat([batch["indices"] for batch in batches]).tolist()
     assert not broken.keys() & set(read)
@@ -86,7 +86,7 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
 @pytest.mark.parametrize("guard", ["0", "60"])
 @pytest.mark.parametrize("mode", ["train", "validation", "test"])
 def test_pictures_too_long_to_resize_are_told(tmp_path, mode, guard):
-    """By their shorter side they would become 32 x 256000."""
+    """Resized by their shorter side, they would become 32 x 256000."""
     good, long = numbered_frames(4, 32, 48), numbered_frames(4, 2, 16000)
     folders = [write_folder(tmp_path / f"{i}", long if i == 1 else good) for i in range(3)]
     for part in ("train", "val", "test"):

@@ -1,4 +1,4 @@
-"""check_data on real files: every fault is found and named, the good are kept, and a second run goes on."""
+"""check_data on real files: all errors are found and reported, good files are kept, a second run continues."""
 
 import importlib.util
 import json
@@ -114,7 +114,7 @@ def test_frame_folders_and_images(tmp_path):
 
 @pytest.fixture
 def listed(tmp_path):
-    """A list with two columns more than needed, of good, broken, short, odd and repeated clips."""
+    """A list of good, broken, short, odd and repeated clips, with two extra columns."""
     write_video(tmp_path / "good one.mp4", numbered_frames(18, 32, 48))
     write_video(tmp_path / "short.mp4", numbered_frames(5, 32, 48))
     write_video(tmp_path / "odd.mp4", numbered_frames(18, 32, 48), pixels="yuv444p")
@@ -136,7 +136,7 @@ def test_a_clean_list_of_the_lines_as_they_were(listed, capsys):
     assert [problem.split(": ")[0].rpartition(" ")[2] for problem in problems] == ["3", "4", "5", "6"]
     assert "broken: it is not a video" in problems[0] and "short: 5 frames" in problems[1]
     assert "odd: pixel format yuv444p" in problems[2]
-    assert problems[3].endswith("odd: it stands in line 1 already with another label")
+    assert problems[3].endswith("odd: it is already in line 1 with another label")
     assert "1 broken, 1 short, 2 odd, 1 good" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: taken when they are whole, else refused in one sentence; opened once, never executed."""
+"""Checkpoint files: accepted if intact, otherwise refused in one sentence; opened once, never executed."""
 
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ SIZES = dict(img_size=32, num_frames=2, num_classes=3, embed_dim=16, depth=1)
 
 
 def write(path):
-    """A file as the project writes it, small enough to be read hundreds of times."""
+    """A file written by the project, small enough to be read hundreds of times."""
     torch.manual_seed(0)
     model = VideoMambaPro(**SIZES)
     source = path.with_name("source.pth")
@@ -90,7 +90,7 @@ def test_every_user_of_a_file_refuses_a_flipped_weight(tmp_path, capsys):
         lambda: load_weights(Classification(VideoMambaPro(), 1000), broken),
     ]
     for use in users:
-        with pytest.raises(CheckpointError, match="checksum of its entry .*/data/.* is wrong"):
+        with pytest.raises(CheckpointError, match="checksum of entry .*/data/.* is wrong"):
             use()
     for main, arguments in [
         (tool.main, ["inspect", str(broken)]),
@@ -109,11 +109,13 @@ def test_the_training_scripts_refuse_it_in_a_sentence(tmp_path, monkeypatch, cap
         parse_command_line(run_class_finetuning.get_parser(), script=run_class_finetuning.SCRIPT)
     assert ended.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"run.py: error: {path} cannot be read as a checkpoint: it is damaged or of another format")
+    assert last.startswith(
+        f"run.py: error: {path} cannot be read as a checkpoint: it is damaged or has another format"
+    )
 
 
 def directory_entry(data, name):
-    """Where the archive's directory describes the entry that ends so."""
+    """Return the offset in the archive's directory of the entry with this ending."""
     start = data.index(b"PK\x01\x02")
     while not data[start + 46 : start + 46 + struct.unpack_from("<H", data, start + 28)[0]].endswith(name):
         start = data.index(b"PK\x01\x02", start + 4)
@@ -122,7 +124,7 @@ def directory_entry(data, name):
 
 @pytest.mark.parametrize(("offset", "mask"), [(38, 0x10), (8, 0x1), (10, 99), (10, 8)])
 def test_entries_that_are_no_plain_files_are_refused(tmp_path, offset, mask):
-    """A folder's flag makes torch.load leave the memory as it is; then encryption, and other compressions."""
+    """Test a folder flag, which makes torch.load skip the memory, encryption, and other compressions."""
     path = write(tmp_path / "whole.pth")
     data = bytearray(path.read_bytes())
     data[directory_entry(data, b"/data/0") + offset] ^= mask
@@ -146,7 +148,7 @@ def test_a_digest_that_was_taken_away_is_missed(tmp_path):
     data = path.read_bytes()
     assert data.count(b'"digest"') == 1
     path.write_bytes(data.replace(b'"digest"', b'"dugest"'))
-    with pytest.raises(CheckpointError, match="digest in its metadata differ"):
+    with pytest.raises(CheckpointError, match="does not match the digest in its metadata"):
         read_checkpoint_file(path)
 
 
@@ -182,7 +184,7 @@ class Hostile:
 def test_a_namespace_that_holds_other_objects_is_refused(tmp_path, monkeypatch, value, name):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {}, "args": argparse.Namespace(value=value)}, "file.pth")
-    with pytest.raises(CheckpointError, match=f"it holds {name}, and files that run code") as caught:
+    with pytest.raises(CheckpointError, match=f"it contains {name}, and files that run code") as caught:
         read_checkpoint_file("file.pth")
     assert os.listdir() == ["file.pth"] and "weights_only" not in str(caught.value)
 

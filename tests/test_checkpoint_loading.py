@@ -1,4 +1,4 @@
-"""Published forms of weights load with the right change to every tensor, and nothing stays random in silence."""
+"""Published weights are loaded with the right change to every tensor, and nothing stays random silently."""
 
 import logging
 
@@ -27,7 +27,7 @@ def build(seed=0, **config):
 
 
 def image_weights(**config):
-    """As VideoMambaPro's Tiny is published: a 2-D patch kernel, no temporal positions, a head of 1000."""
+    """Weights in the form of the published Tiny: a 2-D patch kernel, no temporal positions, a head of 1000."""
     state = build(num_frames=1, num_classes=1000, **config).state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].squeeze(2)
     del state["temporal_pos_embedding"]
@@ -144,10 +144,12 @@ def test_files_that_are_no_checkpoints(tmp_path):
         read_state_dict(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(
-        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or of another format"
+        CheckpointError, match="text.pth cannot be read as a checkpoint: it is damaged or has another format"
     ):
         read_state_dict(tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match="it holds models.videomambapro.VideoMambaPro, and files that run code"):
+    with pytest.raises(
+        CheckpointError, match="it contains models.videomambapro.VideoMambaPro, and files that run code"
+    ):
         read_state_dict(saved(tmp_path, {"model": build()}))
     with pytest.raises(CheckpointError, match="no tensors"):
         read_state_dict(saved(tmp_path, {"epoch": 3}))

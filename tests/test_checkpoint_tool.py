@@ -1,4 +1,4 @@
-"""`python -m tools.checkpoint`, and evaluation of published weights without saying what they are."""
+"""`python -m tools.checkpoint`, and evaluation of published weights without naming the model."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def saved(folder, content, name="file.pth"):
 
 
 def image_weights():
-    """As VideoMambaPro's are published: a 2-D patch kernel and no temporal positions."""
+    """Weights in the published form: a 2-D patch kernel and no temporal positions."""
     state = build(num_frames=1, num_classes=1000).state_dict()
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:, :, 0]
     del state["temporal_pos_embedding"]
@@ -72,7 +72,7 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     path = saved(tmp_path, {"model": image_weights()})
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
-    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not said"):
+    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not recorded"):
         assert told in text
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
@@ -81,9 +81,9 @@ def test_inspect_tells_a_video_model_without_head_and_what_else_there_is(tmp_pat
     state = build(num_classes=400).state_dict()
     content = {"model": state, "model_ema": state, "optimizer": {"state": {}}, "epoch": 9, "best_score": 41.5}
     text = inspect(saved(tmp_path, content))
-    assert "optimiser, moving average, epoch 9, best score 41.5" in text and "--data_set k400" in text
+    assert "optimizer, EMA, epoch 9, best score 41.5" in text and "--data_set k400" in text
     headless = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-    assert "it has no head; start from it with --finetune" in inspect(saved(tmp_path, headless))
+    assert "it has no head; fine-tune it with --finetune" in inspect(saved(tmp_path, headless))
 
 
 def test_converting_strips_and_keeps_the_weights(tmp_path):
@@ -117,9 +117,9 @@ def test_of_our_own_runs_the_weights_that_were_tested_are_taken(tmp_path):
 def test_what_cannot_be_done_is_told(tmp_path, capsys):
     path = saved(tmp_path, build().state_dict())
     assert main(["convert", str(path), str(tmp_path / "x.pth"), "--ema"]) == 1
-    assert "holds no moving average" in capsys.readouterr().err
+    assert "contains no EMA" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "x.bin")]) == 1
-    assert "the target is .pth or .safetensors" in capsys.readouterr().err
+    assert "the target must be .pth or .safetensors" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.pth")]) == 1
     assert "absent.pth does not exist" in capsys.readouterr().err
     state = build().state_dict()
@@ -140,7 +140,7 @@ def test_evaluation_needs_no_flag_that_the_file_answers(tmp_path, caplog):
     assert (args.model, args.num_frames, args.input_size, args.short_side_size) == ("videomambapro_nano", 4, 32, 32)
     assert (args.tubelet_size, args.nb_classes, args.auto_resume) == (2, 7, False)
     assert (
-        "says: --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"
+        ": --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"
         in caplog.text
     )
     plain = parsed("--finetune", str(path))

@@ -48,7 +48,7 @@ def scan_inputs(batch=1, length=40, dim=24, state=16, groups=1, dtype=torch.floa
 
 
 def loop(u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, residual, masked, masked_backward):
-    """The operator's definition, token after token, in the type of its inputs."""
+    """The definition of the operator, a loop over tokens, in the type of its inputs."""
     raw = delta if delta_bias is None else delta + delta_bias
     d = F.softplus(raw) if delta_softplus else raw
     B, C = (m.repeat_interleave(u.shape[2] // m.shape[2], dim=2) for m in (B, C))
@@ -171,7 +171,7 @@ def test_many_channel_blocks_in_a_unit():
 
 
 def test_no_copies_of_strided_inputs_are_needed():
-    """Column slices of projections, batches and tokens a stride apart, groups in front of tokens."""
+    """Inputs with strides: column slices of projections, gaps between batches and tokens, groups before tokens."""
     plain = scan_inputs(batch=2, length=35, dim=19, groups=1)
     wide = torch.randn(2, 35, 3 * 19 + 5, generator=torch.Generator().manual_seed(1))
     strided = dict(plain)

@@ -1,4 +1,4 @@
-"""The kernel's build: what decides the library, and what happens without a compiler or with a library gone bad."""
+"""The build of the kernel: what determines the library, and handling of a missing compiler or a damaged library."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_a_library_that_does_not_load_is_named_and_the_portable_path_serves(tmp_
     library = build_extension.library_path()
     library.write_bytes(b"\x7fELF of another machine")
     done = run_python(FALLBACK, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
-    assert done.stdout.split("RESULT ")[1].startswith(f"True the built library {library} does not load")
+    assert done.stdout.split("RESULT ")[1].startswith(f"True the library {library} cannot be loaded")
 
 
 @needs_compiler
@@ -80,7 +80,7 @@ def test_whatever_changes_another_library_is_built(tmp_path, monkeypatch):
 
 
 def test_only_kernel_sources_are_compiled_for_an_instruction_set(tmp_path):
-    """Nothing that every processor runs may hold instructions of one: neither the operators nor a shared header."""
+    """Code that runs on every processor, such as operators and headers, must not contain special instructions."""
     for command in build_extension._compile_commands("c++", tmp_path):
         source = Path(command[command.index("-c") + 1]).name
         special = [flag for flag in command if flag.startswith("-m")]
@@ -93,7 +93,7 @@ def test_only_kernel_sources_are_compiled_for_an_instruction_set(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_the_kernel_shares_pytorchs_threads():
-    """One OpenMP run-time in the process: a second would start threads of its own."""
+    """There must be only one OpenMP run-time in the process; a second would start more threads."""
     if build_extension.load_failure() is not None:
         pytest.skip(str(build_extension.load_failure()))
     # In a process of its own: another test may have brought scikit-learn's threads along.

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(compiler: str, sources: list[Path], folder: Path, *emulator: str) -> str:
-    """What the program of these sources prints."""
+    """Compile and run these sources, and return the program's output."""
     program = folder / compiler
     subprocess.run([compiler, *FLAGS, *KERNEL_FLAGS, *map(str, sources), "-o", str(program)], check=True)
     return subprocess.run([*emulator, str(program)], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Settings of the data: the same from Python as from flags, without a parser, and facts of a data set in one table."""
+"""Data settings: the same from Python as from flags, without a parser; presets in one table."""
 
 import argparse
 import dataclasses
@@ -67,8 +67,8 @@ def test_flags_and_python_give_the_same_samples(lists):
         hflip=0.5, seed=3,
     )  # fmt: skip
     assert DataSettings.from_flags(flags) == settings
-    ours, theirs = (build_dataset("train", given)[0].clips for given in (settings, DataSettings.from_flags(flags)))
-    assert np.array_equal(ours, theirs)
+    ours, expected = (build_dataset("train", given)[0].clips for given in (settings, DataSettings.from_flags(flags)))
+    assert np.array_equal(ours, expected)
 
 
 def test_settings_of_an_older_run_have_defaults_for_what_they_lack():
@@ -98,8 +98,8 @@ def test_recipes_agree_with_the_table_of_data_sets():
         assert bool(recipe) == bool(preset.num_classes), name
         if recipe:
             flags = load_recipe(recipe).flags
-            theirs = get_preset(flags["data_set"])
-            assert (flags.get("nb_classes") or theirs.num_classes) == preset.num_classes
-            assert flags.get("sampling", theirs.sampling) == preset.sampling
-            assert "hflip" not in flags and theirs.hflip == preset.hflip
+            expected = get_preset(flags["data_set"])
+            assert (flags.get("nb_classes") or expected.num_classes) == preset.num_classes
+            assert flags.get("sampling", expected.sampling) == preset.sampling
+            assert "hflip" not in flags and expected.hflip == preset.hflip
     assert recipe_of_classes(7) == recipe_of_classes(None) == recipe_of_classes(0) == ""

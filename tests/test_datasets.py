@@ -1,4 +1,4 @@
-"""Data sets and loaders on real files: what a batch holds, who reads what, what becomes of unreadable videos."""
+"""Datasets and loaders on real files: content of batches, distribution over ranks, unreadable videos."""
 
 import logging
 
@@ -39,7 +39,7 @@ def frame_lists(root):
 
 
 def shown(clips):
-    """Read off which of `numbered_frames` a normalised clip (..., C, T, H, W) shows, as a list for each clip."""
+    """Identify the `numbered_frames` in normalised clips (..., C, T, H, W), as one list per clip."""
     level = clips.mean((-2, -1))[..., 0, :] * (255 * IMAGENET_STD[0]) + 255 * IMAGENET_MEAN[0]
     return torch.round((level - 20) / 3).int().tolist()
 
@@ -154,9 +154,9 @@ def test_ranks_share_the_records(root, world_size):
     seen, trained, lengths = [], [], set()
     for rank in range(world_size):
         loader = build_loader(validation, "validation", args, rank=rank, world_size=world_size)
-        mine = [i for batch in loader for i in batch["indices"].tolist()]
-        assert mine == list(range(rank, COUNT, world_size))
-        seen += mine
+        own_indices = [i for batch in loader for i in batch["indices"].tolist()]
+        assert own_indices == list(range(rank, COUNT, world_size))
+        seen += own_indices
         loader = build_loader(train, "train", args, rank=rank, world_size=world_size)
         loader.sampler.set_epoch(3)
         trained += [key.index for key in loader.sampler]
@@ -194,10 +194,15 @@ def test_evaluation_leaves_unreadable_videos_out_and_says_so(damaged, caplog, mo
     views = (12,) if mode == "test" else ()
     assert got[1]["clips"].shape == (0, *views, 3, 4, 32, 32)
     assert got[1]["targets"].shape == got[1]["indices"].shape == (0,)
-    told = said_by_loader(caplog)
-    assert len(told) == 2
-    assert "left out" in told[0] and "line 2" in told[0] and "broken.mp4" in told[0] and "not a video" in told[0]
-    assert "line 5" in told[1] and "missing.mp4" in told[1] and "no such file" in told[1]
+    reported = said_by_loader(caplog)
+    assert len(reported) == 2
+    assert (
+        "left out" in reported[0]
+        and "line 2" in reported[0]
+        and "broken.mp4" in reported[0]
+        and "not a video" in reported[0]
+    )
+    assert "line 5" in reported[1] and "missing.mp4" in reported[1] and "no such file" in reported[1]
     assert set(loader.unreadable) == {1, 4}
 
 
@@ -220,8 +225,8 @@ def test_training_replaces_unreadable_videos_and_says_so(damaged, caplog):
             assert not {1, 4} & set(used)
             assert {1, 4} <= {index for b in got for index, _ in b["unreadable"]}
             assert torch.cat([b["targets"] for b in got]).tolist() == [LABELS[i] for i in used]
-    told = said_by_loader(caplog)
-    assert len(told) == 2 and all("replaced" in line for line in told)
+    reported = said_by_loader(caplog)
+    assert len(reported) == 2 and all("replaced" in line for line in reported)
 
 
 def test_training_without_a_readable_video_stops(tmp_path):
@@ -270,7 +275,7 @@ def test_the_number_of_classes(root):
         build_dataset("test", arguments(root, "--nb_classes", "2"))
     with pytest.raises(ValueError, match="--nb_classes 7 contradicts --data_set SSV2, which has 174"):
         build_dataset("test", arguments(root, "--data_set", "SSV2", "--nb_classes", "7"))
-    with pytest.raises(ValueError, match="is not known; there are Kinetics"):
+    with pytest.raises(ValueError, match="unknown --data_set .*; choose from Kinetics"):
         build_dataset("test", arguments(root, "--data_set", "kinetix"))
 
 
@@ -308,7 +313,7 @@ def test_something_something_is_never_mirrored(tmp_path):
 
 
 def test_lists_that_are_not_there_are_told(root, tmp_path):
-    with pytest.raises(FileNotFoundError, match="give --data_path DIR"):
+    with pytest.raises(FileNotFoundError, match="pass --data_path DIR"):
         build_dataset("train", arguments(root, "--data_path", ""))
     (tmp_path / "val.csv").write_text("a.mp4 0\n")
     with pytest.raises(FileNotFoundError, match=r"no train.csv .*--nb_classes"):

@@ -1,4 +1,4 @@
-"""The decoders beside each other: the same frames, bit for bit, of many kinds of files, upright as filmed."""
+"""The decoders compared: bit-identical, upright frames for many kinds of files."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from datasets.readers import VideoFile
 
 
 def coloured_frames(count, height, width):
-    """Smooth random pictures of all colours, each another, uint8 (count, height, width, 3)."""
+    """Create different smooth random colour images, uint8 (count, height, width, 3)."""
     small = np.random.default_rng(0).integers(0, 256, size=(count, 6, 8, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(s).resize((width, height), Image.Resampling.BICUBIC)) for s in small])
 

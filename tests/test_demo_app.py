@@ -1,4 +1,4 @@
-"""The local page, served: what it shows, whom it talks to, what it refuses and what it leaves behind."""
+"""The local web page: what it shows, its network access, what it refuses and which files it leaves."""
 
 import base64
 import http.client
@@ -20,14 +20,14 @@ from inference_files import save_checkpoint, write_moving_video
 from PIL import Image
 
 for package in ("starlette", "uvicorn"):
-    pytest.importorskip(package, reason=f"the page needs {package}: pip install -r requirements-extras.txt")
+    pytest.importorskip(package, reason=f"the page requires {package}: pip install -r requirements-extras.txt")
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 300  # seconds: a busy machine takes minutes to import everything twice
 
 
 class Server:
-    """`run_demo_app.py` in a process of its own, with a folder that its temporary files are seen in."""
+    """`run_demo_app.py` in a separate process, with a folder in which its temporary files can be observed."""
 
     def __init__(self, folder):
         self.temporary, self.log = folder / "tmp", folder / "log.txt"
@@ -63,7 +63,7 @@ class Server:
         return list(folder.iterdir())
 
     def ask(self, method, path, body=None, **headers):
-        """Give status and body of the answer to a request as a program other than a browser sends it."""
+        """Send a request without a browser and return status and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
@@ -101,7 +101,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def bystander(tmp_path):
-    """A folder that is none of the page's business: a video in it, and what must be there in the end."""
+    """A folder that the page must not touch: with a video, and the files it must still contain at the end."""
     folder = tmp_path / "mine"
     folder.mkdir()
     write_moving_video(folder / "video.mp4", 12)
@@ -159,10 +159,10 @@ def test_another_page_cannot_send_a_video(server, bystander, origin):
 
 
 def test_what_is_too_large_no_video_or_broken_off_does_not_stay(server):
-    status, told = server.ask("POST", "/predictions", bytes(2**20 + 1))
-    assert status == 422 and b"larger than 1 MB" in told
-    status, told = server.ask("POST", "/predictions", b"no video at all")
-    assert status == 422 and b"not a video, or damaged" in told
+    status, reported = server.ask("POST", "/predictions", bytes(2**20 + 1))
+    assert status == 422 and b"larger than 1 MB" in reported
+    status, reported = server.ask("POST", "/predictions", b"no video at all")
+    assert status == 422 and b"not a video, or damaged" in reported
     assert server.ask("POST", "/predictions", b"")[0] == 422
     server.begin_upload(1000, of=2000).close()
     until(lambda: server.files_left() == [])
@@ -208,28 +208,28 @@ def test_the_page_shows_a_video_and_asks_nobody_else(server, page, bystander):
     for picture in ("#curve img", "#heat img"):
         page.wait_for_selector(picture)
         page.wait_for_function("name => document.querySelector(name).naturalWidth > 300", arg=picture)
-    told = page.inner_text("#classes")
-    assert told.count("%") == 5 and "name " in told
+    reported = page.inner_text("#classes")
+    assert reported.count("%") == 5 and "name " in reported
     assert page.asked and all(url.startswith((server.url, "data:")) for url in page.asked)
     assert page.faults == []
     assert server.files_left() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("text.mp4", "not a video, or damaged"),
         ("long.mp4", "200 frames, and 100 are allowed"),
         ("large.mp4", "larger than 1 MB"),
     ],
 )
-def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, told):
+def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, reported):
     if name == "long.mp4":
         write_moving_video(tmp_path / name, 200, height=16, width=16)
     else:
         (tmp_path / name).write_bytes(bytes(3 * 2**20) if name == "large.mp4" else b"no video at all")
     drop(page, tmp_path / name)
-    page.wait_for_selector(f"text={told}")
+    page.wait_for_selector(f"text={reported}")
     assert server.files_left() == []
 
 

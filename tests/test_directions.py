@@ -1,4 +1,4 @@
-"""Directions as a list: any order of the tokens, by every backend, against the definition on tokens in that order."""
+"""Lists of directions: any token order with every backend, against the definition on reordered tokens."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ LISTS = {
 
 
 def definition(places, A, masked, u, delta, B, C, D, z, delta_bias):
-    """The reference scan over tokens that are taken, and put back, by their places."""
+    """Run the reference scan over reordered tokens and restore their order."""
     scan = selective_scan_ref_sub if masked else selective_scan_ref
     tokens = [t[:, places].movedim(1, -1) for t in (u, delta, B, C, z)]
     y = scan(tokens[0], tokens[1], A, tokens[2], tokens[3], D, tokens[4], delta_bias, True)

@@ -1,4 +1,4 @@
-"""Self-distillation against the loss written out: same gradients, both terms told, nothing of it in evaluation."""
+"""Self-distillation against an explicit loss: same gradients, both terms logged, no effect on evaluation."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The doctor names every situation a user can be in, with one command that mends it."""
+"""The doctor recognises every situation of a user and names the command that fixes it."""
 
 import importlib
 import importlib.util
@@ -81,14 +81,14 @@ def test_a_driver_but_a_pytorch_for_the_cpu(no_gpu, monkeypatch):
 def test_a_driver_that_pytorch_cannot_use(no_gpu, monkeypatch):
     with_driver(monkeypatch, True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "PyTorch for CUDA 13.0 cannot use the NVIDIA driver" in text()
+    assert "PyTorch for CUDA 13.0 cannot use the installed NVIDIA driver" in text()
     assert "download.pytorch.org/whl/cu126" in text()
 
 
 def test_a_driver_too_old_for_the_oldest_cuda_is_not_sent_there_again(no_gpu, monkeypatch):
     with_driver(monkeypatch, True)
     monkeypatch.setattr(torch.version, "cuda", "12.6")
-    assert "PyTorch for CUDA 12.6 cannot use the NVIDIA driver" in text()
+    assert "PyTorch for CUDA 12.6 cannot use the installed NVIDIA driver" in text()
     assert "cu126" not in text() and "update the NVIDIA driver" in text()
 
 

@@ -1,4 +1,4 @@
-"""--dry_run: every recipe builds on small lists, and faults of the lists are told before anything is built."""
+"""--dry_run: all recipes build on small lists, and errors in lists are reported before anything is built."""
 
 import re
 
@@ -64,15 +64,16 @@ def test_it_ends_in_the_estimate(data, caplog):
         assert run([*words, "--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]) == 0
     text = caplog.text
     assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
-    assert "the first gives clips (2, 3, 16, 32, 32)" in text and "the first gives clips (12, 3, 16, 32, 32)" in text
-    assert "10 file(s) of" in text and "are in the training list too, the first in line 1" in text
-    assert "70 epochs x 1 updates x 20 clips" in text
+    assert "shape of the first clips: (2, 3, 16, 32, 32)" in text
+    assert "shape of the first clips: (12, 3, 16, 32, 32)" in text
+    assert "10 file(s) of" in text and "are also in the training list, the first in line 1" in text
+    assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("gone.mp4 1", r"train.csv, line 2: .*gone.mp4 does not exist"),
         ("v0.mp4 400", r"(?s)train.csv.*line 2: label 400 is out of range: 400 classes"),
@@ -80,13 +81,13 @@ def test_it_ends_in_the_estimate(data, caplog):
         ("v0.mp4", r"(?s)train.csv.*line 2: there is no label"),
     ],
 )
-def test_faults_of_a_list_are_told_before_anything_is_built(data, tmp_path, caplog, monkeypatch, line, told):
+def test_faults_of_a_list_are_told_before_anything_is_built(data, tmp_path, caplog, monkeypatch, line, reported):
     monkeypatch.setattr(dry_run_module, "build_model", lambda *_: pytest.fail("built"))
     train = tmp_path / "train.csv"
     train.write_text(f"v0.mp4 0\n{line}\nv1.mp4 1\n")
     words, _ = words_for(data, "k400/tiny_f8_res224")
     assert run([*words, "--train_list", str(train)]) == 1
-    assert re.search(told, caplog.text)
+    assert re.search(reported, caplog.text)
     assert "nothing was built" in caplog.text
 
 
@@ -108,7 +109,7 @@ def test_a_frame_folder_with_fewer_frames_than_listed_is_told(data, tmp_path, ca
         (tmp_path / f"{name}.csv").write_text("clip 4 0\nclip 5 1\n")
     words = ["--recipe", "custom/tiny_f8_res224", "--data_path", str(tmp_path), "--data_root", str(tmp_path)]
     assert run(words) == 1
-    assert re.search(r"train.csv, line 2: the last of 5 frames of .*clip is not there", caplog.text)
+    assert re.search(r"train.csv, line 2: the last of 5 frames of .*clip is missing", caplog.text)
     assert ", line 1: the" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""A stop signal in the first seconds, and one whose exception is swallowed: a sentence and status 75, never a loss."""
+"""A stop signal in the first seconds, and one whose exception is swallowed: a message and status 75, no data loss."""
 
 import contextlib
 import os
@@ -34,13 +34,13 @@ def test_a_signal_while_a_script_imports(script, number, tmp_path):
     environment = os.environ | {"VIDEOMAMBAPRO_EXIT_FILE": str(tmp_path / "status"), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert ended.returncode == 75
-    assert ended.stderr == f"stopped by {number.name} before the run began: leaving with status 75\n"
+    assert ended.stderr == f"stopped by {number.name} before the run began: exiting with status 75\n"
     # SIGTERM may come from a launcher that ends the rest of a run that failed.
     assert (tmp_path / "status").exists() == (number == signal.SIGUSR1)
 
 
 def test_a_stop_whose_exception_is_swallowed_is_not_forgotten(tmp_path, monkeypatch):
-    """As in a destructor, which is where Python may happen to call a signal's handler."""
+    """Simulate a destructor, in which Python may call a signal handler."""
 
     def swallowed():
         with contextlib.suppress(SystemExit):

@@ -1,4 +1,4 @@
-"""The flags: none comes or goes unnoticed, each is explained, and the defaults are the published ones."""
+"""The flags: none is added or removed unnoticed, all are documented, the defaults are the published ones."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not at all, found again, and refused with the reason when they do not fit."""
+"""Checkpoint files: written atomically, found when resuming, and refused with a reason if they do not match."""
 
 import json
 import logging
@@ -116,7 +116,7 @@ def test_a_broken_latest_falls_back_with_a_warning(tmp_path, caplog, damage):
 
 
 def compressed_unknown(path):
-    """Make an archive say that its entries are compressed by a method that nobody knows."""
+    """Change an archive so that its entries claim an unknown compression method."""
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
         at = content.find(signature)
@@ -141,7 +141,7 @@ def test_what_is_no_file_falls_back_with_a_sentence(tmp_path, caplog, odd):
     with caplog.at_level(logging.WARNING):
         resume_training(fresh, args, Context())
     assert fresh.epoch == 2
-    assert f"{latest} is no checkpoint that can be read and is renamed" in caplog.text
+    assert f"{latest} cannot be read as a checkpoint and is renamed" in caplog.text
     save(fresh, args, 4)
     assert read_checkpoint(latest)["epoch"] == 4, "its name is free again"
     assert os.path.lexists(tmp_path / "checkpoint-latest.pth.broken")

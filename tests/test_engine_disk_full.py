@@ -1,4 +1,4 @@
-"""A full disk: told before anything is lost, with the checkpoints that were there still whole."""
+"""A full disk: reported before anything is lost, with existing checkpoints intact."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypat
     save(state, tmp_path, 1), save(state, tmp_path, 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr(torch, "save", lambda *_: pytest.fail("written in spite of it"))
-    with pytest.raises(OSError, match=r"checkpoint-latest\.pth cannot be written.*Make room") as error:
+    with pytest.raises(OSError, match=r"checkpoint-latest\.pth cannot be written.*Free some space") as error:
         save(state, tmp_path, 3)
     assert error.value.errno == errno.ENOSPC
     assert steps_on_disk(tmp_path) == {"checkpoint-latest.pth": 2, "checkpoint-previous.pth": 1}
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path, monkeypatch, call):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(*((torch, "save") if call == "write" else (os, "fsync")), full)
-    with pytest.raises(OSError, match=r"checkpoint-latest\.pth.*unharmed") as error:
+    with pytest.raises(OSError, match=r"checkpoint-latest\.pth.*unchanged") as error:
         save(state, tmp_path, 2)
     assert error.value.errno == errno.EDQUOT
     assert steps_on_disk(tmp_path) == {"checkpoint-latest.pth": 1}
@@ -74,7 +74,7 @@ def test_a_disk_that_is_really_full(small_disk, monkeypatch, asked):
     state = make_state(small_disk, width=256)  # 1.1 MiB a file
     if not asked:
         monkeypatch.setattr("engines.checkpoint.require_space", lambda *_: None)
-    with pytest.raises(OSError, match="Make room") as error:
+    with pytest.raises(OSError, match="Free some space") as error:
         for step in range(1, 5):
             save(state, small_disk, step)
             (small_disk / f"other{step}").write_bytes(bytes(1_200_000))
@@ -94,7 +94,7 @@ def test_the_size_asked_for_is_that_of_the_file(tmp_path):
     needed = tensor_bytes(state.state_dict())
     assert needed <= size <= needed + (1 << 20)
     require_space(tmp_path / "more", 0)
-    with pytest.raises(OSError, match="MiB are needed"):
+    with pytest.raises(OSError, match="MiB needed"):
         require_space(tmp_path / "more", 1 << 60)
 
 
@@ -110,8 +110,10 @@ def test_tensorboard_on_a_full_disk_is_told_once_and_the_run_goes_on(small_disk,
         log.scalars("train", {f"loss{i}": 1.0 for i in range(200)}, step)
         log.epoch({"epoch": step})
     log.close()
-    told = [record.message for record in caplog.records if "TensorBoard's files cannot be written" in record.message]
-    assert len(told) == 1 and "No space left" in told[0]
+    reported = [
+        record.message for record in caplog.records if "TensorBoard's files cannot be written" in record.message
+    ]
+    assert len(reported) == 1 and "No space left" in reported[0]
     assert "Traceback" not in capfd.readouterr().err
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 30
 

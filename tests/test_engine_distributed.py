@@ -1,4 +1,4 @@
-"""Finding one's place among processes from torchrun's variables, SLURM's, or none; what other ranks log."""
+"""Rank and world size from the variables of torchrun, of SLURM, or none; logging of other ranks."""
 
 import logging
 
@@ -87,5 +87,5 @@ def test_other_ranks_log_errors_alone(capfd, monkeypatch):
     logging.getLogger("engines.test").error("loud")
     setup_logging(0)
     logging.getLogger("engines.test").info("hello")
-    told = capfd.readouterr().err
-    assert "quiet" not in told and "loud" in told and told.count("hello") == 1
+    reported = capfd.readouterr().err
+    assert "quiet" not in reported and "loud" in reported and reported.count("hello") == 1

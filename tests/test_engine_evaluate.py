@@ -1,4 +1,4 @@
-"""Evaluation: the mean over views, every video once over any number of processes, and what is refused."""
+"""Evaluation: the mean over views, each video once for any number of processes, and invalid input."""
 
 import pickle
 
@@ -52,7 +52,7 @@ def test_validation_loss_of_one_view_is_the_cross_entropy():
 
 
 class LargestForward(nn.Module):
-    """Gives even scores and notes the largest number of clips it saw at once."""
+    """Returns uniform scores and records the maximum number of clips in a batch."""
 
     def __init__(self, classes):
         super().__init__()
@@ -109,7 +109,8 @@ def test_no_readable_video_is_an_error():
 
 def test_a_video_that_comes_twice_or_never_is_an_error():
     videos = MemoryVideos(4)
-    for order, message in (([0, 1, 1, 2, 3], r"videos/1\.mp4 came twice"), ([0, 1, 3], r"1 video.*videos/2\.mp4")):
+    twice, never = r"videos/1\.mp4 was evaluated twice", r"1 video.*videos/2\.mp4"
+    for order, message in (([0, 1, 1, 2, 3], twice), ([0, 1, 3], never)):
         loader = DataLoader(videos, 2, sampler=order, collate_fn=videos.collate)
         with pytest.raises(RuntimeError, match=message):
             evaluated(seeded_model(), loader)
@@ -128,7 +129,7 @@ def test_a_label_beyond_the_classes_names_its_line():
 
 
 def test_a_head_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="4 scores per clip"):
+    with pytest.raises(ValueError, match="4 outputs per clip"):
         evaluated(LargestForward(4), test_loader(MemoryVideos(3)))
 
 

@@ -1,4 +1,4 @@
-"""The training loop: resuming, accumulation, processes, averages, logs, and stopping at what is not finite."""
+"""The training loop: resuming, gradient accumulation, processes, EMA, logs, and stopping at non-finite values."""
 
 import json
 import logging
@@ -224,7 +224,7 @@ def test_eval_alone_finds_the_runs_averaged_weights(tmp_path):
 
 
 def train_plainly(folder, update_freq, batch_size):
-    """Train without anything random, so that only the eight clips of each update matter."""
+    """Train without randomness, so that only the eight clips of each step matter."""
     flags = ("--opt", "sgd", "--mixup", "0", "--cutmix", "0", "--lr", "2", "--model_ema")
     return train(
         folder,

@@ -1,4 +1,4 @@
-"""Kill -9 at twenty random moments: the run always goes on, and ends with the weights of an undisturbed one."""
+"""Kill -9 at twenty random moments: the run always resumes and ends with the weights of an uninterrupted one."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ VIDEOS = 160  # 40 updates of an epoch
 
 
 class SlowVideos(MemoryVideos):
-    """An update takes a few milliseconds, as much as its checkpoint: kills meet both."""
+    """A step takes a few milliseconds, as does its checkpoint, so kills hit both."""
 
     def __getitem__(self, index):
         time.sleep(0.001)
@@ -33,7 +33,7 @@ def run(folder):
 
 
 def start(folder):
-    """Start a process that trains as far as it gets; its status is 0 when the run is done. Return its number."""
+    """Start a process that trains until it is killed or finishes with status 0; return its process id."""
     child = os.fork()  # not a new interpreter: twenty imports of torch would take minutes
     if child == 0:
         status = 1
@@ -48,7 +48,7 @@ def start(folder):
 
 
 def wait(child, seconds):
-    """Return the status of `child`, None where it still runs after so many seconds."""
+    """Return the exit status of `child`; None if it is still running after some seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -59,7 +59,7 @@ def wait(child, seconds):
 
 
 def written(folder):
-    """Return when the latest checkpoint was written; 0 where there is none, or none for a moment."""
+    """Return the time of the latest checkpoint; 0 if there is none at the moment."""
     try:
         return (folder / LATEST).stat().st_mtime_ns
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def written(folder):
 
 
 def progress(folder):
-    """Read every checkpoint there is, newest first; return the updates done in the newest, 0 where there is none."""
+    """Read all checkpoints, newest first; return the steps done in the newest, or 0."""
     steps = [read_checkpoint(path)["step"] for path in find_checkpoints(folder)]
     return steps[0] if steps else 0
 

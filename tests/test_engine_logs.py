@@ -1,4 +1,4 @@
-"""What the logs show of a batch, and what they advise where data comes too slowly."""
+"""What the logs show of a batch, and the advice if data loading is too slow."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_a_picture_has_a_clip_a_row_in_the_videos_own_colours():
 @pytest.mark.parametrize(
     ("waiting", "workers", "said"),
     [(0.05, 1, ""), (0.42, 1, "42% of the time with --num_workers 1: raise --num_workers to 4"),
-     (0.42, 4, "every core has one: make videos cheaper to decode")],
+     (0.42, 4, "every core has a worker: make videos cheaper to decode")],
 )  # fmt: skip
 def test_advice_on_slow_loading(monkeypatch, waiting, workers, said):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
@@ -43,7 +43,7 @@ def test_a_line_that_a_kill_has_cut_off_costs_no_epochs_record(tmp_path, caplog,
     log = RunLog(str(tmp_path))
     log.epoch({"epoch": 1})
     assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [0, 1]
-    assert "log.txt: the last line was cut off" in caplog.text
+    assert "log.txt: removing the last line, which was cut off" in caplog.text
 
 
 def test_a_line_that_lacks_only_its_end_is_kept(tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: skipped by all processes and written down; too many stop the run."""
+"""Non-finite losses and gradients: skipped by all processes and recorded; too many stop the run."""
 
 import json
 
@@ -16,7 +16,7 @@ from engines.train import train_one_epoch, updates_per_epoch
 
 
 def build(*flags, bad=(5,), count=8, kind=Classification):
-    """A run whose videos `bad` are infinite; returns what `train_one_epoch` takes."""
+    """Set up a run in which the videos `bad` are infinite; return the arguments of `train_one_epoch`."""
     args = make_args("--lr", "1", "--warmup_epochs", "0", *flags)
     context, args = start_run(args)
     dataset = MemoryVideos(count)
@@ -47,7 +47,7 @@ def test_a_skipped_update_leaves_weights_average_and_optimiser(tmp_path):
 
 
 def test_a_skip_changes_nothing_for_the_updates_after_it(tmp_path):
-    """A run whose second batch is bad goes on as one whose optimiser was simply not called for it."""
+    """A run with a bad second batch continues as if the optimizer had not been called for it."""
     state, loader, *rest = build("--output_dir", str(tmp_path), count=12, bad=())
     order = list(loader.sampler)
     loader.dataset.clips[order[4]] = float("inf")
@@ -113,7 +113,7 @@ def test_one_too_many_stops_the_run_and_names_the_files():
     before = state.model.head.weight.detach().clone()
     with pytest.raises(RuntimeError, match=r"--max_skipped_steps is 1.*") as error:
         train_one_epoch(state, loader, *rest)
-    assert str(error.value).count(".mp4") == 4 and "2 update(s)" in str(error.value)
+    assert str(error.value).count(".mp4") == 4 and "2 step(s)" in str(error.value)
     assert torch.equal(before, state.model.head.weight)
 
 

@@ -40,7 +40,7 @@ def small_model():
 
 
 def train(folder, batch_size, *flags, epochs=EPOCHS):
-    """Train on 16 clips, 8 an update. Mixup and dropout are off: each rank draws them for itself."""
+    """Train on 16 clips, 8 per step, without mixup and dropout, which each rank draws separately."""
     args = make_args(
         *("--output_dir", str(folder), "--epochs", str(epochs), "--warmup_epochs", "0", "--lr", "0.4"),
         *("--disable_eval_during_finetuning", "--layer_decay", "1", "--smoothing", "0"),
@@ -120,7 +120,7 @@ def test_evaluation_of_a_sharded_model_counts_every_video_once(runs, parallel):
 
 
 def test_a_compiled_run_has_the_same_curve_and_clean_names(runs, tmp_path, monkeypatch):
-    """By the tracer alone: the code generator behind it takes a minute and is PyTorch's."""
+    """Use only the tracer, because PyTorch's code generator takes a minute."""
     compiled = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda module: compiled(module, backend="aot_eager"))
     state, _ = train(tmp_path, 8, "--compile")
@@ -130,7 +130,7 @@ def test_a_compiled_run_has_the_same_curve_and_clean_names(runs, tmp_path, monke
 
 
 def _resume_rank(rank, folder):
-    """Go on from the checkpoint of two processes with three, sharded, and evaluate what was loaded."""
+    """Resume from the checkpoint of two processes with three, sharded, and evaluate the result."""
     state, context = train(folder, 2, "--parallel", "fsdp", epochs=EPOCHS)
     result = evaluate(state.objective, test_loader(MemoryVideos(7), 1, rank, 3), context, clips_per_forward=3)
     if rank == 0:

@@ -1,4 +1,4 @@
-"""Going on in the middle of an epoch, after a stop signal or a save, and with the data package's workers."""
+"""Resuming in the middle of an epoch, after a stop signal or a save, and with real dataloader workers."""
 
 import argparse
 import json
@@ -45,7 +45,7 @@ def log_lines(folder):
 
 @pytest.mark.parametrize("update", range(6))
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path, update):
-    """Three updates of four videos in each of two epochs; the signal comes while the update's data are read."""
+    """Two epochs of three steps with four videos; the signal comes while the data of a step are read."""
     flags = ("--model_ema", "--model_ema_decay", "0.9")
     straight = train(tmp_path / "straight", *flags)
     with pytest.raises(SystemExit) as stop:
@@ -128,7 +128,7 @@ def test_the_status_is_left_for_the_launcher(tmp_path, monkeypatch, number):
 
 
 def _stop_and_resume(rank, folder):
-    """Only rank 1 is told to stop; both must do so after the same update."""
+    """Only rank 1 receives the signal; both must stop after the same step."""
     dataset = Interrupted(24, noise=0.3, at=5 if rank == 1 else -1)
     with pytest.raises(SystemExit) as stop:
         train(folder / "parts", dataset=dataset)
@@ -199,7 +199,7 @@ def train_on_images(root, output_dir, *, stop_at=None):
 
 @pytest.mark.parametrize("stop_at", [1, 6])
 def test_workers_outlive_the_signal_and_samples_are_the_same(images, tmp_path, stop_at):
-    """Workers are started anew in the resumed run, which draws from no generator that training uses."""
+    """The resumed run starts new workers, which must not draw from a generator used by training."""
     straight = train_on_images(images, tmp_path / "straight")
     with pytest.raises(SystemExit) as stop:
         train_on_images(images, tmp_path / "parts", stop_at=stop_at)
@@ -209,7 +209,7 @@ def test_workers_outlive_the_signal_and_samples_are_the_same(images, tmp_path, s
 
 
 def test_a_worker_obeys_its_parent_alone():
-    """Else the end of every run would wait for its workers for ever."""
+    """Otherwise, the end of every run would wait for its workers forever."""
     worker = multiprocessing.get_context("fork").Process(target=_work)
     worker.start()
     time.sleep(0.3)

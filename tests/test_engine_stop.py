@@ -1,4 +1,4 @@
-"""The whole way of a preempted run: launcher, torchrun, two processes with workers; stopped, and started again."""
+"""A preempted run end to end: launcher, torchrun, two processes with workers; stopped and restarted."""
 
 import json
 import os
@@ -36,18 +36,18 @@ def command(tmp_path):
 def test_a_preempted_run_saves_leaves_with_75_and_goes_on(command, tmp_path):
     environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    told = []
+    reported = []
     for line in process.stderr:
-        told.append(line)
-        if "update 2/8" in line:
+        reported.append(line)
+        if "step 2/8" in line:
             process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 75, "".join(told)
-    assert any("stopped by SIGUSR1: leaving with status 75" in line for line in told), "".join(told)
+    assert process.wait(60) == 75, "".join(reported)
+    assert any("stopped by SIGUSR1: exiting with status 75" in line for line in reported), "".join(reported)
     saved = read_checkpoint(tmp_path / "out" / "checkpoint-latest.pth")
     assert saved["epoch"] == 0 and 2 <= saved["step"] < 8 and len(saved["random"]) == 2
 
     again = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert again.returncode == 0, again.stderr
-    assert f"0 of 2 epochs and {saved['step']} of 8 updates done" in again.stderr
+    assert f"0 of 2 epochs and {saved['step']} of 8 steps done" in again.stderr
     assert [json.loads(line)["epoch"] for line in (tmp_path / "out" / "log.txt").read_text().splitlines()] == [0, 1]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["videos"] == 4

@@ -64,7 +64,7 @@ def test_means_by_distance():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """An output folder as the demo leaves it, with weights that nobody trained."""
+    """An output folder like that of the demo, with untrained weights."""
     output = tmp_path_factory.mktemp("run")
     counts = ["--train", "1", "--val", "1", "--test", "3", "--frame_clips", "1", "--images_train", "1"]
     make_moving_digits.main(["--output", str(output / "data"), *counts, "--images_val", "1", "--workers", "1"])

@@ -102,8 +102,8 @@ def test_the_flag_is_named(words, capsys):
     with pytest.raises(SystemExit) as stop:
         run_class_finetuning.get_parser().parse_args([flag, *values])
     assert stop.value.code == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert f"argument {flag}" in told and "must" in told and "function" not in told
+    reported = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {flag}" in reported and "must" in reported and "function" not in reported
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_what_systems_leave_behind_is_neither_class_nor_clip(videos, capsys, lef
     assert train(videos) == CLEAN
     assert (videos.parent / "lists" / "labels.txt").read_text() == "jump\nrun\n"
     said = capsys.readouterr().out
-    assert "1 passed over in all" in said and "a system file" in said
+    assert "1 passed over in total" in said and "a system file" in said
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".ogv", ".mts", ".m2ts", ".vob"])
@@ -66,7 +66,7 @@ def test_files_and_class_folders_that_come_to_nothing_are_told(videos, capsys):
     assert run(videos) == 0
     said = capsys.readouterr().out
     assert f"warning: {videos / 'dance'} has no clips and is not a class; it has .raw (2)" in said
-    assert "3 files that are neither videos nor pictures: .raw (2), .txt (1)" in said
+    assert "3 files that are neither videos nor images: .raw (2), .txt (1)" in said
 
 
 def test_pictures_beside_videos_are_told(videos, capsys):
@@ -178,4 +178,4 @@ def test_a_split_without_clips_is_told(videos, capsys):
     touch(videos.parent, "s/run_test_split1.txt")
     (videos.parent / "s" / "run_test_split1.txt").write_text("v1.mp4 1\n")
     assert run(videos, "hmdb51", "--splits", videos.parent / "s") == 1
-    assert "name no test clip" in capsys.readouterr().err
+    assert "contain no test clip" in capsys.readouterr().err

@@ -50,10 +50,12 @@ def test_the_list_maker_and_all_readers_agree_on_the_first_number(tmp_path, caps
     for name in ("a/v0", "a/v1", "b/v0"):
         write_frames(tmp_path / name, first=first)
     assert list_maker(tmp_path) == 0
-    told = flags_told(capsys.readouterr().out)
-    assert ("--first_frame" in told) == (first != 1)
-    for flags in ([], told):
-        dataset = build_dataset("train", data_flags(tmp_path, *told[:2], "--filename_tmpl", "img_{:05}.png", *flags))
+    reported = flags_told(capsys.readouterr().out)
+    assert ("--first_frame" in reported) == (first != 1)
+    for flags in ([], reported):
+        dataset = build_dataset(
+            "train", data_flags(tmp_path, *reported[:2], "--filename_tmpl", "img_{:05}.png", *flags)
+        )
         assert shown(dataset) == [list(range(12))] * 3
     reader = opener_of(str(tmp_path / "a" / "v0"), "img_{:05}.png", "decord")()
     assert frame_numbers(reader.read([0, 11])) == [0, 11]

@@ -134,7 +134,7 @@ def test_a_run_is_the_same_with_it_and_is_resumed_exactly(root, tmp_path, caplog
     plain, expected = run(root, tmp_path / "plain")
     with caplog.at_level(logging.WARNING):
         flagged, found = run(root, tmp_path / "flagged", "--gpu_transforms")
-    assert "--gpu_transforms on a CPU takes work from the loader's workers" in caplog.text
+    assert "--gpu_transforms on a CPU moves work from the dataloader workers" in caplog.text
     assert_equal_states(plain, flagged)
     assert np.array_equal(expected.outputs, found.outputs) and found.views == 12
     lines = [json.loads((tmp_path / name / "log.txt").read_text().splitlines()[-1]) for name in ("plain", "flagged")]

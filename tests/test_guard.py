@@ -244,8 +244,8 @@ def test_an_epoch_names_the_guilty_and_goes_on(mode, tmp_path, caplog):
     loader = treacherous_loader(tmp_path, mode, names, *flags)
     with caplog.at_level(logging.WARNING, "datasets.loader"):
         batches = list(loader)
-    told = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
-    assert len(told) == 2 and "SIGABRT" in " ".join(told) and "longer than 2 s" in " ".join(told)
+    reported = [record.getMessage() for record in caplog.records if record.name == "datasets.loader"]
+    assert len(reported) == 2 and "SIGABRT" in " ".join(reported) and "longer than 2 s" in " ".join(reported)
     assert set(loader.unreadable) == {1, 4}
     read = torch.cat([batch["indices"] for batch in batches]).tolist()
     assert len(read) == (8 if mode == "train" else 6) and not {1, 4} & set(read)

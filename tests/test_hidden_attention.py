@@ -1,4 +1,4 @@
-"""The matrices of hidden attention: applied to the tokens they give the reference's and the model's own outputs."""
+"""Hidden attention matrices: applied to the tokens, they yield the outputs of the reference and the model."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_the_shortest_sequences(length):
 
 
 def test_neighbours_late_in_a_long_sequence_keep_their_digits():
-    """The running total of the steps is in the thousands there; a float32 total would lose what sets them apart."""
+    """The cumulative step sizes are in the thousands there; in float32 their differences would be lost."""
     scan = random_scan(1500, dim=1, state=2)
     scan = scan._replace(d=scan.d * 4, A=torch.full_like(scan.A, -16.0))
     exact = Scan(*(t.double() if torch.is_tensor(t) else t for t in scan))

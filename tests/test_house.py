@@ -1,4 +1,4 @@
-"""What the linter does not check of the house rules (CONTRIBUTING.md): sizes, and a README that keeps its promises."""
+"""House rules (CONTRIBUTING.md) that the linter does not check: sizes, imports, and the claims of the README."""
 
 import ast
 import re
@@ -73,5 +73,5 @@ def test_the_readme_tells_why_every_dependency_is_there():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     required = {re.match(r"[A-Za-z0-9_-]+", line)[0].lower() for line in lines if line and line[0] not in "#-"}
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Dependencies")[2].partition("\n## ")[0]
-    told = set(re.findall(r"[a-z0-9_-]+", section.lower()))
-    assert required - told == set()
+    reported = set(re.findall(r"[a-z0-9_-]+", section.lower()))
+    assert required - reported == set()

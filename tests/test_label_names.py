@@ -1,4 +1,4 @@
-"""Names of classes: a file that fits the lists is kept with the run, any other is refused before it starts."""
+"""Class names: a file that matches the lists is saved with the run, any other is refused before the run starts."""
 
 import json
 from dataclasses import replace

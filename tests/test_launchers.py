@@ -115,12 +115,12 @@ def test_evaluate_takes_a_checkpoint_and_a_data_set(echo):
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
-        ("evaluate.sh", [], "which weights"),
+        ("evaluate.sh", [], "--checkpoint FILE is required"),
         ("evaluate.sh", ["--checkpoint"], "--checkpoint needs a value"),
-        ("finetune_k400.sh", ["--gpus", "two"], "--gpus must be a whole number, not 'two'"),
+        ("finetune_k400.sh", ["--gpus", "two"], "--gpus must be an integer, not 'two'"),
         ("finetune_k400.sh", ["--frames"], "--frames needs a value"),
-        ("finetune_k400.sh", ["--nodes", "2"], "needs --master_addr"),
-        ("finetune_k400.sh", ["--nodes", "2", "--node_rank", "2"], "ranks count from 0"),
+        ("finetune_k400.sh", ["--nodes", "2"], "requires --master_addr"),
+        ("finetune_k400.sh", ["--nodes", "2", "--node_rank", "2"], "must be between 0 and --nodes - 1"),
     ],
 )
 def test_what_cannot_be_started_is_refused(echo, script, words, message):
@@ -129,7 +129,7 @@ def test_what_cannot_be_started_is_refused(echo, script, words, message):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with stand-ins: scontrol tells two machines or notes what is requeued; srun does as it is told."""
+    """A folder with stand-ins: scontrol lists two machines or records requeued jobs, srun runs its command."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "scontrol").write_text(
@@ -208,7 +208,7 @@ def test_the_launcher_is_stopped_before_its_processes_can_say_so(tmp_path):
     process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, **pipes)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM: leaving with status 75" in process.communicate(timeout=60)[1]
+    assert "stopped by SIGTERM: exiting with status 75" in process.communicate(timeout=60)[1]
     assert process.returncode == 75
 
 

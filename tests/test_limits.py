@@ -30,9 +30,9 @@ def test_a_video_within_the_limits_is_read(guard, video):
 def test_what_is_beyond_the_limits_is_refused(guard, video, monkeypatch):
     with pytest.raises(UnreadableVideoError, match="larger than 0 MB"):
         open_within(video, guard, Limits(megabytes=0))
-    with pytest.raises(UnreadableVideoError, match="12 frames, and 11 are allowed"):
+    with pytest.raises(UnreadableVideoError, match="12 frames, but only 11 are allowed"):
         open_within(video, guard, Limits(frames=11))
-    monkeypatch.setattr(limits, "MOST_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(UnreadableVideoError, match="64 x 48 pixels are too large"):
         open_within(video, guard, Limits())
 
@@ -46,4 +46,4 @@ def test_what_is_no_video_is_told(guard, tmp_path):
 @pytest.mark.parametrize("total", [1, 8, 9, 100, 5000])
 def test_windows_are_few_enough(total):
     window = min(8, total)
-    assert len(window_starts(total, window, stride_for(total, window))) <= limits.MOST_WINDOWS
+    assert len(window_starts(total, window, stride_for(total, window))) <= limits.MAX_WINDOWS

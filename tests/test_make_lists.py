@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_
     assert run(tmp_path, "folder", "--seed", "3") == 0
     first = read(tmp_path / "lists", "val")
     assert run(tmp_path, "folder", "--seed", "4") == 1
-    assert "train.csv, val.csv, labels.txt already; --overwrite" in capsys.readouterr().err
+    assert "already contains train.csv, val.csv, labels.txt; --overwrite" in capsys.readouterr().err
     assert read(tmp_path / "lists", "val") == first
     assert run(tmp_path, "folder", "--seed", "3", "--overwrite") == 0
     assert read(tmp_path / "lists", "val") == first
@@ -120,7 +120,7 @@ def test_kinetics(tmp_path, capsys):
     line = f"train: gone_000003_000013 ({train}, line 4): there is no such file"
     assert (lists / "missing.txt").read_text() == line + "\n"
     said = capsys.readouterr().out
-    assert line in said and "1 missing in all" in said
+    assert line in said and "1 missing in total" in said
 
 
 def test_something_something(tmp_path):

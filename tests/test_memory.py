@@ -1,4 +1,4 @@
-"""Memory that was freed: whether it is mapped anew."""
+"""Freed memory: whether it has to be mapped again."""
 
 import subprocess
 import sys

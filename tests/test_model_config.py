@@ -1,4 +1,4 @@
-"""A field of the model's configuration is a flag, in every file and in every model rebuilt from one, by itself."""
+"""A field of the model configuration automatically becomes a flag and part of checkpoints and rebuilt models."""
 
 from dataclasses import dataclass
 
@@ -184,8 +184,12 @@ def test_weights_are_not_loaded_into_a_model_of_other_switches(tmp_path):
 
 def test_files_of_before_tell_their_switches_by_their_flags(tmp_path):
     path = save_checkpoint(tmp_path / "old.pth", masked_backward=False, elemental_residual=None, scan_input=None)
-    told = describe_checkpoint(path).config
-    assert (told["masked_backward"], told["elemental_residual"], told["scan_input"]) == (False, True, "conv")
+    reported = describe_checkpoint(path).config
+    assert (reported["masked_backward"], reported["elemental_residual"], reported["scan_input"]) == (
+        False,
+        True,
+        "conv",
+    )
     with pytest.raises(ValueError, match="--masked_backward True, the file has False"):
         parsed("--eval", "--resume", str(path), "--masked_backward")
 

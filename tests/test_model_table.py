@@ -1,4 +1,4 @@
-"""Costs of the models against independent counts: the published code's parameters, PyTorch's own counter."""
+"""Complexity of the models against independent counts: the published parameters and PyTorch's FLOP counter."""
 
 import json
 from pathlib import Path

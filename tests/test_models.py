@@ -1,4 +1,4 @@
-"""The networks against the published code, and what every registered model must be able to do."""
+"""The models against the published code, and requirements on every registered model."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the engine does for any objective: weighing by what it counts, showing its numbers, any form of target."""
+"""What the engine does for any objective: weighting by counts, logging scalars, targets of any form."""
 
 import ast
 import json
@@ -204,5 +204,5 @@ class NamedAsTheLoop(Boxes):
 def test_a_scalar_with_the_name_of_one_of_the_loop_is_refused():
     args = make_args()
     state = create_training_state(NamedAsTheLoop(TinyModel()), args, Context(), steps_per_epoch=4)
-    with pytest.raises(ValueError, match="a number of its own as 'grad_norm'"):
+    with pytest.raises(ValueError, match="the training loop itself logs 'grad_norm'"):
         train_one_epoch(state, training_loader(ClipsWithBoxes()), args, Context(), RunLog())

@@ -1,4 +1,4 @@
-"""Prepared videos: the same frames under the same numbers, smaller and cheap to seek; nothing lost or done twice."""
+"""Prepared videos: the same frame numbers, smaller and fast to seek; nothing is lost or done twice."""
 
 import json
 import os
@@ -136,16 +136,16 @@ def test_a_folder_of_an_earlier_version_is_told_and_redone_once(listed, capsys, 
     capsys.readouterr()
     assert run(listed, "--form", form) == 0
     said = capsys.readouterr().out
-    assert "prepared by an earlier version" in said and "are there already" not in said
+    assert "prepared by an earlier version" in said and "are already done" not in said
     assert target.stat().st_mtime_ns > wrong
     assert run(listed, "--form", form) == 0
     said = capsys.readouterr().out
-    assert "earlier version" not in said and "2 of 2 are there already" in said
+    assert "earlier version" not in said and "2 of 2 are already done" in said
     # what a renewal that was stopped has not reached: newer than its source, older than the renewal
     os.utime(target, (time.time() - 1800, time.time() - 1800))
     assert run(listed, "--form", form) == 0
     said = capsys.readouterr().out
-    assert "earlier version" not in said and "1 of 2 are there already" in said
+    assert "earlier version" not in said and "1 of 2 are already done" in said
     settings.write_text(json.dumps(earlier | {"version": 3}))
     assert run(listed, "--form", form) == 2 and "a later version" in capsys.readouterr().err
 
@@ -154,7 +154,7 @@ def test_a_folder_of_an_earlier_version_is_told_and_redone_once(listed, capsys, 
     ("lines", "words", "said"),
     [
         ("a.mp4 0\na.avi 0\n", [], "would both become"),
-        ("a 30 0\nb 30 1\n", [], "only videos are prepared"),
+        ("a 30 0\nb 30 1\n", [], "only videos can be prepared"),
         ("a.mp4\n", [], "line 1"),
     ],
 )
@@ -169,11 +169,11 @@ def test_folders_that_do_not_serve_are_refused(listed, capsys):
     assert run(listed, "--gop", "8") == 2
     assert "was prepared with" in capsys.readouterr().err
     assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed)]) == 2
-    assert "text.mp4 would be replaced by itself" in capsys.readouterr().err
+    assert "text.mp4 would be overwritten" in capsys.readouterr().err
     (listed / "other").mkdir()
     (listed / "other" / "x").touch()
     assert main([str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed / "other")]) == 2
-    assert "holds other files" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
 
 
 def test_the_benchmark_compares_the_same_pictures(tmp_path):

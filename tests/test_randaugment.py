@@ -1,4 +1,4 @@
-"""RandAugment: each operation against timm's on PIL images, the settings strings, and what is drawn how often."""
+"""RandAugment: each operation against timm's on PIL images, settings strings, and frequencies of draws."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Readers: the right frames of real files, and one clear error for everything that cannot be read."""
+"""Readers: correct frames of real files, and one clear error for everything unreadable."""
 
 import pickle
 import subprocess

@@ -81,7 +81,7 @@ def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name, list_of):
         assert f"res{args.input_size}" in name
         assert args.num_frames == 1 or f"_f{args.num_frames}_" in name
     init = load_recipe(name).init
-    assert " " in init or not init or load_recipe(init), "weights to start from must be a recipe's or told in words"
+    assert " " in init or not init or load_recipe(init), "initial weights must be a recipe's or a description"
 
 
 def test_shared_settings_are_the_published_ones():
@@ -123,7 +123,7 @@ def test_flags_override_and_are_told(caplog):
     assert args.lr == 1e-4
     assert args.overridden == ["lr 0.0002 -> 0.0001"], "an equal value overrides nothing"
     assert "recipe k400/tiny_f16_res224; overridden: lr 0.0002 -> 0.0001" in caplog.text
-    assert "starts from weights (imagenet/tiny_res224)" in caplog.text
+    assert "fine-tunes weights (imagenet/tiny_res224)" in caplog.text
 
 
 def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
@@ -141,6 +141,7 @@ def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
     assert (given.steps, given.aa) == (7, VIDEO_AA), "what is typed wins"
     with pytest.raises(FileNotFoundError, match="--data_path"):
         parsed_recipe("custom/small")
+    assert parsed_recipe("custom/small", "--eval").finetune == "", "a test is of the run's own weights"
 
 
 def test_the_rates_of_few_videos_are_the_typed_ones(list_of):
@@ -189,7 +190,7 @@ def test_a_batch_that_cannot_be_met_comes_near_and_is_told(caplog, monkeypatch):
         monkeypatch.setenv(name, value)
     args = parsed_recipe("k400/tiny_f16_res224")
     assert args.batch_size * args.update_freq * 3 == shared.total
-    assert f"the batch of 512 videos per update becomes {shared.total}" in caplog.text
+    assert f"the global batch of 512 videos becomes {shared.total}" in caplog.text
 
 
 def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alone(caplog):
@@ -197,7 +198,7 @@ def test_a_given_batch_size_keeps_the_update_and_a_given_update_freq_is_left_alo
     assert (args.batch_size, args.update_freq) == (4, 128)
     args = parsed_recipe("k400/tiny_f16_res224", "--update_freq", "2")
     assert (args.batch_size, args.update_freq) == (64, 2)
-    assert "512 videos per update becomes 128" in caplog.text
+    assert "512 videos becomes 128" in caplog.text
 
 
 def test_a_short_list_lowers_the_batch(caplog):
@@ -205,7 +206,7 @@ def test_a_short_list_lowers_the_batch(caplog):
     args = fit_batch_to_list(args, videos=23, processes=2)
     assert (args.flags["batch_size"], args.flags["update_freq"]) == (10, 1), "the record says what is done"
     assert (args.batch_size, args.update_freq) == (10, 1), "11 a process, and mixup wants an even number"
-    assert "has 23 videos and one update takes 512: it takes 20 now" in caplog.text
+    assert "has 23 videos, fewer than the 512 of one optimizer step: a step now uses 20" in caplog.text
     args = fit_batch_to_list(args, videos=100, processes=2)
     assert (args.batch_size, args.update_freq) == (10, 1)
 
@@ -213,11 +214,11 @@ def test_a_short_list_lowers_the_batch(caplog):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--recipe", "k500/x"], "no recipe 'k500/x': no file .*k500.yaml; there are: .*k400"),
-        (["--recipe", "k400/tiny_f17_res224"], "k400.yaml has no run 'tiny_f17_res224'; the nearest are: tiny_f16"),
+        (["--recipe", "k500/x"], "no recipe 'k500/x': no file .*k500.yaml; available: .*k400"),
+        (["--recipe", "k400/tiny_f17_res224"], "k400.yaml has no run 'tiny_f17_res224'; the closest are: tiny_f16"),
         (["--recipe", "imagenet/tiny_res224"], "is for run_pretrain_imagenet.py, not for run_class_finetuning.py"),
         (["--recipe", "k400", "--config", "x"], "use one of them"),
-        (["--config", "absent.yaml"], "absent.yaml is not there"),
+        (["--config", "absent.yaml"], "absent.yaml does not exist"),
     ],
 )
 def test_a_wrong_choice_names_what_there_is(words, message):
@@ -228,16 +229,16 @@ def test_a_wrong_choice_names_what_there_is(words, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: {lrr: 1}\nruns: {a: {}}", "bad.yaml: lrr is no flag; did you mean lr"),
-        ("base: {lr: fast}\nruns: {a: {}}", "bad.yaml: lr: 'fast' is no value"),
+        ("base: {lrr: 1}\nruns: {a: {}}", "bad.yaml: lrr is not a flag; did you mean lr"),
+        ("base: {lr: fast}\nruns: {a: {}}", "bad.yaml: lr: 'fast' is not a value"),
         ("base: {epochs: }\nruns: {a: {}}", "bad.yaml: epochs: None"),
-        ("base: {model_ema: 3}\nruns: {a: {}}", "model_ema: 3 is no value .*true or false"),
+        ("base: {model_ema: 3}\nruns: {a: {}}", "model_ema: 3 is not a value .*true or false"),
         ("base: {sampling: often}\nruns: {a: {}}", "sampling: 'often'.*one of dense"),
-        ("base: {lr: 1, lr: 2}\nruns: {a: {}}", "(?s)bad.yaml cannot be read: 'lr' stands twice.*line 2"),
+        ("base: {lr: 1, lr: 2}\nruns: {a: {}}", "(?s)bad.yaml cannot be read: duplicate key 'lr'.*line 2"),
         ("basis: {}\nruns: {a: {}}", "bad.yaml: unknown basis"),
         ("runs: {a: {use: b}}", "a uses 'b', which is neither a group nor a run"),
         ("runs: {a: {use: b}, b: {use: a}}", "uses itself: a -> b -> a"),
-        ("runs: {a: {batch: 64*8}}", 'batch of bad/a is like 64x8 .*not "64\\*8"'),
+        ("runs: {a: {batch: 64*8}}", 'batch of bad/a must look like 64x8 .*not "64\\*8"'),
         ("inherits: bad\nruns: {a: {}}", "inherits itself: bad -> bad"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Relevance against networks of which it is known what they look at."""
+"""Relevance, tested with networks whose relevant inputs are known."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_without_biases_the_pieces_add_up_to_the_logit(bimamba_type):
 
 
 class ReadsPlaces(nn.Module):
-    """In place of the mixers: the class token gets the sum of what stands in `places`, all others nothing."""
+    """Replaces the mixers: the class token gets the sum of the tokens at `places`, all others get nothing."""
 
     def __init__(self, places):
         super().__init__()

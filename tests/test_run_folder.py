@@ -1,4 +1,4 @@
-"""The output folder: one run at a time has it, the same command goes on there, and no run takes another's files."""
+"""The output folder: one run at a time, the same command resumes, and files of different runs are separate."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def hold(folder, host, ready):
-    """Have the folder until killed, as a run on `host` would."""
+    """Hold the folder until killed, as a run on `host` would."""
     socket.gethostname = lambda: host
     claim(str(folder), Context())
     ready.set()
@@ -55,15 +55,15 @@ def test_a_second_run_is_refused_and_names_host_and_process(tmp_path, holder, ho
     child = holder(tmp_path, host)
     with pytest.raises(SystemExit) as stop:
         claim(str(tmp_path), Context(), patience=0.3)
-    told = str(stop.value.code)
-    assert f"process {child.pid} on {host or socket.gethostname()}" in told and "another --output_dir" in told
+    reported = str(stop.value.code)
+    assert f"process {child.pid} on {host or socket.gethostname()}" in reported and "another --output_dir" in reported
 
 
 @pytest.mark.parametrize("flag", ["--resume=", "--eval"])
 def test_nothing_is_written_by_the_run_that_is_refused(tmp_path, holder, flag, monkeypatch):
     holder(tmp_path)
     before = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr("engines.run_folder._PATIENCE_HERE", 0)
+    monkeypatch.setattr("engines.run_folder._LOCAL_PATIENCE", 0)
     with pytest.raises(SystemExit, match="is in use by process"):
         start_run(make_args("--output_dir", str(tmp_path), flag))
     assert sorted(os.listdir(tmp_path)) == before
@@ -110,7 +110,7 @@ def test_a_folder_that_is_a_file_is_refused_with_a_sentence(tmp_path):
 
 
 def _refused(rank, folder):
-    run_folder._PATIENCE_HERE = 0
+    run_folder._LOCAL_PATIENCE = 0
     with pytest.raises(SystemExit) as stop:
         start_run(make_args("--output_dir", str(folder / "run")))
     (folder / f"rank{rank}").write_text(str(stop.value.code))
@@ -159,7 +159,7 @@ def test_resume_file_goes_on_after_a_kill_too_and_begins_again_when_told(tmp_pat
     dataset = Interrupted(12, noise=0.3, at=-1)
     train(tmp_path / "out", *flags, dataset=dataset)
     assert dataset.accesses == 12, "the second epoch alone"
-    assert "began from --resume" in caplog.text
+    assert "was started from --resume" in caplog.text
     dataset = Interrupted(12, noise=0.3, at=-1)
     train(tmp_path / "out", *flags, "--no_auto_resume", dataset=dataset)
     assert dataset.accesses == 16, "from the file on"
@@ -191,8 +191,8 @@ def test_no_auto_resume_goes_on_where_the_same_command_was_stopped_and_nowhere_e
 
 def test_without_a_folder_nothing_is_promised(caplog):
     assert stopped("", at=5) == 128 + signal.SIGTERM
-    assert "nothing of this training will be kept" in caplog.text and "nothing is kept" in caplog.text
-    assert "goes on" not in caplog.text
+    assert "nothing of this run will be saved" in caplog.text and "nothing is kept" in caplog.text
+    assert "resumes" not in caplog.text
 
 
 def test_a_stop_before_anything_is_saved_promises_no_checkpoint(tmp_path, monkeypatch, caplog):

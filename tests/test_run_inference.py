@@ -83,8 +83,8 @@ def test_a_file_costs_itself_alone_whatever_its_name_or_link(checkpoint, tmp_pat
         assert records[str(tmp_path / name)]["views"] == 1
         assert (pictures / name).with_suffix(".png").is_file()
     assert "error" in records[str(tmp_path / "c_loop.mp4")]
-    told = capsys.readouterr()
-    lines = (told.out + told.err).splitlines()
+    reported = capsys.readouterr()
+    lines = (reported.out + reported.err).splitlines()
     assert all(line.isprintable() for line in lines)
     assert f"{tmp_path}/b\\u001b]0;title\\u0007\\n.mp4 (1 views)" in lines
     assert report.read_bytes().decode("utf-8").replace("\n", "").isprintable()
@@ -97,9 +97,9 @@ def test_class_names_of_a_checkpoint_are_escaped(tmp_path, capsys):
     pictures = ["--curve", tmp_path / "curve.png", "--heatmap", tmp_path / "heat.png"]
     assert run(checkpoint, video, "--quick", *pictures, "--annotate", tmp_path / "annotated.mp4") == 0
     assert run(checkpoint, video, "--quick", "--json", "-") == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[1].endswith("\\u001b[31m\\udcff") and all(line.isprintable() for line in told)
-    assert json.loads(told[-1])["top"][0]["name"] in names
+    reported = capsys.readouterr().out.splitlines()
+    assert reported[1].endswith("\\u001b[31m\\udcff") and all(line.isprintable() for line in reported)
+    assert json.loads(reported[-1])["top"][0]["name"] in names
 
 
 def test_scores_that_are_no_numbers_are_an_error(checkpoint, folder, tmp_path, capsys):
@@ -110,8 +110,8 @@ def test_scores_that_are_no_numbers_are_an_error(checkpoint, folder, tmp_path, c
     videos = [folder / "a.mp4", folder / "sub" / "b.mp4"]
     assert run(tmp_path / "c.pth", *videos, "--json", report, "--stride", 2, "--curve", tmp_path / "curves") == 1
     assert [set(record) for record in lines_of(report)] == [{"path", "error"}] * 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("not finite") == 2 and "2 of 2 could not be" in told.err
+    reported = capsys.readouterr()
+    assert reported.out == "" and reported.err.count("not finite") == 2 and "2 of 2 could not be" in reported.err
     predictor = load_predictor(tmp_path / "c.pth", device="cpu", **QUICK)
     for look in (predictor.predict, lambda path: follow(predictor, predictor.open(path))):
         with pytest.raises(ScoresNotFiniteError):
@@ -152,7 +152,7 @@ def test_several_videos_write_into_a_folder(checkpoint, folder, tmp_path):
 
 def test_targets_that_cannot_be_meant_are_refused(folder):
     a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
-    with pytest.raises(ValueError, match="one file, and there are 2 videos"):
+    with pytest.raises(ValueError, match="one file, but there are 2 videos"):
         output_paths("x.png", [a, b], ".png")
     with pytest.raises(ValueError, match="would overwrite the video itself"):
         output_paths(a, [a], ".mp4")
@@ -161,14 +161,14 @@ def test_targets_that_cannot_be_meant_are_refused(folder):
 
 
 def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, tmp_path, capsys):
-    for words, told in [
+    for words, reported in [
         (["--annotate", folder / "a.mp4"], "would overwrite"),
         (["--label_names", tmp_path / "absent.txt"], "absent.txt"),
         (["--stride", "0"], "of 1 or more"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             run(checkpoint, folder / "a.mp4", *words)
-        assert stopped.value.code == 2 and told in capsys.readouterr().err
+        assert stopped.value.code == 2 and reported in capsys.readouterr().err
 
 
 def test_files_folders_and_lists_become_sources(folder, tmp_path):
@@ -182,7 +182,7 @@ def test_files_folders_and_lists_become_sources(folder, tmp_path):
         assert got == ["/root/two words.mp4", "/root/other.avi"]
     assert expand_sources(["x.mp4", "x.mp4"]) == ["x.mp4"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no video"):
+    with pytest.raises(FileNotFoundError, match="contains no video"):
         expand_sources([str(tmp_path / "empty")])
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         expand_sources(["absent.csv"])

@@ -133,10 +133,10 @@ def plain_convolution(x, weight, bias, silu):
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("dim", "calls"), [(8, 1), (5, 0)], ids=["by the package", "rows it cannot take"])
 def test_convolution(dim, calls, with_bias, silu, monkeypatch, fresh):
-    module, told = types.ModuleType(stock_packages.CONVOLUTION_MODULE), []
+    module, reported = types.ModuleType(stock_packages.CONVOLUTION_MODULE), []
 
     def causal_conv1d_fn(x, weight, bias, activation):
-        told.append(activation)
+        reported.append(activation)
         return plain_convolution(x, weight, bias, activation == "silu")
 
     module.causal_conv1d_fn = causal_conv1d_fn
@@ -154,4 +154,4 @@ def test_convolution(dim, calls, with_bias, silu, monkeypatch, fresh):
     torch.testing.assert_close(out.double(), want, rtol=1e-4, atol=1e-5)
     for a, b in zip(torch.autograd.grad((out * grad).sum(), inputs), wanted, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
-    assert told == ["silu" if silu else None] * calls
+    assert reported == ["silu" if silu else None] * calls

@@ -44,8 +44,8 @@ def test_log_lines_and_tracebacks_are_escaped(capsys):
         raise FileNotFoundError(name)
     except FileNotFoundError:
         logging.getLogger("datasets").warning("cannot read %s", name, exc_info=True)
-    told = capsys.readouterr().err
-    assert told.count("\\u001b[31m") == 2 and "\x1b" not in told and "\x9b" not in told
+    reported = capsys.readouterr().err
+    assert reported.count("\\u001b[31m") == 2 and "\x1b" not in reported and "\x9b" not in reported
 
 
 def test_what_the_encoding_lacks_is_escaped(monkeypatch):
@@ -90,7 +90,7 @@ def test_training_escapes_what_it_refuses(program, flag, capsys, monkeypatch):
     assert_escaped(capsys.readouterr())
 
 
-def assert_escaped(told):
-    text = told.out + told.err
+def assert_escaped(reported):
+    text = reported.out + reported.err
     assert "\\u001b" in text or "\\x1b" in text
     assert "\x1b" not in text and "\x9b" not in text

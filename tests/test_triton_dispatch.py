@@ -1,4 +1,4 @@
-"""Which backend serves a CUDA tensor, and that torch.compile does not trip over the search for one."""
+"""The backend chosen for a CUDA tensor, and torch.compile with that choice."""
 
 import pytest
 import torch
@@ -28,8 +28,8 @@ def test_cuda_tensors_go_to_triton_then_the_stock_kernel_then_plain_pytorch(
         monkeypatch.setattr(module, "unavailable_reason", lambda device, dtype, reason=reason: reason)
     for _ in range(2):
         assert dispatch.choose_backend(None, torch.device("cuda"), torch.bfloat16) == chosen
-    told = [record.getMessage() for record in caplog.records if "out of order" in record.getMessage()]
-    assert len(told) == len(broken), "each refusal is told once"
+    reported = [record.getMessage() for record in caplog.records if "out of order" in record.getMessage()]
+    assert len(reported) == len(broken), "each refusal is reported once"
 
 
 @pytest.mark.parametrize(("name", "words"), [("triton", "NVIDIA GPU"), ("cuda", "NVIDIA GPU")])

@@ -1,4 +1,4 @@
-"""Runs tests/triton_interpreted where Triton's interpreter can be on: in a process of its own."""
+"""Run tests/triton_interpreted with Triton's interpreter, in a separate process."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""The processes of a loader: batches reach the parent, or the parent is told why not."""
+"""Dataloader workers: batches reach the parent, or the parent gets the reason."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The pool: every job has one outcome, whatever its process does."""
+"""The worker pool: every job has exactly one outcome, whatever its process does."""
 
 import os
 import signal

@@ -1,16 +1,16 @@
-"""Decode every clip of a list, tell what is broken, short or odd, and write the list without the broken ones.
+"""Decode every clip of a list, report broken, short and odd ones, and write the list without the broken ones.
 
     python -m tools.check_data lists/train.csv --data_root /data/videos --min_frames 16
 
-broken   missing, empty, not a video, sound only, no frames, damaged, it crashes or hangs the decoder, or frames read
-         by number are others than decoded in order
-short    fewer frames than --min_frames (sampling repeats frames then)
-odd      turned or mirrored by metadata, variable frame rate, unusual pixel format, changing size, the same file twice
+broken   missing, empty, not a video, only sound, no frames, damaged, crashes or hangs the decoder, or reading a frame
+         by its number gives another frame than decoding in order
+short    fewer frames than --min_frames (sampling then repeats frames)
+odd      rotated or mirrored by metadata, variable frame rate, unusual pixel format, changing size, the same file twice
 
-Written to the folder checked/ beside the list: train.csv, the list's own lines without what --leave_out says;
-train.problems.txt, what many clips have in common and then a line for each clip with other findings;
-train.facts.jsonl, all that was found of each. Stopped and started again, it goes on where it was: only new and changed
-files are looked at.
+Output goes to the folder checked/ next to the list: train.csv, the lines of the list without the kinds in --leave_out;
+train.problems.txt, first the findings that many clips share, then one line per clip with other findings;
+train.facts.jsonl, all findings. If the check is interrupted and started again, it continues where it stopped: only new
+and changed files are checked.
 """
 
 import argparse
@@ -34,22 +34,23 @@ from datasets.frame_names import FrameNamesError, find_first_frame
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.worker_pool import run_jobs
 
-MOST_TOLD = 30
-COMMON = 5  # clips; what more have in common is told once
-CHECKS = 2  # the number of this version of the checks: facts of another are not trusted
+MAX_PRINTED = 30
+COMMON = 5  # a finding that more clips share is reported once
+CHECKS = 2  # version of the checks; facts of other versions are not reused
 VERDICTS = ("broken", "short", "odd", "good")
 Facts = dict[str, dict]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 1 where something is broken."""
+    """Run the command line and return the exit status, which is 1 if a clip is broken."""
     escape_output()
     options = parse_arguments(arguments)
     output = options.output or options.list.parent / "checked"
     clean, problem_file = output / options.list.name, output / f"{options.list.stem}.problems.txt"
     if clean.resolve() == options.list.resolve():
         print(
-            f"--output {output} holds the list itself, which would be replaced; name another folder", file=sys.stderr
+            f"--output {output} contains the list itself, which would be replaced; choose another folder",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -77,49 +78,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = options.list.read_text(encoding="utf-8-sig").splitlines()
     _write(clean, [lines[number - 1] for number in kept])
     _write(problem_file, problems)
-    for problem in problems[:MOST_TOLD]:
+    for problem in problems[:MAX_PRINTED]:
         print(problem)
-    if len(problems) > MOST_TOLD:
-        print(f"and {len(problems) - MOST_TOLD} more in {problem_file}")
+    if len(problems) > MAX_PRINTED:
+        print(f"and {len(problems) - MAX_PRINTED} more in {problem_file}")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS))
     print(f"{clean}: {len(kept)} of {len(records)} clips, without the {', '.join(options.leave_out)}")
     return 1 if counts["broken"] else 0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("list", type=Path, help="list of videos, frame folders or images")
-    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths start from")
-    parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths are relative to")
+    parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
     parser.add_argument(
-        "--filename_tmpl", type=frame_template, default="img_{:05}.jpg", help="names of frames (default: %(default)s)"
+        "--filename_tmpl",
+        type=frame_template,
+        default="img_{:05}.jpg",
+        help="file names of frames (default: %(default)s)",
     )
     parser.add_argument(
-        "--first_frame", type=non_negative_int, metavar="N", help="number of the first (default: found by looking)"
+        "--first_frame", type=non_negative_int, metavar="N", help="number of the first frame (default: detected)"
     )
-    parser.add_argument("--min_frames", type=positive_int, default=16, help="fewer are short (default: %(default)s)")
+    parser.add_argument(
+        "--min_frames", type=positive_int, default=16, help="fewer are too short (default: %(default)s)"
+    )
     parser.add_argument(
         "--leave_out",
         nargs="+",
         choices=VERDICTS[:-1],
         default=["broken"],
-        help="what the written list leaves out (default: broken)",
+        help="kinds of clips to exclude from the written list (default: broken)",
+    )
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per CPU core)")
+    parser.add_argument(
+        "--time_limit", type=positive, default=120.0, metavar="SECONDS", help="for each file (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
-    )
-    parser.add_argument(
-        "--time_limit", type=positive, default=120.0, metavar="SECONDS", help="for one file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder to write to (default: checked/ beside the list)"
+        "--output", type=Path, metavar="DIR", help="output folder (default: checked/ next to the list)"
     )
     return parser.parse_args(arguments)
 
 
 def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: argparse.Namespace) -> Facts:
-    """Facts by path: those of the journal that still hold, and those of the files looked at now, added to it."""
+    """Return the facts by path: those in the journal that are still valid, and new ones, which are added to it."""
     known = _read_journal(journal)
     jobs, stamps, facts = {}, {}, {}
     for record in records:
@@ -131,7 +135,7 @@ def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: ar
         else:
             jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl, options.first_frame)
     if facts:
-        print(f"{len(facts)} of {len(facts) + len(jobs)} were looked at before; delete {journal} to do it again")
+        print(f"{len(facts)} of {len(facts) + len(jobs)} were checked before; delete {journal} to check them again")
     outcomes = run_jobs(check_file, jobs.values(), workers=options.workers, time_limit=options.time_limit)
     broken = 0
     with open(journal, "a", encoding="utf-8") as file, tqdm(total=len(jobs), unit="clip") as bar:
@@ -148,7 +152,7 @@ def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: ar
 
 
 def _read_journal(journal: Path) -> Facts:
-    """The facts of an earlier run of these checks; a line that a crash cut short is passed over."""
+    """Return the facts of earlier runs of these checks, ignoring a line that was cut off by a crash."""
     known: Facts = {}
     if journal.is_file():
         text = journal.read_text(encoding="utf-8")
@@ -166,7 +170,7 @@ def _read_journal(journal: Path) -> Facts:
 
 
 def _stamp(path: str, total_frames: int, filename_tmpl: str, first_frame: int) -> list:
-    """What changes when a file does, or what the list says of a folder."""
+    """Return values that change whenever a file changes, or what the list says about a folder."""
     try:
         status = os.stat(resolve_video_path(path))
     except OSError:
@@ -175,7 +179,7 @@ def _stamp(path: str, total_frames: int, filename_tmpl: str, first_frame: int) -
 
 
 def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:
-    """The verdict on a file, and its findings in words."""
+    """Return the verdict on a file, and its findings as texts."""
     if facts["broken"]:
         return "broken", facts["broken"] + facts["odd"]
     short = [f"{facts['frames']} frames"] if facts["frames"] < min_frames else []
@@ -183,17 +187,17 @@ def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:
 
 
 def _describe(list_file: Path, records: Sequence[Record], verdicts: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """Tell the findings: first, in one line each, what many clips have in common, then a line for each clip."""
+    """Return the findings as lines: first one for each finding that many clips share, then one per clip."""
     counts = Counter(_kind(finding) for verdict, findings in verdicts if verdict != "broken" for finding in findings)
     common = {kind for kind, count in counts.items() if count > COMMON}
-    told: set[str] = set()
+    reported: set[str] = set()
     groups, singles = [], []
     for record, (verdict, findings) in zip(records, verdicts, strict=True):
         place = f"{list_file}, line {record.line}: {record.path}: {verdict}"
         shared = [finding for finding in findings if _kind(finding) in common] if verdict != "broken" else []
         for finding in shared:
-            if (kind := _kind(finding)) not in told:
-                told.add(kind)
+            if (kind := _kind(finding)) not in reported:
+                reported.add(kind)
                 groups.append(f"{counts[kind]} of {len(records)} clips: {kind}, the first in {place}: {finding}")
         if alone := [finding for finding in findings if finding not in shared]:
             singles.append(f"{place}: {'; '.join(alone)}")
@@ -201,12 +205,12 @@ def _describe(list_file: Path, records: Sequence[Record], verdicts: Sequence[tup
 
 
 def _kind(finding: str) -> str:
-    """A finding without its figures."""
+    """Return a finding without its numbers, to group similar findings."""
     return re.sub(r"\b\d+\b", "N", finding.partition(":")[0])
 
 
 def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]) -> None:
-    """Note files that stand in the list more than once."""
+    """Add a finding to files that the list contains more than once."""
     first: dict[str, Record] = {}
     for i, record in enumerate(records):
         earlier = first.setdefault(record.path, record)
@@ -215,7 +219,7 @@ def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]
             verdict, findings = verdicts[i]
             verdicts[i] = (
                 "odd" if verdict == "good" else verdict,
-                [*findings, f"it stands in line {earlier.line} already{label}"],
+                [*findings, f"it is already in line {earlier.line}{label}"],
             )
 
 

@@ -1,12 +1,12 @@
-"""Tells what a checkpoint is, and converts it.
+"""Describe or convert a checkpoint.
 
     python -m tools.checkpoint inspect FILE
-    python -m tools.checkpoint convert SRC DST.safetensors   weights alone, in a format that cannot run code
-    python -m tools.checkpoint convert SRC DST.pth [--ema]   without optimiser and average; --ema takes the average
+    python -m tools.checkpoint convert SRC DST.safetensors   only the weights, in a format that cannot contain code
+    python -m tools.checkpoint convert SRC DST.pth [--ema]   without the optimizer; --ema: the EMA weights
 
-Every published form is read: any wrapper and prefix, images or videos, .pth (weights only) or .safetensors. Converted
-files carry bare tensor names, what is known of the network, and the flags of the run that wrote the source; a
-.safetensors file also a digest of all of it.
+All published variants can be read: any wrapper and prefix, images or videos, .pth (weights only) or .safetensors.
+Converted files contain plain tensor names, the model configuration, and the flags of the run that wrote the source; a
+.safetensors file also contains a digest of everything.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from models.videomambapro import VideoMambaPro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    inspecting = commands.add_parser("inspect", help="tell what a file is and how to test it")
+    inspecting = commands.add_parser("inspect", help="describe a file and show how to test it")
     inspecting.add_argument("file", type=Path)
-    converting = commands.add_parser("convert", help="write the weights alone")
+    converting = commands.add_parser("convert", help="write only the weights")
     converting.add_argument("source", type=Path)
     converting.add_argument("target", type=Path)
-    converting.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    converting.add_argument("--ema", action="store_true", help="use the EMA of the weights")
     options = parser.parse_args(arguments)
     try:
         if options.command == "inspect":
@@ -56,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def inspect(path: Path) -> str:
-    """A table of what the checkpoint `path` is, ending in the command that tests it.
+    """Return a table that describes the checkpoint `path` and ends with the command to test it.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `describe_checkpoint`.
+        FileNotFoundError: as `describe_checkpoint`.
+        CheckpointError: as `describe_checkpoint`.
     """
     facts, content = describe_checkpoint(path), read_checkpoint_file(path)
     settings = [setting.name for setting in VideoMambaPro.config_class.settings() if setting.name != "name"]
@@ -67,27 +68,30 @@ def inspect(path: Path) -> str:
         "model": facts.model or "none of the registered sizes",
         "trained on": "images" if facts.is_image_model else "videos",
         "parameters": f"{facts.parameters:,}",
-        **{name: facts.config.get(name, "not said") for name in settings},
+        **{name: facts.config.get(name, "not recorded") for name in settings},
         "also in the file": ", ".join(_other_contents(content)) or "nothing",
-        "tests it": _command(path, facts),
+        "to test it": _command(path, facts),
     }
     width = max(map(len, rows))
     return "\n".join([str(path), *(f"  {name:<{width}}  {value}" for name, value in rows.items())])
 
 
 def convert(source: Path, target: Path, *, ema: bool = False) -> int:
-    """Write the weights of `source` to `target`, whole or not at all, and return how many tensors there are.
+    """Write the weights of `source` to `target` atomically, and return the number of tensors.
 
     Args:
-        target: .pth or .safetensors. ema: take the moving average, else the weights that the run tested.
+        source: a checkpoint.
+        target: .pth or .safetensors.
+        ema: write the EMA; otherwise the weights that the run tested.
     Raises:
-        FileNotFoundError, CheckpointError: the source cannot be read or has no average, or the suffix is another.
+        FileNotFoundError: the source does not exist.
+        CheckpointError: the source cannot be read or has no EMA, or the target has another suffix.
     """
     if target.suffix not in FORMATS:
-        raise CheckpointError(f"{target}: the target is {' or '.join(FORMATS)}")
+        raise CheckpointError(f"{target}: the target must be {' or '.join(FORMATS)}")
     facts, content = describe_checkpoint(source), read_checkpoint_file(source)
     if ema and not isinstance(content.get(EMA_KEY), dict):
-        raise CheckpointError(f"{source} holds no moving average ({EMA_KEY}); leave --ema out")
+        raise CheckpointError(f"{source} contains no EMA ({EMA_KEY}); omit --ema")
     tensors = unwrap_tensors({"model": content[EMA_KEY]} if ema else content, source)
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     config = facts.config | ({"name": facts.model} if facts.model else {})
@@ -97,19 +101,19 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
 
 
 def _other_contents(content: dict[str, Any]) -> list[str]:
-    """What a training checkpoint holds beside weights."""
-    words = {"optimizer": "optimiser", EMA_KEY: "moving average", "epoch": "epoch", "best_score": "best score"}
+    """Return what a training checkpoint contains in addition to weights."""
+    titles = {"optimizer": "optimizer", EMA_KEY: "EMA", "epoch": "epoch", "best_score": "best score"}
     found = []
-    for key, word in words.items():
+    for key, title in titles.items():
         value = content.get(key)
         if value is not None:
-            found.append(f"{word} {value:g}" if isinstance(value, (int, float)) else word)
+            found.append(f"{title} {value:g}" if isinstance(value, (int, float)) else title)
     return found
 
 
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
-        return "nothing: it has no head; start from it with --finetune"
+        return "not possible: it has no head; fine-tune it with --finetune"
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"

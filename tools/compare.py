@@ -1,7 +1,7 @@
-"""Compares two tests of one list: `python -m tools.compare A/results.json B/results.json`.
+"""Compare two tests on the same list: `python -m tools.compare A/results.json B/results.json`.
 
-Prints the difference of top-1 with McNemar's test, and the classes that differ most, each with its own test and Holm's
-correction for having asked so many. Videos that one of the runs could not read are left out and counted.
+Prints the difference in top-1 with McNemar's test, and the classes that differ most, each with its own test and Holm's
+correction for multiple testing. Videos that one of the runs could not read are excluded and counted.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from reports.page import class_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("a", type=Path, metavar="A/results.json")
     parser.add_argument("b", type=Path, metavar="B/results.json")
     parser.add_argument(
-        "--classes", type=non_negative_int, default=20, help="classes to print, those that differ most first"
+        "--classes", type=non_negative_int, default=20, help="number of classes to print, largest difference first"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, all classes too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the complete comparison to this file")
     options = parser.parse_args(arguments)
     try:
         first, second = read_results(options.a), read_results(options.b)
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe(outcome: Outcome, names: Sequence[str], limit: int) -> str:
-    """The comparison in words and a table of the `limit` classes that differ most."""
+    """Format the comparison as text with a table of the `limit` classes that differ most."""
     overall = outcome.overall
     lines = [
         f"{overall.videos} videos"
-        + (f", {outcome.left_out} read by one run alone left out" if outcome.left_out else ""),
+        + (f"; {outcome.left_out} read by only one run are excluded" if outcome.left_out else ""),
         f"top-1: A {overall.accuracy_a:.2f} %, B {overall.accuracy_b:.2f} %, B - A = {overall.difference:+.2f} "
         f"points (95 % interval {overall.difference - overall.half_width:+.2f} to "
         f"{overall.difference + overall.half_width:+.2f})",
-        f"right in A alone {overall.only_a}, in B alone {overall.only_b}; McNemar's test p = {overall.p_value:.4g}",
+        f"correct only in A: {overall.only_a}, only in B: {overall.only_b}; McNemar's test p = {overall.p_value:.4g}",
         "",
-        f"{'class':<24} {'videos':>6} {'A %':>7} {'B %':>7} {'B - A':>7} {'A alone':>7} {'B alone':>7} {'p':>9} "
+        f"{'class':<24} {'videos':>6} {'A %':>7} {'B %':>7} {'B - A':>7} {'only A':>7} {'only B':>7} {'p':>9} "
         f"{'p (Holm)':>9}",
     ]
     ranked = sorted(outcome.classes.items(), key=lambda item: (-abs(item[1].difference), item[1].p_value, item[0]))
@@ -72,7 +72,7 @@ def describe(outcome: Outcome, names: Sequence[str], limit: int) -> str:
 
 
 def as_plain(outcome: Outcome) -> dict[str, Any]:
-    """The comparison as plain values for a JSON file."""
+    """Return the comparison as plain values for a JSON file."""
     overall = vars(outcome.overall) | {"difference": outcome.overall.difference, "left_out": outcome.left_out}
     classes = [
         {"label": label} | vars(entry) | {"difference": entry.difference, "p_holm": outcome.corrected[label]}

@@ -1,10 +1,10 @@
-"""Exports a checkpoint for other runtimes, and proves the file against PyTorch before it is kept.
+"""Export a checkpoint to ONNX or torch.export, and check the file against PyTorch before it is kept.
 
     python -m tools.export CHECKPOINT model.onnx    standard ONNX operators, the scan as a loop; runs without this code
     python -m tools.export CHECKPOINT model.pt2     torch.export, the scan as one operator of this repository
 
-The input is float32 (batch, 3, frames, height, width), normalised as in training, of any batch. docs/export.md tells
-how to use the files.
+The input is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size. docs/export.md
+describes how to use the files.
 """
 
 import argparse
@@ -29,29 +29,29 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavail
 from models.videomambapro import VideoMambaPro
 
 BATCHES = (1, 2, 3, 4)  # ten random clips
-METADATA = "videomambapro.json"  # its name in both formats
+METADATA = "videomambapro.json"  # name of the metadata in both formats
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 Forward = Callable[[Tensor], Tensor]
 
 
 class ExportError(RuntimeError):
-    """The file could not be made, or does not agree with PyTorch; the message says what to do."""
+    """The file cannot be written, or does not agree with PyTorch; the message gives the remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or of a run")
-    parser.add_argument("target", type=Path, help="file to write, .onnx or .pt2")
+    parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or our own")
+    parser.add_argument("target", type=Path, help="output file, .onnx or .pt2")
     parser.add_argument(
         "--backend",
         choices=sorted(BACKENDS),
-        help="of the scan in a .pt2 file (default: the fastest here; portable runs everywhere)",
+        help="backend of the scan in a .pt2 file (default: the fastest available; portable runs everywhere)",
     )
     parser.add_argument(
-        "--tolerance", type=positive, default=1e-4, help="largest difference of a logit (default: 1e-4)"
+        "--tolerance", type=positive, default=1e-4, help="largest allowed difference of a logit (default: 1e-4)"
     )
     options = parser.parse_args(arguments)
     try:
@@ -68,17 +68,17 @@ def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolera
     """Write `target` if it agrees with PyTorch on ten random clips, and return the largest difference of a logit.
 
     Args:
-        checkpoint: as `load_predictor` takes.
-        target: .onnx or .pt2, which says the format.
-        backend: of the scan in a .pt2 file; ONNX has none.
-        tolerance: largest difference allowed.
+        checkpoint: as in `load_predictor`.
+        target: .onnx or .pt2; the suffix determines the format.
+        backend: of the scan in a .pt2 file; not used for ONNX.
+        tolerance: largest allowed difference.
 
     Raises:
-        ExportError: another suffix, a package is missing, or the difference is larger; nothing is written then.
-        BackendUnavailableError, and the errors of `load_predictor`.
+        ExportError: the suffix is unknown, a package is missing, or the difference is too large; nothing is written.
+        BackendUnavailableError: the backend is not available; `load_predictor` raises further errors.
     """
     if target.suffix not in (".onnx", ".pt2"):
-        raise ExportError(f"{target}: the target is .onnx or .pt2")
+        raise ExportError(f"{target}: the target must be .onnx or .pt2")
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         check_onnx_packages()
@@ -92,34 +92,34 @@ def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolera
         difference = largest_difference(model, (load_onnx if to_onnx else load_pt2)(file.name))
         if not difference <= tolerance:
             raise ExportError(
-                f"{target} would differ from PyTorch by {difference:.2g}, over {tolerance:.2g}; not kept"
+                f"{target} would differ from PyTorch by {difference:.2g}, more than {tolerance:.2g}; it is not kept"
             )
     return difference
 
 
 def check_onnx_packages() -> None:
-    """Raise the ExportError that names the packages to install, where one is missing."""
+    """Raise an ExportError that names the packages to install if any are missing."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"ONNX export needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def load_onnx(path: str | Path) -> Forward:
-    """The model of an .onnx file as a function of clips, by onnxruntime on the CPU."""
-    import onnxruntime  # optional, and checked for
+    """Return the model of an .onnx file as a function of clips, run by onnxruntime on the CPU."""
+    import onnxruntime  # an optional dependency
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
 
 
 def load_pt2(path: str | Path) -> Forward:
-    """The model of a .pt2 file as a function of clips."""
+    """Return the model of a .pt2 file as a function of clips."""
     with open(path, "rb") as file:
         return torch.export.load(file).module()
 
 
 def largest_difference(model: VideoMambaPro, exported: Forward) -> float:
-    """Largest difference of any logit between `model` and `exported` on ten random clips, in several batches."""
+    """Return the largest difference of a logit between two models on ten random clips, in batches of several sizes."""
     with torch.no_grad():
         differences = [
             (exported(clips) - model(clips)).abs().max().item()
@@ -129,14 +129,14 @@ def largest_difference(model: VideoMambaPro, exported: Forward) -> float:
 
 
 def random_clips(model: VideoMambaPro, batch: int) -> Tensor:
-    """Normal noise as the model's clips: (batch, 3, frames, height, width); the same each time for the same batch."""
+    """Return clips of normal noise (batch, 3, frames, height, width), the same for every call with this batch size."""
     side = model.patch_embed.img_size
     generator = torch.Generator().manual_seed(batch)
     return torch.randn(batch, 3, model.num_frames, side, side, generator=generator)
 
 
 def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
-    # Imported here: onnxscript is optional, and most users export to other formats or not at all.
+    # Imported here because onnxscript is optional.
     from mamba.mamba_ssm.ops.selective_scan.onnx_form import OPSET, TRANSLATIONS
 
     result = torch.onnx.export(
@@ -156,7 +156,7 @@ def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None
 
 
 def _metadata(predictor: Predictor) -> dict:
-    """What a user of the file must know and the file does not show."""
+    """Return what users of the file need to know in addition to the graph."""
     channels, frames, height, width = predictor.plan.clip_shape
     return {
         "clips": ["batch", channels, frames, height, width],

@@ -1,4 +1,4 @@
-"""Write train.csv, val.csv, test.csv and labels.txt from what a data set comes with.
+"""Write train.csv, val.csv, test.csv and labels.txt from the annotation files of a data set.
 
     python -m tools.make_lists folder   VIDEOS --output lists
     python -m tools.make_lists kinetics VIDEOS --train train.csv --val val.csv --output lists
@@ -8,9 +8,9 @@
     python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
 
-VIDEOS may hold frame folders instead of videos. The lists' paths start from it: give it as --data_root when training.
-What the data set names and the folder does not have stands in missing.txt. Where there is no validation split, a share
-of each class's training clips becomes one; clips cut from one recording stay together.
+VIDEOS may contain frame folders instead of videos. The paths in the lists are relative to it: pass it as --data_root
+when training. Clips that the annotations name but the folder does not contain are listed in missing.txt. If there is
+no validation split, a fraction of each class's training clips is used; clips of the same recording stay together.
 """
 
 import argparse
@@ -42,19 +42,21 @@ from datasets.preparation.list_sources import (
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
-MOST_TOLD = 10
+MAX_PRINTED = 10
 Clip = tuple[Found, int]
 
 
 @dataclass
 class Lists:
-    """What is to be written.
+    """The lists to write.
 
     Attributes:
-        source: what the data set says. kind: of the lists.
-        splits: the clips of each split that are there. missing: a line for each that is not.
-        frame_flags: flags that say how frames are named, where that is not the usual way.
-        passed_over: a line for each thing in the folder that is no clip.
+        source: content of the annotation files.
+        kind: kind of the lists.
+        splits: the clips of each split that exist.
+        missing: a line for each clip that does not exist.
+        frame_flags: flags for the names of the frames, if they are not the default.
+        passed_over: a line for each file or folder that is not a clip.
     """
 
     source: Source
@@ -66,7 +68,7 @@ class Lists:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     escape_output()
     options = parse_arguments(arguments)
     try:
@@ -76,26 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SourceError, ListFileError) as error:
         print(error, file=sys.stderr)
         return 1
-    _tell(lists, options)
+    _print_summary(lists, options)
     return 0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
     for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet"):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
-        command.add_argument("--output", type=Path, required=True, help="folder to write the lists to")
-        command.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+        command.add_argument("--output", type=Path, required=True, help="output folder of the lists")
+        command.add_argument("--overwrite", action="store_true", help="replace existing lists")
         command.add_argument(
-            "--val_share", type=proper_fraction, default=0.1, help="of training clips, where no split is given"
+            "--val_share",
+            type=proper_fraction,
+            default=0.1,
+            help="fraction of the training clips for validation, if the data set has no such split",
         )
-        command.add_argument("--test_share", type=proper_fraction, default=0.0, help="likewise for the test")
-        command.add_argument("--seed", type=seed, default=0, help="of the splits made here")
         command.add_argument(
-            "--group_by", default="", metavar="REGEX", help="clips whose paths match alike are never in two splits"
+            "--test_share", type=proper_fraction, default=0.0, help="the same for the test, if it has no such split"
+        )
+        command.add_argument("--seed", type=seed, default=0, help="random seed of these splits")
+        command.add_argument(
+            "--group_by", default="", metavar="REGEX", help="keep clips whose paths have the same match in one split"
         )
         if form in ("kinetics", "ssv2"):
             command.add_argument("--train", type=Path, required=True, metavar="FILE")
@@ -105,7 +112,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--labels", type=Path, required=True, metavar="FILE", help="its labels.json")
         if form in ("ucf101", "hmdb51", "jhmdb"):
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
-            command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of its three splits")
+            command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of the three splits")
     options = parser.parse_args(arguments)
     try:
         re.compile(options.group_by)
@@ -115,13 +122,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = "") -> tuple[list[Clip], list[Clip]]:
-    """Take about `share` of each class's clips away, whole groups at a time: (what stays, what was taken).
+    """Move about `share` of each class's clips to a new split, whole groups at a time.
 
-    A class gives at least one group, unless it has no other. The same seed takes the same clips whatever the order.
+    Each class with more than one group contributes at least one. The result depends on the seed, not on the order.
 
     Args:
-        group_by: regular expression; clips with the same last group of the match in their path are one group. A path
-            that does not match is a group by itself.
+        clips: to split.
+        share: fraction of the clips to move.
+        seed: random seed.
+        group_by: regular expression; clips whose paths have the same last group of the match belong together. A path
+            that does not match is a group of its own.
+
+    Returns:
+        the remaining clips; the moved clips.
     """
     groups: dict[int, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
     for found, label in sorted(clips, key=lambda clip: clip[0].path):
@@ -142,7 +155,7 @@ def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = ""
 
 
 def _read(options: argparse.Namespace) -> Lists:
-    """Find out which clips there are, in which split and of which class."""
+    """Find the clips with their splits and classes."""
     if options.form == "imagenet":
         source, images, passed_over = read_image_folder(options.root)
         by_path = {image.path: image for image in images}
@@ -166,7 +179,7 @@ def _read(options: argparse.Namespace) -> Lists:
     lists = Lists(source, index.kind, frame_flags=_frame_flags(index), passed_over=index.passed_over)
     for split, entries in source.splits.items():
         if not entries:
-            raise SourceError(f"the data set's own files name no {split} clip")
+            raise SourceError(f"the annotation files of the data set contain no {split} clip")
         clips = lists.splits[split] = []
         for entry in entries:
             found, reason = index.find(entry.names)
@@ -192,11 +205,11 @@ def _frame_flags(index: MediaIndex) -> list[str]:
 
 
 def _add_splits(splits: dict[str, list[Clip]], options: argparse.Namespace, group_by: str) -> None:
-    """Make the splits that the data set does not have and the options ask for."""
+    """Create the requested splits that the data set does not have."""
     for split in ("test", "val"):
         share = getattr(options, f"{split}_share")
         if split not in splits and share:
-            # a seed of its own: the two must not take the same places
+            # Different seeds, so that the two splits do not choose the same positions.
             seed = options.seed + (split == "test")
             splits["train"], splits[split] = split_off(splits["train"], share, seed, options.group_by or group_by)
     if "val" not in splits:
@@ -215,9 +228,9 @@ def _write(lists: Lists, options: argparse.Namespace) -> None:
         texts["missing.txt"] = "".join(f"{line}\n" for line in lists.missing)
     there = [name for name in WRITTEN if (options.output / name).exists()]
     if there and not options.overwrite:
-        raise SourceError(f"{options.output} has {', '.join(there)} already; --overwrite replaces them")
+        raise SourceError(f"{options.output} already contains {', '.join(there)}; --overwrite replaces them")
     for name in set(there) - texts.keys():
-        # a list of earlier clips beside new ones would be taken for one of them
+        # An old list must not be mistaken for one of the new ones.
         (options.output / name).unlink()
     for name, text in texts.items():
         with atomic_write(options.output / name, "w") as file:
@@ -233,8 +246,8 @@ def _record(clip: Clip, kind: Kind) -> Record:
     )
 
 
-def _tell(lists: Lists, options: argparse.Namespace) -> None:
-    """Say what the lists hold, what is missing or passed over, and how to train on them."""
+def _print_summary(lists: Lists, options: argparse.Namespace) -> None:
+    """Print what the lists contain, what is missing or passed over, and how to train on them."""
     names, output = lists.source.label_names, options.output
     for split, clips in lists.splits.items():
         counts = np.bincount([label for _, label in clips], minlength=len(names)) if clips else [0]
@@ -246,21 +259,21 @@ def _tell(lists: Lists, options: argparse.Namespace) -> None:
         print(f'warning: class {label}, "{names[label]}", has no training clip')
     for line in lists.source.notes:
         print(_printable(line))
-    _tell_some("passed over", lists.passed_over, "passed over in all")
-    _tell_some("missing", lists.missing, f"missing in all: {output / 'missing.txt'}")
+    _print_some("passed over", lists.passed_over, "passed over in total")
+    _print_some("missing", lists.missing, f"missing in total: {output / 'missing.txt'}")
     words = ["--data_path", output, "--data_root", options.root, "--label_names", output / "labels.txt"]
     print("train with:", shlex.join(map(str, [*words, *lists.frame_flags])))
 
 
-def _tell_some(what: str, lines: Sequence[str], sum_words: str) -> None:
-    for line in lines[:MOST_TOLD]:
+def _print_some(what: str, lines: Sequence[str], total: str) -> None:
+    for line in lines[:MAX_PRINTED]:
         print(f"{what}: {_printable(line)}")
     if lines:
-        print(f"{len(lines)} {sum_words}")
+        print(f"{len(lines)} {total}")
 
 
 def _printable(line: str) -> str:
-    """The line, escaped where names in it hold control characters or bytes that are no text."""
+    """Escape a line if it contains control characters or bytes that are not text."""
     return line if line.isprintable() else ascii(line)[1:-1]
 
 

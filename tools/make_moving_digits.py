@@ -1,15 +1,14 @@
-"""Make a small video data set whose classes only the order of frames tells apart.
+"""Create a small video data set whose classes can only be distinguished by the order of frames.
 
     python -m tools.make_moving_digits --output data/moving_digits
 
-Handwritten digits (scikit-learn's, 8 x 8 pixels, enlarged) move over a textured background; the class is how they
-move, in four pairs that are each other played backwards. Both classes of a pair show the same frames, so a frame by
-itself tells neither; only their order does. The digits of the test clips are other images than those of the training
-clips.
+Handwritten digits (scikit-learn's, 8 x 8 pixels, enlarged) move over a textured background; the class is the motion,
+in four pairs of which one is the other played backwards. Both classes of a pair show the same frames, so only the
+order of frames reveals the class. Test clips use other images of digits than training clips.
 
-Written: videos/ as H.264 files, frames/ as folders of JPEGs, images/ of single digits for pretraining (10 classes),
-each with its lists, whose paths start from the output folder; labels.txt with the names of the motions; boxes.json
-with where the digit is, a box [left, top, right, bottom] in pixels for every frame of every video.
+Output: videos/ as H.264 files, frames/ as folders of JPEGs, and images/ of single digits for pretraining (10 classes),
+each with lists whose paths are relative to the output folder; labels.txt with the names of the motions; boxes.json
+with a box [left, top, right, bottom] of the digit in pixels for every frame of every video.
 """
 
 import argparse
@@ -35,7 +34,7 @@ SPLIT_SHARES = (0.7, 0.15, 0.15)
 SPEED = (4.5, 6.0)
 DIGIT_SIZE = (24.0, 32.0)
 SIZE_RANGE = (12.0, 56.0)
-CENTRE_RANGE = (8.0, 56.0)  # the centre of a digit stays there, so most of it is always seen
+CENTRE_RANGE = (8.0, 56.0)  # limits of the centre of a digit, so that most of it is always visible
 ORBIT_RADIUS = (16.0, 20.0)
 ORBIT_CENTRE = (28.0, 36.0)
 REFERENCE_SIZE = 64
@@ -46,11 +45,13 @@ FORMAT_VERSION = 6
 
 
 def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw where a digit of class `label` is: float (num_frames, 3), the centre x and y and the side, in pixels.
+    """Draw the random path of a digit of class `label`.
 
-    The second class of a pair is a path of the first played backwards. A motion starts anywhere from where its whole
-    path stays in the picture; where a path would be longer than that allows it is slower. Lengths scale with size /
-    64.
+    The second class of a pair is a path of the first one played backwards. The start is random among those whose path
+    stays in the picture; if the path would be too long for that, the motion is slower. Lengths scale with size / 64.
+
+    Returns:
+        centre x, centre y and side length in pixels, float (num_frames, 3).
     """
     pair, backwards = divmod(label, 2)
     speed = rng.uniform(*SPEED)
@@ -63,7 +64,7 @@ def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Gener
     elif pair == 2:
         radius = rng.uniform(*ORBIT_RADIUS)
         middle = rng.uniform(*ORBIT_CENTRE, size=2)
-        # y points down, so a growing angle turns clockwise to the eye
+        # The y axis points down, so an increasing angle is a clockwise rotation.
         angle = rng.uniform(0, 2 * np.pi) + speed / radius * np.arange(num_frames)
         x, y = middle[0] + radius * np.cos(angle), middle[1] + radius * np.sin(angle)
     else:
@@ -73,14 +74,14 @@ def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Gener
 
 
 def _sweep(bounds: tuple[float, float], speed: float, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A value that grows by `speed` a frame and stays within `bounds`: float (num_frames,)."""
+    """Return a value that grows by `speed` per frame and stays within `bounds`, float (num_frames,)."""
     low, high = bounds
     travel = min(speed * (num_frames - 1), high - low)
     return rng.uniform(low, high - travel) + np.linspace(0, travel, num_frames)
 
 
 def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a dark, coloured texture, uint8 (size, size, 3): smooth noise of two scales."""
+    """Draw a dark, coloured texture, uint8 (size, size, 3), from smooth noise at two scales."""
     picture = np.zeros((size, size, 3), dtype=np.float32)
     for cells, strength in ((4, 70), (16, 50)):
         noise = rng.integers(0, strength, size=(cells, cells, 3), dtype=np.uint8)
@@ -89,15 +90,16 @@ def draw_background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_digit(picture: np.ndarray, layer: Image.Image, colour: np.ndarray) -> np.ndarray:
-    """Draw a digit of a colour on a picture (size, size, 3), as opaque as `layer` is bright."""
+    """Draw a digit in a colour on a picture (size, size, 3), using the brightness of `layer` as opacity."""
     alpha = np.asarray(layer, dtype=np.float32)[..., None] / 255
     return np.rint(picture * (1 - alpha) + colour * alpha).astype(np.uint8)
 
 
 def digit_layer(digit: np.ndarray, place: Sequence[float], size: int) -> Image.Image:
-    """Lay a digit (8, 8) uint8 at `place` (x, y, side) on black, (size, size); what is outside is cut off.
+    """Place a digit (8, 8) uint8 at `place` (x, y, side) on a black image (size, size), cropping it at the borders.
 
-    Its `getbbox()` is the box of the pixels that the digit covers: left, top, right, bottom, the last two excluded.
+    The image's `getbbox()` is the box of the pixels that the digit covers: left, top, right, bottom, the last two
+    exclusive.
     """
     x, y, side = place
     pixels = max(1, round(side))
@@ -113,7 +115,7 @@ def draw_clip(
     """Draw a clip of class `label` with one of `digits` (n, 8, 8).
 
     Returns:
-        the frames, uint8 (num_frames, size, size, 3), and the box of the digit in each (see `digit_layer`).
+        the frames, uint8 (num_frames, size, size, 3); the box of the digit in each (see `digit_layer`).
     """
     digit = digits[rng.integers(len(digits))]
     background, colour = draw_background(size, rng), _bright_colour(rng)
@@ -123,9 +125,9 @@ def draw_clip(
 
 
 def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give the digits of a split, uint8 (n, 8, 8), and their numbers (n,); no two splits share an image."""
+    """Return the digits of a split, uint8 (n, 8, 8), and their numbers (n,); no two splits share an image."""
     pictures, numbers = _all_digits()
-    # fixed, whatever the seed of the data set: a test digit never becomes a training digit
+    # Independent of the seed of the data set: a test digit never becomes a training digit.
     order = np.random.default_rng(0).permutation(len(pictures))
     borders = np.rint(np.cumsum([0, *SPLIT_SHARES]) * len(order)).astype(int)
     i = SPLITS.index(split)
@@ -144,7 +146,7 @@ def _bright_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
-    """Write frames uint8 (T, H, W, 3) as an H.264 file, all frames of one group, the same bytes on every run."""
+    """Write frames uint8 (T, H, W, 3) as an H.264 file with a single key frame and reproducible bytes."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)
         stream.height, stream.width = frames.shape[1:3]
@@ -157,7 +159,7 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> list[tuple[int, int, int, int]]:
-    """Write clip `index` of a split, as a video and, where asked, as a folder of frames; returns the digit's boxes."""
+    """Write clip `index` of a split as a video and, if requested, as a folder of frames; return the digit's boxes."""
     rng = np.random.default_rng((settings["seed"], SPLITS.index(split), index))
     digits, _ = split_digits(split)
     frames, boxes = draw_clip(index % len(CLASSES), digits, settings["num_frames"], settings["size"], rng)
@@ -171,12 +173,12 @@ def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> list
 
 
 def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int:
-    """Write image `index` of a split, one digit on a background; returns which digit."""
+    """Write image `index` of a split, a digit on a background; return the number shown."""
     rng = np.random.default_rng((settings["seed"], len(SPLITS) + SPLITS.index(split), index))
     digits, numbers = split_digits(split)
     chosen = rng.integers(len(digits))
     size = settings["size"]
-    # whole within the picture: pretraining is to learn what digits look like
+    # Entirely within the picture, because pretraining should learn what digits look like.
     side = rng.uniform(40, 56) * size / REFERENCE_SIZE
     x, y = rng.uniform(side / 2, size - side / 2, size=2)
     layer = digit_layer(digits[chosen], (x, y, side), size)
@@ -186,13 +188,16 @@ def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int
 
 
 def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
-    """Write the whole data set; returns False, having done nothing, where it is there already with these settings.
+    """Write the data set, unless the folder already contains it with the same settings.
 
     Args:
-        output: the folder, made where it is missing.
-        settings: seed, num_frames, size (pixels), train, val, test (clips), frame_clips (of each split that are also
-            written as frame folders), images_train, images_val.
-        workers: processes; 0: as many as there are processors.
+        output: the folder, created if necessary.
+        settings: seed, num_frames, size (pixels), train, val, test (clips), frame_clips (clips of each split that are
+            also written as frame folders), images_train, images_val.
+        workers: processes; 0 for one per CPU core.
+
+    Returns:
+        whether anything was written.
     """
     marker = output / MARKER
     wanted = {"format": FORMAT_VERSION, **settings}
@@ -207,10 +212,10 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
         for write, kind, split, count in jobs:
             (output / kind / split).mkdir(parents=True, exist_ok=True)
             progress.set_description(f"{kind} {split}")
-            told = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
+            written = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
             if kind == "videos":
-                boxes |= {f"videos/{split}/{i:05}.mp4": of_clip for i, of_clip in enumerate(told)}
-            _write_lists(output, kind, split, told, settings)
+                boxes |= {f"videos/{split}/{i:05}.mp4": clip_boxes for i, clip_boxes in enumerate(written)}
+            _write_lists(output, kind, split, written, settings)
     (output / BOXES).write_text(json.dumps(boxes) + "\n")
     (output / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     (output / "images" / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
@@ -227,7 +232,7 @@ def _run(pool: ProcessPoolExecutor, write: Callable, count: int, progress: tqdm)
 
 
 def _write_lists(output: Path, kind: str, split: str, numbers: list, settings: dict) -> None:
-    """Write the list of a split: videos and their frame folders, or images."""
+    """Write the lists of a split: of videos and their frame folders, or of images."""
     if kind == "images":
         lines = [f"images/{split}/{i:05}.jpg 1 {digit}" for i, digit in enumerate(numbers)]
     else:
@@ -240,21 +245,24 @@ def _write_lists(output: Path, kind: str, split: str, numbers: list, settings: d
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same files")
+    parser.add_argument("--output", type=Path, required=True, help="output folder")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed; the same seed gives the same files")
     parser.add_argument("--train", type=non_negative_int, default=1600, help="training clips")
     parser.add_argument("--val", type=non_negative_int, default=320, help="validation clips")
     parser.add_argument("--test", type=non_negative_int, default=320, help="test clips")
-    parser.add_argument("--num_frames", type=positive_int, default=8, help="frames of a clip")
-    parser.add_argument("--size", type=positive_int, default=64, help="side of the square picture in pixels, even")
+    parser.add_argument("--num_frames", type=positive_int, default=8, help="frames per clip")
+    parser.add_argument("--size", type=positive_int, default=64, help="side of the square frames in pixels, even")
     parser.add_argument(
-        "--frame_clips", type=non_negative_int, default=320, help="clips of each split also written as folders"
+        "--frame_clips",
+        type=non_negative_int,
+        default=320,
+        help="clips per split that are also written as frame folders",
     )
     parser.add_argument("--images_train", type=non_negative_int, default=2600, help="training images")
     parser.add_argument("--images_val", type=non_negative_int, default=400, help="validation images")
-    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes; 0: one for each processor")
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes; 0: one per CPU core")
     options = parser.parse_args(arguments)
     if options.size < 16 or options.size % 2:
         parser.error(f"--size {options.size}: H.264 needs an even number of pixels, and the motions at least 16")
@@ -266,7 +274,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the data set that the command line asks for."""
+    """Run the command line."""
     settings = vars(parse_arguments(arguments))
     output, workers = settings.pop("output"), settings.pop("workers")
     made = make_data_set(output, settings, workers)

@@ -1,14 +1,14 @@
-"""Write videos once so that they are cheap to read at random ever after.
+"""Re-encode videos so that random frames can be read cheaply.
 
     python -m tools.prepare_videos lists/*.csv --data_root /data/videos --output /data/videos_256
     python -m tools.prepare_videos lists/*.csv --data_root /data/videos --output /data/frames_256 --form frames
 
-Videos become H.264 with a short side of 256 and a key frame every 4 frames, or folders of JPEGs. OUTPUT then holds
-them under their old names and each list under its own; train with --data_path OUTPUT --data_root OUTPUT. Frame numbers
-stay what they were. What happens to the pictures is told in docs/data.md.
+Videos become H.264 with a short side of 256 and a key frame every 4 frames, or folders of JPEGs. OUTPUT then contains
+them and the lists under their old names; train with --data_path OUTPUT --data_root OUTPUT. Frame numbers do not
+change. docs/data.md describes how the pictures are processed.
 
-A video that cannot be read is named and left out of the lists, and the exit status is 1. Stopped and started again, it
-goes on where it was.
+A video that cannot be read is reported and excluded from the lists, and the exit status is 1. If the tool is
+interrupted and started again, it continues where it stopped.
 """
 
 import argparse
@@ -41,28 +41,28 @@ from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
 
 SETTINGS = "prepared.json"
-# Raised when the same settings write other frames: 2 since frames are numbered as they are shown. A folder without a
-# version is of 1.
+# Increased whenever the same settings give other frames: 2 since frames are numbered in display order. Folders without
+# a version have version 1.
 VERSION = 2
 
 
 class PreparationError(ValueError):
-    """The lists or folders do not serve; the message says which and why."""
+    """Lists or folders are unsuitable; the message says which and why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 1 where a video could not be prepared."""
+    """Run the command line and return the exit status, which is 1 if a video could not be prepared."""
     escape_output()
     options = parse_arguments(arguments)
-    how = from_flags(Preparation, options)
+    preparation = from_flags(Preparation, options)
     try:
         lists = {path: _read_videos(path, options) for path in options.lists}
         targets = _name_targets([record for records in lists.values() for record in records], options)
-        since = _settle_folder(options.output, how, options.lists)
+        since = _check_folder(options.output, preparation, options.lists)
     except (ListFileError, PreparationError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    failures = _prepare(targets, how, options, since)
+    failures = _prepare(targets, preparation, options, since)
     for path, records in lists.items():
         done = [record for record in records if record.path not in failures]
         _write_list(options.output / path.name, done, targets, options)
@@ -76,18 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths start from")
-    parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: recognised)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths are relative to")
+    parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
     add_options(parser, Preparation)
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per CPU core)")
     parser.add_argument(
-        "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
-    )
-    parser.add_argument(
-        "--time_limit", type=positive, default=1800.0, metavar="SECONDS", help="for one video (default: %(default)s)"
+        "--time_limit", type=positive, default=1800.0, metavar="SECONDS", help="for each video (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 
@@ -95,12 +93,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
     records, kind = read_list(path, data_root=options.data_root, split=options.split)
     if kind != "video":
-        raise PreparationError(f"{path} is a list of kind {kind}, and only videos are prepared")
+        raise PreparationError(f"{path} is a list of {kind}, but only videos can be prepared")
     return records
 
 
 def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dict[str, Path]:
-    """Where each video goes, under its path from --data_root; two never become one, and no source is replaced."""
+    """Return the output path of each video, relative as it is to --data_root.
+
+    Raises:
+        PreparationError: two videos have the same output, or a video would be overwritten.
+    """
     targets: dict[str, Path] = {}
     sources: dict[Path, str] = {}
     root = os.path.abspath(options.data_root)
@@ -113,48 +115,54 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
         if target in sources:
             raise PreparationError(f"{sources[target]} and {path} would both become {target}; rename one")
         if target.exists() and os.path.samefile(resolve_video_path(path), target):
-            raise PreparationError(f"{path} would be replaced by itself; --output must be another folder")
+            raise PreparationError(f"{path} would be overwritten; --output must be another folder")
         targets[path], sources[target] = target, path
     return targets
 
 
-def _settle_folder(output: Path, how: Preparation, lists: Sequence[Path]) -> int:
-    """Note the settings in the folder, or compare them; raises where it holds anything else.
+def _check_folder(output: Path, preparation: Preparation, lists: Sequence[Path]) -> int:
+    """Record the settings in a new output folder, or compare them with those of an earlier run.
 
     Returns:
-        the time, in ns since 1970, before which nothing in the folder counts: when the renewal of an older version's
-        files began, else 0. It is kept in the folder, so that a renewal that was stopped goes on where it was.
+        the time in ns since 1970 before which files in the folder are outdated: when this version started to redo the
+        files of an older one, else 0. It is stored in the folder, so that redoing them can be interrupted.
+
+    Raises:
+        PreparationError: the folder has other settings or other content.
     """
     names = [path.name for path in lists]
     if len(set(names)) < len(names):
-        raise PreparationError(f"two of the lists have one name: {', '.join(map(str, lists))}")
+        raise PreparationError(f"two of the lists have the same name: {', '.join(map(str, lists))}")
     settings = output / SETTINGS
-    wanted = asdict(how)
+    wanted = asdict(preparation)
     if settings.is_file():
         found = json.loads(settings.read_text())
         version, since = found.pop("version", 1), found.pop("since", 0)
         if found != wanted:
-            raise PreparationError(f"{output} was prepared with {found}, not {wanted}; name another folder")
+            raise PreparationError(f"{output} was prepared with {found}, not {wanted}; choose another folder")
         if version > VERSION:
-            raise PreparationError(f"{output} was prepared by a later version of this tool; name another folder")
+            raise PreparationError(f"{output} was prepared by a later version of this tool; choose another folder")
         if version < VERSION:
-            print(
-                f"{output} was prepared by an earlier version, which may have numbered frames wrongly: all is redone"
-            )
+            print(f"{output} was prepared by an earlier version, which may have numbered frames wrongly: redoing all")
             since = time.time_ns()
             write_json(settings, wanted | {"version": VERSION, "since": since})
         return since
     if output.is_dir() and any(output.iterdir()):
-        raise PreparationError(f"{output} holds other files, and no {SETTINGS} of an earlier run; name another folder")
+        raise PreparationError(
+            f"{output} contains other files, and no {SETTINGS} of an earlier run; choose another folder"
+        )
     write_json(settings, wanted | {"version": VERSION})
     return 0
 
 
-def _prepare(targets: dict[str, Path], how: Preparation, options: argparse.Namespace, since: int) -> dict[str, str]:
-    """Prepare what is not there yet, and give the reason for each video that could not be."""
-    jobs = [VideoJob(path, target, how) for path, target in targets.items() if not _is_done(path, target, since)]
+def _prepare(
+    targets: dict[str, Path], preparation: Preparation, options: argparse.Namespace, since: int
+) -> dict[str, str]:
+    """Prepare the videos that are not done yet, and return the error of each one that failed."""
+    todo = {path: target for path, target in targets.items() if not _is_done(path, target, since)}
+    jobs = [VideoJob(path, target, preparation) for path, target in todo.items()]
     if len(jobs) < len(targets):
-        print(f"{len(targets) - len(jobs)} of {len(targets)} are there already")
+        print(f"{len(targets) - len(jobs)} of {len(targets)} are already done")
     failures = {}
     outcomes = run_jobs(prepare_video, jobs, workers=options.workers, time_limit=options.time_limit)
     with tqdm(total=len(jobs), unit="video") as bar:
@@ -167,7 +175,7 @@ def _prepare(targets: dict[str, Path], how: Preparation, options: argparse.Names
 
 
 def _is_done(source: str, target: Path, since: int) -> bool:
-    """Whether the target is there and no older than its source, nor than `since` (ns)."""
+    """Return whether the target exists and is not older than its source or `since` (ns)."""
     try:
         return target.stat().st_mtime_ns >= max(since, os.stat(resolve_video_path(source)).st_mtime_ns)
     except OSError:
@@ -177,7 +185,7 @@ def _is_done(source: str, target: Path, since: int) -> bool:
 def _write_list(
     path: Path, records: Sequence[VideoRecord], targets: dict[str, Path], options: argparse.Namespace
 ) -> None:
-    """Write a list of the prepared files, their paths relative to the folder."""
+    """Write a list of the prepared files, with paths relative to the output folder."""
     written: list[Record] = []
     for record in records:
         target = targets[record.path]
@@ -191,7 +199,7 @@ def _write_list(
 
 
 def _size(path: str | Path) -> int:
-    """Bytes of a file, or of the files in a folder."""
+    """Return the bytes of a file, or of the files in a folder."""
     path = Path(path)
     return sum(entry.stat().st_size for entry in path.iterdir()) if path.is_dir() else path.stat().st_size
 

@@ -1,7 +1,8 @@
-"""Remakes a run's report without its model: `python -m tools.report OUTPUT_DIR`.
+"""Recreate a run's report without its model: `python -m tools.report OUTPUT_DIR`.
 
-Reads results.json, log.txt and args.json there and writes report.html, training_curve.png and confusion_matrix.png
-beside them, then prints top-1 beside chance. The test's videos are opened for sample frames where they can be found.
+Reads results.json, log.txt and args.json in the folder, writes report.html, training_curve.png and
+confusion_matrix.png there, and prints top-1 and chance level. Sample frames are included if the test's videos are
+available.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from reports.page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", type=Path, help="the --output_dir of a run")
     parser.add_argument(
-        "--label_names", type=Path, help="a class name a line, in the order of the labels (default: the run's own)"
+        "--label_names", type=Path, help="one class name per line, in the order of the labels (default: the run's own)"
     )
     options = parser.parse_args(arguments)
     try:
@@ -41,31 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if results_file.is_file():
         results = json.loads(results_file.read_text(encoding="utf-8"))
         print(
-            f"test {_told(results)}, {results['videos']} videos x {results['views']} views, "
+            f"test {_score(results)}, {results['videos']} videos x {results['views']} views, "
             f"{len(results['excluded'])} excluded"
         )
     print(f"report: {page}")
     return 0
 
 
-def _told(results: dict) -> str:
+def _score(results: dict) -> str:
     if "classes" in results:
         return f"top-1 {results['top1']:.2f} % (chance {100 / results['classes']:.2f} %)"
     return ", ".join(f"{name} {value:.4g}" for name, value in results["figures"].items())
 
 
 def tested_dataset(output_dir: Path) -> tuple:
-    """The data set that a run tested, built again from its args.json; or (None, why it cannot be)."""
+    """Return (data set that a run tested, rebuilt from its args.json; None), or (None, reason) if that fails."""
     files = [output_dir / RESULTS, output_dir / "args.json"]
-    absent = [str(file) for file in files if not file.is_file()]
-    if absent:
-        return None, f"{' and '.join(absent)} not there"
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        return None, f"{' and '.join(missing)} not found"
     results, settings = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     args = argparse.Namespace(**settings)
     try:
         dataset = build_dataset("test", DataSettings.from_flags(args))
     except (OSError, ValueError, AttributeError) as error:
-        return None, f"the test list cannot be read again: {error}"
+        return None, f"the test list cannot be read: {error}"
     if describe_list(dataset, args.data_root)["sha256"] != results.get("list", {}).get("sha256"):
         return None, f"{dataset.list_file} is not the list that was tested"
     return dataset, None

@@ -1,4 +1,4 @@
-"""The interface between the engine and a task: what a run learns, and how a test of it is judged."""
+"""The interface between the engine and a task: model, loss and metrics."""
 
 import math
 from collections import Counter
@@ -18,35 +18,35 @@ MODEL_PREFIX = "model."
 
 @dataclass(frozen=True)
 class Score:
-    """The figure that chooses the best checkpoint.
+    """The metric that selects the best checkpoint.
 
     Attributes:
-        name: key of `Objective.figures`.
-        higher_is_better: direction; False for an error or a loss.
+        name: key in `Objective.figures`.
+        higher_is_better: False for an error or a loss.
     """
 
     name: str
     higher_is_better: bool = True
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Tell whether `value` is strictly better than `than` (None: than nothing); nan never is."""
+        """Return whether `value` is strictly better than `than` (None: no value yet); NaN never is."""
         if than is None:
             return not math.isnan(value)
         return value > than if self.higher_is_better else value < than
 
 
 class Objective(nn.Module):
-    """A model together with its loss and the way it is judged.
+    """A model together with its loss and metrics.
 
-    The training loop, evaluation, checkpoints and logs know nothing else of a task. A subclass must define `forward`
-    and `figures`; everything else has a default for tasks with one output per clip.
+    This is all that the training loop, evaluation, checkpoints and logs know about a task. A subclass must define
+    `forward` and `figures`; everything else has a default for tasks with one output per clip.
 
-    Parameters of its own (heads, a decoder) are registered as usual: they are optimised, averaged, saved and exchanged
-    between processes with those of the model. A frozen teacher belongs in `Unregistered`.
+    Parameters of the objective (heads, a decoder) are registered as usual: they are optimized, included in the EMA,
+    saved and synchronised together with those of the model. A frozen teacher belongs in `Unregistered`.
 
     Attributes:
-        model: the network; its parameters keep their names in a checkpoint.
-        score: figure that chooses the best checkpoint; None: there is none.
+        model: the network; its parameters keep their names in checkpoints.
+        score: the metric that selects the best checkpoint; None if there is none.
     """
 
     score: Score | None = None
@@ -56,26 +56,29 @@ class Objective(nn.Module):
         self.model = model
 
     def count(self, batch: dict) -> int:
-        """Return the number of things (clips, boxes, tokens) that the loss of a loader's batch is a mean over."""
+        """Return the number of items (clips, boxes, tokens) that the loss of a batch is a mean over."""
         return len(batch["clips"])
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
-        """Bring what `forward` reads of a loader's batch to the device.
+        """Move what `forward` needs of a batch to the device.
 
-        Everything random or not made of tensors (mixing, drawing masks) belongs here: `forward` may be compiled.
+        Random operations (mixing, drawing masks) and anything but tensors belong here, as `forward` may be compiled.
 
         Args:
-            batch: clips and targets as in datasets/collate.py, among other things.
+            batch: from the dataloader (datasets/collate.py), with clips and targets.
             device: of the model.
+
+        Returns:
+            the argument of `forward`.
         """
         return {"clips": clips_on(device, batch), "targets": to_device(batch["targets"], device)}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Compute the loss of a prepared batch. Autocast is on where the run computes in bfloat16.
+        """Compute the loss of a prepared batch. It runs under autocast if the run uses bfloat16.
 
         Returns:
-            "loss" and any further scalars to log, each a mean over the things that `count` counts, and 0 where there
-            are none. The engine weighs them by that count, over accumulated batches and processes.
+            "loss" and any other scalars to log, each a mean over the items that `count` counts, or 0 if there are
+            none. The engine weights them by that count over accumulated batches and processes.
         """
         raise NotImplementedError
 
@@ -84,19 +87,19 @@ class Objective(nn.Module):
         return self.model(clips).float()
 
     def merge_views(self, outputs: Tensor) -> Tensor:
-        """Reduce outputs (videos, views, ...) to one of each video (videos, ...); the default is their mean."""
+        """Merge outputs (videos, views, ...) into one per video (videos, ...); by default their mean."""
         return outputs.mean(1)
 
     def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence | np.ndarray:
-        """Return an output for each video of a batch, as an array or anything picklable that `figures` understands.
+        """Return an output for each video of a batch: an array, or picklable values that `figures` understands.
 
-        Every forward pass goes through `predict`, which a sharded model is prepared for; an override may hand it more
-        than clips, such as the boxes among the targets.
+        Every forward pass must go through `predict`, which works on models sharded by FSDP. An override may pass it
+        more than clips, for example the boxes in the targets.
 
         Args:
             batch: clips (videos, C, T, H, W) or (videos, views, C, T, H, W), normalised or uint8.
             device: of the model.
-            clips_per_forward: most clips in one forward pass, which bounds the memory whatever the number of views.
+            clips_per_forward: largest number of clips in one forward pass, which limits the memory for many views.
         """
         clips = batch["clips"]
         clips = clips.unsqueeze(1) if clips.dim() == 5 else clips
@@ -105,35 +108,35 @@ class Objective(nn.Module):
         return self.merge_views(outputs.unflatten(0, clips.shape[:2])).cpu().numpy()
 
     def figures(self, outputs: np.ndarray | list, records: Sequence) -> dict[str, float]:
-        """Judge a test or a validation.
+        """Compute the metrics of a test or validation.
 
         Args:
-            outputs: one for each record, in the order of the list: an array where all have one shape, else a list.
-            records: of the data set, those that could be read; each has a `target`.
+            outputs: one per record, in the order of the list: an array if all have one shape, else a list.
+            records: the data set's records that could be read; each has a `target`.
         Returns:
-            name -> number, the score among them; they reach log.txt as val_NAME.
+            name -> number, including the score; logged to log.txt as val_NAME.
         Raises:
             ValueError: records and outputs do not fit together.
         """
         raise NotImplementedError
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Say the figures in a log line."""
+        """Format the metrics for a log line."""
         return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
     def results(self, evaluation) -> dict[str, Any]:
-        """Return what results.json holds beyond the figures, as plain values; see engines.evaluate.Evaluation."""
+        """Return further plain values for results.json; `evaluation` is an engines.evaluate.Evaluation."""
         return {}
 
     def arrays(self, evaluation) -> dict[str, np.ndarray]:
-        """Return what scores.npz holds beside the line of each video."""
+        """Return further arrays for scores.npz, which always contains the line number of each video."""
         return {"outputs": evaluation.outputs} if isinstance(evaluation.outputs, np.ndarray) else {}
 
 
 class SavedNames:
-    """An objective's parameters under the names of a checkpoint, with the model's rules for the optimiser.
+    """A view of an objective for `create_optimizer`: parameter names as in checkpoints, rules of the model.
 
-    These are the names of the bare model, followed by those of the objective's own parameters.
+    The names are those of the bare model, followed by those of the objective's own parameters.
 
     Raises:
         ValueError: model and objective use the same name.
@@ -142,11 +145,13 @@ class SavedNames:
     def __init__(self, objective: Objective):
         twice = [name for name, count in Counter(map(saved_name, objective.state_dict())).items() if count > 1]
         if twice:
-            raise ValueError(f"{type(objective).__name__} and its model both have a {twice[0]}; rename its own")
+            raise ValueError(
+                f"{type(objective).__name__} and its model both have a {twice[0]}; rename the objective's"
+            )
         self._objective = objective
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield every parameter with its name in a checkpoint."""
+        """Yield every parameter with its name in checkpoints."""
         for name, parameter in self._objective.named_parameters():
             yield saved_name(name), parameter
 
@@ -155,9 +160,9 @@ class SavedNames:
 
 
 class Unregistered:
-    """Holds a module without registering it: it is neither trained, saved, averaged nor sent to other processes.
+    """A holder that hides a frozen module: it is not trained, saved, averaged or synchronised.
 
-    Copies of the objective share it.
+    Copies of the objective share the module.
     """
 
     def __init__(self, module: nn.Module):
@@ -168,12 +173,12 @@ class Unregistered:
 
 
 def saved_name(name: str) -> str:
-    """Return the name in a checkpoint of an objective's parameter or buffer."""
+    """Return the checkpoint name of an objective's parameter or buffer."""
     return name.removeprefix(MODEL_PREFIX)
 
 
 def to_device(targets: Any, device: torch.device) -> Any:
-    """Move the tensors in `targets` (a tensor, or dicts and lists of them) to a device; leave the rest alone."""
+    """Move the tensors in `targets` (a tensor, or nested dicts and lists) to a device; keep everything else."""
     if isinstance(targets, Tensor):
         return targets.to(device, non_blocking=True)
     if isinstance(targets, dict):

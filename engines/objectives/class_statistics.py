@@ -1,8 +1,8 @@
-"""Numbers behind an evaluation report, from labels, predictions and probabilities alone.
+"""Statistics of an evaluation report, computed from labels, predictions and probabilities.
 
 Shapes: `counts` is a confusion matrix (classes, classes), true class by row; `labels` and `predictions` are (videos,)
-int, `scores` (videos, classes) probabilities. Accuracies, precisions and shares are fractions from 0 to 1; a share of
-nothing (a class without videos, or never predicted) is None.
+int, `scores` (videos, classes) probabilities. Accuracies, precisions and shares are fractions from 0 to 1, or None if
+the denominator is 0 (a class without videos, or never predicted).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ CALIBRATION_BINS = 15
 
 
 def per_class(counts: np.ndarray) -> list[dict]:
-    """For every class: label, videos, predicted (how often), recall (the class's accuracy), precision, f1."""
+    """Return for each class: label, videos, predicted (how often), recall (the class's accuracy), precision, f1."""
     hits, videos, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     return [
         {
@@ -27,7 +27,10 @@ def per_class(counts: np.ndarray) -> list[dict]:
 
 
 def most_confused(counts: np.ndarray, limit: int = 20) -> list[dict]:
-    """The most frequent mistakes: label, prediction, count and share of the class's videos, by count, then share."""
+    """Return the most frequent mistakes: label, prediction, count, and share of the class's videos.
+
+    They are sorted by count, then by share.
+    """
     mistakes = counts - np.diag(counts.diagonal())
     shares = mistakes / np.maximum(counts.sum(1, keepdims=True), 1)
     rows, columns = np.nonzero(mistakes)
@@ -39,13 +42,13 @@ def most_confused(counts: np.ndarray, limit: int = 20) -> list[dict]:
 
 
 def calibration(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray) -> dict:
-    """Expected calibration error and its reliability diagram (Guo et al., arXiv 1706.04599).
+    """Compute the expected calibration error and its reliability diagram (Guo et al., arXiv 1706.04599).
 
-    The confidence of a video is the probability of its prediction. Bins are of equal width, each closed above.
+    The confidence of a video is the probability of its prediction. Bins have equal width and include their upper edge.
 
     Returns:
-        ece: mean over videos of |accuracy - confidence| of their bin. mean_confidence: over all videos. bins: for each
-        bin from, to, videos, and their accuracy and confidence (None where it has no videos).
+        a dict with `ece`, the mean over videos of |accuracy - confidence| of their bin; `mean_confidence` of all
+        videos; and `bins`, each with from, to, videos, accuracy and confidence (None if it has no videos).
     """
     confidence = scores[np.arange(len(predictions)), predictions].astype(np.float64)
     correct = predictions == labels
@@ -66,7 +69,7 @@ def calibration(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray)
 
 
 def worst_mistakes(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, limit: int = 24) -> np.ndarray:
-    """Places of the wrong videos whose prediction was surest, the worst first; at most `limit` of them."""
+    """Return the indices of at most `limit` misclassified videos, the most confident mistakes first."""
     wrong = np.flatnonzero(predictions != labels)
     confidence, truth = scores[wrong, predictions[wrong]], scores[wrong, labels[wrong]]
     return wrong[np.lexsort((wrong, truth, -confidence))[:limit]]

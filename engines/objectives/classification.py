@@ -1,4 +1,4 @@
-"""Classification: one label per clip, cross entropy, accuracies over the mean probability of all views."""
+"""Classification: one label per clip, cross entropy, and accuracies of probabilities averaged over views."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,11 +18,11 @@ class Classification(Objective):
     Args:
         model: clips (N, C, T, H, W) -> logits (N, num_classes).
         num_classes: width of the logits.
-        settings: of the training loss; without any, plain cross entropy.
-        labels: of the training clips, from 0 to num_classes - 1; for weights of the classes.
-        class_names: for results.json; None leaves them out.
+        settings: mixing, smoothing and class weights of the training loss; None for plain cross entropy.
+        labels: labels of the training clips, 0 to num_classes - 1, to compute class weights from.
+        class_names: for results.json; None for none.
     Raises:
-        ValueError: settings that contradict each other.
+        ValueError: settings contradict each other.
     """
 
     score = Score("acc1")
@@ -43,7 +43,7 @@ class Classification(Objective):
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
-        """Bring clips and labels to the device; in training, mix them, which makes the targets (N, classes)."""
+        """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
         prepared = super().prepare(batch, device)
         if self.training and self.mixup is not None:
             prepared["clips"], prepared["targets"] = self.mixup(prepared["clips"], prepared["targets"])
@@ -54,7 +54,7 @@ class Classification(Objective):
         return {"loss": self.loss(self.model(batch["clips"]), batch["targets"])}
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits (N, classes): as the settings say in training, else plain cross entropy."""
+        """Return the mean loss of logits (N, classes): that of the settings in training, else plain cross entropy."""
         criterion = self.criterion if self.training else F.cross_entropy
         return criterion(logits.float(), targets)
 
@@ -65,14 +65,14 @@ class Classification(Objective):
     def merge_views(self, outputs: Tensor) -> Tensor:
         """Return the log of the mean probability over views: (videos, views, classes) -> (videos, classes).
 
-        It stays a logarithm, so that the loss of a prediction that is sure and wrong stays finite.
+        It stays a logarithm, so that the loss of a confident mistake stays finite.
         """
         return outputs.logsumexp(1) - np.log(outputs.shape[1])
 
     def figures(self, outputs: np.ndarray, records: Sequence) -> dict[str, float]:
         """Return top-1 and top-5 accuracy in percent, and the mean of -log(probability of the label).
 
-        Top-5 is 100 where there are at most five classes.
+        Top-5 is 100 with five classes or fewer.
         """
         labels = self._checked_labels(outputs, records)
         hits = self._ranking(outputs) == labels[:, None]
@@ -83,11 +83,11 @@ class Classification(Objective):
         }
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Say the accuracies in a log line."""
+        """Format the accuracies for a log line."""
         return f"top-1 {figures['acc1']:.2f} %, top-5 {figures['acc5']:.2f} %"
 
     def results(self, evaluation) -> dict:
-        """Return accuracies, calibration, the confusion matrix and all that is told by class or by video."""
+        """Return accuracies, calibration, the confusion matrix, and statistics per class and per video."""
         labels, predictions, scores = self.decisions(evaluation)
         counts = confusion_matrix(labels, predictions, self.num_classes)
         return {
@@ -121,37 +121,37 @@ class Classification(Objective):
         return {"label": labels, "scores": scores}
 
     def decisions(self, evaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return labels (videos,), classes of highest mean probability (videos,), probabilities (videos, classes)."""
+        """Return labels (videos,), predicted classes (videos,) and mean probabilities (videos, classes)."""
         labels = np.array([record.target for record in evaluation.records])
         return labels, self._ranking(evaluation.outputs)[:, 0], np.exp(evaluation.outputs)
 
     def _ranking(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the most probable classes of each video, the best first: (videos, 5), or as many as there are."""
+        """Return the five most probable classes of each video, best first: (videos, at most 5)."""
         return torch.from_numpy(outputs).topk(min(5, self.num_classes)).indices.numpy()
 
     def _checked_labels(self, outputs: np.ndarray, records: Sequence) -> np.ndarray:
-        """Return the labels (videos,); refuse what would give an accuracy that means nothing."""
+        """Return the labels (videos,); raise a ValueError if they do not fit the outputs."""
         if outputs.shape[1] != self.num_classes:
             raise ValueError(
-                f"the model gives {outputs.shape[1]} scores per clip, and there are {self.num_classes} classes"
+                f"the model has {outputs.shape[1]} outputs per clip, but there are {self.num_classes} classes"
             )
         for record in records:
             if not 0 <= record.target < self.num_classes:
                 raise ValueError(
-                    f"line {record.line}: {record.path} has label {record.target}, and the model has "
-                    f"{self.num_classes} classes, of which 0 is the first; check the list and --nb_classes"
+                    f"line {record.line}: {record.path} has label {record.target}, but the model has "
+                    f"{self.num_classes} classes, counted from 0; check the list and --nb_classes"
                 )
         return np.array([record.target for record in records])
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count videos per (true class, predicted class): (num_classes, num_classes) int64."""
+    """Count the videos per (true class, predicted class): (num_classes, num_classes) int64."""
     cells = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
 def _decision(record, label: int, prediction: int, scores: np.ndarray) -> dict:
-    """One video's file, label and prediction, with the probabilities of both."""
+    """Return a video's file, label and prediction, with the probabilities of both."""
     return {
         "path": str(record.path),
         "line": record.line,

@@ -1,8 +1,8 @@
-"""Self-distillation: a classifier also learns to give the tokens that a smaller, frozen model of the family gives.
+"""Self-distillation: a classifier also learns to reproduce the tokens of a smaller, frozen model of the family.
 
-VideoMamba trains its middle model on ImageNet so (arXiv 2403.06977, section 3.3): cross entropy + the mean over all
-tokens of 2 - 2 cos(student's token, teacher's token), the student's brought to the teacher's width by a linear layer
-behind its last norm.
+VideoMamba trains its middle model on ImageNet this way (arXiv 2403.06977, section 3.3): cross entropy plus the mean
+over all tokens of 2 - 2 cos(student's token, teacher's token), where a linear layer after the last norm projects the
+student's tokens to the teacher's width.
 """
 
 from typing import Any
@@ -22,13 +22,15 @@ from models.videomambapro import VideoMambaPro
 class Distillation(Classification):
     """Classification plus the distance between the student's tokens and those of a frozen teacher.
 
-    A test judges the student as a classifier; the teacher has no part in it.
+    Evaluation is that of the student as a classifier; the teacher is not used.
 
     Args:
         model: the student.
-        num_classes, settings, options: see `Classification`.
-        teacher: gives tokens (batch, tokens, width) of the student's clips; its width may be another.
-        weight: of the distance, beside cross entropy.
+        num_classes: see `Classification`.
+        settings: see `Classification`.
+        teacher: computes tokens (batch, tokens, width) of the student's clips; its width may differ.
+        weight: weight of the distance relative to cross entropy.
+        options: further arguments of `Classification`.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Distillation(Classification):
         self.distillation = TokenDistance(model.embed_dim, teacher)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Compute the loss, and apart from each other the cross entropy and the distance that it is the sum of."""
+        """Compute the loss and its two terms, the cross entropy and the distance."""
         model: Any = self.model
         tokens = model.forward_tokens(batch["clips"])
         cross_entropy = self.loss(model.forward_head(tokens[:, 0]), batch["targets"])
@@ -59,10 +61,11 @@ class Distillation(Classification):
 
 
 class TokenDistance(nn.Module):
-    """The linear layer from the student's width to the teacher's, and the distance behind it.
+    """A linear layer from the student's width to the teacher's, followed by the distance.
 
     Args:
-        width: of the student's tokens. teacher: frozen here, and not registered.
+        width: of the student's tokens.
+        teacher: frozen, and not registered as a submodule.
     """
 
     def __init__(self, width: int, teacher: VideoMambaPro):
@@ -81,5 +84,5 @@ class TokenDistance(nn.Module):
 
 
 def token_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over all tokens of 2 - 2 cos between (batch, tokens, width) and the same; 0 where all point one way."""
+    """Return the mean over all tokens (batch, tokens, width) of 2 - 2 cos(student, teacher)."""
     return 2 - 2 * F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean()

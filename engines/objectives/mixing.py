@@ -1,4 +1,4 @@
-"""Mixup and CutMix on clips, and the loss that goes with the targets."""
+"""Mixup and CutMix on clips, and the classification losses."""
 
 import argparse
 import logging
@@ -19,31 +19,31 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How a classifier is trained; the defaults are those of the published runs.
+    """Mixing, label smoothing and class weights; the defaults are those of the published runs.
 
     Attributes:
-        sampler: of the training list, a flag of the data; "balanced" excludes balanced class weights.
+        sampler: sampler of the training list, a flag of the data; "balanced" excludes balanced class weights.
     """
 
     mixup: float = option(0.8, "mixup alpha, 0 for none", non_negative)
     cutmix: float = option(1.0, "cutmix alpha, 0 for none", non_negative)
     cutmix_minmax: tuple[float, float] | None = option(
         None,
-        "smallest and largest side of the cutmix box as a share of the frame; switches cutmix on and overrides its "
+        "smallest and largest side of the cutmix box as a fraction of the frame; enables cutmix and overrides its "
         "alpha (default: unset)",
         fraction,
         nargs=2,
         metavar=("MIN", "MAX"),
     )
-    mixup_prob: float = option(1.0, "probability of mixing a batch at all", fraction)
-    mixup_switch_prob: float = option(0.5, "probability of cutmix where both are on", fraction)
+    mixup_prob: float = option(1.0, "probability of mixing a batch", fraction)
+    mixup_switch_prob: float = option(0.5, "probability of cutmix if both are on", fraction)
     mixup_mode: str = option(
-        "batch", "draw the mixing per batch, pair of clips or clip", choices=("batch", "pair", "elem")
+        "batch", "draw the mixing ratio per batch, pair of clips or clip", choices=("batch", "pair", "elem")
     )
     smoothing: float = option(0.1, "label smoothing", proper_fraction)
     class_weights: str = option(
         "none",
-        "balanced: weigh each class's loss by the inverse of its share of the training list",
+        "balanced: weight the loss of each class by the inverse of its share of the training list",
         choices=("none", "balanced"),
     )
     sampler: str = "random"
@@ -58,19 +58,20 @@ def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class ClipMixup:
-    """timm's Mixup for clips: the frames become channels, so that the CutMix box is the same on all frames of a clip.
+    """timm's Mixup for clips: frames are treated as channels, so that the CutMix box is the same in all of them.
 
-    `mixup` is applied in place where it can be; the arguments are those of `timm.data.Mixup`.
+    Args:
+        mixup: applied in place where possible.
     """
 
     def __init__(self, mixup: Mixup) -> None:
         self._mixup = mixup
 
     def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix clips (N, C, T, H, W) with their mirror in the batch; labels (N,) become soft targets (N, classes).
+        """Mix clips (N, C, T, H, W) with the batch in reverse order; labels (N,) become soft targets (N, classes).
 
         Raises:
-            ValueError: N is odd; timm pairs the clips of a batch.
+            ValueError: N is odd, and timm pairs the clips of a batch.
         """
         if len(clips) % 2:
             raise ValueError(
@@ -82,16 +83,16 @@ class ClipMixup:
 
 
 def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:
-    """Return the mixing that the settings ask for, None for none.
+    """Create the mixing of the settings; None if mixup and cutmix are off.
 
     Raises:
-        ValueError: a range in --cutmix_minmax that is none.
+        ValueError: --cutmix_minmax is not a valid range.
     """
     if settings.mixup <= 0 and settings.cutmix <= 0 and settings.cutmix_minmax is None:
         return None
     sides = settings.cutmix_minmax
     if sides is not None and not 0 <= sides[0] < sides[1] <= 1:
-        raise ValueError(f"--cutmix_minmax {sides} must be two shares of the frame, 0 <= MIN < MAX <= 1")
+        raise ValueError(f"--cutmix_minmax {sides} must be two fractions of the frame, 0 <= MIN < MAX <= 1")
     return ClipMixup(
         Mixup(
             mixup_alpha=settings.mixup,
@@ -107,20 +108,21 @@ def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:
 
 
 class BalancedCrossEntropy(nn.Module):
-    """Cross entropy whose term of class c counts `weights[c]` times: mean over clips of -sum_c w_c target_c log p_c.
+    """Weighted cross entropy: mean over clips of -sum_c weights[c] target[c] log p[c].
 
-    The mean divides by the number of clips and not by the weights in the batch, so that it is the same loss however
-    the clips are dealt out to batches and processes.
+    The sum is divided by the number of clips, not by the weights in the batch, so that the loss does not depend on how
+    the clips are distributed over batches and processes.
 
     Args:
-        weights: (classes,). smoothing: of labels; soft targets carry their own.
+        weights: (classes,).
+        smoothing: label smoothing; soft targets already include theirs.
     """
 
     weights: torch.Tensor
 
     def __init__(self, weights: torch.Tensor, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("weights", weights, persistent=False)  # a checkpoint has only what is trained
+        self.register_buffer("weights", weights, persistent=False)  # checkpoints contain only what is trained
         self.smoothing = smoothing
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -132,34 +134,34 @@ class BalancedCrossEntropy(nn.Module):
 
 
 def balanced_weights(labels: Iterable[int], num_classes: int) -> torch.Tensor:
-    """Return a weight for each class, (num_classes,): such that all classes weigh alike and the mean over clips is 1.
+    """Return class weights (num_classes,) that give all classes the same total weight, with mean 1 over the clips.
 
-    The weight is clips / (classes that occur * clips of the class), scikit-learn's "balanced". A class without clips,
-    which label smoothing alone touches, has weight 1.
+    The weight is clips / (classes that occur * clips of the class), as scikit-learn's "balanced". A class without
+    clips, which only occurs through label smoothing, has weight 1.
     """
     counts = torch.bincount(torch.tensor(list(labels)), minlength=num_classes).float()
-    there = counts > 0
-    if not there.all():
-        _logger.warning("%d of %d classes have no training clip", int((~there).sum()), num_classes)
-    return torch.where(there, counts.sum() / (there.sum() * counts.clamp(min=1)), 1.0)
+    present = counts > 0
+    if not present.all():
+        _logger.warning("%d of %d classes have no training clip", int((~present).sum()), num_classes)
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 1.0)
 
 
 def create_criterion(
     settings: LossSettings, mixup: ClipMixup | None, labels: Iterable[int], num_classes: int
 ) -> nn.Module:
-    """Return the training loss: soft targets with mixing (they carry the smoothing), else smoothed or plain labels.
+    """Create the training loss: for soft targets (which include the smoothing) with mixing, else for labels.
 
     Args:
-        settings: smoothing, class_weights, sampler.
-        mixup: of the run.
-        labels: of the training clips, from 0 to num_classes - 1.
+        settings: smoothing, class_weights and sampler are used.
+        mixup: the mixing of the run, or None.
+        labels: labels of the training clips, 0 to num_classes - 1.
         num_classes: width of the logits.
     Raises:
-        ValueError: the sampler balances the classes already.
+        ValueError: both sampler and class weights balance the classes.
     """
     if settings.class_weights == "balanced":
         if settings.sampler == "balanced":
-            raise ValueError("--class_weights balanced and --sampler balanced both even out the classes; use one")
+            raise ValueError("--class_weights balanced and --sampler balanced both balance the classes; use one")
         return BalancedCrossEntropy(balanced_weights(labels, num_classes), settings.smoothing)
     if mixup is not None:
         return SoftTargetCrossEntropy()

@@ -1,7 +1,7 @@
-// Causal depthwise convolution along the tokens, with its silu, forward and backward.
+// Causal depthwise convolution along the tokens with SiLU, forward and backward.
 //
-// A unit is a run of tokens of one batch element; within it channels go by vectors and tokens by tiles, so that each
-// input row of a tile is read once into a register and the filter taps once per tile.
+// A unit is a range of tokens of one batch element. It is processed in vectors of channels and tiles of tokens, so
+// that each input row of a tile is loaded into a register once, and the filter taps once per tile.
 #include "vector.h"
 
 namespace vmp {
@@ -9,7 +9,7 @@ namespace VMP_ISA {
 namespace {
 
 constexpr int kTile = 8;
-// The width Mamba uses, whose loops are unrolled; 0 stands for any other.
+// The width that Mamba uses, whose loops are unrolled; 0 means any other width.
 constexpr int kFastWidth = 4;
 
 struct Span {
@@ -27,14 +27,14 @@ VMP_INLINE T* element(const Rows& rows, int64_t batch, int64_t t, int64_t channe
   return static_cast<T*>(rows.data) + batch * rows.batch_stride + t * rows.length_stride + channel;
 }
 
-// x at token t of a vector of channels, zero outside the sequence.
+// A vector of channels of x at token t, zero outside the sequence.
 template <typename T>
 VMP_INLINE vf input(const ConvParams& p, int64_t batch, int64_t t, int64_t channel) {
   if (t < 0 || t >= p.length) return vf{};
   return load_count(element<T>(p.x, batch, t, channel), p.dim - channel);
 }
 
-// The convolution before its silu at one token; the taps come from memory, for any width.
+// The convolution before SiLU at one token; the taps are read from memory, for any width.
 template <typename T>
 VMP_INLINE vf convolve(const ConvParams& p, int64_t batch, int64_t t, int64_t channel, vf bias) {
   vf sum = bias;
@@ -94,7 +94,7 @@ void forward_fast(const ConvParams& p, const Span& s) {
   }
 }
 
-// The gradient with respect to the convolution before its silu, whose value there is y.
+// The gradient with respect to the convolution before SiLU, whose value is y.
 template <typename T>
 VMP_INLINE vf inner_gradient(const ConvParams& p, const Exp2& e, int64_t batch, int64_t t, int64_t c, vf y) {
   vf grad = load_count(element<T>(p.grad_out, batch, t, c), p.dim - c);
@@ -105,7 +105,7 @@ VMP_INLINE vf inner_gradient(const ConvParams& p, const Exp2& e, int64_t batch, 
   return grad;
 }
 
-// Adds a tile's share to the sums of one vector of channels; sums are (width + 1, kLanes): the taps, then the bias.
+// Adds a tile's contribution to the sums of one vector of channels, (width + 1, kLanes): the taps, then the bias.
 template <typename T>
 void backward_tile_any(const ConvParams& p, int64_t batch, int64_t t0, int64_t tokens, int64_t c, float* sums) {
   const Exp2 e = Exp2::make();
@@ -117,7 +117,7 @@ void backward_tile_any(const ConvParams& p, int64_t batch, int64_t t0, int64_t t
       store(sums + k * kLanes, load(sums + k * kLanes) + g * input<T>(p, batch, t - p.width + 1 + k, c));
     }
     store(sums + p.width * kLanes, load(sums + p.width * kLanes) + g);
-    // grad_x_t = sum_j weight[width - 1 - j] g_{t+j}; the gradients of later tokens are computed again for it.
+    // grad_x_t = sum_j weight[width - 1 - j] g_{t+j}; the gradients of later tokens are recomputed for it.
     vf grad_x = {};
     for (int64_t j = 0; j < p.width && t + j < p.length; ++j) {
       const vf y = convolve<T>(p, batch, t + j, c, bias);

@@ -1,10 +1,9 @@
-// What the operators hand to the kernels: plain parameter structs and one table of functions per instruction set.
+// Interface of operators and kernels: plain parameter structs and one table of functions per instruction set.
 //
 // The kernel files (scan_forward.cpp, scan_backward.cpp, conv.cpp, norm.cpp, probe.cpp) are compiled once per
-// instruction set, each time in a namespace of its own, and operators.cpp picks one table at run time. They include
-// this header and vector.h alone, never a PyTorch or standard library header: an inline function of such a header
-// compiled with AVX-512 could be the copy the linker keeps for everybody, and would then be an illegal instruction on
-// a processor without it.
+// instruction set, each in a separate namespace, and operators.cpp chooses a table at run time. They include only this
+// header and vector.h, never a PyTorch or standard library header: the linker could otherwise keep the copy of an
+// inline function that was compiled with AVX-512, which would be an illegal instruction on processors without it.
 //
 // Symbols: u, delta, A, B, C, D, z as in the paper; h the state, a = exp(d A) its decay, d = softplus(delta + bias).
 #pragma once
@@ -13,19 +12,19 @@
 
 namespace vmp {
 
-// Channels a kernel call works on. Scratch rows have this width whatever the vector length.
+// Channels per kernel call. Scratch rows have this width for any vector length.
 constexpr int64_t kBlock = 32;
-// Tokens between two states kept for the backward pass.
+// Tokens between two states saved for the backward pass.
 constexpr int64_t kChunk = 32;
-// States are processed in groups of this size; B and C arrive padded with zeros to a multiple of it.
+// States are processed in groups of this size; B and C are padded with zeros to a multiple of it.
 constexpr int64_t kStateGroup = 4;
 
-// Inlined always, for the reason above: no copy compiled for one processor may serve another.
+// Always inlined, for the reason above: no function compiled for one processor may be used on another.
 #define VMP_INLINE inline __attribute__((always_inline))
 
 VMP_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A (batch, length, dim) tensor whose channels are contiguous; strides in elements. data is null where it is absent.
+// A (batch, length, dim) tensor with contiguous channels; strides in elements. data is null if it is absent.
 struct Rows {
   void* data;
   int64_t batch_stride;
@@ -35,23 +34,23 @@ struct Rows {
 // Index 0 of every pair is the forward scan, index 1 the flipped one.
 struct ScanParams {
   int64_t batch, length, dim, groups;
-  int64_t state;         // as given
+  int64_t state;         // without padding
   int64_t padded_state;  // rounded up to kStateGroup
   bool bfloat16;         // element type of every Rows: bfloat16 or float
   bool softplus;
   bool residual;
   bool masked[2];
   Rows u, delta, z;
-  const float* A[2];  // (dim, state) contiguous, null where that direction is not asked for
+  const float* A[2];  // (dim, state) contiguous, null if the direction is absent
   const float* B;     // (batch, groups, length, padded_state) contiguous
   const float* C;
   const float* D;     // (dim) or null
   const float* bias;  // (dim) or null
-  // (batch, directions given, chunks, padded_state, dim): the state that enters each chunk, in that scan's own order.
+  // (batch, directions, chunks, padded_state, dim): the initial state of each chunk, in the order of the scan.
   float* states;
   // Forward only.
   Rows out;
-  // Backward only. The partial sums are reduced by the caller in an order that no thread count changes.
+  // Backward only. The caller reduces the partial sums in an order that does not depend on the number of threads.
   Rows grad_out, grad_u, grad_delta, grad_z;
   float* grad_A[2];  // (batch, dim, state)
   float* grad_D;     // (batch, dim)
@@ -66,7 +65,7 @@ struct ScanParams {
   VMP_INLINE int64_t directions() const { return (A[0] != nullptr) + (A[1] != nullptr); }
 };
 
-// Causal depthwise convolution: y_t = sum_k weight[k] x_{t-width+1+k} + bias, silu where asked for.
+// Causal depthwise convolution: y_t = sum_k weight[k] x_{t-width+1+k} + bias, with optional SiLU.
 struct ConvParams {
   int64_t batch, length, dim, width;
   bool bfloat16;
@@ -96,14 +95,14 @@ struct NormParams {
   // Backward only.
   const void* grad_normed;
   const float* grad_total;
-  float* grad;         // of hidden and residual alike
+  float* grad;         // of hidden and of residual
   float* grad_weight;  // (units, dim)
   float* grad_bias;    // (units, dim) or null
 };
 
 struct Kernels {
   const char* name;
-  // Floats of scratch memory one call needs, 64-byte aligned.
+  // Number of floats of scratch memory per call, 64-byte aligned.
   int64_t (*scan_forward_scratch)(const ScanParams&);
   int64_t (*scan_backward_scratch)(const ScanParams&);
   int64_t (*conv_backward_scratch)(const ConvParams&);

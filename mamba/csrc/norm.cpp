@@ -1,13 +1,13 @@
-// Residual addition and the norm behind it, in one pass over memory forward and one backward.
+// Residual addition and norm, in one pass over memory forward and one backward.
 //
-// A unit is a run of rows (tokens); a row's channels are read twice, the second time from the nearest cache.
+// A unit is a range of rows (tokens); the channels of a row are read twice, the second time from the L1 cache.
 #include "vector.h"
 
 namespace vmp {
 namespace VMP_ISA {
 namespace {
 
-// Zeros in the lanes at and behind `count`.
+// Sets the lanes from `count` on to zero.
 VMP_INLINE vf first_lanes(vf x, int64_t count) {
   if (count >= kLanes) return x;
   alignas(64) float values[kLanes];
@@ -75,7 +75,7 @@ void backward_rows(const NormParams& p, int64_t begin, int64_t end, float* weigh
       const vf unit = (load_count(total + c, left) - s.mean) * s.scale, g = load_count(grad_normed + c, left);
       store_count(weight_sum + c, load_count(weight_sum + c, left) + g * unit, left);
       if (bias_sum) store_count(bias_sum + c, load_count(bias_sum + c, left) + g, left);
-      const vf weighted = g * load_count(p.weight + c, left);  // zero behind the row
+      const vf weighted = g * load_count(p.weight + c, left);  // zero beyond the row
       along += weighted * unit;
       mean += weighted;
     }

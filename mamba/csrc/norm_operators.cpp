@@ -1,4 +1,4 @@
-// The operators of the residual addition with its norm.
+// The operators of the fused residual addition and norm.
 #include <torch/library.h>
 
 #include <tuple>
@@ -8,7 +8,7 @@
 namespace vmp {
 namespace {
 
-// What forward and backward have in common. hidden's type is the type of `normed`; the sum is float.
+// Common part of forward and backward. `normed` has hidden's type; the sum is float.
 NormParams norm_params(const Tensor& rows, const Tensor& weight, const OptionalTensor& bias, double eps, bool rms) {
   TORCH_CHECK_VALUE(rows.dim() >= 1 && rows.size(-1) > 0, "hidden: expected (..., dim), got ", rows.sizes());
   TORCH_CHECK_VALUE(rows.scalar_type() == at::kFloat || rows.scalar_type() == at::kBFloat16,
@@ -18,7 +18,7 @@ NormParams norm_params(const Tensor& rows, const Tensor& weight, const OptionalT
   p.rows = rows.numel() / p.dim;
   check_shape(weight, "weight", {p.dim});
   if (bias) check_shape(*bias, "bias", {p.dim});
-  // Some 32 units: enough for the threads, and few partial sums.
+  // About 32 units: enough for the threads, with few partial sums.
   p.rows_per_unit = std::max<int64_t>(16, ceil_div(p.rows, 32));
   p.bfloat16 = rows.scalar_type() == at::kBFloat16;
   p.rms = rms;

@@ -1,6 +1,6 @@
-// The scan's and the convolution's operators seen from PyTorch: checks, memory, reductions over units, registration.
+// PyTorch operators of the scan and the convolution: checks, memory, reductions over units, registration.
 //
-// Work is cut into units by the shapes alone, and what units leave to be summed is summed in the order of the units:
+// The division of work into units depends only on the shapes, and partial sums are added in the order of the units, so
 // the result does not depend on the number of threads.
 #include <torch/library.h>
 
@@ -26,7 +26,7 @@ extern const Kernels table;
 
 namespace {
 
-// The best table this processor runs, at most that of `limit` ("" for no limit), for tests of the others.
+// The best table that this processor supports, at most that of `limit` ("" for no limit), which is for tests.
 const Kernels& choose(const std::string& limit) {
 #if defined(__x86_64__)
   const bool avx2_runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -40,7 +40,7 @@ const Kernels& choose(const std::string& limit) {
 
 const Kernels* active = nullptr;
 
-// Chooses the instruction set, "" for the best; returns the name of the one now in use.
+// Chooses the instruction set, "" for the best; returns the name of the chosen one.
 std::string use_instruction_set(std::string limit) {
   TORCH_CHECK_VALUE(limit.empty() || limit == "avx512" || limit == "avx2" || limit == "baseline",
                     "instruction set: expected avx512, avx2, baseline or the empty string, got ", limit);
@@ -64,7 +64,7 @@ Tensor stage_states(const Tensor& x) {
   return staged;
 }
 
-// The tensors of one call in the form the kernels read; keeps alive what had to be copied.
+// The tensors of one call in the form that the kernels read; owns the copies.
 struct ScanCall {
   Tensor u, delta, B, C;
   OptionalTensor A, A_b, D, z, bias;
@@ -154,7 +154,7 @@ std::tuple<Tensor, Tensor> reduce_grad_BC(const ScanParams& p, const Tensor& par
   return {one(0), one(1)};
 }
 
-// As many channel blocks to a unit as leave some 32 units: enough for the threads, and few partial sums of B and C.
+// Channel blocks per unit for about 32 units: enough for the threads, with few partial sums of B and C.
 int64_t blocks_per_unit(const ScanParams& p) {
   const int64_t blocks = p.batch * p.groups * p.blocks_per_group();
   return std::clamp<int64_t>(blocks / 32, 1, p.blocks_per_group());
@@ -197,7 +197,8 @@ ScanGradients scan_backward(const Tensor& grad_out, const Tensor& u, const Tenso
   check_shape(grad_out, "grad_out", u.sizes());
   const Tensor grad = dense_channels(grad_out.to(u.scalar_type()));
   check_shape(states, "states", {p.batch, p.directions(), p.chunks(), p.padded_state, p.dim});
-  TORCH_CHECK_VALUE(states.is_contiguous() && states.scalar_type() == at::kFloat, "states: not the forward pass's");
+  TORCH_CHECK_VALUE(states.is_contiguous() && states.scalar_type() == at::kFloat,
+                    "states: not those of the forward pass");
   p.blocks_per_unit = blocks_per_unit(p);
   const auto single = u.options().dtype(at::kFloat);
   const int64_t units = p.batch * p.groups * p.units_per_group();
@@ -259,7 +260,7 @@ struct ConvCall {
     p.x = rows_of(x);
     p.weight = weight.const_data_ptr<float>();
     p.bias = floats(bias);
-    // Some 32 units, none so short that the tokens read twice at its edges matter.
+    // About 32 units, long enough that the tokens read twice at their edges do not matter.
     p.tokens_per_unit = std::max<int64_t>(64, ceil_div(p.batch * p.length, 32));
   }
 

@@ -1,4 +1,4 @@
-// What the operators' files share: checks, the chosen kernels, threads over units, sums over what units leave.
+// Shared by the operators: checks, the chosen kernels, threads over units, sums of partial results.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -35,8 +35,8 @@ inline OptionalTensor as_floats(const OptionalTensor& x) {
   return x->to(at::kFloat).contiguous();
 }
 
-// While it lives, this thread takes numbers nearer to zero than 1.2e-38 for zero. Gradients decay into them a few
-// hundred tokens from the class token, and every operation on one takes some processors a hundred times as long.
+// While it exists, this thread treats denormals (below 1.2e-38) as zero. Gradients decay to denormals a few hundred
+// tokens from the class token, and operations on them are a hundred times slower on some processors.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)
@@ -49,7 +49,7 @@ class FlushDenormals {
   }
   ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
 #else
-  FlushDenormals() {}  // wherever no way is known, slow it stays
+  FlushDenormals() {}  // not supported on other processors
 #endif
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
@@ -62,7 +62,7 @@ class FlushDenormals {
 #endif
 };
 
-// Runs unit(i, scratch) for every i; each thread takes scratch memory once.
+// Runs unit(i, scratch) for every i; each thread allocates scratch memory once.
 template <typename Unit>
 void for_units(int64_t units, int64_t scratch_floats, const Unit& unit) {
   at::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) {
@@ -73,7 +73,7 @@ void for_units(int64_t units, int64_t scratch_floats, const Unit& unit) {
   });
 }
 
-// Sums (parts, n) over its parts in their order.
+// Sums (parts, n) over the parts in order.
 inline void sum_parts(const float* parts, int64_t count, int64_t n, float* out) {
   at::parallel_for(0, n, 4096, [&](int64_t begin, int64_t end) {
     std::fill(out + begin, out + end, 0.0f);

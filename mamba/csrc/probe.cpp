@@ -1,11 +1,11 @@
-// What this processor does at most, for the benchmarks: arithmetic from registers to registers.
+// Peak arithmetic rate of this processor, for the benchmarks: from registers to registers.
 #include "vector.h"
 
 namespace vmp {
 namespace VMP_ISA {
 namespace {
 
-constexpr int kVectorsInFlight = 8;  // independent of each other, enough to fill the pipes
+constexpr int kVectorsInFlight = 8;  // independent of each other, enough to fill the pipelines
 
 float busy_with_exponentials(int64_t steps) {
   const Exp2 e = Exp2::make();
@@ -41,8 +41,8 @@ float busy_with_multiply_adds(int64_t steps) {
 
 }  // namespace
 
-// `steps` times arithmetic_lanes() of the kernels' own exponential or of multiply-adds. Returns the lanes' sum, lest
-// the work be left out.
+// `steps` times arithmetic_lanes() of the kernels' exponential or of multiply-adds. Returns the sum of the lanes, so
+// that the compiler cannot remove the work.
 float arithmetic(bool exponential, int64_t steps) {
   return exponential ? busy_with_exponentials(steps) : busy_with_multiply_adds(steps);
 }

@@ -1,4 +1,4 @@
-// The operator of the benchmarks' measure of arithmetic.
+// Operator that measures the arithmetic rate, for the benchmarks.
 #include <torch/library.h>
 
 #include "operators.h"
@@ -6,7 +6,7 @@
 namespace vmp {
 namespace {
 
-// Runs at least `count` exponentials or multiply-adds on all threads; returns how many.
+// Runs at least `count` exponentials or multiply-adds on all threads; returns their number.
 int64_t arithmetic(bool exponential, int64_t count) {
   const Kernels& k = kernels();
   const int64_t parts = 8 * at::get_num_threads();

@@ -1,14 +1,14 @@
-// Backward pass of both scans for a run of channel blocks, by recomputation.
+// Backward pass of both scans for a range of channel blocks, by recomputation.
 //
-// Chunk by chunk from a scan's last step to its first: the decays and states of the chunk are computed again from the
-// state kept at its start, into scratch memory of the size of the first-level cache, and are then walked in reverse.
-// What staging a chunk computes is computed again for the second direction: cheaper than moving it through the caches.
-// With r_t = a_t h_{t-1}, mu_t the adjoint of r_t and nu_t that of h_t (gy = grad_out silu(z)):
+// Chunks are processed from the last step of a scan to the first. The decays and states of a chunk are recomputed from
+// its saved initial state into scratch memory that fits in the L1 cache, and are then traversed in reverse. Staged
+// rows of a chunk are recomputed for the second direction, which is cheaper than moving them through the caches. With
+// r_t = a_t h_{t-1}, mu_t the adjoint of r_t and nu_t that of h_t (gy = grad_out silu(z)):
 //   unmasked  y = <C, h>:  mu_t = gy C + a_{t+1} mu_{t+1},  nu_t = mu_t
 //   masked    y = <C, r>:  nu_t = a_{t+1} mu_{t+1},         mu_t = gy C + nu_t   (gy = 0 at the scan's first step)
 //   grad_d = sum_n mu r A + nu B u,  grad_u = sum_n nu B d,  grad_A = sum mu r d,  grad_B = nu d u,
 //   grad_C = gy (h | r)
-// Two vectors of channels go together, and grad_B and grad_C are summed over both before they are summed over lanes.
+// Two vectors of channels are processed together; grad_B and grad_C are summed over both before the sum over lanes.
 #include "scan_common.h"
 
 namespace vmp {
@@ -16,8 +16,8 @@ namespace VMP_ISA {
 namespace {
 
 constexpr int kGroup = kStateGroup;
-constexpr int kPair = 2;                        // vectors of channels that go together
-constexpr int kStep = kGroup * kPair * kLanes;  // floats kept for one step
+constexpr int kPair = 2;                        // vectors of channels processed together
+constexpr int kStep = kGroup * kPair * kLanes;  // floats stored per step
 
 struct Scratch {
   float *y, *sum_wA, *sum_nuB;              // (length, kBlock): sums over states and directions
@@ -57,7 +57,7 @@ VMP_INLINE Scratch split_scratch(const ScanParams& p, float* memory) {
   return s;
 }
 
-// The chunk's rows; the first direction to touch them sets y = (number of directions) D u and the sums to zero.
+// Stages the chunk's rows; the first direction sets y = (number of directions) D u and the sums to zero.
 template <typename T>
 void stage_inputs(const ScanParams& p, const Block& b, const Scratch& s, Tokens tokens, bool first) {
   const Exp2 e = Exp2::make();
@@ -85,7 +85,7 @@ void stage_inputs(const ScanParams& p, const Block& b, const Scratch& s, Tokens 
   }
 }
 
-// One chunk of one direction seen by the inner loops: pointers at its first step, strides with the direction's sign.
+// One chunk of one direction for the inner loops: pointers to its first step, strides with the direction's sign.
 struct Span {
   const float *d, *du, *gy;
   float *y, *sum_wA, *sum_nuB;
@@ -100,7 +100,7 @@ struct Span {
   bool silent_first;  // the masked scan's first token reads nothing
 };
 
-// Decays a_t and states of every step again: h_{t-1} at slot t and h_t at t + 1, or r_t at slot t where masked.
+// Recomputes the decays a_t and states: h_{t-1} in slot t and h_t in slot t + 1, or r_t in slot t if masked.
 template <bool kMasked, bool kRead>
 void recompute(const Span& c) {
   const Exp2 e = Exp2::make();
@@ -257,7 +257,7 @@ void backward_chunk(const ScanParams& p, const Block& b, const Scratch& s, int d
   }
 }
 
-// The gradient of u at the scan's first token through the initial state: sum_n a_0 mu_0.
+// Gradient of u at the first token of the scan through the initial state: sum_n a_0 mu_0.
 void sum_adjoint(const ScanParams& p, const Scratch& s, float* grad_first) {
   for (int v = 0; v < kVectors; ++v) {
     vf sum = {};
@@ -266,7 +266,8 @@ void sum_adjoint(const ScanParams& p, const Scratch& s, float* grad_first) {
   }
 }
 
-// The gradients of u and delta from the sums over states; of D and the bias over tokens. grad_first: (2, kBlock).
+// Gradients of u and delta from the sums over states, of D and the bias from sums over tokens. grad_first: (2,
+// kBlock).
 template <typename T>
 void write_gradients(const ScanParams& p, const Block& b, const Scratch& s, Tokens tokens, const float* grad_first) {
   const float directions = (float)p.directions();
@@ -306,7 +307,7 @@ void write_grad_z(const ScanParams& p, const Block& b, const Scratch& s, Tokens 
   }
 }
 
-// The last direction writes each chunk's gradients just after it has worked on it, from the nearest cache.
+// The last direction writes the gradients of each chunk right after processing it, while they are in the L1 cache.
 template <typename T>
 void backward_direction(const ScanParams& p, const Block& b, const Scratch& s, int direction, float* grad_BC,
                         float* grad_first) {

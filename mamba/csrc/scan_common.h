@@ -1,4 +1,4 @@
-// What the forward and the backward scan share: which channels a unit covers, the walk over tokens, staging of rows.
+// Shared by the forward and backward pass: channels of a unit, order of the tokens, staging of rows.
 #pragma once
 
 #include "vector.h"
@@ -8,8 +8,8 @@ namespace VMP_ISA {
 
 // One block of up to kBlock channels of one batch element and group.
 struct Block {
-  int64_t batch, group, first, count;  // first channel and how many
-  int vectors;                         // vectors that hold them
+  int64_t batch, group, first, count;  // first channel and number of channels
+  int vectors;                         // number of vectors for them
 };
 
 VMP_INLINE Block block_of(const ScanParams& p, int64_t batch, int64_t group, int64_t index) {
@@ -29,7 +29,7 @@ VMP_INLINE const float* padded_states(const ScanParams& p, const float* BC, cons
   return BC + (b.batch * p.groups + b.group) * p.length * p.padded_state;
 }
 
-// Tokens [begin, end) of a chunk; the scan that goes over them takes them in its own order.
+// Tokens [begin, end) of a chunk, whatever the order of the scan.
 struct Tokens {
   int64_t begin, end;
 };
@@ -40,7 +40,7 @@ VMP_INLINE Tokens tokens_of(const ScanParams& p, int direction, int64_t chunk) {
   return direction ? Tokens{p.length - end, p.length - begin} : Tokens{begin, end};
 }
 
-// Direction r runs over steps s = 0, 1, ...; step s is token s, or length - 1 - s in the flipped scan.
+// Direction r has steps s = 0, 1, ...; step s is token s, or length - 1 - s in the flipped scan.
 VMP_INLINE int64_t token_of(const ScanParams& p, int direction, int64_t step) {
   return direction ? p.length - 1 - step : step;
 }
@@ -50,7 +50,7 @@ VMP_INLINE float* kept_states(const ScanParams& p, const Block& b, int direction
   return p.states + ((slot * p.chunks() + chunk) * p.padded_state) * p.dim + b.first;
 }
 
-// Copies a chunk of rows into (tokens, kBlock) floats, zeros behind the block's channels, plus `offset` per channel.
+// Copies a chunk of rows to (tokens, kBlock) floats, zero beyond the block's channels, and adds `offset` per channel.
 template <typename T>
 static inline void stage_rows(const Rows& rows, const Block& b, Tokens tokens, const float* offset, float* out) {
   for (int64_t t = tokens.begin; t < tokens.end; ++t, out += kBlock) {
@@ -63,8 +63,8 @@ static inline void stage_rows(const Rows& rows, const Block& b, Tokens tokens, c
   }
 }
 
-// Rows that staging or writing will want soon, asked for one by one in the steps of a scan: a block's rows lie a whole
-// token apart, too far for the processor to guess, and asked for all at once they would stall the loads in between.
+// Prefetches rows that staging or writing will need soon, one per step of a scan. The rows of a block are a whole
+// token apart, too far for the hardware prefetcher, and prefetching all at once would stall the loads in between.
 struct Ahead {
   const char* row;
   int64_t stride;  // bytes
@@ -78,14 +78,14 @@ VMP_INLINE Ahead rows_ahead(const Rows& rows, const Block& b, Tokens tokens) {
   return Ahead{reinterpret_cast<const char*>(row<T>(rows, b, tokens.begin)), rows.length_stride * (int64_t)sizeof(T)};
 }
 
-// A prefetch of an address that is not there is no error.
+// Prefetching an invalid address is not an error.
 VMP_INLINE void look_ahead(Ahead& ahead) {
   __builtin_prefetch(ahead.row);
   __builtin_prefetch(ahead.row + 64);
   ahead.row += ahead.stride;
 }
 
-// decay[n][lane] = A[channel][n] log2(e), zeros where either is padding: a padded channel or state stays still.
+// decay[n][lane] = A[channel][n] log2(e), zero for padded channels and states, which therefore do not change.
 static inline void stage_decay(const ScanParams& p, const Block& b, int direction, float* decay) {
   for (int64_t n = 0; n < p.padded_state; ++n) {
     for (int64_t c = 0; c < kBlock; ++c) {
@@ -95,12 +95,12 @@ static inline void stage_decay(const ScanParams& p, const Block& b, int directio
   }
 }
 
-// values[c] = source[first + c], zeros behind the block and where there is no source.
+// values[c] = source[first + c], zero beyond the block and if there is no source.
 static inline void stage_channels(const float* source, const Block& b, float* values) {
   for (int64_t c = 0; c < kBlock; ++c) values[c] = source && c < b.count ? source[b.first + c] : 0.0f;
 }
 
-// h[n][lane] before the first step: the first token's u in every state with the elemental residual, else zero.
+// Initial h[n][lane]: with the elemental residual, u of the first token in every state, otherwise zero.
 template <typename T>
 static inline void stage_initial_state(const ScanParams& p, const Block& b, int direction, float* h) {
   const T* first = row<T>(p.u, b, token_of(p, direction, 0));

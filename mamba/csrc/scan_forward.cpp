@@ -1,15 +1,15 @@
 // Forward pass of both scans for one block of channels.
 //
-// Lanes are channels and the states of a vector of channels stay in registers, so that B_t and C_t are scalars and
-// nothing is summed across lanes. The two directions share d, d u and the gate, which are computed once and kept in
-// scratch memory that fits the second-level cache for a clip of ordinary length.
+// Lanes are channels, and the states of a vector of channels stay in registers, so that B_t and C_t are scalars and
+// nothing is summed across lanes. The two directions share d, d u and the gate, which are computed once and stored in
+// scratch memory that fits in the L2 cache for clips of typical length.
 #include "scan_common.h"
 
 namespace vmp {
 namespace VMP_ISA {
 namespace {
 
-constexpr int kInFlight = 4;  // exponentials computed side by side
+constexpr int kInFlight = 4;  // exponentials computed concurrently
 
 struct Scratch {
   float *d, *du, *y;   // (length, kBlock)
@@ -35,7 +35,7 @@ VMP_INLINE Scratch split_scratch(const ScanParams& p, float* memory) {
   return s;
 }
 
-// d, d u, and y = (number of directions) D u for the tokens of a chunk.
+// Computes d, d u, and y = (number of directions) D u for the tokens of a chunk.
 template <typename T>
 void stage_inputs(const ScanParams& p, const Block& b, const Scratch& s, Tokens tokens) {
   const Exp2 e = Exp2::make();
@@ -51,8 +51,8 @@ void stage_inputs(const ScanParams& p, const Block& b, const Scratch& s, Tokens 
   }
 }
 
-// Steps [begin, end) of one direction for N states of one vector of channels: y += the read, h carried on.
-// The pointers to d, du, y, B and C are at step `begin`; the strides have the direction's sign.
+// Steps [begin, end) of one direction for N states of one vector of channels: updates h and adds what C reads to y.
+// d, du, y, B and C point to step `begin`; the strides have the direction's sign.
 template <int N, bool kMasked>
 VMP_INLINE void scan_steps(const Exp2& e, const float* VMP_RESTRICT d, const float* VMP_RESTRICT du,
                            float* VMP_RESTRICT y, int64_t stride, const float* VMP_RESTRICT B,
@@ -143,8 +143,8 @@ void write_output(const ScanParams& p, const Block& b, const Scratch& s, Tokens 
   }
 }
 
-// The first direction stages each chunk just before it scans it, the last writes each chunk just after: the rows are
-// in the nearest cache then.
+// The first direction stages each chunk right before scanning it, and the last one writes it right after, so that the
+// rows are in the L1 cache.
 template <typename T>
 void scan_direction(const ScanParams& p, const Block& b, const Scratch& s, int direction) {
   const bool first = direction == 0 || !p.A[0], last = direction == 1 || !p.A[1];

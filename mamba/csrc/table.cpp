@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels, for operators.cpp to choose among.
+// The table of the kernels for one instruction set; operators.cpp chooses among these tables.
 #include "vector.h"
 
 #define VMP_TEXT_OF(x) #x

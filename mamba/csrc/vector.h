@@ -1,7 +1,7 @@
-// Vectors of float for the kernels: width, loads with tails, exp, softplus, sigmoid, the sum over lanes.
+// Float vectors for the kernels: width, partial loads, exp, softplus, sigmoid, sum over lanes.
 //
-// Written with the compiler's vector extension (GCC and Clang), so one source serves AVX-512, AVX2, SSE2 and NEON;
-// intrinsics stand only where one instruction does what the extension cannot say.
+// Written with the compiler's vector extension (GCC and Clang), so that one source supports AVX-512, AVX2, SSE2 and
+// NEON; intrinsics are used only for instructions that the extension cannot express.
 #pragma once
 
 #include <stdint.h>
@@ -52,7 +52,7 @@ VMP_INLINE float lane_sum(vf x) {
 }
 VMP_INLINE void store_unaligned(float* p, vf x) { *reinterpret_cast<vf_u*>(p) = x; }
 
-// Keeps the compiler from contracting across x, which would move an addition onto the busier multiply pipes.
+// Prevents contraction across x, which would move an addition to the busier multiply pipelines.
 VMP_INLINE void keep(vf& x) {
 #if defined(__AVX512F__)
   asm("" : "+v"(x));
@@ -73,14 +73,15 @@ VMP_INLINE vf load_elements(const bf16* p) {
 VMP_INLINE void store_elements(float* p, vf x) { store_unaligned(p, x); }
 VMP_INLINE void store_elements(bf16* p, vf x) {
   const vu bits = (vu)x;
-  // Round to nearest, ties to even; a NaN keeps its upper half, made quiet, lest rounding carry it to infinity.
+  // Rounds to nearest, ties to even; a NaN keeps its upper half and is made quiet, so rounding cannot make it
+  // infinite.
   const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const vu nan = (bits >> 16) | 0x40u;
   const vi is_nan = x != x;
   *reinterpret_cast<vh_u*>(p) = (vh_u) __builtin_convertvector((rounded & ~(vu)is_nan) | (nan & (vu)is_nan), vh);
 }
 
-// The first `count` of kLanes elements, zeros behind them.
+// Loads the first `count` of kLanes elements, the others are zero.
 template <typename T>
 VMP_INLINE vf load_count(const T* p, int64_t count) {
   if (count >= kLanes) return load_elements(p);
@@ -104,16 +105,16 @@ VMP_INLINE vf minimum(vf a, vf b) { return select(a < b, a, b); }
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
-// 2^f = sum_k (ln 2 f)^k / k!, Horner, on the narrow interval the table leaves.
+// 2^f = sum_k (ln 2 f)^k / k! by Horner's scheme, on the narrow interval that remains after the table lookup.
 constexpr float kE1 = 0.69314718056f, kE2 = 0.24022650696f, kE3 = 0.05550410866f, kE4 = 0.00961812911f;
 constexpr float kE5 = 0.00133335581f, kE6 = 0.00015403530f, kE7 = 0.00001525273f;
 
-// 2^x for W vectors at once, stage by stage: the chain of one exponential is some forty cycles long, and a processor's
-// schedulers do not reach far enough ahead to overlap whole chains by themselves. The struct holds the constants.
+// 2^x for W vectors at once, stage by stage: one exponential has a latency of about forty cycles, too long for the
+// processor's scheduler to overlap several of them by itself. The struct contains the constants.
 struct Exp2 {
 #if defined(__AVX512F__)
-  // 2^x = 2^k 2^(j/16) 2^f with |f| <= 1/32: table of 16, polynomial of degree 3, error below 0.7 ulp; scalef brings
-  // infinity and zero at the ends by itself.
+  // 2^x = 2^k 2^(j/16) 2^f with |f| <= 1/32: table of 16, polynomial of degree 3, error below 0.7 ulp; scalef
+  // saturates to infinity and zero at the ends.
   __m512 table;
   static VMP_INLINE Exp2 make() {
     alignas(64) static const float values[16] = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f,
@@ -126,7 +127,7 @@ struct Exp2 {
   static VMP_INLINE void call(const Exp2& self, vf* x) {
     vf r[W], n[W], p[W];
     for (int i = 0; i < W; ++i) keep(x[i]);
-    for (int i = 0; i < W; ++i) r[i] = x[i] + 786432.0f;  // 1.5 * 2^19: the last place of the sum is 1/16
+    for (int i = 0; i < W; ++i) r[i] = x[i] + 786432.0f;  // 1.5 * 2^19: the last digit of the sum is 1/16
     for (int i = 0; i < W; ++i) keep(r[i]);
     for (int i = 0; i < W; ++i) n[i] = r[i] - 786432.0f;
     for (int i = 0; i < W; ++i) keep(n[i]);
@@ -139,13 +140,13 @@ struct Exp2 {
     for (int i = 0; i < W; ++i) x[i] = r[i] * p[i];
   }
 #elif defined(__AVX2__)
-  // As above with a table of 8 and degree 4; the exponent is added as an integer, so x is held where that is sound:
-  // below it 2^-126 stands for zero, above it 2^127.9 for infinity.
+  // As above with a table of 8 and degree 4. The exponent is added as an integer, so x is clamped to the valid range:
+  // results below are 2^-126 instead of zero, those above 2^127.9 instead of infinity.
   __m256i table;
   static VMP_INLINE Exp2 make() {
     static const float values[8] = {1.0f,         1.090507733f, 1.189207115f, 1.296839555f,
                                     1.414213562f, 1.542210825f, 1.681792831f, 1.834008086f};
-    // The low bits of the rounded sum reach the exponent field with j in them: take j off here.
+    // The low bits of the rounded sum contain j and would reach the exponent field, so j is subtracted here.
     const __m256i j = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
     return Exp2{_mm256_sub_epi32(_mm256_castps_si256(_mm256_loadu_ps(values)), j)};
   }
@@ -156,7 +157,7 @@ struct Exp2 {
       x[i] = (vf)_mm256_min_ps(_mm256_set1_ps(127.9f), _mm256_max_ps(_mm256_set1_ps(-126.0f), (__m256)x[i]));
       keep(x[i]);
     }
-    for (int i = 0; i < W; ++i) r[i] = x[i] + 1572864.0f;  // 1.5 * 2^20: the last place of the sum is 1/8
+    for (int i = 0; i < W; ++i) r[i] = x[i] + 1572864.0f;  // 1.5 * 2^20: the last digit of the sum is 1/8
     for (int i = 0; i < W; ++i) keep(r[i]);
     for (int i = 0; i < W; ++i) n[i] = r[i] - 1572864.0f;
     for (int i = 0; i < W; ++i) keep(n[i]);
@@ -180,7 +181,7 @@ struct Exp2 {
   static VMP_INLINE vf one(vf x) {
     x = maximum(x, splat(-126.0f));
     x = minimum(x, splat(127.49f));
-    vf r = x + 12582912.0f;  // 1.5 * 2^23: the sum is a whole number
+    vf r = x + 12582912.0f;  // 1.5 * 2^23: the sum is an integer
     keep(r);
     vf n = r - 12582912.0f;
     keep(n);
@@ -233,7 +234,7 @@ VMP_INLINE void softplus(const Exp2& e, vf* x) {
   for (int i = 0; i < W; ++i) x[i] = select(x[i] > 0.0f, x[i], vf{}) + 2.0f * s[i] * p[i];
 }
 
-// Softplus or sigmoid of n floats in place, four vectors side by side; n is a multiple of kLanes.
+// Softplus or sigmoid of n floats in place, four vectors at a time; n is a multiple of kLanes.
 #define VMP_ARRAY(name, function)                                   \
   static inline void name(const Exp2& e, float* x, int64_t n) {     \
     int64_t at = 0;                                                 \
@@ -266,12 +267,12 @@ VMP_INLINE void add_lane_sums(float* out, const vf* x) {
     const __m512d kept = _mm512_mask_blend_pd(0xaa, (__m512d)a, (__m512d)b);
     return (__m512)((vf)swapped + (vf)kept);
   };
-  // Quarters of 128 bits: halves hold (x0 | x4), (x1 | x5), ...; pairs then (x0 x2 | x4 x6) and (x1 x3 | x5 x7).
+  // Quarters of 128 bits: halves contain (x0 | x4), (x1 | x5), ...; pairs then (x0 x2 | x4 x6) and (x1 x3 | x5 x7).
   const __m512 even = pairs(half(x[0], x[4]), half(x[2], x[6]));
   const __m512 odd = pairs(half(x[1], x[5]), half(x[3], x[7]));
   const __m512 low = _mm512_shuffle_ps(even, odd, 0x88);
   const __m512 high = _mm512_shuffle_ps(even, odd, 0xdd);
-  // Lanes of each 128: x0 x2 x1 x3 of its half; two quarters of a half are to be added yet.
+  // Lanes of each 128 bits: x0 x2 x1 x3 of its half; the two quarters of a half still have to be added.
   const vf sum = (vf)low + (vf)high;
   const __m512 folded = (__m512)(sum + (vf)_mm512_shuffle_f32x4((__m512)sum, (__m512)sum, 0xb1));
   const __m256 eight = _mm512_castps512_ps256(
