@@ -4,10 +4,11 @@
         [--image_path LISTS --image_root IMAGES]
     python -m benchmarks.study peers  --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --seconds 600
 
-Every variant is trained on each split and tested on its test list; with all splits of J-HMDB, each of its clips is
-predicted once or more. A run that has finished with the same settings is not run again, one that was cut short goes on
-(`peers`: starts again). The table has the accuracy over all splits with its interval, and McNemar's test against
-the first variant. Unknown flags go to the runs (`--device cuda`).
+Folders of lists may hold labels.txt, as tools.make_lists writes them. Every variant is trained on each split and tested
+on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with the
+same settings is not run again, one that was cut short goes on (`peers`: starts again). The table has the accuracy over
+all splits with its interval, and McNemar's test against the first variant. Unknown flags go to the runs
+(`--device cuda`).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from benchmarks.study_models import OURS, PEERS, STATIC
 from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive, positive_int, seed
+from datasets.label_names import read_label_names
 from models.config import ModelConfig
 
 RECIPE, PRETRAIN, FINETUNE = "jhmdb/nano_f8_res96", "run_pretrain_imagenet.py", "run_class_finetuning.py"
@@ -45,8 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = [] if options.table_only else _run(options, variants, passed_on)
     rows = [read_variant(name, options.output, options.seeds, len(options.splits)) for name in variants]
     words = ["python", "-m", "benchmarks.study", *(arguments if arguments is not None else sys.argv[1:])]
+    done = [row for row in rows if row]
     pairs = [(STATIC, OURS)] if options.study == "peers" else []
-    print(write_study(options.document, options.study, [row for row in rows if row], pairs, shlex.join(words)))
+    listed = options.splits[0] / "labels.txt"
+    names = read_label_names(str(listed)) if listed.is_file() else ()
+    print(write_study(options.document, options.study, done, shlex.join(words), pairs=pairs, names=names))
     for name in failed:
         print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
     return 1 if failed else 0

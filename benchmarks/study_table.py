@@ -98,7 +98,13 @@ def interval(right: dict[tuple[int, int], bool]) -> tuple[float, float]:
 
 
 def write_study(
-    path: Path, study: str, variants: Sequence[Variant], pairs: Sequence[tuple[str, str]], command: str
+    path: Path,
+    study: str,
+    variants: Sequence[Variant],
+    command: str,
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    names: Sequence[str] = (),
 ) -> str:
     """Write the document of a study and return it.
 
@@ -106,15 +112,16 @@ def write_study(
         path: the file.
         study: its name.
         variants: that have been run, the reference first.
-        pairs: names of a variant that sees no motion and of one that does, to compare by class.
         command: that made it.
+        pairs: names of a variant that sees no motion and of one that does, to compare by class.
+        names: of the classes; numbers where there are none.
     """
     by_name = {variant.name: variant for variant in variants}
     parts = [f"### Study: {study}\n", f"Written by `{command}` on {machine()}.\n", _accuracies(variants)]
     for static, moving in pairs:
         if static in by_name and moving in by_name:
             parts += [f"#### Classes that need motion: {moving} against {static}\n",
-                      _classes(by_name[static], by_name[moving])]  # fmt: skip
+                      _classes(by_name[static], by_name[moving], names)]  # fmt: skip
     text = "\n".join(parts)
     with atomic_write(path, "w") as file:
         file.write(text)
@@ -140,7 +147,7 @@ def _accuracies(variants: Sequence[Variant]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _classes(static: Variant, moving: Variant) -> str:
+def _classes(static: Variant, moving: Variant, names: Sequence[str]) -> str:
     """A row a class, the largest gain by motion first, with Holm's correction for having asked all classes."""
     number = next(seed for seed in static.right if seed in moving.right)
     rows = []
@@ -151,10 +158,11 @@ def _classes(static: Variant, moving: Variant) -> str:
     corrected = holm([row[-1] for row in rows])
     lines = [
         "| class | videos | single frames | video | gain | p (Holm) |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (label, count, still, video, _), p in sorted(
         zip(rows, corrected, strict=True), key=lambda r: r[0][2] - r[0][3]
     ):
-        lines.append(f"| {label} | {count} | {still:.1f} | {video:.1f} | {video - still:+.1f} | {p:.2g} |")
+        name = names[label] if names else label
+        lines.append(f"| {name} | {count} | {still:.1f} | {video:.1f} | {video - still:+.1f} | {p:.2g} |")
     return "\n".join([*lines, ""])
