@@ -4,10 +4,10 @@
         [--image_path LISTS --image_root IMAGES]
     python -m benchmarks.study peers  --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --seconds 600
 
-Folders of lists may hold labels.txt, as tools.make_lists writes them. Every variant is trained on each split and tested
-on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with the
-same settings is not run again, one that was cut short goes on (`peers`: starts again). The table has the accuracy over
-all splits with its interval, and McNemar's test against the first variant. Unknown flags go to the runs
+Folders of lists may hold labels.txt, as tools.make_lists writes them. Every variant is trained on each split and
+tested on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with
+the same settings is not run again, one that was cut short goes on (`peers`: starts again). The table has the accuracy
+over all splits with its interval, and McNemar's test against the first variant. Unknown flags go to the runs
 (`--device cuda`).
 """
 
