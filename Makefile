@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
 
-.PHONY: setup demo test test-asan lint bench clean
+.PHONY: setup demo demo-detection test test-asan lint bench clean
 
 setup: $(VENV)/installed
 
@@ -22,6 +22,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extra
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
+
+demo-detection: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
 
 # Two processes of one thread each, for two cores.
 test: $(VENV)/installed-dev lint

@@ -4,6 +4,9 @@ A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). The 
 classes of each, using all views of the test, or one with --quick. A sliding window (--stride, --window) gives a curve
 over time. Model size, type, frames and classes are read from the checkpoint.
 
+The checkpoint of an action detector predicts the actions of the persons in given boxes (--boxes FILE,
+docs/detection.md).
+
 A video that cannot be read or scored is reported and the others are processed; the exit status is then 1. For a single
 video, --curve, --heatmap and --annotate name a file; for several, a folder.
 """
@@ -18,17 +21,36 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from engines.early_check import check_inference
+
+if __name__ == "__main__":
+    check_inference()  # what follows takes seconds to import
+
 from common.flag_parser import FlagParser
-from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
+from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
+from datasets.detection.annotations import PERSON_FORM
 from datasets.readers import DECODERS, UnreadableVideoError
 from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
+from inference.detection_outputs import Told, annotate_detections
+from inference.detector import FULL, is_detector, load_detector, sources_of_detection
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources
+from models.describe import describe_checkpoint
+
+CLASSIFIER_FLAGS = (
+    *("curve", "heatmap", "stride", "window", "quick"),
+    *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
+)
+DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
+DETECTOR_SETTINGS = (
+    *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
+    *("read_timeout", "batch_size", "num_workers"),
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,6 +67,9 @@ def get_parser() -> argparse.ArgumentParser:
     )
     _add_output(parser.add_argument_group("output"))
     _add_reading(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
+    _add_detection(
+        parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
+    )
     _add_computing(parser.add_argument_group("computing"))
     return parser
 
@@ -86,6 +111,23 @@ def _add_reading(group) -> None:
     )
 
 
+def _add_detection(group) -> None:
+    group.add_argument(
+        "--boxes",
+        default="",
+        metavar="FILE",
+        help=f"persons in the videos, rows {PERSON_FORM}, from any person detector; {FULL}: one box, the "
+        "whole picture, for every second",
+    )
+    group.add_argument("--box_threshold", type=fraction, help="least score of persons that are used")
+    group.add_argument("--csv", default="", metavar="FILE", help='a row for each box and class; "-" prints them')
+    group.add_argument(
+        "--min_score", type=fraction, default=0.3, help="of actions in tables and videos (default: %(default)s)"
+    )
+    group.add_argument("--fps", type=positive, help="frames a second: of folders as cut, of movies as they are read")
+    group.add_argument("--start_second", type=non_negative_int, help="with which the videos begin (default: 0)")
+
+
 def _add_computing(group) -> None:
     group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
     group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
@@ -116,6 +158,15 @@ def main(words: Sequence[str] | None = None) -> int:
     # The table of loaded tensors matters for training; here the predictor logs the adapted ones.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
+        detects = is_detector(describe_checkpoint(args.checkpoint))
+        _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return _detect(args, parser) if detects else _classify(args, parser)
+
+
+def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
         predictor = _predictor(args)
         sources = expand_sources(
             args.videos,
@@ -138,7 +189,7 @@ def main(words: Sequence[str] | None = None) -> int:
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
     failed = 0
-    with _json_lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
+    with _lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
         for result in bar:
             failed += result.error is not None
             if lines is not None:
@@ -152,6 +203,67 @@ def main(words: Sequence[str] | None = None) -> int:
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    # The loader names what is not read as well.
+    logging.getLogger("datasets.loader").setLevel(logging.ERROR)
+    try:
+        detector = load_detector(
+            args.checkpoint,
+            device=args.device,
+            label_names=args.label_names,
+            bf16=args.bf16,
+            backend=args.backend,
+            **{name: getattr(args, name) for name in DETECTOR_SETTINGS},
+        )
+        sources = sources_of_detection(args.videos, args.filename_tmpl or "", args.data_root)
+        annotated = output_paths(args.annotate, sources, ".mp4")
+        results = detector.detect(sources, args.boxes)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    told = Told(detector.objective.label_map, args.min_score)
+    failed = 0
+    with (
+        _lines(args.json) as lines,
+        _lines(args.csv) as rows,
+        progress(results, desc="videos", total=len(sources)) as bar,
+    ):
+        for video in bar:
+            if rows is not None and video.error is None:
+                rows.writelines(printable(row) + "\n" for row in told.csv_lines(video))
+            if lines is not None:
+                lines.write(printable(json.dumps(told.record(video), ensure_ascii=False, allow_nan=False)) + "\n")
+                lines.flush()
+            if sys.stdout not in (lines, rows) and video.error is None:
+                bar.write("\n".join(map(printable, told.table(video))), file=sys.stdout)
+            try:
+                if video.path in annotated and video.error is None:
+                    steps = partial(progress, desc="frames", enabled=len(sources) == 1)
+                    annotate_detections(video, detector.dataset(video), told, annotated[video.path], progress=steps)
+            except UnreadableVideoError as error:
+                video.error = error
+            failed += bool(video.error or video.unreadable)
+            for problem in video.problems():
+                bar.write(printable(problem), file=sys.stderr)
+    if failed:
+        sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
+    return 1 if failed else 0
+
+
+def _refuse_flags_of(names: Sequence[str], args: argparse.Namespace, detects: bool) -> None:
+    """Raise the ValueError that names flags which mean nothing for the checkpoint, or that boxes are needed."""
+    defaults = vars(get_parser().parse_args(["VIDEO", "--checkpoint", "FILE"]))
+    given = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
+    if given:
+        kind = "an action detector" if detects else "a classifier of clips"
+        raise ValueError(f"{args.checkpoint} is {kind}, for which there is no {', '.join(given)}")
+    if detects and not args.boxes:
+        raise ValueError(
+            f"{args.checkpoint} is an action detector and has to be told where the persons are. Bring --boxes FILE "
+            f"with rows {PERSON_FORM} from any person detector (docs/detection.md shows how to write it), or say "
+            f"--boxes {FULL} for one box a picture"
+        )
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
@@ -169,8 +281,8 @@ def _predictor(args: argparse.Namespace) -> Predictor:
 
 
 @contextmanager
-def _json_lines(name: str) -> Iterator[IO[str] | None]:
-    """Open the file of JSON lines; yield standard output for "-" and None for an empty name."""
+def _lines(name: str) -> Iterator[IO[str] | None]:
+    """Open the file of lines; yield standard output for "-" and None for an empty name."""
     if name in ("", "-"):
         yield sys.stdout if name else None
         return

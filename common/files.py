@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN = 1 << 20  # bytes for names, numbers and checksums in addition to the tensors
 
@@ -60,6 +58,8 @@ def require_space(path: str | Path, needed: int) -> None:
 
 def tensor_bytes(value: Any) -> int:
     """Return the bytes of all tensors in nested dicts, lists and tuples; about the size of their file."""
+    import torch  # only here, so that tools that write lists start without it
+
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -23,6 +24,10 @@ class FlagParser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestions(unknown)}")
         return parsed
 
+    def error(self, message: str) -> NoReturn:
+        """Print one line instead of argparse's usage, which is a page long here, and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """Parse as `argparse.ArgumentParser` does; `parse_args` and subcommands also call this method."""
         words = list(sys.argv[1:] if args is None else args)
@@ -37,11 +42,11 @@ class FlagParser(argparse.ArgumentParser):
         return next(alike, name) + equals + value
 
     def _suggestions(self, unknown: Sequence[str]) -> str:
-        """Return a hint with the flags most similar to the unknown ones; empty if there are none."""
+        """Return a hint: the flags most similar to the unknown ones or, if there are none, --help."""
         known = {_plain(option): option for option in self._option_string_actions}
         asked = [_plain(word.partition("=")[0]) for word in unknown if word.startswith("--")]
         near = [known[match] for name in asked for match in difflib.get_close_matches(name, known, n=2)]
-        return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else "; --help lists all flags"
 
 
 def _plain(option: str) -> str:

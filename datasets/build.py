@@ -12,13 +12,13 @@ from datasets.annotations import Kind, read_list
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
-from datasets.clip_dataset import ClipDataset, ClipPlan
+from datasets.clip_dataset import ClipDataset, ClipPlan, Sample
 from datasets.collate import Collate
 from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
 from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes
-from datasets.loader import ClipLoader, EvalSampler, TrainSampler
+from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
@@ -81,7 +81,13 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
 
 
 def build_loader(
-    dataset: ClipDataset, mode: Mode, settings: DataSettings, *, rank: int = 0, world_size: int = 1
+    dataset: ClipDataset,
+    mode: Mode,
+    settings: LoadingSettings,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    collate: Callable[[list[Sample]], Any] | None = None,
 ) -> ClipLoader:
     """Build the loader of a dataset for one process.
 
@@ -95,6 +101,8 @@ def build_loader(
         settings: Batch size, sampler, workers and time limits.
         rank: Rank of this process.
         world_size: Number of processes.
+        collate: Makes a batch, or a list of batches, of samples; `Collate` by default.
+
 
     Raises:
         ValueError: The training list is too short for a single batch, or --read_timeout is too long for
@@ -135,7 +143,7 @@ def build_loader(
         num_workers=settings.num_workers,
         persistent_workers=settings.num_workers > 0,
         pin_memory=settings.pin_mem and torch.cuda.is_available(),
-        collate_fn=Collate(dataset.plan.clip_shape, views=views),
+        collate_fn=collate or Collate(dataset.plan.clip_shape, views=views),
         worker_init_fn=start_worker,
         # Used for seeding workers only. Drawing from the global generator, as DataLoader does once per process, would
         # change the random numbers of a resumed run.
@@ -143,7 +151,7 @@ def build_loader(
     )
 
 
-def _bound_time_lost(guard: Guard, settings: DataSettings) -> None:
+def _bound_time_lost(guard: Guard, settings: LoadingSettings) -> None:
     """Limit the time lost to slow files, so that the other processes do not time out waiting for this one."""
     timeout = settings.dist_timeout
     if 4 * guard.time_limit > timeout:
@@ -187,5 +195,5 @@ def _transform(mode: Mode, preset: Preset, image: bool, settings: DataSettings) 
     if image:
         return image_eval_transform(settings.input_size, settings.crop_pct)
     if mode == "validation":
-        return video_validation_transform(settings.input_size, settings.short_side_size)
-    return video_test_transform(settings.input_size, settings.short_side_size, settings.test_num_crop)
+        return video_validation_transform(settings.input_size, settings.short_side)
+    return video_test_transform(settings.input_size, settings.short_side, settings.test_num_crop)

@@ -20,7 +20,7 @@ from common.memory import release_after
 from datasets.annotations import Record
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.sampling import Mode
-from datasets.transforms import Compose, finish
+from datasets.transforms import finish
 
 MAX_REPLACEMENTS = 20
 
@@ -51,6 +51,17 @@ class Sample:
     """Records that could not be read: index and message."""
     boxes: torch.Tensor | None = None
     """Boxes to erase in uint8 clips, (views, count, COLUMNS), as drawn by `datasets.erasing`."""
+    redrawn: int = 0
+    """Number of clips whose first random crop could not be used."""
+
+
+class Prepared(NamedTuple):
+    """Clips of a record before `datasets.transforms.finish`, with their target; the fields are those of `Sample`."""
+
+    clips: torch.Tensor
+    boxes: torch.Tensor
+    target: Any
+    redrawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,9 @@ class ClipPlan:
     mode: Mode
     sample: Callable[..., np.ndarray]
     """Samples frame numbers: (total_frames, mode=, segment=, num_segments=, rng=) -> (T,)."""
-    transform: Compose
-    """Maps frames uint8 (T, H, W, 3) to views (V, C, T, H, W)."""
+    transform: Any
+    """A `Compose`: maps frames uint8 (T, H, W, 3) to views (V, C, T, H, W). A dataset with its own `prepare` may use
+    other callables here and in `sample`."""
     clip_shape: tuple[int, int, int, int]
     """(C, T, H, W) of the output of `transform`."""
     segments: int = 1
@@ -114,6 +126,10 @@ class ClipDataset(Dataset, ABC):
         """Open the file or folder of a record; raise `UnreadableVideoError` if that fails."""
         return open_reader(record.path, self.opener(record), self.guard)
 
+    def prepare(self, record: Record, rng: np.random.Generator) -> Prepared:
+        """Read the clips of a record; raise `UnreadableVideoError` if that fails."""
+        return Prepared(*_prepare_clips(self.open_record(record), self.plan, rng), record.target)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -129,11 +145,11 @@ class ClipDataset(Dataset, ABC):
         for _ in range(1 + MAX_REPLACEMENTS):
             record = self.records[index]
             try:
-                clips, boxes = _prepare_clips(self.open_record(record), self.plan, rng)
+                clips, boxes, target, redrawn = self.prepare(record, rng)
                 if self.plan.gpu_transforms:
                     # Copy, because the next read overwrites frames that no transform has changed.
-                    return Sample(clips.clone(), record.target, index, unreadable, boxes)
-                return Sample(finish(clips, boxes), record.target, index, unreadable)
+                    return Sample(clips.clone(), target, index, unreadable, boxes, redrawn)
+                return Sample(finish(clips, boxes), target, index, unreadable, redrawn=redrawn)
             except UnreadableVideoError as error:
                 unreadable.append((index, f"{self.list_file}, line {record.line}: {error}"))
             if self.plan.mode != "train":
@@ -156,19 +172,29 @@ def read_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) ->
     return finish(*_prepare_clips(reader, plan, rng))
 
 
-def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode a video and apply all transforms before `finish`; return the clips and boxes that `finish` takes."""
-    wanted = np.stack([
-        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
-        for k in range(plan.segments)
-    ])  # fmt: skip
-    frames = reader.read(wanted.reshape(-1))
+def read_frames(reader: FrameReader, indices: np.ndarray) -> np.ndarray:
+    """Read frames (T,) -> uint8 (T, H, W, 3).
+
+    Raises:
+        UnreadableVideoError: Frames cannot be decoded, or are too elongated to be resized.
+    """
+    frames = reader.read(indices)
     height, width = frames.shape[1:3]
     if max(height, width) > MAX_ELONGATION * min(height, width):
         raise UnreadableVideoError(
             getattr(reader, "path", "the video"),
             f"its frames of {width} x {height} pixels are longer than {MAX_ELONGATION} times their shorter side",
         )
+    return frames
+
+
+def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode a video and apply all transforms before `finish`; return the clips and boxes that `finish` takes."""
+    wanted = np.stack([
+        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
+        for k in range(plan.segments)
+    ])  # fmt: skip
+    frames = read_frames(reader, wanted.reshape(-1))
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]
     release_after(frames.nbytes)

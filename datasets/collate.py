@@ -6,7 +6,8 @@
   other numbers float32 (N,), arrays of equal shape a tensor (N, ...); anything else, such as a dict with the boxes of
   a clip, stays a list of N;
 - indices: int64 (N,), the index of each target's record in the dataset;
-- unreadable: list of (index, message), the videos of this batch that could not be read.
+- unreadable: list of (index, message), the videos of this batch that could not be read;
+- redrawn: number of clips whose first random crop could not be used, if there are any.
 """
 
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ class Collate:
         boxes = [sample.boxes for sample in read if sample.boxes is not None]
         if boxes:
             batch["boxes"] = self._join(boxes)
+        if redrawn := sum(sample.redrawn for sample in read):
+            batch["redrawn"] = redrawn
         return batch
 
     def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:

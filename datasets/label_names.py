@@ -1,11 +1,33 @@
 """Class names: a text file with one name per line, starting with label 0."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+from common.files import atomic_write
 
 
 class LabelNamesError(ValueError):
     """A file of class names is invalid; the message names the file, the line and the remedy."""
+
+
+LABELS = "labels.txt"
+"""File of the class names beside the lists, as `tools.make_lists` writes it."""
+
+
+def copy_label_names(lists: Sequence[Path], output: Path) -> None:
+    """Copy labels.txt, which lies beside lists, to the folder of other lists made from them.
+
+    Raises:
+        LabelNamesError: Lists in different folders have different names.
+    """
+    found = {folder / LABELS for folder in {path.parent for path in lists} if (folder / LABELS).is_file()}
+    contents = {path.read_bytes() for path in found}
+    if len(contents) > 1:
+        raise LabelNamesError(f"{' and '.join(sorted(map(str, found)))} differ; the lists belong to different classes")
+    for content in contents:
+        with atomic_write(output / LABELS) as file:
+            file.write(content)
 
 
 def read_label_names(path: str | os.PathLike, num_classes: int = 0) -> list[str]:

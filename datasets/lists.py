@@ -65,8 +65,27 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
     except FileNotFoundError:
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
-        logger.warning("no test list in %s; testing on the validation list", settings.data_path)
+        logger.warning(
+            "no test list in %s; testing on the validation list, which also chooses checkpoint-best.pth "
+            "(--no_test_best tests the last epoch)",
+            settings.data_path,
+        )
         return find_list_of("validation", settings)
+
+
+def given_classes(settings: ListSettings) -> int:
+    """Return the number of classes that the preset or --nb_classes gives, 0 if neither does.
+
+    Raises:
+        ValueError: They contradict each other, or there is no such preset.
+    """
+    preset = get_preset(settings.data_set)
+    if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
+        raise ValueError(
+            f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
+            f"{preset.num_classes}; omit it, or use --data_set custom"
+        )
+    return preset.num_classes or settings.nb_classes
 
 
 def number_of_classes(settings: ListSettings) -> int:
@@ -76,14 +95,10 @@ def number_of_classes(settings: ListSettings) -> int:
         FileNotFoundError: The training list is needed and does not exist.
         ValueError: Preset and --nb_classes contradict each other, or the training list is invalid.
     """
+    given = given_classes(settings)
+    if given:
+        return given
     preset = get_preset(settings.data_set)
-    if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
-        raise ValueError(
-            f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
-            f"{preset.num_classes}; omit it, or use --data_set custom"
-        )
-    if preset.num_classes or settings.nb_classes:
-        return preset.num_classes or settings.nb_classes
     try:
         list_file = find_list_of("train", settings)
     except FileNotFoundError as error:

@@ -125,7 +125,7 @@ class ClipLoader(DataLoader):
         self.unreadable: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[dict]:
-        """Yield batches.
+        """Yield batches, also where the collate function makes several of the records that are read together.
 
         Raises:
             UnreadableVideoError: A video cannot be read and `strict` is set.
@@ -133,11 +133,16 @@ class ClipLoader(DataLoader):
         """
         if self.dataset.guard is not None:
             self.dataset.guard.start_pass()
+        redrawn = 0
         with sharing_explained():
-            for batch in super().__iter__():
-                for index, message in batch["unreadable"]:
-                    self._report(index, message)
-                yield batch
+            for collated in super().__iter__():
+                for batch in collated if isinstance(collated, list) else [collated]:
+                    for index, message in batch["unreadable"]:
+                        self._report(index, message)
+                    redrawn += batch.get("redrawn", 0)
+                    yield batch
+        if redrawn:
+            logger.info("%d clips were cropped a second time: the first crop showed none of their boxes", redrawn)
 
     def _report(self, index: int, message: str) -> None:
         if self._strict:

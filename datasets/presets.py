@@ -45,17 +45,35 @@ PRESETS = {
     )
 }
 
+# Names of VideoMAE's and VideoMamba's scripts for what has another name here.
+ALIASES = {"kinetics-400": "Kinetics", "mitv1_sparse": "Kinetics_sparse", "imnet": "ImageNet"}
+
+# Names of theirs that have no counterpart, and what there is instead.
+_REFUSED = {
+    "lvu": "cuts long films into windows, which this repository does not do yet; Kinetics_sparse spreads the frames "
+    "of a clip over the whole film",
+    "image_folder": "reads a folder instead of lists; python -m tools.make_lists folder writes them (then: custom)",
+}
+
 
 def get_preset(name: str) -> Preset:
-    """Look up a preset by name, ignoring case.
+    """Look up a preset by name or alias, ignoring case.
 
     Raises:
-        ValueError: There is no such preset; the message lists all of them.
+        ValueError: There is no such preset; the message lists all of them, or says why a published name is not there.
     """
-    for preset in PRESETS.values():
-        if preset.name.lower() == name.lower():
-            return preset
+    preset = find_preset(name)
+    if preset is not None:
+        return preset
+    if name.lower() in _REFUSED:
+        raise ValueError(f"--data_set {name} {_REFUSED[name.lower()]}")
     raise ValueError(f'unknown --data_set "{name}"; choose from {", ".join(PRESETS)}')
+
+
+def find_preset(name: str) -> Preset | None:
+    """Look up a preset as `get_preset` does; return None if there is none."""
+    wanted = ALIASES.get(name.lower(), name).lower()
+    return next((preset for preset in PRESETS.values() if preset.name.lower() == wanted), None)
 
 
 def recipe_of_classes(num_classes: int | None) -> str:

@@ -130,6 +130,34 @@ def uniform_indices(
     return (np.arange(clip_len) * length + offset).astype(np.int64)
 
 
+def keyframe_indices(key: int, total_frames: int, clip_len: int, sampling_rate: int) -> np.ndarray:
+    """Take T frames in steps of r around a key frame, which is the one at place T // 2 (SlowFast's for AVA).
+
+    Frames before the start or after the end of the video are its first or last one.
+
+    Args:
+        key: 0-based number of the key frame.
+        total_frames: N, at least 1.
+        clip_len: T.
+        sampling_rate: r, in frames.
+
+    Returns:
+        (T,) int64 frame numbers.
+
+    Raises:
+        ValueError: a count is not positive, or the key frame does not exist.
+    """
+    if min(total_frames, clip_len, sampling_rate) < 1:
+        raise ValueError(
+            f"counts must be at least 1: total_frames={total_frames}, clip_len={clip_len}, "
+            f"sampling_rate={sampling_rate}"
+        )
+    if not 0 <= key < total_frames:
+        raise ValueError(f"key frame {key} does not exist: there are {total_frames} frames")
+    steps = np.arange(clip_len, dtype=np.int64) - clip_len // 2
+    return np.clip(key + sampling_rate * steps, 0, total_frames - 1)
+
+
 SAMPLERS = {"dense": dense_indices, "sparse": sparse_indices, "uniform": uniform_indices}
 
 
@@ -141,10 +169,30 @@ class ViewSettings:
     num_frames: int = option(8, "frames per clip", positive_int)
     sampling_rate: int = option(4, "step between the frames of dense sampling", positive_int)
     input_size: int = option(224, "side of a clip, in pixels", positive_int)
-    short_side_size: int = option(224, "length of the shorter side in evaluation", positive_int)
+    short_side_size: int | None = option(
+        None, "length of the shorter side in evaluation, in pixels (default: --input_size)", positive_int
+    )
     test_num_segment: int = option(4, "temporal clips per video in a test", positive_int)
     test_num_crop: int = option(3, "spatial crops per clip in a test", positive_int)
     crop_pct: float = option(0.875, "share of an image that the evaluation crop keeps", positive_fraction)
+
+    @property
+    def short_side(self) -> int:
+        """Length of the shorter side in evaluation, in pixels."""
+        return self.short_side_size or self.input_size
+
+
+def check_test_sizes(input_size: int, short_side: int) -> None:
+    """Check that the crops of a test are as large as the shorter side.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    if short_side != input_size:
+        raise ValueError(
+            f"--short_side_size {short_side} and --input_size {input_size} must be equal for testing: "
+            "the test crops are as large as the short side; leave --short_side_size out"
+        )
 
 
 def _required(rng: np.random.Generator | None) -> np.random.Generator:

@@ -20,6 +20,7 @@ from common.flag_types import fraction, non_negative, positive, positive_fractio
 from common.settings import flag, option
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
+from datasets.sampling import check_test_sizes
 from datasets.warp import INTERPOLATIONS, Region
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -284,11 +285,7 @@ def video_validation_transform(input_size: int, short_side_size: int) -> Compose
 
 def video_test_transform(input_size: int, short_side_size: int, num_crops: int) -> Compose:
     """Build the pipeline of test clips: resize the short side, then crop `num_crops` squares along the other side."""
-    if short_side_size != input_size:
-        raise ValueError(
-            f"--short_side_size {short_side_size} and --input_size {input_size} must be equal for testing: "
-            "test crops have the size of the short side"
-        )
+    check_test_sizes(input_size, short_side_size)
     return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops)])
 
 

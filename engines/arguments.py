@@ -28,6 +28,3 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that engines/ reads to `parser`, in one group per component."""
     for title, settings in _GROUPS.items():
         add_options(parser.add_argument_group(title), settings)
-    parser.add_argument(
-        "--dist_eval", action="store_true", help="ignored: evaluation is always distributed over all processes"
-    )

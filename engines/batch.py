@@ -106,6 +106,9 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         videos: length of the training list.
         processes: number of processes.
 
+    Without a recipe or --global_batch nothing changes, and the loader refuses a list that is too short for one step.
+    With --steps the list is repeated instead.
+
     Returns:
         the settings to train with.
     """
@@ -145,5 +148,7 @@ def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> No
 
 def _mixes_single_clips(flags: Mapping[str, Any]) -> bool:
     """Return whether the batch size must be even, because mixup pairs clips and each video gives an odd number."""
+    if "mixup" not in flags:
+        return False
     mixes = flags["mixup"] > 0 or flags["cutmix"] > 0 or flags["cutmix_minmax"] is not None
     return mixes and flags["num_sample"] % 2 == 1

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Set
 from typing import Any
 
-from datasets.presets import PRESETS, get_preset
+from datasets.presets import PRESETS, find_preset, get_preset
 from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
 from models.config import Role
@@ -52,7 +52,7 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     names = facts.flags.get("class_names")
     if names and not flags["class_names"]:
         # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
-        flags["class_names"] = names[: flags["nb_classes"] or None]
+        flags["class_names"] = names[: flags.get("nb_classes") or None]
 
 
 def check_overridden(names: Collection[str]) -> None:
@@ -105,19 +105,30 @@ def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles
 
 def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], roles: Set[Role]) -> dict[str, Any]:
     """Return the flags that the checkpoint determines, with its values."""
-    settings = {setting.name: setting for setting in flagged_settings() if setting.role in roles}
-    answers = {settings[name].flag: value for name, value in facts.config.items() if name in settings}
+    flag_of = {s.name: s.flag for s in flagged_settings() if s.role in roles and s.flag in flags}
+    answers = {flag_of[name]: value for name, value in facts.config.items() if name in flag_of}
     if Role.SIZE not in roles:
         return answers
     facts.require_switches()
-    if get_preset(flags["data_set"]).num_classes or not facts.num_classes:
+    _refuse_other_kind(facts, flags)
+    if not facts.num_classes or ("data_set" in flags and get_preset(flags["data_set"]).num_classes):
         answers.pop("nb_classes", None)
     if "model" not in given and facts.model:
         # An explicit --model is only a set of sizes and switches, and those are compared.
         answers = {"model": facts.model} | answers
-    if "img_size" in facts.config and "short_side_size" not in given:
-        answers["short_side_size"] = facts.config["img_size"]
     return answers
+
+
+def _refuse_other_kind(facts: CheckpointFacts, flags: dict[str, Any]) -> None:
+    """Raise the ValueError that tells which script a detector's or a classifier's file is for."""
+    is_detector = bool(facts.config.get("time_pool"))
+    if is_detector and "time_pool" not in flags:
+        raise ValueError(f"{facts.path} is an action detector, which needs boxes: use run_action_detection.py")
+    if not is_detector and flags.get("time_pool"):
+        raise ValueError(
+            f"{facts.path} is a classifier of clips and has no head for boxes: train one from it (--finetune, without "
+            "--eval)"
+        )
 
 
 def _by_name(flags: dict[str, Any], given: Set[str]) -> dict[str, Any]:
@@ -150,7 +161,7 @@ def _agrees(name: str, wanted: Any, answers: dict[str, Any]) -> bool:
 def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
     """Return the sampling flags of the run that wrote a checkpoint, without values that are unknown here."""
     saved = {name: facts.flags[name] for name in SAMPLING_FLAGS if facts.flags.get(name) is not None}
-    if str(saved.get("data_set")).lower() not in {name.lower() for name in PRESETS}:
+    if find_preset(str(saved.get("data_set"))) is None:
         saved.pop("data_set", None)
     if saved.get("sampling") not in SAMPLINGS:
         saved.pop("sampling", None)
@@ -166,10 +177,10 @@ def _warn_of_other_sampling(facts: CheckpointFacts, flags: dict[str, Any]) -> No
     """Warn if frames and views differ from those of the run that wrote the checkpoint."""
     saved = known_sampling(facts)
     data_set = saved.pop("data_set", None)
-    if data_set is not None:
-        saved["sampling"] = saved.get("sampling") or get_preset(data_set).sampling
     current = {name: flags[name] for name in saved}
-    current["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
+    if data_set is not None and "data_set" in flags:
+        saved["sampling"] = saved.get("sampling") or get_preset(data_set).sampling
+        current["sampling"] = flags["sampling"] or get_preset(flags["data_set"]).sampling
     differing = [f"--{name} {saved[name]} -> {current[name]}" for name in saved if saved[name] != current[name]]
     if differing:
         _logger.warning("%s is evaluated on other frames or views than its run: %s", facts.path, ", ".join(differing))

@@ -7,7 +7,9 @@ the configuration in the checkpoint to evaluate, the command line. The batch is 
 import argparse
 import difflib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from engines.batch import fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
+from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
 _logger = logging.getLogger(__name__)
 
 # Entries of a saved args.json that --config does not restore.
-_NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names"}
+_NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +81,12 @@ def parse_arguments(
 
     Raises:
         RecipeError: the recipe or file does not exist, or contains an unknown flag or invalid value.
+        RefusedFlagError: a flag of another code base would change the result.
         ValueError: flags contradict the checkpoint, or --label_names contains no names.
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv)
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
@@ -91,7 +96,7 @@ def parse_arguments(
     recipe, chosen = None, {}
     if first.recipe:
         recipe = load_recipe(first.recipe)
-        _check_script(recipe, script)
+        recipe.check_script(script)
         chosen = check_flags(parser, recipe.flags, recipe.file)
         if recipe.global_batch:
             chosen["global_batch"] = recipe.global_batch
@@ -110,19 +115,41 @@ def parse_arguments(
         for name, value in sorted(vars(args).items())
         if name in given & chosen.keys() and value != chosen[name]
     ]
-    args.class_names = read_label_names(args.label_names) if args.label_names else None
+    label_names = vars(args).get("label_names")
+    args.class_names = read_label_names(label_names) if label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
-    _log_settings(vars(args), recipe)
+    for note in notes:
+        _logger.warning("%s", note)
+    _log_settings(vars(args), recipe, script)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
     return args
 
 
-def parse_command_line(parser: argparse.ArgumentParser, *, script: str) -> argparse.Namespace:
-    """Parse this process's arguments as `parse_arguments` does; exit with a one-line message if they are invalid."""
+def parse_command_line(
+    parser: argparse.ArgumentParser, *, script: str, settle: Callable[[argparse.Namespace], None] | None = None
+) -> argparse.Namespace:
+    """Parse this process's arguments as `parse_arguments` does; exit with a one-line message if they are invalid.
+
+    Args:
+        parser: of the script.
+        script: its file name.
+        settle: checks or completes the flags; its errors end the process in the same way.
+    """
+    with refused_in_one_line(parser):
+        flags = parse_arguments(parser, script=script)
+        if settle is not None:
+            settle(flags)
+        return flags
+
+
+@contextmanager
+def refused_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End the process with status 2 and one line if lists, files or flags prove invalid during set-up."""
     try:
-        return parse_arguments(parser, script=script)
+        yield
     except (ValueError, OSError) as error:
+        _logger.debug("refused", exc_info=True)
         parser.error(str(error))
 
 
@@ -159,11 +186,6 @@ def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Pa
     return checked
 
 
-def _check_script(recipe: Recipe, script: str) -> None:
-    if recipe.script != script:
-        raise RecipeError(f"recipe {recipe.name} ({recipe.file}) is for {recipe.script}, not for {script}")
-
-
 def _choose(parser: argparse.ArgumentParser, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """Take the row of the recipe's choices that the training list and the initial weights ask for, and say so."""
     videos = count_videos(DataSettings.from_flags(args))
@@ -185,7 +207,9 @@ def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
         raise RecipeError(f"{file} must contain flags and their values")
-    return check_flags(parser, {k: v for k, v in content.items() if k not in _NOT_RESTORED}, file)
+    # None is the value of a flag that nobody gave.
+    given = {name: value for name, value in content.items() if value is not None and name not in _NOT_RESTORED}
+    return check_flags(parser, given, file)
 
 
 def _value(action: argparse.Action, value: Any) -> Any:
@@ -209,19 +233,24 @@ def _value(action: argparse.Action, value: Any) -> Any:
     return converted
 
 
-def _log_settings(flags: dict[str, Any], recipe: Recipe | None) -> None:
+def _log_settings(flags: dict[str, Any], recipe: Recipe | None, script: str) -> None:
     """Log the recipe or settings of the run, the flags that override it, and flags that are missing."""
-    if flags.get("dist_eval"):
-        _logger.warning("--dist_eval is ignored: evaluation is always distributed over all processes")
+    from_scratch = not (flags["finetune"] or flags["eval"] or flags["resume"])
+    if from_scratch and script == "run_class_finetuning.py" and not (recipe and recipe.init):
+        _logger.warning(
+            "no --finetune FILE: the run starts from random weights, unless it resumes; python -m tools.weights lists "
+            "published weights (VideoMamba's scripts load ImageNet weights by themselves)"
+        )
     if recipe is None and not flags["config"]:
         return
     name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
     _logger.info("%s; overridden: %s", name, ", ".join(flags["overridden"]) or "nothing")
     if recipe and recipe.reported:
         _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
-    if recipe and recipe.init and not (flags["finetune"] or flags["eval"] or flags["resume"]):
+    if recipe and recipe.init and from_scratch:
         _logger.warning(
-            "%s fine-tunes weights (%s), but --finetune FILE is missing: the run starts from random weights",
+            "%s fine-tunes weights (%s), but --finetune FILE is missing: the run starts from random weights "
+            "(python -m tools.weights lists the published ones)",
             recipe.name,
             recipe.init,
         )

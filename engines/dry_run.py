@@ -5,19 +5,18 @@ import logging
 import os
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from common.settings import from_flags
-from datasets.arguments import DataSettings
-from datasets.build import build_loader
-from datasets.sampling import Mode
 from engines.batch import fit_batch_to_list
 from engines.distributed import place_from_environment
 from engines.estimate import ASSUMED_GPU_FLOPS, Workload, estimate_memory, measure_seconds_per_clip
 from engines.list_check import DataCheck, check_data
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
 from engines.settings import RunSettings
+from engines.task import Task
 from engines.train import updates_per_epoch
 from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
@@ -30,13 +29,12 @@ _logger = logging.getLogger(__name__)
 MAX_LISTED_FAULTS = 50
 
 
-def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: str, *, measure: bool = True) -> int:
+def dry_run(task: Task, flags: argparse.Namespace, *, measure: bool = True) -> int:
     """Check lists and files, build data, model and optimizer, and estimate memory and hours.
 
     Args:
+        task: of the run script.
         flags: flags of the run.
-        parser: the script's parser; flags equal to its defaults are omitted from the command that is logged.
-        script: file name of the run script.
         measure: time a short training step on the available device.
 
     Returns:
@@ -50,10 +48,9 @@ def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     if rank != 0:
         return 0
     processes = flags.dry_run or world_size
-    _logger.info("full command: %s", full_command(flags, parser, script))
-    settings, data = RunSettings.of(flags), DataSettings.from_flags(flags)
-    modes = _modes(settings, script)
-    check = check_data(data, modes)
+    _logger.info("full command: %s", full_command(flags, task.get_parser(), task.script))
+    settings, data = RunSettings.of(flags), task.read_settings(flags)
+    check = check_data(data, task.modes(settings), task.build_dataset)
     for warning in check.warnings:
         _logger.warning("%s", warning)
     if check.faults:
@@ -72,7 +69,7 @@ def dry_run(flags: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
         describe_checkpoint(flags.teacher)
-    workload = _workload(settings, data, check, model, processes)
+    workload = _workload(task, settings, data, check, model, processes)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
     complexity = measure_complexity(model, bf16=bf16 or processes > 1)
@@ -115,17 +112,8 @@ def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, scr
     return shlex.join(words)
 
 
-def _modes(settings: RunSettings, script: str) -> list[Mode]:
-    """Return the modes whose lists the run will read."""
-    modes: list[Mode] = ["test"] if script == "run_class_finetuning.py" else ["validation"]
-    if not settings.eval:
-        validates = script != "run_class_finetuning.py" or not settings.disable_eval_during_finetuning
-        modes = ["train", *(["validation"] if validates else []), *modes]
-    return list(dict.fromkeys(modes))
-
-
 def _workload(
-    settings: RunSettings, data: DataSettings, check: DataCheck, model: torch.nn.Module, processes: int
+    task: Task, settings: RunSettings, data: Any, check: DataCheck, model: torch.nn.Module, processes: int
 ) -> Workload:
     """Build dataloaders, optimizer and schedule as the run will, and count the clips."""
     trained = validated = 0
@@ -133,14 +121,14 @@ def _workload(
     if not settings.eval:
         settings = fit_batch_to_list(settings, len(datasets["train"]), processes)
         data = replace(data, batch_size=settings.batch_size)
-        loader = build_loader(datasets["train"], "train", data, rank=0, world_size=processes)
+        loader = task.build_loader(datasets["train"], "train", data, rank=0, world_size=processes)
         updates = updates_per_epoch(loader, settings.update_freq)
         rates = scale_learning_rates(settings, processes)
         create_schedule(create_optimizer(model, settings, rates.peak), settings, rates, updates)
         trained = settings.epochs * updates * rates.clips_per_update
         validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
         _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
-    tested = datasets["test"] if "test" in datasets else datasets["validation"]
+    tested = datasets[task.test_mode]
     return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
 
 

@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
-from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
+from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.sampling import Mode
 
@@ -31,10 +31,17 @@ class DataCheck:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
+def check_data(
+    settings: Any, modes: Sequence[Mode], build_dataset: Callable[[Mode, Any], ClipDataset] = build_dataset
+) -> DataCheck:
     """Read the lists of all modes, check that every file exists, and read one sample of each list.
 
     If a list cannot be read, the others are still checked.
+
+    Args:
+        settings: of the data.
+        modes: to check.
+        build_dataset: builds a data set from a mode and the settings.
     """
     check = DataCheck()
     for mode in modes:
@@ -44,16 +51,21 @@ def check_data(settings: DataSettings, modes: Sequence[Mode]) -> DataCheck:
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        absent = find_absent(dataset.records)
-        check.faults += [
-            f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent
-        ]
+        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
+        told = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
+        check.faults += [fault for fault in told if fault not in check.faults]
         if isinstance(dataset, RawFrameClsDataset):
             _check_frames(dataset, check, skip={record.line for record, _ in absent})
         if not absent:
             _try_one(mode, dataset, check)
     _warn_of_shared_files(check)
     return check
+
+
+def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
+    """A record of each movie or frame folder that is not there, and why it will not do."""
+    firsts = {record.path: record for record in reversed(dataset.records)}
+    return [(record, "is not there") for path, record in firsts.items() if not os.path.exists(path)]
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:
@@ -105,10 +117,12 @@ def _warn_of_shared_files(check: DataCheck) -> None:
     if "train" not in check.datasets:
         return
     trained = {record.path for record in check.datasets["train"].records}
-    for mode in check.datasets.keys() - {"train"}:
-        shared = [record for record in check.datasets[mode].records if record.path in trained]
+    lists = {dataset.list_file: dataset.records for mode, dataset in check.datasets.items() if mode != "train"}
+    for list_file, records in lists.items():
+        shared = {record.path: record for record in reversed(records) if record.path in trained}
         if shared:
+            first = min(shared.values(), key=lambda record: record.line)
             check.warnings.append(
-                f"{len(shared)} file(s) of {check.datasets[mode].list_file} are also in the training list, "
-                f"the first in line {shared[0].line}: {shared[0].path}"
+                f"{len(shared)} file(s) of {list_file} are also in the training list, the first in line {first.line}: "
+                f"{first.path}"
             )

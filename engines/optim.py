@@ -67,8 +67,8 @@ class ScheduleSettings:
     epochs: int = option(30, "number of epochs", non_negative_int)
     steps: int = option(
         0,
-        "number of optimizer steps, divided equally among --epochs; an epoch repeats the training list, or uses a "
-        "part of it, as needed (default: 0, every epoch uses the list once)",
+        "optimizer steps in total, divided into --epochs equal parts, each of which repeats or shortens the training "
+        "list as needed (default: 0, one epoch is one pass over the list)",
         non_negative_int,
     )
     start_epoch: int = option(0, "first epoch, counted from 0; overridden by a resumed checkpoint", non_negative_int)
@@ -81,6 +81,9 @@ class ScheduleSettings:
     min_lr: float = option(1e-6, "learning rate at the end of the cosine schedule, scaled like --lr", non_negative)
     warmup_lr: float = option(1e-6, "learning rate of the first step, scaled like --lr", non_negative)
     lr_base: float = option(256, "clips per step that --lr refers to; the image recipes use 512", positive)
+    lr_absolute: bool = flag(
+        False, "use --lr, --min_lr and --warmup_lr as given, whatever the clips per step (default: off)"
+    )
     scale_min_lr: bool = flag(True, "also scale --min_lr and --warmup_lr; the image recipes do not (default: on)")
     warmup_epochs: float = option(5, "epochs of linear warm-up", non_negative)
     warmup_steps: int = option(-1, "optimizer steps of warm-up; above 0 overrides --warmup_epochs", whole_number(-1))
@@ -125,10 +128,10 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
 
     clips per step = batch_size x processes x update_freq x num_sample; the factor is this number divided by `lr_base`
     (256 for video). Without `scale_min_lr`, min_lr and warmup_lr are not scaled (as in the ImageNet recipe, whose
-    lr_base is 512).
+    lr_base is 512). With `lr_absolute`, none of the three is.
     """
     clips = settings.batch_size * world_size * settings.update_freq * settings.num_sample
-    factor = clips / settings.lr_base
+    factor = 1.0 if settings.lr_absolute else clips / settings.lr_base
     other = factor if settings.scale_min_lr else 1.0
     rates = LearningRates(settings.lr * factor, settings.min_lr * other, settings.warmup_lr * other, clips)
     _logger.info(
@@ -143,6 +146,7 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
         rates.minimum,
         rates.warmup,
     )
+    _logger.info("learning rate: %s", _rate_in_words(settings, rates))
     if rates.minimum > rates.peak:
         _logger.warning(
             "--min_lr %g is above the peak learning rate %g after scaling: the learning rate will rise, not fall; "
@@ -151,6 +155,16 @@ def scale_learning_rates(settings: BatchSettings, world_size: int) -> LearningRa
             rates.peak,
         )
     return rates
+
+
+def _rate_in_words(settings: BatchSettings, rates: LearningRates) -> str:
+    """Say what became of --lr, which users read as the rate of the run."""
+    if settings.lr_absolute:
+        return f"--lr {settings.lr:g} as typed (--lr_absolute), at {rates.clips_per_update} clips per step"
+    return (
+        f"--lr {settings.lr:g} is for {settings.lr_base:g} clips per step; at {rates.clips_per_update} clips per step "
+        f"this is {rates.peak:g} (--lr_absolute takes it as typed)"
+    )
 
 
 def no_weight_decay_names(model: Any) -> set[str]:

@@ -6,15 +6,15 @@ A file has these keys:
     inherits  another file, whose base, groups and runs are inherited and can be overridden
     base      flags of all runs
     groups    flags that several runs share, by name
-    runs      the runs, by name; NAME_f16_res224 sets num_frames 16, input_size and short_side_size 224
+    runs      the runs, by name; NAME_f16_res224 sets num_frames 16 and input_size 224
 
 Base, groups and runs contain flags under their names on the command line, and in addition
     use       groups or runs of the file to start from; later ones override earlier ones
     batch     the published batch: "64x8" is batch_size x processes, "2x32x2" adds update_freq accumulated batches
-    choices   rows of flags, of which the first that applies is used: `videos: N` applies to training lists of up to
-              N videos, `weights: true` to runs that start from weights, `weights: false` to the others; `about`
-              describes the row in words
-    finetune  a path relative to the repository
+    choices   rows of flags for lists of different lengths; the first row whose conditions hold applies. `videos: N`
+              holds for up to N training videos, `weights: true` if the run starts from a file, `weights: false` if it
+              does not; `about` describes the row in words
+    finetune  a path in the repository
     init      the recipe whose weights belong in --finetune, or a description of them
     teacher   the recipe whose weights belong in --teacher; this and `reported` apply to a single run
     reported  published top-1 in percent, by model
@@ -33,7 +33,7 @@ _FILE_KEYS = {"about", "script", "inherits", "base", "groups", "runs"}
 _NOT_INHERITED = ("teacher", "reported")
 _CONDITIONS = {"videos", "weights"}
 _BATCH = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
-_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size", "short_side_size")}
+_NAME_FLAGS = {r"_f(\d+)(?:_|$)": ("num_frames",), r"_res(\d+)(?:_|$)": ("input_size",)}
 
 
 class RecipeError(ValueError):
@@ -81,6 +81,11 @@ class Recipe:
                 return {key: value for key, value in row.items() if key not in _CONDITIONS}
         remedy = "leave --finetune out" if weights else f"give --finetune FILE ({self.init or 'weights'})"
         raise RecipeError(f"{self.name} does not fit: {remedy}")
+
+    def check_script(self, script: str) -> None:
+        """Raise the RecipeError that names the recipe's script, unless it is `script`."""
+        if self.script != script:
+            raise RecipeError(f"recipe {self.name} ({self.file}) is for {self.script}, not for {script}")
 
 
 def load_recipe(name: str, folder: Path = RECIPES) -> Recipe:

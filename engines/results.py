@@ -42,9 +42,9 @@ class AboutTest:
 
 
 def write_results(output_dir: str, evaluation: Evaluation, objective: Objective, dataset, about: AboutTest) -> Path:
-    """Write results.json and scores.npz atomically and return the path of results.json.
+    """Write results.json, scores.npz and the objective's files atomically and return the path of results.json.
 
-    scores.npz contains `line` (videos,) and the objective's arrays.
+    scores.npz contains `line` (videos,) and the objective's arrays. results.json is written last.
 
     Args:
         output_dir: folder, created if necessary.
@@ -79,6 +79,9 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
     with atomic_write(folder / SCORES) as file:
         arrays: dict[str, Any] = objective.arrays(evaluation)
         np.savez(file, line=lines, **arrays)
+    for name, text in objective.files(evaluation).items():
+        with atomic_write(folder / name, "w") as file:
+            file.writelines(f"{line}\n" for line in text)
     with atomic_write(folder / RESULTS, "w") as file:
         file.write(_layout(record) + "\n")
     return folder / RESULTS

@@ -33,6 +33,7 @@ _RUN_FILES = (
     "nonfinite-*.json",
     "results.json",
     "scores.npz",
+    "detections.csv",
     "report.html",
     "training_curve.png",
     "confusion_matrix.png",

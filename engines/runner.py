@@ -129,10 +129,10 @@ def run_test(
 ) -> Evaluation:
     """Test on all views and write results.json and scores.npz to settings.output_dir.
 
-    After training, the weights of checkpoint-best.pth (with --test_best) or of the last epoch are tested. Without
-    training, those of --resume; otherwise of checkpoint-best.pth (with --test_best) or the newest checkpoint (with
-    --auto_resume) in --output_dir; otherwise the current weights of `objective`. If there is an EMA, it is tested
-    instead of the model unless it was worse in the last validation.
+    After training, the weights of checkpoint-best.pth are tested if it exists, or with --no_test_best those of the
+    last epoch. Without training, those of --resume; otherwise of checkpoint-best.pth (unless --no_test_best) or the
+    newest checkpoint (with --auto_resume) in --output_dir; otherwise the current weights of `objective`. If there is
+    an EMA, it is tested instead of the model unless it was worse in the last validation.
 
     Args:
         objective: bare module, not wrapped for parallel training.
@@ -162,8 +162,8 @@ def run_test(
         about = AboutTest(
             flags.get("model"),
             weights,
-            flags["test_num_segment"],
-            flags["test_num_crop"],
+            flags.get("test_num_segment", 1),
+            flags.get("test_num_crop", 1),
             flags.get("data_root", ""),
         )
         path = write_results(settings.output_dir, result, objective, test_loader.dataset, about)
@@ -214,7 +214,7 @@ def _weights_to_test(settings: RunSettings, context: Context, state: TrainingSta
         best = Path(settings.output_dir) / BEST
         # If this run has no best score yet, the file is left over from another run.
         if (
-            settings.test_best
+            settings.test_best is not False
             and settings.output_dir
             and best.is_file()
             and (state is None or state.best_score is not None)

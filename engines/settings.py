@@ -52,7 +52,10 @@ class TestSettings:
     __test__ = False  # pytest
 
     eval: bool = flag(False, "test only, no training (default: off)")
-    test_best: bool = flag(False, "test checkpoint-best.pth instead of the last epoch's weights (default: off)")
+    test_best: bool | None = flag(
+        None,
+        "test checkpoint-best.pth (default: where the run has one); --no_test_best: the last epoch's weights",
+    )
     disable_eval_during_finetuning: bool = flag(
         False, "do not validate after each epoch; no checkpoint-best.pth is written then (default: off)"
     )
@@ -73,8 +76,10 @@ class RunSettings(
 
     @classmethod
     def of(cls, flags: argparse.Namespace) -> Self:
-        """Create the settings from the flags of a run."""
-        return from_flags(cls, flags, flags=plain_flags(flags))
+        """Create the settings from the flags of a run; flags that a task does not have take their default."""
+        known = [field for field in dataclasses.fields(cls) if field.name != "flags"]
+        lacking = {field.name: field.default for field in known if field.name not in flags}
+        return from_flags(cls, flags, flags=plain_flags(flags), **lacking)
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with some values replaced, also in `flags`."""

@@ -17,7 +17,6 @@ That the matrix of a selective scan, weighted by gradients, says what it looks a
 
 import torch
 import torch.nn as nn
-from einops import rearrange
 from torch import Tensor
 
 from explain.scans import apply_scan, scans_of
@@ -47,14 +46,14 @@ def token_relevance(
 
     Returns:
         (batch, tubelets, patches_h, patches_w), at least 0, with a sum of 1 per clip. What speaks against the class is
-        0; where nothing speaks for it, all patches are equal.
+        0; where nothing speaks for it, so are all patches, and their sum.
 
     Raises:
-        ValueError: clips of another shape than the model's, or an unknown method.
+        ValueError: clips that patches do not fill, or an unknown method.
     """
     positive = token_contributions(model, clips, class_indices, method=method, steps=steps).clamp(min=0)
     total = positive.sum((1, 2, 3), keepdim=True)
-    return torch.where(total > NOTHING, positive / total, 1 / positive[0].numel())
+    return torch.where(total > NOTHING, positive / total, 0)
 
 
 @torch.inference_mode(False)
@@ -93,10 +92,7 @@ def token_contributions(
     finally:
         model.train(training)
     contributions = (gradient * difference)[:, 1:].sum(-1)  # (b, t p), lined up
-    places = torch.arange(contributions[0].numel(), device=contributions.device).view(1, *patches.shape[1:3])
-    contributions = contributions[:, torch.argsort(model.line_up(places)[0])]  # frame by frame
-    rows = model.patch_embed.img_size // model.patch_embed.proj.kernel_size[-1]
-    return rearrange(contributions, "b (t h w) -> b t h w", t=patches.shape[1], h=rows)
+    return model.in_grid(contributions, clips)
 
 
 def held_logits(model: VideoMambaPro, tokens: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.readers import UnreadableVideoError
-from inference.annotate import annotate_video, frame_rate
+from inference.annotate import annotate_video
 from inference.drawing import write_curve, write_png
 from inference.heat_grid import draw_heat_grid
 from inference.predictor import Prediction, Predictor, Score, ScoresNotFiniteError
@@ -154,7 +154,7 @@ def _follow_and_write(
     if path in outputs.curves:
         write_curve(timeline.curve, outputs.curves[path], title=os.path.basename(path))
     if path in outputs.annotated:
-        annotate_video(reader, timeline, outputs.annotated[path], rate=frame_rate(path), progress=progress)
+        annotate_video(reader, timeline, outputs.annotated[path], progress=progress)
     if path in outputs.heat_maps:
         write_png(draw_heat_grid(reader, timeline), outputs.heat_maps[path])
     return timeline.curve

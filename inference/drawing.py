@@ -1,84 +1,153 @@
 """Pictures of predictions: the curve of probabilities, as a figure of its own or as the strip under a video."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from matplotlib import font_manager
+from matplotlib import font_manager, style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageFont
 
 from common.files import atomic_write
+from common.palette import GREY, SERIES
 from common.terminal import printable
+from inference.predictor import UNSURE
 from inference.windows import Curve
 
 # matplotlib brings this font along, so it is there on every machine.
 FONT_FILE = font_manager.findfont("DejaVu Sans")
 DPI = 100
-MOST_DRAWN = 5
 LONGEST_NAME = 24
-LEGEND_WIDTH = 160  # pixels
-COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189))
+LABEL_SIZE = 8  # points
+POINTS = 400  # along a curve, beside the centres of its windows
 
 
-def class_colours(curve: Curve) -> dict[int, tuple[int, int, int]]:
-    """Which classes are drawn, and the RGB colour of each: those of the highest peaks, the highest first."""
-    return dict(zip(curve.leading(MOST_DRAWN), COLOURS, strict=False))
+def class_colours(curve: Curve) -> dict[int, str]:
+    """Which classes are drawn, and the colour of each: those of the highest peaks, the highest first."""
+    return dict(zip(curve.leading(len(SERIES)), SERIES, strict=False))
 
 
-def short_name(name: str) -> str:
+def short_name(name: str, longest: int = LONGEST_NAME) -> str:
     """A name that fits into a picture, in letters that can be drawn."""
     name = printable(name)
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def caption(name: str, probability: float) -> str:
+    """A prediction in a few letters, with a question mark where the model itself is in doubt."""
+    return f"{short_name(name)}{'?' if probability < UNSURE else ''} {100 * probability:.0f} %"
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A picture of a curve and where its time axis lies in it.
+    """A drawn curve and where its axes lie in the picture.
 
     Attributes:
-        picture: uint8 (height, width, 3). left, right: pixels of the first and the last frame. top, bottom: pixels of
-            the axes' borders. total_frames: N.
+        figure: of matplotlib. left, right: pixels of the first and the last frame. top, bottom: pixels of the axes'
+            borders. highest: probability at the top. total_frames: N.
     """
 
-    picture: np.ndarray
+    figure: Figure
     left: float
     right: float
     top: float
     bottom: float
+    highest: float
     total_frames: int
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The pixels, uint8 (height, width, 3)."""
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
     def cursor(self, frame: int) -> int:
         """The column of a frame, in pixels."""
         return round(self.left + (self.right - self.left) * frame / max(1, self.total_frames - 1))
 
+    def row(self, probability: float) -> float:
+        """The row of a probability, in pixels."""
+        return self.bottom - (self.bottom - self.top) * probability / self.highest
 
-def draw_strip(curve: Curve, width: int, height: int, *, title: str = "") -> Strip:
-    """Draw a curve, `width` x `height` pixels; its time axis runs from the first frame to the last."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    canvas = FigureCanvasAgg(figure)
-    left, right, bottom, top = 46 / width, 1 - LEGEND_WIDTH / width, 34 / height, 1 - (26 if title else 8) / height
-    axes = figure.add_axes((left, bottom, right - left, top - bottom))
-    # Level outside of the centres, as `Curve.at` is: the line spans the video.
-    frames = np.unique(np.concatenate([[0], curve.centres, [curve.total_frames - 1]]))
-    values = curve.at(frames)
-    marker = "o" if len(curve.starts) == 1 else None
-    for label, colour in class_colours(curve).items():
-        name = short_name(curve.label_names[label])
-        axes.plot(frames, values[:, label], color=np.array(colour) / 255, label=name, marker=marker)
-    axes.set(xlim=(0, max(1, curve.total_frames - 1)), ylim=(0, 1.02))
-    axes.set_xlabel("frame", fontsize=8, labelpad=1)
+
+def draw_strip(curve: Curve, width: int, height: int, *, title: str = "", dark: bool = False) -> Strip:
+    """Draw a curve, `width` x `height` pixels; its time axis runs from the first frame to the last.
+
+    Time is in seconds where the file tells its rate, probability in percent up to what the curve needs. A class is
+    drawn thin and pale where it is less probable than `UNSURE`.
+    """
+    names = {label: short_name(curve.label_names[label], LONGEST_NAME if width > 600 else 14)
+             for label in class_colours(curve)}  # fmt: skip
+    font = ImageFont.truetype(FONT_FILE, size=LABEL_SIZE * DPI / 72)
+    label_width = 18 + max(font.getlength(name) for name in names.values())
+    left, right, bottom, top = 46 / width, 1 - label_width / width, 36 / height, 1 - (26 if title else 10) / height
+    with style.context("dark_background" if dark else "default"):
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        axes = figure.add_axes((left, bottom, right - left, top - bottom))
+        highest = _draw_lines(axes, curve)
+        _draw_labels(axes, curve, names)
+    axes.set_xlabel("seconds" if curve.rate else "frame", fontsize=8, labelpad=1)
+    axes.set_ylabel("%", fontsize=8, labelpad=1)
     axes.set_title(printable(title), fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
     axes.title.set_parse_math(False)
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    return Strip(picture, left * width, right * width, (1 - top) * height, (1 - bottom) * height, curve.total_frames)
+    axes.tick_params(labelsize=7)
+    axes.grid(color=GREY, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    edges = left * width, right * width, (1 - top) * height, (1 - bottom) * height
+    return Strip(figure, *edges, highest, curve.total_frames)
+
+
+def _draw_lines(axes: Axes, curve: Curve) -> float:
+    """Draw the classes' probabilities over time, and return the one at the top of the axes."""
+    # Level outside of the centres, as `Curve.at` is: the line spans the video.
+    frames = np.unique(np.concatenate([np.linspace(0, curve.total_frames - 1, POINTS), curve.centres]))
+    values = curve.at(frames)
+    for label, colour in class_colours(curve).items():
+        of_class = 100 * values[:, label]
+        axes.plot(curve.seconds(frames), of_class, color=colour, linewidth=1.1, alpha=0.6)
+        axes.plot(
+            curve.seconds(frames), np.where(of_class >= 100 * UNSURE, of_class, np.nan), color=colour, linewidth=2.4
+        )
+    highest = min(1.02, np.ceil(11.5 * values.max()) / 10)
+    axes.set(xlim=(0, curve.seconds(max(1, curve.total_frames - 1))), ylim=(0, 100 * highest))
+    if highest > UNSURE:
+        axes.axhline(100 * UNSURE, color=GREY, linewidth=0.8, linestyle=":")
+        axes.text(
+            0.005, 100 * UNSURE, "unsure below", transform=axes.get_yaxis_transform(), color=GREY, fontsize=7, va="top"
+        )
+    return float(highest)
+
+
+def _draw_labels(axes: Axes, curve: Curve, names: dict[int, str]) -> None:
+    """Write each class's name where its line ends, with a stroke between the two where names would overlap."""
+    pixels = axes.get_window_extent()
+    ends = dict(zip(names, 100 * curve.at(np.array([curve.total_frames - 1]))[0, list(names)], strict=True))
+    gap = axes.get_ylim()[1] * LABEL_SIZE * 1.3 * DPI / 72 / pixels.height
+    rows = spread_apart(np.array(list(ends.values())), gap, axes.get_ylim()[1])
+    for (label, name), row in zip(names.items(), rows, strict=True):
+        axes.plot(
+            [1, 1 + 11 / pixels.width], [ends[label], row], color=class_colours(curve)[label],
+            transform=axes.get_yaxis_transform(), clip_on=False,
+        )  # fmt: skip
+        axes.text(
+            1 + 14 / pixels.width, row, name, va="center", fontsize=LABEL_SIZE, parse_math=False,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+
+
+def spread_apart(places: np.ndarray, gap: float, highest: float) -> np.ndarray:
+    """Move places (n,) as little as this takes: at least `gap` apart, in their order, and below `highest`."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.maximum.accumulate(places[order] - steps) + steps
+    ceiling = highest - gap * np.arange(len(places))[::-1]
+    spread = np.empty(len(places))
+    spread[order] = np.minimum(moved, ceiling)
+    return spread
 
 
 def write_curve(curve: Curve, path: Path, *, title: str = "") -> None:

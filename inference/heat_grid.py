@@ -1,28 +1,40 @@
-"""A picture of frames of a video with their heat maps."""
+"""Frames of a video with their heat maps, one by one or as one picture."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.readers import FrameReader
-from inference.drawing import FONT_FILE, short_name
+from inference.drawing import FONT_FILE, caption
+from inference.heatmaps import draw_heat_scale
+from inference.predictor import certainty
 from inference.timeline import Timeline
 
 COLUMNS = 8
 MAX_FRAMES = 16
 CELL_WIDTH = 160
 CAPTION = 30
+LEGEND = 26
 GAP = 4
 
 
-def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
-    """Draw up to `MAX_FRAMES` frames, evenly spaced over the video, each above the same frame with its heat map.
+class Cell(NamedTuple):
+    """A frame of a video: its number, its caption, and its picture uint8 (h, w, 3) without heat and with."""
+
+    number: int
+    caption: str
+    picture: np.ndarray
+    heated: np.ndarray
+
+
+def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH) -> Iterator[Cell]:
+    """Yield up to `MAX_FRAMES` frames, evenly spaced over the video, `width` pixels wide.
 
     Args:
         reader: reader of the video.
         timeline: from `follow(..., explain=True)` for this video.
-
-    Returns:
-        uint8 (height, width, 3); the caption of each pair has the frame number and the curve's best class there.
 
     Raises:
         UnreadableVideoError: frames cannot be decoded.
@@ -32,21 +44,31 @@ def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
     chosen = np.rint(np.linspace(0, len(heat.times) - 1, count)).astype(int)
     numbers = heat.frames[chosen]
     frames = reader.read(numbers)
-    probabilities = curve.at(numbers)
-    height, width = frames.shape[1:3]
-    cell = (CELL_WIDTH, max(1, round(CELL_WIDTH * height / width)))
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    step = (CELL_WIDTH + GAP, 2 * cell[1] + CAPTION + GAP)
-    canvas = Image.new("RGB", (columns * step[0] - GAP, rows * step[1] - GAP), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.truetype(FONT_FILE, size=10)
-    cells = zip(numbers, heat.times[chosen], frames, probabilities, strict=True)
-    for place, (number, time, frame, row) in enumerate(cells):
-        x, y = place % columns * step[0], place // columns * step[1]
-        picture = np.asarray(Image.fromarray(frame).resize(cell, Image.Resampling.BICUBIC))
+    size = (width, max(1, round(width * frames.shape[1] / frames.shape[2])))
+    for number, time, frame, row in zip(numbers, heat.times[chosen], frames, curve.at(numbers), strict=True):
+        picture = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
         best = int(row.argmax())
-        caption = f"frame {number}\n{short_name(curve.label_names[best])} {100 * row[best]:.0f} %"
-        pen.multiline_text((x + 2, y), caption, font=font, fill="black", spacing=2)
-        canvas.paste(Image.fromarray(picture), (x, y + CAPTION))
-        canvas.paste(Image.fromarray(heat.overlay(picture, time)), (x, y + CAPTION + cell[1]))
+        told = f"{curve.when(number)}\n{caption(curve.label_names[best], row[best])}"
+        yield Cell(int(number), told, picture, heat.overlay(picture, time, certainty(row[best], len(row))))
+
+
+def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
+    """Draw the frames of `heat_cells`: each above, below it the same with its heat map, and a legend under all.
+
+    Returns:
+        uint8 (height, width, 3); each pair has the time of the frame and what the curve says there.
+    """
+    cells = list(heat_cells(reader, timeline))
+    columns = min(COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    height = cells[0].picture.shape[0]
+    step = (CELL_WIDTH + GAP, 2 * height + CAPTION + GAP)
+    canvas = Image.new("RGB", (columns * step[0] - GAP, rows * step[1] - GAP + LEGEND), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.truetype(FONT_FILE, size=10)
+    for place, cell in enumerate(cells):
+        x, y = place % columns * step[0], place // columns * step[1]
+        pen.multiline_text((x + 2, y), cell.caption, font=font, fill="black", spacing=2)
+        canvas.paste(Image.fromarray(cell.picture), (x, y + CAPTION))
+        canvas.paste(Image.fromarray(cell.heated), (x, y + CAPTION + height))
+    draw_heat_scale(canvas, (2, canvas.height - LEGEND + 8), timeline.heat.scale, font)
     return np.asarray(canvas)

@@ -1,23 +1,28 @@
 """Heat maps: where in the pictures, and when, lies what the model's answer rests on.
 
-`explain.relevance` gives every token of a clip a share of the answer; here those shares are laid over the frames they
-came from, all crops and all windows together.
+`explain.relevance` tells what every token of a clip adds to the logit of the answer; here that is laid over the frames
+they came from, all crops and all windows together. A video has one scale, and what adds next to nothing to the logit
+looks like nothing, however little there is beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from explain.relevance import token_relevance
+from explain.relevance import token_contributions
 from inference.predictor import Predictor
 
 COLOURS = matplotlib.colormaps["inferno"]
-STRONGEST = 0.65  # how much of the picture the highest relevance hides
+STRONGEST = 0.75  # how much of the picture the highest relevance hides
+EVIDENCE = 1.0  # of a logit: a clip that adds less, evenly over its patches, is nowhere drawn in full colour
 CLIPS_PER_BACKWARD = 2  # the gradient keeps every layer's activations
+FRAME = 0.5  # how much of the picture the border of the crops hides
+UNIT = "added to the logit"  # by a patch
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,22 @@ class HeatTrack:
     Attributes:
         times: (m,) frame numbers, rising; of a tubelet, the mean of its frames.
         frames: (m,) a frame of each tubelet, the first.
-        maps: (m, crops, rows, columns) float32, relevance of the patches; all tubelets of a clip sum to 1.
+        maps: (m, crops, rows, columns) float32, what the patches add to the logit of their window's class; at least 0.
+        tubelets: of a clip.
         crop_share: side of a crop over the short side of the picture.
     """
 
     times: np.ndarray
     frames: np.ndarray
     maps: np.ndarray
+    tubelets: int = 1
     crop_share: float = 1.0
 
-    @property
+    @cached_property
     def scale(self) -> float:
-        """The relevance that is drawn strongest: all but the highest hundredth lie below."""
-        return float(max(np.quantile(self.maps, 0.99), np.finfo(np.float32).tiny))
+        """The logit that is drawn strongest: the 99 % quantile, but no less than `EVIDENCE` spread over a clip."""
+        patches = self.tubelets * self.maps[0, 0].size
+        return float(max(np.quantile(self.maps, 0.99), EVIDENCE / patches))
 
     def at(self, frame: float) -> np.ndarray:
         """Maps (crops, rows, columns) at a frame: linear between the times, constant outside of them."""
@@ -48,13 +56,41 @@ class HeatTrack:
         after = min(before + 1, len(self.times) - 1)
         return (1 - (place - before)) * self.maps[before] + (place - before) * self.maps[after]
 
-    def overlay(self, picture: np.ndarray, frame: float) -> np.ndarray:
-        """Lay the relevance at a frame over its picture, uint8 (H, W, 3) of any size: uint8 (H, W, 3)."""
-        heat = spread(self.at(frame), *picture.shape[:2], self.crop_share) / self.scale
-        heat = np.clip(heat, 0, 1)
-        opacity = STRONGEST * heat[..., None]
+    def overlay(self, picture: np.ndarray, frame: float, certainty: float = 1.0) -> np.ndarray:
+        """Lay the relevance at a frame over its picture.
+
+        Args:
+            picture: uint8 (H, W, 3), of any size.
+            frame: its number. certainty: of the prediction there, 0 to 1; the less, the paler the heat.
+
+        Returns:
+            uint8 (H, W, 3): the picture, the heat, which fades out towards the border of the crops, and that border.
+        """
+        maps, size = self.at(frame), picture.shape[:2]
+        fade, border = _edges(len(maps), max(maps.shape[1:]), *size, self.crop_share)
+        heat = np.clip(spread(maps, *size, self.crop_share) / self.scale, 0, 1)
+        opacity = (STRONGEST * certainty * fade * heat)[..., None]
         mixed = (1 - opacity) * picture + opacity * 255 * COLOURS(heat)[..., :3]
+        mixed[border] += FRAME * (255 - mixed[border])
         return np.rint(mixed).astype(np.uint8)
+
+
+def colour_bar(width: int, height: int) -> np.ndarray:
+    """Draw the colours of heat from none to the scale's end, left to right: uint8 (height, width, 3)."""
+    ramp = COLOURS(np.linspace(0, 1, width))[None, :, :3]
+    return np.rint(255 * np.broadcast_to(ramp, (height, width, 3))).astype(np.uint8)
+
+
+def draw_heat_scale(
+    canvas: Image.Image, corner: tuple[int, int], scale: float, font: ImageFont.FreeTypeFont, ink: str = "black"
+) -> None:
+    """Draw the colour bar of heat maps, with its ends and what it measures, from a top left corner on."""
+    pen, (x, y) = ImageDraw.Draw(canvas), corner
+    pen.text((x, y), "0", font=font, fill=ink)
+    x += round(font.getlength("0 "))
+    bar = colour_bar(round(8 * font.size), round(font.size))
+    canvas.paste(Image.fromarray(bar), (x, y + 1))
+    pen.text((x + bar.shape[1] + font.size // 2, y), f"{scale:.2g} {UNIT}", font=font, fill=ink)
 
 
 def explain_windows(predictor: Predictor, clips: torch.Tensor, frames: np.ndarray, labels: Sequence[int]) -> HeatTrack:
@@ -69,13 +105,14 @@ def explain_windows(predictor: Predictor, clips: torch.Tensor, frames: np.ndarra
     windows, crops = clips.shape[:2]
     classes = torch.as_tensor(labels).repeat_interleave(crops)
     parts = zip(clips.flatten(0, 1).split(CLIPS_PER_BACKWARD), classes.split(CLIPS_PER_BACKWARD), strict=True)
-    relevance = torch.cat([
-        token_relevance(predictor.model, part.to(predictor.device), asked.to(predictor.device)).float().cpu()
+    contributions = torch.cat([
+        token_contributions(predictor.model, part.to(predictor.device), asked.to(predictor.device)).float().cpu()
         for part, asked in parts
     ])  # fmt: skip
-    maps = relevance.unflatten(0, (windows, crops)).transpose(1, 2)
-    tubelets = frames.reshape(windows * maps.shape[1], -1)
-    return HeatTrack(tubelets.mean(1), tubelets[:, 0], maps.flatten(0, 1).numpy(), predictor.crop_share)
+    maps = contributions.clamp(min=0).unflatten(0, (windows, crops)).transpose(1, 2)
+    tubelets = maps.shape[1]
+    times = frames.reshape(windows * tubelets, -1)
+    return HeatTrack(times.mean(1), times[:, 0], maps.flatten(0, 1).numpy(), tubelets, predictor.crop_share)
 
 
 def join_windows(tracks: Sequence[HeatTrack]) -> HeatTrack:
@@ -88,7 +125,7 @@ def join_windows(tracks: Sequence[HeatTrack]) -> HeatTrack:
     np.add.at(sums, places, maps)
     means = sums / np.bincount(places).reshape(-1, 1, 1, 1)
     frames = np.concatenate([track.frames for track in tracks])[first]
-    return HeatTrack(times, frames, means, tracks[0].crop_share)
+    return HeatTrack(times, frames, means, tracks[0].tubelets, tracks[0].crop_share)
 
 
 def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -> np.ndarray:
@@ -97,18 +134,38 @@ def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -
     The crops are squares along the longer side, from its start to its end, or a single one in the middle, as the test
     cuts them; where they overlap the relevance is their mean.
     """
-    side = max(1, round(crop_share * min(height, width)))
-    room = np.array([height - side, width - side])
-    longer = int(width > height)
     heat, covered = np.zeros((2, height, width), dtype=np.float32)
-    for place, patches in zip(_places(len(maps)), maps, strict=True):
-        top, left = np.where(np.arange(2) == longer, place * room, room / 2).astype(int)
-        patch = Image.fromarray(patches.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-        heat[top : top + side, left : left + side] += np.asarray(patch)
-        covered[top : top + side, left : left + side] += 1
+    for (rows, columns), patches in zip(_crops(len(maps), height, width, crop_share), maps, strict=True):
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        heat[rows, columns] += Image.fromarray(patches.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        covered[rows, columns] += 1
     return heat / np.maximum(covered, 1)
 
 
-def _places(count: int) -> np.ndarray:
-    """Where crops lie along the longer side, from 0 to 1."""
-    return np.linspace(0, 1, count) if count > 1 else np.array([0.5])
+@lru_cache(maxsize=8)  # the same for all frames of a video
+def _edges(count: int, patches: int, height: int, width: int, crop_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """How the heat fades towards the border of what the crops cover, and that border where it is not the picture's.
+
+    Returns:
+        fade: (height, width) float32, 0 from the border outwards, 1 from half a patch inwards.
+        border: (height, width) bool.
+    """
+    seen = np.zeros((height, width), dtype=np.uint8)
+    for rows, columns in _crops(count, height, width, crop_share):
+        seen[rows, columns] = 255
+    mask, side = Image.fromarray(seen), min(height, width)
+    # Filters repeat the outermost pixels, so nothing fades at the picture's own border.
+    blurred = np.asarray(mask.filter(ImageFilter.BoxBlur(crop_share * side / patches / 2)), dtype=np.float32) / 255
+    thickness = 1 + 2 * max(1, side // 240)
+    inner = np.asarray(mask.filter(ImageFilter.MinFilter(thickness)))
+    return np.clip(2 * blurred - 1, 0, 1), seen != inner
+
+
+def _crops(count: int, height: int, width: int, crop_share: float) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and columns of each crop."""
+    side = max(1, round(crop_share * min(height, width)))
+    room = np.array([height - side, width - side])
+    longer = int(width > height)
+    for place in np.linspace(0, 1, count) if count > 1 else [0.5]:
+        top, left = np.where(np.arange(2) == longer, place * room, room / 2).astype(int)
+        yield slice(top, top + side), slice(left, left + side)

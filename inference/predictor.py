@@ -32,6 +32,9 @@ _logger = logging.getLogger(__name__)
 QUICK = {"test_num_segment": 1, "test_num_crop": 1}
 """A single view: one clip from the middle of the video, one crop from the middle of the frame."""
 
+UNSURE = 0.5
+"""A class that is less probable is, by the model's own account, more likely wrong than right."""
+
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
 
@@ -71,6 +74,11 @@ class Prediction:
     def top(self, count: int = 5) -> list[Score]:
         """Return the `count` most probable classes, or all if there are fewer, best first."""
         return top_scores(self.probabilities, self.label_names, count)
+
+
+def certainty(probability: float, classes: int) -> float:
+    """How far the probability of the best of `classes` classes lies above chance: 0 for chance, 1 for sure."""
+    return float((probability - 1 / classes) / (1 - 1 / classes)) if classes > 1 else 1.0
 
 
 def top_scores(probabilities: np.ndarray, label_names: Sequence[str], count: int = 5) -> list[Score]:

@@ -72,8 +72,7 @@ def inference_settings(
     for name, value in adapted.items():
         setattr(args, name, value)
     args.nb_classes = args.nb_classes or facts.num_classes
-    # In the test, crops are as large as the short side.
-    args.short_side_size = args.input_size
+    args.short_side_size = None  # as large as the crops
     return args, DataSettings.from_flags(args)
 
 

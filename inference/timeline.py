@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.readers import FrameReader
+from datasets.readers import FrameReader, frame_rate
 from inference.heatmaps import HeatTrack, explain_windows, join_windows
 from inference.predictor import Predictor, ScoresNotFiniteError
 from inference.windows import Curve, window_starts
@@ -61,7 +61,7 @@ def follow(
             raise ScoresNotFiniteError
         if explain:
             relevance.append(explain_windows(predictor, clips, frames, rows[-1].argmax(1)))
-    curve = Curve(total, window, starts, np.concatenate(rows), predictor.label_names)
+    curve = Curve(total, window, starts, np.concatenate(rows), predictor.label_names, frame_rate(reader))
     return Timeline(curve, join_windows(relevance) if explain else None)
 
 

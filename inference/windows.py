@@ -4,6 +4,7 @@ Symbols: N = frames in the video, W = frames per window, n = number of windows.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Curve:
         starts: (n,) first frame of each window.
         probabilities: (n, classes) float32.
         label_names: names of all classes.
+        rate: frames per second; None if unknown, and then times are given in frames.
     """
 
     total_frames: int
@@ -47,6 +49,7 @@ class Curve:
     starts: np.ndarray
     probabilities: np.ndarray
     label_names: tuple[str, ...]
+    rate: Fraction | None = None
 
     @property
     def centres(self) -> np.ndarray:
@@ -56,6 +59,14 @@ class Curve:
     def leading(self, count: int = 5) -> list[int]:
         """Return the classes with the highest peaks, highest first."""
         return np.argsort(-self.probabilities.max(0), kind="stable")[:count].tolist()
+
+    def seconds(self, frames: float | np.ndarray) -> float | np.ndarray:
+        """The times of frame numbers from the first frame on; the numbers themselves where there is no rate."""
+        return frames / float(self.rate) if self.rate else frames
+
+    def when(self, frame: int) -> str:
+        """The time of a frame in words."""
+        return f"{self.seconds(frame):.1f} s" if self.rate else f"frame {frame}"
 
     def at(self, frames: np.ndarray) -> np.ndarray:
         """Interpolate probabilities (frames, classes) at frame numbers, linearly between the windows' centres."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from common.settings import add_options, flag, option
-from models.config import Setting
+from models.config import TIME_POOLS, Setting
 from models.videomambapro import VideoMambaPro
 
 
@@ -24,7 +24,7 @@ class ModelSettings:
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:
         """Take the name and the given fields from parsed flags."""
-        given = {setting.name: getattr(flags, setting.flag) for setting in flagged_settings()}
+        given = {setting.name: getattr(flags, setting.flag, None) for setting in flagged_settings()}
         return cls(flags.model, {name: value for name, value in given.items() if value is not None})
 
 
@@ -40,16 +40,21 @@ class WeightSettings:
 
     finetune: str = option("", "checkpoint to fine-tune, .pth or .safetensors", metavar="FILE")
     allow_random: bool = flag(False, "initialise tensors missing in --finetune randomly instead of stopping")
+    delete_head: bool = flag(False, "ignore the head of --finetune, even if it has the right number of classes")
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, *, detector: bool = False) -> None:
     """Add the flags that `build_model` and `load_finetune_checkpoint` read.
 
     Flags of the model are derived from the fields of `VideoMambaPro.config_class`. Without a flag, the value in the
     checkpoint applies, or else that of the registered model.
+
+    Args:
+        parser: Parser to extend.
+        detector: Add the flags of action detectors, which make `build_model` build one.
     """
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -57,9 +62,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     named = parser.add_argument_group("method and sizes (default: those of the registered model)")
     for setting in flagged_settings():
-        if not setting.from_data:
+        if not setting.from_data and not setting.detector:
             _add_flag(named if setting.by_name else group, setting)
 
+    if detector:
+        (time_pool,) = (setting for setting in flagged_settings() if setting.detector)
+        text = f"{time_pool.help} (default: %(default)s)"
+        group.add_argument(f"--{time_pool.flag}", choices=TIME_POOLS, default=TIME_POOLS[0], help=text)
     add_options(parser.add_argument_group("initial weights"), WeightSettings)
 
 

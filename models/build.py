@@ -1,4 +1,7 @@
-"""Build a model from settings or from the description of a checkpoint, and load its initial weights."""
+"""Build a model from settings or from the description of a checkpoint, and load its initial weights.
+
+A model is a classifier of clips or, if its configuration has a `time_pool`, an action detector.
+"""
 
 from typing import Any
 
@@ -7,10 +10,11 @@ import timm
 from models.arguments import ModelSettings, WeightSettings
 from models.checkpoint import LoadReport, load_checkpoint
 from models.describe import CheckpointFacts
+from models.detection import ActionDetector
 from models.videomambapro import VideoMambaPro, registered_names
 
 
-def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> VideoMambaPro:
+def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> Any:
     """Build the model with `num_classes` outputs.
 
     Args:
@@ -18,6 +22,8 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
         num_classes: Number of outputs of the head.
         overrides: Fields of `ModelConfig` that take precedence over the settings.
 
+    Returns:
+        a `VideoMambaPro` or an `ActionDetector`.
     Raises:
         ValueError: No model of that name is registered, or its settings contradict each other.
     """
@@ -27,7 +33,7 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
     return _create(settings.name, settings.fields | {"num_classes": num_classes} | overrides)
 
 
-def load_finetune_checkpoint(model: VideoMambaPro, settings: WeightSettings) -> LoadReport | None:
+def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: WeightSettings) -> LoadReport | None:
     """Load the initial weights if the settings name a file.
 
     Raises:
@@ -39,26 +45,32 @@ def load_finetune_checkpoint(model: VideoMambaPro, settings: WeightSettings) -> 
         model,
         settings.finetune,
         require_head=settings.eval,
+        without_head=settings.delete_head,
         allow_random=settings.allow_random,
         overridden=settings.override_checkpoint,
     )
 
 
-def build_described(facts: CheckpointFacts, **changes: Any) -> VideoMambaPro:
+def build_described(facts: CheckpointFacts, **changes: Any) -> Any:
     """Build the model described by a checkpoint, with randomly initialised weights.
 
     Args:
         facts: Result of `describe_checkpoint`.
         changes: Fields of `ModelConfig` to change, such as the number of frames or the backend.
 
+    Returns:
+        a `VideoMambaPro` or an `ActionDetector`.
     Raises:
         CheckpointError: The switches are neither in the file nor those of a registered model of its size.
     """
     facts.require_switches()
-    fields = facts.network | changes
-    return _create(facts.model, fields) if facts.model else VideoMambaPro(**fields)
+    return _create(facts.model, facts.network | changes)
 
 
-def _create(name: str, fields: dict[str, Any]) -> VideoMambaPro:
-    model: Any = timm.create_model(name, **fields)
-    return model
+def _create(name: str | None, fields: dict[str, Any]) -> Any:
+    """Build a registered model, or one of the sizes in `fields`."""
+    time_pool, num_classes = fields.pop("time_pool", ""), fields["num_classes"]
+    if time_pool:
+        fields["num_classes"] = 0
+    model: Any = timm.create_model(name, **fields) if name else VideoMambaPro(**fields)
+    return ActionDetector(model, num_classes, time_pool) if time_pool else model

@@ -2,7 +2,8 @@
 
 A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
 the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
-head supplies its first 400 rows. Any other difference is an error that names the tensor.
+head supplies its first 400 rows. The head of a classifier is not loaded into a detector, nor the other way round. Any
+other difference is an error that names the tensor.
 """
 
 import logging
@@ -13,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_state, refuse_other_switches
+from models.checkpoint_file import CheckpointError, bare_name, read_checkpoint_file, unwrap_tensors
+from models.describe import depth_of, mixer_state, refuse_other_switches, stored_config
+from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,17 @@ def load_checkpoint(
     path: str | Path,
     *,
     require_head: bool = False,
+    without_head: bool = False,
     allow_random: bool = False,
     overridden: Collection[str] = (),
 ) -> LoadReport:
     """Load the weights of `path` into `model` and log a table of what was done with each tensor.
 
     Args:
-        model: A `VideoMambaPro`.
+        model: A `VideoMambaPro`, or an `ActionDetector` that contains one.
         path: .pth (weights only) or .safetensors, with any of the known wrappers and prefixes.
         require_head: Raise an error if the head does not come from the file, for evaluation.
+        without_head: Let the head keep its initial values, even if that of the file would fit.
         allow_random: Let tensors that are missing in the file keep their initial values.
         overridden: Flags of switches in which the model may differ from the file.
 
@@ -77,20 +79,25 @@ def load_checkpoint(
     source = unwrap_tensors(content, path)
     _check_type(source, model, path)
     refuse_other_switches(model, content, path, overridden)
+    other_head = _other_head(model, source, stored_config(content, path).get("time_pool", ""))
     report, adapted = LoadReport(), {}
-    target = model.state_dict()
-    for name, ours in target.items():
+    for full_name, ours in model.state_dict().items():
+        name = bare_name(full_name)
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
+            continue
+        if name.startswith("head.") and (without_head or other_head):
+            report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
         tensor, action, note = _adapt(name, source[name], ours, path)
         report.rows[name] = (action, note)
         if tensor is not None:
-            adapted[name] = tensor
-    for name in source.keys() - target.keys():
+            adapted[full_name] = tensor
+    for name in source.keys() - report.rows.keys():
         report.rows[name] = ("unused", "")
     _check_complete(report, path, require_head, allow_random)
-    model.load_state_dict(adapted, strict=False)
+    if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
+        model.load_state_dict(adapted, strict=False)
     logger.info("weights from %s:\n%s", path, report.table())
     return report
 
@@ -99,9 +106,18 @@ def _check_type(source: dict[str, Tensor], model: Any, path: str | Path) -> None
     misfit = model.layers[0].mixer.misfit(mixer_state(source))
     if misfit:
         raise CheckpointError(f"{path} {misfit}")
-    depths = [depth_of(state) for state in (source, model.state_dict())]
+    depths = [depth_of(source), len(model.layers)]
     if depths[0] != depths[1]:
         raise CheckpointError(f"{path} has {depths[0]} layers, the model {depths[1]}; use a --model of that depth")
+
+
+def _other_head(model: Any, source: dict[str, Tensor], time_pool: str) -> str:
+    """Say whose the head in a file is, where the model's reads other features; empty where they are the same."""
+    if time_pool != model.config.time_pool:
+        return f"of a detector with --time_pool {time_pool}" if time_pool else "of a classifier of clips"
+    if time_pool == "concat" and "head.weight" in source and source["head.weight"].shape[1] != model.head.in_features:
+        return "of a detector that puts another number of frames side by side"
+    return ""
 
 
 def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
@@ -113,11 +129,9 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
         return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
     if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
         side = int((ours.shape[1] - 1) ** 0.5)
-        grid = resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=1, antialias=False)
-        return grid, "interpolated", f"{change}, bicubic"
+        return resize_spatial(theirs, side, side), "interpolated", f"{change}, bicubic"
     if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
-        line = F.interpolate(theirs.mT, size=ours.shape[1], mode="linear", align_corners=False).mT
-        return line, "interpolated", f"{change}, linear"
+        return resize_temporal(theirs, ours.shape[1]), "interpolated", f"{change}, linear"
     if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
         if (theirs.shape[0], ours.shape[0]) == KINETICS_710_TO_400:
             return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"

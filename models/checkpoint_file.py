@@ -113,13 +113,14 @@ def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tenso
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} contains no tensors under any of the keys {WRAPPERS}")
-    return {_bare_name(name): tensor for name, tensor in tensors.items()}
+    return {bare_name(name): tensor for name, tensor in tensors.items()}
 
 
-def _bare_name(name: str) -> str:
+def bare_name(name: str) -> str:
+    """Return a tensor's name in the network, without the prefixes of what it is wrapped in."""
     for prefix in PREFIXES:
         if name.startswith(prefix):
-            return _bare_name(name[len(prefix) :])
+            return bare_name(name[len(prefix) :])
     return name
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models.detection import ActionDetector
 from models.videomambapro import VideoMambaPro
 
 
@@ -36,13 +37,15 @@ class Complexity:
     activation_bytes: int
 
 
-def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity:
+def measure_complexity(model: VideoMambaPro | ActionDetector, *, bf16: bool = True) -> Complexity:
     """Determine the complexity of a model.
 
     Args:
-        model: Its tensors may be on the meta device.
+        model: Its tensors may be on the meta device. The cost of a detector's boxes is not included.
         bf16: Assume bfloat16 autocast instead of float32.
     """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model = model.backbone if isinstance(model, ActionDetector) else model
     proj, depth = model.patch_embed.proj, len(model.layers)
     tubelets = model.num_frames // model.patch_embed.tubelet_size
     patches = tubelets * model.patch_embed.patches_per_frame
@@ -52,7 +55,7 @@ def measure_complexity(model: VideoMambaPro, *, bf16: bool = True) -> Complexity
     outer = 2 * patches * proj.weight.numel() + depth * mixer.projections
     outer += 2 * model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
     return Complexity(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         tokens=tokens,
         flops=outer + depth * (mixer.inner + mixer.scan),
         scan_flops=depth * mixer.scan,

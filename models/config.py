@@ -17,6 +17,9 @@ from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
 from models.initialisation import DT_INITS
 from models.mixers import MIXERS
 
+TIME_POOLS = ("mean", "concat")
+"""How an action detector (models/detection.py) brings times together; "" is a classifier of clips."""
+
 
 class Role(Enum):
     """Meaning of a field for checkpoints."""
@@ -40,6 +43,7 @@ class Setting:
         from_data: Whether the flag is defined in `datasets.arguments`.
         by_name: Whether registered models may set the field; the default of the flag is then None ("as registered").
         mixer: Whether it is also a keyword of the mixer.
+        detector: Whether only action detectors have the field and its flag.
         factor: Name of the field in the ablation; empty if it is not ablated.
         choices: Allowed values; empty for any.
         type: Parses and checks a value from the command line.
@@ -54,6 +58,7 @@ class Setting:
     from_data: bool = False
     by_name: bool = False
     mixer: bool = False
+    detector: bool = False
     factor: str = ""
     choices: tuple[str, ...] = ()
     type: Callable[[str], Any] = str
@@ -158,6 +163,13 @@ class ModelConfig:
     )  # fmt: skip
     backend: str | None = setting(
         None, "backend of the scan (default: the fastest available)", Role.FREE, by_name=True, mixer=True
+    )
+    time_pool: str = setting(
+        "",
+        "how a detector brings the times of a box's features together: their mean, or concat, side by side",
+        Role.SIZE,
+        detector=True,
+        choices=("", *TIME_POOLS),
     )
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import CONFIG_KEY, FLAGS_KEY, CheckpointError, peek_checkpoint, unwrap_tensors
-from models.config import Role
+from models.config import ModelConfig, Role
 from models.videomambapro import NANO, PUBLISHED_SIZES, VideoMambaPro, registered_config, registered_names
 
 FAMILIES = {"v1": "videomambapro", "v2": "videomamba"}
@@ -129,8 +129,9 @@ def stored_config(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def configuration_of(module: nn.Module) -> dict[str, Any] | None:
-    """Return the configuration to store for the model in `module`; None if there is no `VideoMambaPro`."""
-    return next((part.config.values() for part in module.modules() if isinstance(part, VideoMambaPro)), None)
+    """Return the configuration to store for the model in `module`; None if there is no model of this project."""
+    configs = (getattr(part, "config", None) for part in module.modules())  # a detector precedes its backbone
+    return next((config.values() for config in configs if isinstance(config, ModelConfig)), None)
 
 
 def refuse_other_switches(

@@ -18,10 +18,30 @@ class PatchEmbed(nn.Module):
         if img_size % patch_size:
             raise ValueError(f"img_size {img_size} must be a multiple of patch_size {patch_size}")
         self.img_size = img_size
+        self.patch_size = patch_size
         self.tubelet_size = tubelet_size
         self.patches_per_frame = (img_size // patch_size) ** 2
         kernel = (tubelet_size, patch_size, patch_size)
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=kernel, stride=kernel)
+
+    def grid(self, clips: Tensor) -> tuple[int, int, int]:
+        """Return the tubelets in time, rows and columns that clips (batch, channels, frames, height, width) have.
+
+        Raises:
+            ValueError: the clips have other dimensions, or sides that tubelets do not fill.
+        """
+        if clips.dim() != 5:
+            raise ValueError(
+                f"clips must be (batch, channels, frames, height, width), got {tuple(clips.shape)}; "
+                "an image is a clip of one frame"
+            )
+        sizes = dict(frames=self.tubelet_size, height=self.patch_size, width=self.patch_size)
+        for (name, unit), length in zip(sizes.items(), clips.shape[2:], strict=True):
+            if length < unit or length % unit:
+                kind = "tubelet_size" if name == "frames" else "patch_size"
+                raise ValueError(f"clips of {name} {length}: it must be a multiple of the model's {kind} {unit}")
+        frames, height, width = clips.shape[2:]
+        return frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
     def forward(self, clips: Tensor) -> Tensor:
         """(batch, channels, frames, height, width) to (batch, frames / tubelet, patches, embed_dim)."""

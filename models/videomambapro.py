@@ -19,6 +19,7 @@ from models.config import ModelConfig
 from models.initialisation import LINEAR_STD, initialise
 from models.mixers import MIXERS
 from models.patch_embed import PatchEmbed
+from models.positions import resize_spatial, resize_temporal
 
 PUBLISHED_SIZES = {
     "tiny": dict(embed_dim=192, depth=24),
@@ -85,16 +86,35 @@ class VideoMambaPro(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=LINEAR_STD)
 
     def embed(self, clips: Tensor) -> Tensor:
-        """Tokens of a clip with their positions: (b, 3, frames, height, width) to (b, 1 + t p, d)."""
-        self._check_clips(clips)
-        x = self.patch_embed(clips) + self.pos_embed[:, 1:]
-        x = x + self.temporal_pos_embedding.unsqueeze(2)
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
+        """Tokens of a clip with their positions: (b, 3, frames, height, width) to (b, 1 + t p, d).
+
+        Positions are interpolated where the clip has other sizes than the model was built with. That is done anew for
+        every batch: it takes less than a hundredth of the forward pass, and training differentiates it.
+
+        Raises:
+            ValueError: sides of the clip are no multiples of the tubelet size and the patch size.
+        """
+        tubelets, rows, columns = self.patch_embed.grid(clips)
+        spatial = resize_spatial(self.pos_embed, rows, columns)
+        x = self.patch_embed(clips) + spatial[:, 1:]
+        x = x + resize_temporal(self.temporal_pos_embedding, tubelets).unsqueeze(2)
+        cls_token = (self.cls_token + spatial[:, :1]).expand(x.shape[0], -1, -1)
         return self.pos_drop(torch.cat([cls_token, self.line_up(x)], dim=1))
 
     def line_up(self, patches: Tensor) -> Tensor:
         """Arrange patches (b, t, p, ...) into the sequence that the blocks process: (b, t p, ...), frame by frame."""
         return patches.flatten(1, 2)
+
+    def in_grid(self, tokens: Tensor, clips: Tensor) -> Tensor:
+        """Put what belongs to the patches, (b, t p, ...) as `line_up` orders it, back into places: (b, t, h, w, ...).
+
+        Args:
+            tokens: without the class token. clips: that they were made of.
+        """
+        tubelets, rows, columns = self.patch_embed.grid(clips)
+        places = torch.arange(tokens.shape[1], device=tokens.device).view(1, tubelets, -1)
+        order = torch.argsort(self.line_up(places)[0])
+        return tokens[:, order].unflatten(1, (tubelets, rows, columns))
 
     def forward_tokens(self, clips: Tensor) -> Tensor:
         """Compute all tokens after the last norm: (b, 1 + t p, d)."""
@@ -131,14 +151,6 @@ class VideoMambaPro(nn.Module):
     def get_classifier(self) -> nn.Module:
         """Return the head (interface of timm)."""
         return self.head
-
-    def _check_clips(self, clips: Tensor) -> None:
-        expected = (self.num_frames, self.patch_embed.img_size, self.patch_embed.img_size)
-        if clips.dim() != 5 or tuple(clips.shape[2:]) != expected:
-            raise ValueError(
-                f"clips must be (batch, channels, {', '.join(map(str, expected))}) as the model was built "
-                f"(num_frames, img_size), got {tuple(clips.shape)}; an image is a clip of one frame"
-            )
 
 
 def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:

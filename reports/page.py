@@ -4,17 +4,26 @@
 enough. Nothing is fetched from anywhere: pictures are data URIs, and the page forbids itself any other address.
 """
 
+import csv
+import io
 import json
 import logging
+import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import jinja2
 import numpy as np
+from matplotlib.figure import Figure
 
+from common.figures import png, svg
 from common.files import atomic_write
+from common.palette import theme
 from reports import figures
+from reports.detection import detection_section
 from reports.media import Pictures, data_uri
+from reports.verdict import judge
 
 _logger = logging.getLogger(__name__)
 
@@ -44,17 +53,31 @@ def write_report(
     results = _read_json(folder / "results.json")
     if results is None and not epochs:
         raise FileNotFoundError(f"{folder} has neither results.json nor log.txt; it is no --output_dir of a run")
-    sections = {"title": folder.resolve().name, "settings": _read_json(folder / "args.json")}
+    settings = _read_json(folder / "args.json") or {}
+    sections = {"theme": theme(), "settings": settings, "about": _about(folder, settings, results), "tables": {}}
     if epochs:
-        sections["training"] = _training(folder, epochs)
+        chance = 100 / results["classes"] if results and "classes" in results else None
+        sections["training"] = _training(folder, epochs, chance)
+        sections["tables"]["epochs"] = epochs
     if results is not None:
         if not {"figures", "predictions"} & results.keys():
             raise ValueError(f"{folder / 'results.json'} is of an older version without predictions; test again")
-        sections["evaluation"] = results | {"excluded_shown": results["excluded"][:SHOWN_EXCLUDED]}
+        root = settings.get("data_root") or ""
+        excluded = [file | {"path": _below(file["path"], root)} for file in results["excluded"]]
+        sections["evaluation"] = results | {"excluded": excluded, "excluded_shown": excluded[:SHOWN_EXCLUDED]}
+        sections["tables"]["excluded"] = excluded
         if "classes" in results:
             pictures = Pictures(dataset, no_pictures or "the videos were not opened for this report")
             names = class_names(results, label_names)
+            results["worst_mistakes"] = [
+                row | {"path": _below(row["path"], root)} for row in results["worst_mistakes"]
+            ]
             sections["evaluation"] |= _classification(folder, results, names, pictures)
+            sections["tables"] |= _tables_by_class(results, names)
+        elif "ap" in results:
+            problem = no_pictures or "the videos were not opened for this report"
+            sections["evaluation"] |= detection_section(results, dataset, problem)
+            sections["tables"]["classes"] = sections["evaluation"]["classes_by_ap"]
     page = _template().render(sections)
     with atomic_write(folder / REPORT, "w") as file:
         file.write(page)
@@ -95,13 +118,43 @@ def class_names(results: dict, label_names: Sequence[str] | None = None) -> list
     return list(names)
 
 
-def _training(folder: Path, epochs: list[dict]) -> dict:
+def _about(folder: Path, settings: dict, results: dict | None) -> dict:
+    """Say what the page is about: its title, and the facts below it by name."""
+    results = results or {}
+    data_set = settings.get("data_set", "")
+    lists = settings.get("data_path", "")
+    of_test = (results.get("list") or {}).get("file") or ""
+    model = results.get("model") or settings.get("model")
+    name = Path(lists or of_test).name if data_set in ("", "custom") else data_set
+    written = datetime.fromtimestamp((folder / ("results.json" if results else "log.txt")).stat().st_mtime)
+    facts = {
+        "date": f"{written:%Y-%m-%d %H:%M}",
+        "data set": f"{data_set} ({lists})" if lists else data_set,
+        "test list": of_test and f"{_below(of_test, lists)}, {results['list']['records']} videos",
+        "views": results and f"{results['segments']} segments × {results['crops']} crops",
+        "checkpoint": results and _below(results["weights"], str(folder)),
+        "initial weights": settings.get("finetune"),
+        "recipe": settings.get("recipe"),
+        "run": folder.resolve().name,
+    }
+    title = " on ".join(filter(None, [model, name])) or folder.resolve().name
+    return {"title": title, "facts": {key: value for key, value in facts.items() if value}}
+
+
+def _below(path: str, root: str) -> str:
+    """Give a path from `root` on, where it lies below; else as it is."""
+    inside = root and os.path.abspath(path).startswith(os.path.join(os.path.abspath(root), ""))
+    return os.path.relpath(path, root) if inside else path
+
+
+def _training(folder: Path, epochs: list[dict], chance: float | None) -> dict:
     score = score_name(epochs)
-    picture = figures.png(figures.training_curves(epochs, score))
-    _write_picture(folder / TRAINING_PICTURE, picture)
+    if score != "acc1":
+        chance = None
+    _write_picture(folder / TRAINING_PICTURE, png(figures.training_curves(epochs, score, chance)))
     rates = [record["train_clips_per_second"] for record in epochs if record.get("train_clips_per_second")]
     return {
-        "picture": data_uri(picture, "image/png"),
+        "pictures": [_shown(figures.panel(draw)) for draw in figures.training_panels(epochs, score, chance)],
         "epochs": len(epochs),
         "last": epochs[-1],
         "score": figures.SCORES.get(score, figures.Scale(score)) if score else None,
@@ -114,13 +167,13 @@ def _training(folder: Path, epochs: list[dict]) -> dict:
 def _classification(folder: Path, results: dict, names: list[str], pictures: Pictures) -> dict:
     """What the page shows of a test by class and by video."""
     counts = np.array(results["confusion_matrix"])
-    confusion = figures.png(figures.confusion_matrix(counts, names))
-    _write_picture(folder / CONFUSION_PICTURE, confusion)
+    confusion = figures.confusion_matrix(counts, names)
+    _write_picture(folder / CONFUSION_PICTURE, png(confusion))
     return {
         "names": names,
-        "chance": 100 / results["classes"],
-        "confusion_picture": data_uri(confusion, "image/png"),
-        "reliability_picture": data_uri(figures.png(figures.reliability_diagram(results["calibration"])), "image/png"),
+        "verdict": judge(counts, names),
+        "confusion_picture": _shown(confusion),
+        "reliability_picture": _shown(figures.reliability_diagram(results["calibration"])),
         "taken_for": _taken_for(counts),
         "pairs": [
             pair | {"samples": _samples(results["predictions"], pair, pictures)}
@@ -130,6 +183,28 @@ def _classification(folder: Path, results: dict, names: list[str], pictures: Pic
             mistake | {"clip": pictures.clip(mistake["line"])}
             for mistake in results["worst_mistakes"][:SHOWN_MISTAKES]
         ],
+    }
+
+
+def _tables_by_class(results: dict, names: list[str]) -> dict[str, list[dict]]:
+    """Give the rows of the tables for download, classes by name."""
+    counts = np.array(results["confusion_matrix"])
+    cells = [
+        {"label": row, "prediction": column, "videos": counts[row, column]} for row, column in np.argwhere(counts)
+    ]
+    tables = {
+        "confusion_matrix": cells,
+        "classes": results["per_class"],
+        "confused_pairs": results["most_confused"],
+        "mistakes": results["worst_mistakes"],
+        "calibration": results["calibration"]["bins"],
+    }
+    return {
+        table: [
+            {key: names[value] if key in ("label", "prediction") else value for key, value in row.items()}
+            for row in rows
+        ]
+        for table, rows in tables.items()
     }
 
 
@@ -151,7 +226,21 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f}"
+    environment.filters["csv"] = _csv
     return environment.get_template("template.html")
+
+
+def _csv(rows: Sequence[dict]) -> str:
+    """Give rows as a CSV file, in a data URI; its columns are those of all rows."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return data_uri(buffer.getvalue().encode(), "text/csv")
+
+
+def _shown(figure: Figure) -> str:
+    return data_uri(svg(figure), "image/svg+xml")
 
 
 def _read_json(path: Path) -> dict | None:

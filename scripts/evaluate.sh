@@ -29,5 +29,6 @@ if [[ -z $checkpoint ]]; then
 fi
 script=run_class_finetuning.py
 if [[ $data_set == imagenet ]]; then script=run_pretrain_imagenet.py; fi
+if [[ $data_set == ava ]]; then script=run_action_detection.py; fi
 exec bash "$(dirname "$0")/launch.sh" "$script" "$data_set" --recipe "$data_set" --eval --finetune "$checkpoint" \
     ${rest[@]+"${rest[@]}"}

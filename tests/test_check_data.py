@@ -179,9 +179,8 @@ def test_the_list_itself_is_never_replaced(listed, capsys):
 
 def test_what_many_clips_have_in_common_is_told_once(tmp_path, capsys):
     clips = [f"{i}.mp4 0" for i in range(7)]
-    write_video(tmp_path / "0.mp4", numbered_frames(18, 32, 48), pixels="yuv444p")
-    for i in range(1, 6):
-        shutil.copy(tmp_path / "0.mp4", tmp_path / f"{i}.mp4")
+    for i in range(6):
+        write_video(tmp_path / f"{i}.mp4", numbered_frames(18 + i, 32, 48), pixels="yuv444p")
     write_video(tmp_path / "6.mp4", numbered_frames(5, 32, 48), pixels="yuv444p")
     (tmp_path / "train.csv").write_text("\n".join(clips) + "\n")
     assert main([str(tmp_path / "train.csv"), "--data_root", str(tmp_path), "--workers", "1"]) == 0
@@ -214,3 +213,24 @@ def test_mirrors_are_told(tmp_path):
     matrix = (-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     found = facts(copy(encode(tmp_path / "v.mp4"), tmp_path / "m.mp4", matrix=matrix))
     assert found["broken"] == [] and found["odd"][0].endswith("mirrored")
+
+
+def test_several_lists_and_byte_copies_across_them(tmp_path, capsys):
+    """The classes of both lists are told, and a clip of the test list that is one of the training list's is found."""
+    for i in range(3):
+        write_video(tmp_path / f"{i}.mp4", numbered_frames(18, 64, 96) // (i + 1))
+    shutil.copy(tmp_path / "0.mp4", tmp_path / "COPY.MP4")
+    shutil.copy(tmp_path / "1.mp4", tmp_path / "again.mp4")
+    (tmp_path / "train.csv").write_text("0.mp4 0\n1.mp4 1\nagain.mp4 1\n")
+    (tmp_path / "test.csv").write_text("COPY.MP4 0\n2.mp4 1\n1.mp4 1\n")
+    (tmp_path / "labels.txt").write_text("left\nright\n")
+    lists = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
+    assert main([*lists, "--data_root", str(tmp_path), "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    train, test = (f"{path}, line" for path in lists)
+    assert f"{train} 3: {tmp_path / 'again.mp4'}: odd: it is a byte copy of {train} 2" in told
+    assert f"{test} 1: {tmp_path / 'COPY.MP4'}: odd: it is a byte copy of {train} 1" in told
+    assert told.count("byte copy") == 2
+    assert f"1 files stand in both {lists[0]} and {lists[1]}" in told
+    assert (tmp_path / "checked" / "labels.txt").read_text() == "left\nright\n"
+    assert (tmp_path / "checked" / "test.csv").read_text() == (tmp_path / "test.csv").read_text()

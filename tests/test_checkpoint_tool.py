@@ -1,5 +1,7 @@
 """`python -m tools.checkpoint`, and evaluation of published weights without naming the model."""
 
+import shlex
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,6 +79,19 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
 
+def test_inspect_prints_the_command_that_tests_the_very_run(tmp_path):
+    flags = {"data_set": "custom", "data_path": "my lists", "data_root": "/videos", "sampling": "sparse",
+             "test_num_segment": 2, "test_num_crop": 1, "num_frames": 4, "input_size": 32, "short_side_size": None,
+             "label_names": "labels.txt", "sampling_rate": 4, "first_frame": None}  # fmt: skip
+    path = saved(tmp_path, {"model": build().state_dict(), "args": flags})
+    command = shlex.split(inspect(path).splitlines()[-1].partition("tests it")[2])
+    assert command[:3] == ["python", "run_class_finetuning.py", "--eval"]
+    args = parsed(*command[2:])
+    names = ("data_set", "data_path", "data_root", "sampling", "test_num_segment", "test_num_crop", "num_frames")
+    assert {name: getattr(args, name) for name in names} == {name: flags[name] for name in names}
+    assert (args.finetune, args.nb_classes, args.input_size) == (str(path), 7, 32)
+
+
 def test_inspect_tells_a_video_model_without_head_and_what_else_there_is(tmp_path):
     state = build(num_classes=400).state_dict()
     content = {"model": state, "model_ema": state, "optimizer": {"state": {}}, "epoch": 9, "best_score": 41.5}
@@ -137,7 +152,7 @@ def test_evaluation_needs_no_flag_that_the_file_answers(tmp_path, caplog):
     path = saved(tmp_path, {"model": build(tubelet_size=2, **PLAIN_VIDEOMAMBA | {"bimamba_type": "v1"}).state_dict()})
     with caplog.at_level("INFO"):
         args = evaluated(path)
-    assert (args.model, args.num_frames, args.input_size, args.short_side_size) == ("videomambapro_nano", 4, 32, 32)
+    assert (args.model, args.num_frames, args.input_size) == ("videomambapro_nano", 4, 32)
     assert (args.tubelet_size, args.nb_classes, args.auto_resume) == (2, 7, False)
     assert (
         ": --model videomambapro_nano, --nb_classes 7, --input_size 32, --num_frames 4, --tubelet_size 2"

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from video_files import numbered_frames, write_folder, write_video
 
+import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
 from engines import dry_run as dry_run_module
@@ -18,13 +19,15 @@ from models.arguments import ModelSettings
 from models.build import build_model
 from models.complexity import measure_complexity
 
-PARSERS = {module.SCRIPT: module.get_parser for module in (run_class_finetuning, run_pretrain_imagenet)}
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+TASKS = {module.SCRIPT: module.TASK for module in MODULES}
+PARSERS = {script: task.get_parser for script, task in TASKS.items()}
 VIDEOS = "run_class_finetuning.py"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with three videos, an image, and lists of both kinds."""
+    """A folder with three videos, an image, and lists of both kinds; boxes with AVA's files."""
     folder = tmp_path_factory.mktemp("data")
     for i in range(3):
         write_video(folder / f"v{i}.mp4", numbered_frames(6, 32, 48))
@@ -33,19 +36,33 @@ def data(tmp_path_factory):
     for name in ("train", "val", "test"):
         (folder / f"{name}.csv").write_text("".join(f"v{i % 3}.mp4 {i % 3}\n" for i in range(10)))
         (folder / "images" / f"{name}.csv").write_text("i.jpg 0\ni.jpg 1\n")
+    write_boxes(folder / "boxes")
     return folder
+
+
+def write_boxes(folder, second=0):
+    """AVA's files of the three videos: a person in each, two classes."""
+    folder.mkdir()
+    for name in ("train", "val"):
+        (folder / f"{name}.csv").write_text("".join(f"v{i},{second},.1,.2,.5,.9,{5 + i % 2},0\n" for i in range(3)))
+    (folder / "val_predicted_boxes.csv").write_text("v0,0,.1,.2,.5,.9,,0.9\nv1,0,.1,.2,.5,.8,,0.85\n")
+    (folder / "label_map.pbtxt").write_text('item { name: "run" id: 5 }\nitem { name: "sit" id: 6 }\n')
 
 
 def run(words, script=VIDEOS, **options):
     parser = PARSERS[script]()
     args = parse_arguments(parser, [*words, "--dry_run", "--device", "cpu", "--num_workers", "0"], script=script)
-    return dry_run(args, PARSERS[script](), script, **options)
+    return dry_run(TASKS[script], args, **options)
 
 
 def words_for(data, name):
     script = load_recipe(name).script
-    lists = data if script == VIDEOS else data / "images"
-    return ["--recipe", name, "--data_path", str(lists), "--data_root", str(data)], script
+    folders = {
+        VIDEOS: data,
+        run_pretrain_imagenet.SCRIPT: data / "images",
+        run_action_detection.SCRIPT: data / "boxes",
+    }
+    return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data)], script
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("/finetune")])
@@ -66,10 +83,33 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
     assert "shape of the first clips: (2, 3, 16, 32, 32)" in text
     assert "shape of the first clips: (12, 3, 16, 32, 32)" in text
-    assert "10 file(s) of" in text and "are also in the training list, the first in line 1" in text
+    assert "3 file(s) of" in text and "are also in the training list, the first in line 1" in text
     assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
+
+
+def test_a_dry_run_of_a_detector(data, caplog):
+    words, script = words_for(data, "ava/tiny_f8_res224")
+    small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--time_pool", "concat"]
+    with caplog.at_level("INFO"):
+        assert run([*words, *small, "--train_short_side", "32", "40"], script) == 0
+    assert "the first gives clips (1, 3, 8, 32, 32)" in caplog.text, "training"
+    assert "the first gives clips (1, 3, 8, 32, 48)" in caplog.text, "the whole picture"
+    assert "train: 3 seconds with 3 boxes of the ground truth, 2 classes" in caplog.text
+    assert "30 epochs x 1 updates x 3 clips" in caplog.text
+    assert "(90 clips trained + 90 validated / 3 + 3 views tested / 3)" in caplog.text
+
+
+def test_a_dry_run_of_a_detector_names_movies_that_are_not_there_once(data, tmp_path, caplog):
+    words, script = words_for(data, "ava/tiny_f8_res224")
+    write_boxes(tmp_path / "boxes")
+    for name in ("train", "val"):
+        with open(tmp_path / "boxes" / f"{name}.csv", "a", encoding="utf-8") as file:
+            file.writelines(f"gone,{second},.1,.2,.5,.9,5,0\n" for second in (3, 4))
+    assert run([*words, "--data_path", str(tmp_path / "boxes")], script) == 1
+    assert f"train.csv, line 4: {data / 'gone'} is not there" in caplog.text
+    assert "2 fault(s); nothing was built" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ FLAGS = {
     "min_lr",
     "warmup_lr",
     "lr_base",
+    "lr_absolute",
     "scale_min_lr",
     "warmup_epochs",
     "warmup_steps",
@@ -55,12 +56,11 @@ FLAGS = {
     "auto_resume",
     "eval",
     "test_best",
-    "dist_eval",
     "disable_eval_during_finetuning",
 }
 
 SWITCHES = {"bf16", "compile", "scale_min_lr", "model_ema", "model_ema_warmup", "auto_resume", "eval", "test_best"}
-SWITCHES |= {"disable_eval_during_finetuning"}
+SWITCHES |= {"disable_eval_during_finetuning", "lr_absolute"}
 
 
 def test_the_flags_are_these_and_each_has_a_help_text():

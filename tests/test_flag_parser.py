@@ -68,7 +68,7 @@ def test_every_tool_parses_so(module):
 
 def test_a_tool_on_the_command_line():
     ended = subprocess.run(
-        [sys.executable, "-m", "tools.make_moving_digits", "--frame-clip", "3"],
+        [sys.executable, "-m", "tools.make_moving_digits", "--output", "x", "--frame-clip", "3"],
         cwd=ROOT,
         capture_output=True,
         text=True,

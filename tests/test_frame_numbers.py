@@ -32,8 +32,8 @@ def list_maker(root):
 
 
 def flags_told(said):
-    line = next(line for line in said.splitlines() if line.startswith("train with:"))
-    return shlex.split(line.removeprefix("train with:"))
+    words = shlex.split(next(line for line in said.splitlines() if line.startswith("train with:")))
+    return words[words.index("--data_path") : words.index("--output_dir")]
 
 
 def data_set(root, *flags, mode="train"):

@@ -41,7 +41,7 @@ def test_frames_come_through(tmp_path, guard):
     path = str(write_video(tmp_path / "v.mp4", numbered_frames(30, 64, 128)))
     for indices in ([3, 3, 20], list(range(30)), [7]):
         reader = guard.open(path, partial(VideoFile, path))
-        assert len(reader) == 30
+        assert len(reader) == 30 and reader.rate == VideoFile(path).rate
         frames = reader.read(indices)
         assert frames.shape == (len(indices), 64, 128, 3) and frame_numbers(frames) == indices
     helper = guard._process.pid

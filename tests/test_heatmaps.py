@@ -8,7 +8,7 @@ from inference_files import moving_frames, save_checkpoint, write_moving_video
 from PIL import Image
 
 import run_inference
-from explain.relevance import token_relevance
+from explain.relevance import token_contributions
 from inference.heat_grid import draw_heat_grid
 from inference.heatmaps import HeatTrack, explain_windows, join_windows, spread
 from inference.predictor import QUICK, load_predictor
@@ -76,9 +76,9 @@ def test_windows_are_explained_for_their_own_class(predictor):
     track = explain_windows(predictor, clips, frames, [2, 5])
     assert track.maps.shape == (8, 3, 2, 2)
     assert track.times.tolist() == [0, 2, 4, 6, 7, 9, 11, 13]
-    np.testing.assert_allclose(track.maps[:4].sum((0, 2, 3)), 1, rtol=1e-4)
-    by_hand = token_relevance(predictor.model, clips[1], torch.tensor([5, 5, 5]))
+    by_hand = token_contributions(predictor.model, clips[1], torch.tensor([5, 5, 5])).clamp(min=0)
     np.testing.assert_allclose(track.maps[4:].transpose(1, 0, 2, 3), by_hand.numpy(), atol=1e-5)
+    assert track.maps.max() > 0
 
 
 def test_the_overlay_is_warm_where_the_relevance_is():
@@ -91,12 +91,52 @@ def test_the_overlay_is_warm_where_the_relevance_is():
     assert row > 0.75 and column < 0.25 and change[:40, 40:].max() == 0
 
 
+GREY = np.full((90, 160, 3), 100, dtype=np.uint8)
+
+
+def track_of(*strengths):
+    """One crop in the middle of GREY, its left half of each strength at one time after another."""
+    maps = np.zeros((len(strengths), 1, 6, 6), dtype=np.float32)
+    maps[..., :3] = np.array(strengths, dtype=np.float32).reshape(-1, 1, 1, 1)
+    times = np.arange(float(len(strengths)))
+    return HeatTrack(times, times.astype(int), maps, tubelets=4)
+
+
+def heat_of(track, frame, certainty=1.0):
+    """How much the overlay changes the pixels that lie well within the crop, columns 35 to 124, and its fade."""
+    drawn = track.overlay(GREY, frame, certainty).astype(int)
+    return np.abs(drawn - GREY)[:, 50:110].max()
+
+
+def test_no_evidence_looks_like_nothing():
+    assert heat_of(track_of(0, 0), 0) == 0
+    assert heat_of(track_of(6e-7, 6e-7), 0) <= 1, "a sum of 6e-5 of a logit is rounding, even if there is nothing else"
+    assert heat_of(track_of(0.3, 0), 0) > 60 and heat_of(track_of(0.3, 0), 1) == 0
+
+
+def test_a_video_has_one_scale_and_doubt_is_paler():
+    track = track_of(0.3, 0.1)
+    strong, weak = heat_of(track, 0), heat_of(track, 1)
+    assert 0 < weak < 0.6 * strong and track.scale == pytest.approx(0.3)
+    shades = [heat_of(track, 0, certainty) for certainty in (0, 0.25, 0.5, 1)]
+    assert shades[0] == 0 and shades == sorted(shades) and len(set(shades)) == 4
+
+
+def test_the_crop_is_framed_and_heat_ends_softly_there():
+    drawn = track_of(0.3).overlay(GREY, 0).astype(int)
+    change = np.abs(drawn - GREY).sum(-1)[45]
+    assert (change[:35] == 0).all() and change[35] > 0, "nothing beside the crop, whose first column is framed"
+    assert np.abs(np.diff(change[36:60])).max() < 0.35 * change[36:60].max(), "no step"
+    whole = track_of(0).overlay(GREY[:, :90], 0)
+    assert (whole == 100).all(), "no frame where the crop is the picture"
+
+
 def test_the_grid_shows_frames_above_their_heat_maps(predictor):
     frames = moving_frames(40)
     timeline = follow(predictor, FramesInMemory(frames), explain=True)
     grid = draw_heat_grid(FramesInMemory(frames), timeline)
-    # by hand: 16 frames in 2 rows of 8, cells 160 x 120 under captions of 30 pixels, 4 pixels apart
-    assert grid.shape == (2 * (2 * 120 + 30 + 4) - 4, 8 * (160 + 4) - 4, 3)
+    # by hand: 16 frames in 2 rows of 8, cells 160 x 120 under captions of 30 pixels, 4 pixels apart; 26 for the scale
+    assert grid.shape == (2 * (2 * 120 + 30 + 4) - 4 + 26, 8 * (160 + 4) - 4, 3)
     shown = np.asarray(Image.fromarray(grid[30:150, :160]).resize((64, 48), Image.Resampling.BOX)).astype(int)
     assert np.abs(shown - frames[0]).mean() < 8
     change = [np.abs(grid[y : y + 120].astype(int) - grid[y + 120 : y + 240]).sum() for y in (30, 304)]
@@ -115,8 +155,10 @@ def test_the_command_line_writes_grids_and_heat_into_the_annotated_video(checkpo
     predictor = load_predictor(checkpoint, device="cpu", **QUICK)
     with av.open(str(source)) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    heat = follow(predictor, FramesInMemory(frames), explain=True).heat
+    curve, heat = follow(predictor, FramesInMemory(frames), explain=True)
     for i in (3, 12):
-        expected = heat.overlay(np.asarray(Image.fromarray(frames[i]).resize((480, 360), Image.Resampling.BICUBIC)), i)
-        # the caption covers the top
-        assert np.abs(drawn[i][120:360].astype(int) - expected[120:]).mean() < 6
+        picture = np.asarray(Image.fromarray(frames[i]).resize((480, 360), Image.Resampling.BICUBIC))
+        sure = (curve.at(np.array([i])).max() - 1 / 7) / (6 / 7)
+        expected = heat.overlay(picture, i, sure)
+        # the caption covers the top, the scale the bottom
+        assert np.abs(drawn[i][120:320].astype(int) - expected[120:320]).mean() < 6

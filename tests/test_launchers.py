@@ -20,6 +20,7 @@ LAUNCHERS = {
     "finetune_ssv2.sh": ("run_class_finetuning.py", "ssv2/tiny_f16_res224"),
     "finetune_ucf101.sh": ("run_class_finetuning.py", "ucf101/tiny_f16_res224"),
     "finetune_hmdb51.sh": ("run_class_finetuning.py", "hmdb51/tiny_f16_res224"),
+    "finetune_ava.sh": ("run_action_detection.py", "ava/tiny_f16_res224"),
     "finetune_jhmdb.sh": ("run_class_finetuning.py", "jhmdb/nano_f8_res96"),
     "finetune_custom.sh": ("run_class_finetuning.py", "custom/tiny_f16_res224"),
 }

@@ -9,9 +9,11 @@ from collections import Counter
 
 import pytest
 
+import run_class_finetuning
 from datasets.annotations import read_list
 from datasets.preparation.media_index import Found
-from tools.make_lists import main, split_off
+from engines.recipe import load_recipe, recipe_names
+from tools.make_lists import RECIPES, main, split_off
 
 # Jhuang et al., Towards understanding action recognition, ICCV 2013, in the order of the alphabet.
 JHMDB = [
@@ -61,7 +63,18 @@ def test_a_folder_of_classes(tmp_path, capsys):
     assert (train | val | test)["Climb wall/clip 3.mp4"] == 0
     assert not (lists / "missing.txt").exists()
     said = capsys.readouterr().out
-    assert "train: 23 clips, 3 of 3 classes" in said and f"--data_root {tmp_path / 'videos'}" in said
+    assert "train: 23 clips, 3 of 3 classes" in said
+    command = shlex.split(said.splitlines()[-1].removeprefix("train with: "))
+    assert command[:4] == ["python", "run_class_finetuning.py", "--recipe", "custom/small"]
+    flags = run_class_finetuning.get_parser().parse_args(command[2:])
+    assert flags.recipe in recipe_names()
+    assert (flags.data_path, flags.data_root) == (str(lists), str(tmp_path / "videos"))
+    assert (flags.label_names, flags.output_dir) == (str(lists / "labels.txt"), "outputs/videos")
+
+
+def test_the_recipes_of_named_data_sets_are_there():
+    assert {recipe for recipe, _ in RECIPES.values()} <= set(recipe_names())
+    assert all(load_recipe(recipe).flags.get("nb_classes") in (None, classes) for recipe, classes in RECIPES.values())
 
 
 def test_the_same_seed_gives_the_same_lists_and_nothing_is_replaced_unasked(tmp_path, capsys):
@@ -101,7 +114,8 @@ def test_other_names_of_frames_are_told(tmp_path, capsys, name, template):
     assert run(tmp_path, "folder") == 0
     assert template.format(1) == name
     said = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(said)[-2:] == ["--filename_tmpl", template]
+    words = shlex.split(said)
+    assert words[words.index("--filename_tmpl") + 1] == template
 
 
 def test_kinetics(tmp_path, capsys):

@@ -37,6 +37,7 @@ def listed(tmp_path):
     write_video(tmp_path / "c.mp4", numbered_frames(30, 96, 64), g=250)
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "train.csv").write_text("clips/a b.avi 1\ntext.mp4 1\nc 0\n")
+    (tmp_path / "labels.txt").write_text("sea\nland\n")
     return tmp_path
 
 
@@ -59,6 +60,7 @@ def test_every_frame_keeps_its_number_and_a_key_frame_is_near(listed, capsys):
             keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
             assert [i for i, key in enumerate(keys) if key] == list(range(0, count, 4))
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    assert (out / "labels.txt").read_text() == "sea\nland\n"
 
 
 def test_frame_folders(listed):

@@ -1,6 +1,8 @@
 """The report of real videos: its pictures, what it says, that it needs nobody else and never costs a result."""
 
 import base64
+import csv
+import html
 import io
 import json
 import logging
@@ -18,10 +20,12 @@ from video_files import numbered_frames, write_video
 import reports.page
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
+from engines.objectives.class_statistics import most_confused, per_class
 from engines.runner import run_test, start_run
 from engines.settings import RunSettings
 from reports.best_effort import try_to_report
 from reports.page import read_log, write_report
+from reports.verdict import judge
 from run_class_finetuning import get_parser
 from tools.report import main as report_tool
 
@@ -83,7 +87,7 @@ def tested_run(tmp_path_factory):
 
 
 def pictures(page: Path) -> list[Image.Image]:
-    found = re.findall(r'src="data:image/(?:png|webp);base64,([^"]+)"', page.read_text())
+    found = re.findall(r'src="data:image/webp;base64,([^"]+)"', page.read_text())
     return [Image.open(io.BytesIO(base64.b64decode(content))) for content in found]
 
 
@@ -115,7 +119,7 @@ def test_page_shows_clips_stills_and_the_excluded_file(tested_run):
 def test_page_names_no_other_address(tested_run):
     text = (tested_run / "report.html").read_text()
     addresses = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^">)]*)', text)
-    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
 
 
 def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys):
@@ -160,6 +164,7 @@ def test_report_of_training_alone(tmp_path):
     (tmp_path / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in LOG))
     text = write_report(tmp_path).read_text()
     assert "Training" in text and "8.0 clips/s" in text and "Worst mistakes" not in text
+    assert re.search(r"date</dt> <dd>\d{4}-\d\d-\d\d", text)
     assert "best validation\n    top-1 (%) 40." in text
 
 
@@ -189,28 +194,144 @@ def test_many_classes_stay_usable(tested_run, tmp_path):
     assert min(Image.open(tmp_path / "confusion_matrix.png").size) >= 2 * classes
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_page_in_a_browser_without_a_network(tested_run, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+@pytest.mark.parametrize(
+    ("counts", "level", "sentence"),
+    [
+        ([[6, 0, 0], [5, 0, 0], [5, 0, 0]], "bad",
+         "37.5 %: no better than the majority class (37.5 %); every video was called walk."),
+        ([[4, 2, 0], [2, 3, 0], [3, 2, 0]], "weak",
+         "43.8 %: barely above the majority class (37.5 %), which may be chance with 16 videos."),
+        ([[50, 0, 0], [5, 45, 0], [0, 10, 40]], "good", "90.0 %: clearly above the majority class (33.3 %)."),
+        ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], "good", "100.0 %: every video was classified correctly."),
+        ([[0, 6, 0], [0, 2, 0], [0, 4, 0]], "bad",
+         "16.7 %: below the majority class (50.0 %); every video was called <b>run</b> & jump."),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_in_words_what_an_accuracy_is_worth(counts, level, sentence):
+    verdict = judge(np.array(counts), NAMES)
+    assert verdict.sentence == sentence and verdict.level == level
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    """By hand for 6 of 16: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), z = 1.96."""
+    verdict = judge(np.array([[6, 0], [10, 0]]), "ab")
+    assert (verdict.low, verdict.high) == (pytest.approx(18.48, abs=0.01), pytest.approx(61.36, abs=0.01))
+    assert (verdict.chance, verdict.majority, verdict.majority_name) == (50, 62.5, "b")
+
+
+def visible(text):
+    """The words of a page."""
+    return " ".join(
+        html.unescape(re.sub(r"<style.*?</style>|<script.*?</script>|<[^>]*>", " ", text, flags=re.S)).split()
+    )
+
+
+def test_the_page_begins_with_what_was_tested_and_the_verdict(tested_run):
+    words = visible((tested_run / "report.html").read_text())
+    order = ["date 20", "data set custom", "checkpoint random, untrained", "majority class", "top-1, 95 % interval",
+             "Confusion matrix", "Classes", "Worst mistakes", "Training", "Calibration", "Excluded files"]  # fmt: skip
+    places = [words.index(word) for word in order]
+    assert places == sorted(places)
+    assert "top-5" not in words, "of three classes"
+    assert re.search(r"line \d: video \d\.mp4", words), "paths start from --data_root"
+
+
+def test_every_table_comes_as_csv(tested_run):
+    text = (tested_run / "report.html").read_text()
+    results = json.loads((tested_run / "results.json").read_text())
+    files = dict(re.findall(r'download="(\w+).csv" href="data:text/csv;base64,([^"]*)"', text))
+    tables = {
+        name: list(csv.DictReader(io.StringIO(base64.b64decode(content).decode()))) for name, content in files.items()
+    }
+    assert tables.keys() == {
+        "confusion_matrix", "classes", "confused_pairs", "mistakes", "calibration", "excluded", "epochs",
+    }  # fmt: skip
+    assert [float(row["recall"]) for row in tables["classes"]] == [row["recall"] for row in results["per_class"]]
+    assert sum(int(row["videos"]) for row in tables["confusion_matrix"]) == results["videos"]
+    assert tables["excluded"][0]["path"] == "video 4.mp4" and tables["epochs"][1]["train_loss"] == ""
+
+
+def test_cards_without_content_are_left_out(tested_run, tmp_path):
+    results = json.loads((tested_run / "results.json").read_text())
+    counts = np.diag([3, 3, 2])
+    results |= {"confusion_matrix": counts.tolist(), "most_confused": [], "worst_mistakes": [], "excluded": []}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    words = visible(write_report(tmp_path).read_text())
+    assert "every video was classified correctly" in words
+    assert not [title for title in ("Excluded", "Most confused", "Worst mistakes", "Training") if title in words]
+
+
+def made_up_results(tested_run, kind):
+    """results.json of 4 or 400 classes that a model tells apart, or calls all the same."""
+    results = json.loads((tested_run / "results.json").read_text())
+    classes = 4 if "few" in kind else 400
+    rng = np.random.default_rng(0)
+    counts = np.diag(rng.integers(5, 30, classes)) + (rng.random((classes, classes)) > (0.6 if classes == 4 else 0.98))
+    if "failure" in kind:
+        counts = np.eye(1, classes, 1, dtype=int) * counts.sum(1, keepdims=True)
+    names = [f"a class with a rather long name {label}" for label in range(classes)]
+    return results | {
+        "classes": classes, "confusion_matrix": counts.tolist(), "label_names": names, "videos": int(counts.sum()),
+        "top1": 100 * counts.trace() / counts.sum(), "per_class": per_class(counts),
+        "most_confused": most_confused(counts),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.context.set_offline(True)
-        requests, complaints = [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto((tested_run / "report.html").resolve().as_uri())
-        page.wait_for_function("[...document.images].every((image) => image.complete)")
-        assert page.evaluate("[...document.images].filter((image) => !image.naturalWidth).length") == 0
-        assert not [url for url in requests if not url.startswith(("file:", "data:"))] and not complaints
-        column = page.locator("#classes tbody td:first-child")
-        page.locator("#classes th").first.click()
-        page.locator("#classes th").first.click()
-        assert column.all_inner_texts() == ["2", "1", "0"]
-        page.locator("#classes input").fill("no such class")
-        assert page.locator("#classes tbody tr:visible").count() == 0
-        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        yield browser
         browser.close()
+
+
+@pytest.mark.parametrize("kind", ["few success", "few failure", "many success", "many failure"])
+def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, tmp_path, kind):
+    for name in ("log.txt", "args.json"):
+        shutil.copy(tested_run / name, tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(made_up_results(tested_run, kind)))
+    address = write_report(tmp_path).as_uri()
+    grounds = set()
+    for width, scheme in ((1280, "light"), (390, "light"), (390, "dark"), (1280, "dark")):
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(address)
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth)")
+        assert [url for url in asked if not url.startswith("data:")] == [address]
+        verdict = page.locator(".verdict")
+        assert verdict.bounding_box()["y"] < 420, "seen without scrolling"
+        assert ("clearly above" in verdict.inner_text()) == ("success" in kind)
+        assert ("every video was called" in verdict.inner_text()) == ("failure" in kind)
+        assert ("top-5" in page.inner_text(".figures")) == ("many" in kind)
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        page.close()
+    assert len(grounds) == 2, "dark mode is dark"
+
+
+def test_page_in_a_browser_without_a_network(chromium, tested_run, tmp_path):
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    page.context.set_offline(True)
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tested_run / "report.html").resolve().as_uri())
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
+    assert page.evaluate("[...document.images].filter((image) => !image.naturalWidth).length") == 0
+    assert not [url for url in requests if not url.startswith(("file:", "data:"))] and not complaints
+    column = page.locator("#classes tbody td:first-child")
+    page.locator("#classes th").first.click()
+    page.locator("#classes th").first.click()
+    assert column.all_inner_texts() == ["2", "1", "0"]
+    page.locator("#classes input").fill("no such class")
+    assert page.locator("#classes tbody tr:visible").count() == 0
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    page.close()
     shown = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
     assert shown.shape[0] > 1500 and shown.std() > 10, "a page with something on it"

@@ -1,7 +1,9 @@
 """`run_inference.py`: terminal, JSON lines, pictures and annotated videos of real files, and what cannot be read."""
 
+import html
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from PIL import Image
 from video_files import numbered_frames, write_folder
 
 import run_inference
+from common.figures import svg
 from datasets.readers import VideoFile
-from inference.annotate import STRIP_HEIGHT, frame_rate
+from inference.annotate import STRIP_HEIGHT
 from inference.batch import output_paths
-from inference.drawing import draw_strip
+from inference.drawing import caption, draw_strip, spread_apart
 from inference.predictor import QUICK, ScoresNotFiniteError, load_predictor
 from inference.sources import expand_sources
 from inference.timeline import follow
@@ -204,9 +207,44 @@ def test_links_to_folders_are_followed_once_and_not_in_circles(tmp_path):
     assert sorted(found) == sorted([str(given / "sub" / "a.mp4"), str(beside / "b.mp4")])
 
 
-def test_the_frame_rate_is_the_files(tmp_path, folder):
-    assert frame_rate(str(folder / "a.mp4")) == 25
-    assert frame_rate(str(tmp_path)) == 25
+def curve_of(rows, rate=None, names=("walk", "$run$ & <jump>")):
+    rows = np.array(rows, dtype=np.float32)
+    return Curve(30, 10, np.linspace(0, 20, len(rows)), rows, names, rate)
+
+
+def texts_of(strip):
+    return [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg(strip.figure).decode())]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_curve_tells_seconds_and_names_its_lines(dark):
+    texts = texts_of(draw_strip(curve_of([[0.9, 0.1], [0.2, 0.8]], rate=25), 480, 160, dark=dark))
+    assert {"seconds", "walk", "$run$ & <jump>", "unsure below"} <= set(texts) and "frame" not in texts
+    assert "frame" in texts_of(draw_strip(curve_of([[0.9, 0.1]]), 480, 160)), "a folder of frames has no seconds"
+
+
+def test_the_axis_of_a_curve_ends_where_the_values_do():
+    low = draw_strip(curve_of([[0.21, 0.1, 0.1]] * 2, names="abc"), 480, 160)
+    assert 0.21 < low.highest < 0.35 and low.row(0) == low.bottom and low.row(low.highest) == pytest.approx(low.top)
+    assert "unsure below" not in texts_of(low)
+    assert draw_strip(curve_of([[0.99, 0.01]]), 480, 160).highest >= 1
+
+
+def test_unsure_predictions_look_unsure():
+    assert caption("people", 0.32) == "people? 32 %" and caption("people", 0.98) == "people 98 %"
+
+    def ink(probability):
+        rest = (1 - probability) / 2
+        return np.count_nonzero(draw_strip(curve_of([[probability, rest, rest]], names="abc"), 480, 160).picture < 128)
+
+    assert ink(0.9) > ink(0.45)
+
+
+def test_names_at_lines_do_not_overlap():
+    moved = spread_apart(np.array([3.0, 1.0, 1.0, 99.0, 98.0]), 5, 100)
+    assert moved.argsort(kind="stable").tolist() == [1, 2, 0, 4, 3]
+    assert np.diff(np.sort(moved)).min() >= 5 and moved.max() <= 100
+    assert spread_apart(np.array([10.0, 50.0]), 5, 100).tolist() == [10, 50]
 
 
 def test_the_cursor_spans_the_time_axis():

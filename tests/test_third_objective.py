@@ -56,6 +56,9 @@ class PathLength(Objective):
         misses = outputs - np.array([record.target for record in records])
         return {"error": float(np.abs(misses).mean()), "mse": float(np.square(misses).mean())}
 
+    def files(self, evaluation):
+        return {"lengths.csv": map("{0.line},{1}".format, evaluation.records, evaluation.outputs)}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -192,6 +195,9 @@ def test_results_and_report_are_the_objectives(folder, data, capsys):
     misses = scores["outputs"] - [lengths[f"test{line - 1}"] for line in scores["line"]]
     assert results["figures"]["error"] == pytest.approx(np.abs(misses).mean())
     assert (results["objective"], results["videos"], results["views"]) == ("PathLength", CLIPS["test"], 3)
+    rows = [line.split(",") for line in (folder / "straight" / "lengths.csv").read_text().splitlines()]
+    assert [int(line) for line, _ in rows] == scores["line"].tolist()
+    np.testing.assert_allclose([float(length) for _, length in rows], scores["outputs"], rtol=1e-6)
     page = (folder / "straight" / "report.html").read_text()
     assert re.search(r"<b>[\d.]+</b>error", page) and "best validation\n    error" in page
     assert "top-1" not in page and "Confusion" not in page

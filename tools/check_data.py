@@ -1,16 +1,21 @@
-"""Decode every clip of a list, report broken, short and odd ones, and write the list without the broken ones.
+"""Decode every clip of lists, report broken, short and odd ones, and write each list without the broken ones.
 
-    python -m tools.check_data lists/train.csv --data_root /data/videos --min_frames 16
+    python -m tools.check_data lists/*.csv --data_root /data/videos --min_frames 16
 
 broken   missing, empty, not a video, only sound, no frames, damaged, crashes or hangs the decoder, or reading a frame
          by its number gives another frame than decoding in order
 short    fewer frames than --min_frames (sampling then repeats frames)
-odd      rotated or mirrored by metadata, variable frame rate, unusual pixel format, changing size, the same file twice
+odd      rotated or mirrored by metadata, variable frame rate, unusual pixel format, changing size, same file twice,
+         a byte copy of another file, in the same list or another of those given
 
 Output goes to the folder checked/ next to the list: train.csv, the lines of the list without the kinds in --leave_out;
 train.problems.txt, first the findings that many clips share, then one line per clip with other findings;
 train.facts.jsonl, all findings. If the check is interrupted and started again, it continues where it stopped: only new
 and changed files are checked.
+
+    python -m tools.check_data boxes --data_path annotations --data_root /data/movies
+
+checks the annotations and boxes of a data set for action detection: see tools/check_boxes.py.
 """
 
 import argparse
@@ -20,6 +25,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,8 +37,11 @@ from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
 from datasets.class_labels import describe_empty_classes
 from datasets.frame_names import FrameNamesError, find_first_frame
+from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.worker_pool import run_jobs
+from tools.check_boxes import check_boxes
 
 MAX_PRINTED = 30
 COMMON = 5  # a finding that more clips share is reported once
@@ -41,56 +50,95 @@ VERDICTS = ("broken", "short", "odd", "good")
 Facts = dict[str, dict]
 
 
+@dataclass(frozen=True)
+class CheckedList:
+    """A list, and what was found of its files."""
+
+    path: Path
+    output: Path
+    records: Sequence[Record]
+    kind: Kind
+    facts: Facts
+
+    @property
+    def problem_file(self) -> Path:
+        """The file of its findings."""
+        return self.output / f"{self.path.stem}.problems.txt"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status, which is 1 if a clip is broken."""
     escape_output()
-    options = parse_arguments(arguments)
-    output = options.output or options.list.parent / "checked"
-    clean, problem_file = output / options.list.name, output / f"{options.list.stem}.problems.txt"
-    if clean.resolve() == options.list.resolve():
-        print(
-            f"--output {output} contains the list itself, which would be replaced; choose another folder",
-            file=sys.stderr,
-        )
-        return 2
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["boxes"]:
+        return check_boxes(words[1:])
+    options = parse_arguments(words)
     try:
-        records, kind = read_list(options.list, data_root=options.data_root, split=options.split)
-        if options.first_frame is None:
-            options.first_frame = (
-                1 if kind == "video" else find_first_frame(records, options.filename_tmpl, options.list)
-            )
-    except (ListFileError, FrameNamesError, FileNotFoundError) as error:
+        lists = [_check_list(path, options) for path in options.lists]
+        for output in {checked.output for checked in lists}:
+            copy_label_names([checked.path for checked in lists if checked.output == output], output)
+    except (LabelNamesError, ListFileError, FrameNamesError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
+    places = _first_places(lists)
+    copies = find_copies(places)
+    broken = 0
+    for checked in lists:
+        broken += _tell_and_write(checked, {path: places[original] for path, original in copies.items()}, options)
+    _tell_shared_files(lists)
+    return 1 if broken else 0
+
+
+def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
+    """Look at every file of a list; raises where the list cannot be read or would be replaced."""
+    output = options.output or path.parent / "checked"
+    if (output / path.name).resolve() == path.resolve():
+        raise ListFileError(f"--output {output} holds the list itself, which would be replaced; name another folder")
+    records, kind = read_list(path, data_root=options.data_root, split=options.split)
+    first_frame = options.first_frame
+    if first_frame is None:
+        first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)
     empty = describe_empty_classes(records, max(record.target for record in records) + 1)
     if empty:
-        print(f"{options.list}: {empty}")
+        print(f"{path}: {empty}")
     output.mkdir(parents=True, exist_ok=True)
-    facts = _check_all(records, kind, output / f"{options.list.stem}.facts.jsonl", options)
-    min_frames = 0 if kind == "image" else options.min_frames
-    verdicts = [_judge(facts[record.path], min_frames) for record in records]
+    facts = _check_all(records, kind, output / f"{path.stem}.facts.jsonl", first_frame, options)
+    return CheckedList(path, output, records, kind, facts)
+
+
+def _tell_and_write(checked: CheckedList, copies: dict[str, str], options: argparse.Namespace) -> int:
+    """Print the findings of a list, write it without what is left out, and return the number of broken files.
+
+    Args:
+        copies: path of a file -> list, line and path of an earlier one with the same bytes.
+    """
+    records = checked.records
+    min_frames = 0 if checked.kind == "image" else options.min_frames
+    verdicts = [_judge(checked.facts[record.path], min_frames) for record in records]
     _add_repeated(records, verdicts)
+    _add_copies(records, verdicts, copies)
     counts = Counter(verdict for verdict, _ in verdicts)
-    problems = _describe(options.list, records, verdicts)
+    problems = _describe(checked.path, records, verdicts)
     kept = [
         record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
     ]
-    lines = options.list.read_text(encoding="utf-8-sig").splitlines()
+    lines = checked.path.read_text(encoding="utf-8-sig").splitlines()
+    clean = checked.output / checked.path.name
     _write(clean, [lines[number - 1] for number in kept])
-    _write(problem_file, problems)
+    _write(checked.problem_file, problems)
     for problem in problems[:MAX_PRINTED]:
         print(problem)
     if len(problems) > MAX_PRINTED:
-        print(f"and {len(problems) - MAX_PRINTED} more in {problem_file}")
+        print(f"and {len(problems) - MAX_PRINTED} more in {checked.problem_file}")
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS))
     print(f"{clean}: {len(kept)} of {len(records)} clips, without the {', '.join(options.leave_out)}")
-    return 1 if counts["broken"] else 0
+    return counts["broken"]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path, help="list of videos, frame folders or images")
+    parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
     parser.add_argument(
@@ -122,18 +170,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def _check_all(records: Sequence[Record], kind: Kind, journal: Path, options: argparse.Namespace) -> Facts:
+def _check_all(
+    records: Sequence[Record], kind: Kind, journal: Path, first_frame: int, options: argparse.Namespace
+) -> Facts:
     """Return the facts by path: those in the journal that are still valid, and new ones, which are added to it."""
     known = _read_journal(journal)
     jobs, stamps, facts = {}, {}, {}
     for record in records:
         total = record.total_frames if isinstance(record, FrameFolderRecord) else 0
-        stamps[record.path] = _stamp(record.path, total, options.filename_tmpl, options.first_frame)
+        stamps[record.path] = _stamp(record.path, total, options.filename_tmpl, first_frame)
         before = known.get(record.path)
         if before is not None and before["stamp"] == stamps[record.path]:
             facts[record.path] = before
         else:
-            jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl, options.first_frame)
+            jobs[record.path] = FileJob(record.path, kind, total, options.filename_tmpl, first_frame)
     if facts:
         print(f"{len(facts)} of {len(facts) + len(jobs)} were checked before; delete {journal} to check them again")
     outcomes = run_jobs(check_file, jobs.values(), workers=options.workers, time_limit=options.time_limit)
@@ -221,6 +271,33 @@ def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]
                 "odd" if verdict == "good" else verdict,
                 [*findings, f"it is already in line {earlier.line}{label}"],
             )
+
+
+def _first_places(lists: Sequence[CheckedList]) -> dict[str, str]:
+    """Where each path stands first: path -> list, line and path."""
+    places: dict[str, str] = {}
+    for checked in lists:
+        for record in checked.records:
+            places.setdefault(record.path, f"{checked.path}, line {record.line}: {record.path}")
+    return places
+
+
+def _add_copies(records: Sequence[Record], verdicts: list[tuple[str, list[str]]], copies: dict[str, str]) -> None:
+    """Note files that are a byte copy of an earlier one, in the same list or another."""
+    for i, record in enumerate(records):
+        if record.path in copies:
+            verdict, findings = verdicts[i]
+            finding = f"it is a byte copy of {copies[record.path]}"
+            verdicts[i] = ("odd" if verdict == "good" else verdict, [*findings, finding])
+
+
+def _tell_shared_files(lists: Sequence[CheckedList]) -> None:
+    """Print how many files two lists have in common."""
+    for i, later in enumerate(lists):
+        for earlier in lists[:i]:
+            shared = {record.path for record in later.records} & {record.path for record in earlier.records}
+            if shared:
+                print(f"{len(shared)} files stand in both {earlier.path} and {later.path}")
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

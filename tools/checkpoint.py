@@ -10,15 +10,19 @@ Converted files contain plain tensor names, the model configuration, and the fla
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
+from datasets.lists import ListSettings
 from datasets.presets import recipe_of_classes
+from datasets.sampling import ViewSettings
 from models.checkpoint_file import (
     EMA_KEY,
     FORMATS,
@@ -29,6 +33,9 @@ from models.checkpoint_file import (
 )
 from models.describe import CheckpointFacts, describe_checkpoint
 from models.videomambapro import VideoMambaPro
+
+# Flags of the data that --eval takes from the file.
+_IN_THE_FILE = {"nb_classes", "label_names", "num_frames", "input_size", "short_side_size"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,10 +121,27 @@ def _other_contents(content: dict[str, Any]) -> list[str]:
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
         return "not possible: it has no head; fine-tune it with --finetune"
+    if facts.config.get("time_pool"):
+        return f"python run_action_detection.py --eval --finetune {path} --data_path DIR"
+    if facts.flags.get("data_path") or facts.flags.get("test_list"):
+        return _command_of_run(path, facts)
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"
     return f"bash scripts/evaluate.sh --checkpoint {path} --data_set {recipe} --data_root DIR"
+
+
+def _command_of_run(path: Path, facts: CheckpointFacts) -> str:
+    """The command that repeats the test of the run that wrote the file: its lists, sampling and views."""
+    script = "run_pretrain_imagenet.py" if facts.is_image_model else "run_class_finetuning.py"
+    words = ["python", script, "--eval", "--finetune", str(path)]
+    for field in (*fields(ListSettings), *fields(ViewSettings)):
+        value = facts.flags.get(field.name)
+        # the scripts differ in the default of --data_set
+        usual = value in (None, "") or (value == field.default and field.name != "data_set")
+        if not usual and field.name not in _IN_THE_FILE:
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@
     python -m tools.make_lists hmdb51   VIDEOS --splits testTrainMulti_7030_splits --fold 1 --output lists
     python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
+    python -m tools.make_lists ava      VIDEOS --annotations ANNOTATIONS --output lists
 
 VIDEOS may contain frame folders instead of videos. The paths in the lists are relative to it: pass it as --data_root
 when training. Clips that the annotations name but the folder does not contain are listed in missing.txt. If there is
 no validation split, a fraction of each class's training clips is used; clips of the same recording stay together.
+
+For AVA, the files of action detection are written: those of ANNOTATIONS without the videos that do not exist.
 """
 
 import argparse
@@ -29,6 +32,8 @@ from common.flag_parser import FlagParser
 from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
+from datasets.label_names import LABELS
+from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
     Source,
     read_folder,
@@ -40,8 +45,10 @@ from datasets.preparation.list_sources import (
     read_ucf101,
 )
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
+from datasets.presets import PRESETS
 
-WRITTEN = ("train.csv", "val.csv", "test.csv", "labels.txt", "missing.txt")
+WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
+AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
 MAX_PRINTED = 10
 Clip = tuple[Found, int]
 
@@ -67,15 +74,29 @@ class Lists:
     passed_over: list[str] = field(default_factory=list)
 
 
+# Recipe and number of classes of the data sets that have one.
+RECIPES = {
+    "kinetics": ("k400/tiny_f16_res224", 400),
+    "ssv2": ("ssv2/tiny_f16_res224", 174),
+    "ucf101": ("ucf101/tiny_f16_res224", 101),
+    "hmdb51": ("hmdb51/tiny_f16_res224", 51),
+    "jhmdb": ("jhmdb/nano_f8_res96", 21),
+}
+OWN_VIDEOS = "custom/small"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     escape_output()
     options = parse_arguments(arguments)
     try:
+        if options.form == "ava":
+            _make_ava(options)
+            return 0
         lists = _read(options)
         _add_splits(lists.splits, options, lists.source.group_by)
         _write(lists, options)
-    except (SourceError, ListFileError) as error:
+    except (SourceError, ListFileError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     _print_summary(lists, options)
@@ -86,11 +107,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet"):
+    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava"):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="output folder of the lists")
         command.add_argument("--overwrite", action="store_true", help="replace existing lists")
+        if form == "ava":
+            command.add_argument(
+                "--annotations", type=Path, required=True, metavar="DIR", help="AVA's CSV files and its label map"
+            )
+            command.add_argument("--person_boxes", default="", metavar="FILE", help="detected persons, as SlowFast's")
+            continue
         command.add_argument(
             "--val_share",
             type=proper_fraction,
@@ -114,6 +141,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             command.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its folder of split files")
             command.add_argument("--fold", type=int, choices=(1, 2, 3), default=1, help="which of the three splits")
     options = parser.parse_args(arguments)
+    if options.form == "ava":
+        return options
     try:
         re.compile(options.group_by)
     except re.error as error:
@@ -223,10 +252,31 @@ def _write(lists: Lists, options: argparse.Namespace) -> None:
         for split, clips in lists.splits.items()
         if clips
     }
-    texts["labels.txt"] = "".join(f"{name}\n" for name in lists.source.label_names)
+    texts[LABELS] = "".join(f"{name}\n" for name in lists.source.label_names)
     if lists.missing:
         texts["missing.txt"] = "".join(f"{line}\n" for line in lists.missing)
-    there = [name for name in WRITTEN if (options.output / name).exists()]
+    _write_texts(texts, WRITTEN, options)
+
+
+def _make_ava(options: argparse.Namespace) -> None:
+    """Write the files for action detection, and say what they hold."""
+    lists = read_ava(options.root, options.annotations, options.person_boxes)
+    missing = {"missing.txt": "".join(f"{line}\n" for line in lists.missing)} if lists.missing else {}
+    _write_texts(lists.texts | missing, AVA_WRITTEN, options)
+    for split, videos in lists.videos.items():
+        rows = lists.texts[f"{split}.csv"].count("\n")
+        print(f"{split}: {len(videos)} videos, {rows} rows")
+    for line in lists.notes:
+        print(_printable(line))
+    _print_some("missing", lists.missing, f"missing in total: {options.output / 'missing.txt'}")
+    words = ["--data_path", options.output, "--data_root", lists.root]
+    print("check with: python -m tools.check_data boxes", shlex.join(map(str, words)))
+    print("train with:", shlex.join(map(str, words)))
+
+
+def _write_texts(texts: dict[str, str], names: Sequence[str], options: argparse.Namespace) -> None:
+    """Write files whose names are among `names`; those of an earlier time are replaced where the options say so."""
+    there = [name for name in names if (options.output / name).exists()]
     if there and not options.overwrite:
         raise SourceError(f"{options.output} already contains {', '.join(there)}; --overwrite replaces them")
     for name in set(there) - texts.keys():
@@ -261,8 +311,23 @@ def _print_summary(lists: Lists, options: argparse.Namespace) -> None:
         print(_printable(line))
     _print_some("passed over", lists.passed_over, "passed over in total")
     _print_some("missing", lists.missing, f"missing in total: {output / 'missing.txt'}")
-    words = ["--data_path", output, "--data_root", options.root, "--label_names", output / "labels.txt"]
-    print("train with:", shlex.join(map(str, [*words, *lists.frame_flags])))
+    print("train with:", shlex.join(_training_command(lists, options)))
+
+
+def _training_command(lists: Lists, options: argparse.Namespace) -> list[str]:
+    """The command line that trains on the lists: by the data set's own recipe where the classes are all there."""
+    if lists.kind == "image":
+        words = ["python", "run_pretrain_imagenet.py", "--model", "videomambapro_tiny"]
+        if len(lists.source.label_names) != PRESETS["ImageNet"].num_classes:
+            words += ["--data_set", "custom"]
+    else:
+        recipe, classes = RECIPES.get(options.form, (OWN_VIDEOS, 0))
+        if classes != len(lists.source.label_names):
+            recipe = OWN_VIDEOS
+        words = ["python", "run_class_finetuning.py", "--recipe", recipe]
+    words += ["--data_path", str(options.output), "--data_root", str(options.root)]
+    words += ["--label_names", str(options.output / LABELS), *lists.frame_flags]
+    return [*words, "--output_dir", f"outputs/{options.root.resolve().name}"]
 
 
 def _print_some(what: str, lines: Sequence[str], total: str) -> None:

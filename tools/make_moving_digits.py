@@ -9,6 +9,11 @@ order of frames reveals the class. Test clips use other images of digits than tr
 Output: videos/ as H.264 files, frames/ as folders of JPEGs, and images/ of single digits for pretraining (10 classes),
 each with lists whose paths are relative to the output folder; labels.txt with the names of the motions; boxes.json
 with a box [left, top, right, bottom] of the digit in pixels for every frame of every video.
+
+    python -m tools.make_moving_digits --output data/digit_scenes --digits_per_clip 1-3 --size 96
+
+With several digits in a clip, each with a motion of its own, the output is a data set for action detection, in the
+files of AVA: see tools/digit_scenes.py.
 """
 
 import argparse
@@ -38,6 +43,7 @@ CENTRE_RANGE = (8.0, 56.0)  # limits of the centre of a digit, so that most of i
 ORBIT_RADIUS = (16.0, 20.0)
 ORBIT_CENTRE = (28.0, 36.0)
 REFERENCE_SIZE = 64
+MOST_DIGITS = 5
 FRAME_RATE = 12
 MARKER = "settings.json"
 BOXES = "boxes.json"
@@ -118,7 +124,7 @@ def draw_clip(
         the frames, uint8 (num_frames, size, size, 3); the box of the digit in each (see `digit_layer`).
     """
     digit = digits[rng.integers(len(digits))]
-    background, colour = draw_background(size, rng), _bright_colour(rng)
+    background, colour = draw_background(size, rng), bright_colour(rng)
     trajectory = draw_trajectory(label, num_frames, size, rng)
     layers = [digit_layer(digit, place, size) for place in trajectory]
     return np.stack([draw_digit(background, layer, colour) for layer in layers]), [e.getbbox() for e in layers]
@@ -141,14 +147,15 @@ def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
-def _bright_colour(rng: np.random.Generator) -> np.ndarray:
+def bright_colour(rng: np.random.Generator) -> np.ndarray:
+    """Draw a colour that is brighter than any background: float32 (3,)."""
     return rng.integers(170, 256, size=3).astype(np.float32)
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
+def write_video(path: Path, frames: np.ndarray, rate: int = FRAME_RATE) -> None:
     """Write frames uint8 (T, H, W, 3) as an H.264 file with a single key frame and reproducible bytes."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAME_RATE)
+        stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
@@ -182,7 +189,7 @@ def _write_image(index: int, *, output: Path, split: str, settings: dict) -> int
     side = rng.uniform(40, 56) * size / REFERENCE_SIZE
     x, y = rng.uniform(side / 2, size - side / 2, size=2)
     layer = digit_layer(digits[chosen], (x, y, side), size)
-    picture = draw_digit(draw_background(size, rng), layer, _bright_colour(rng))
+    picture = draw_digit(draw_background(size, rng), layer, bright_colour(rng))
     Image.fromarray(picture).save(output / "images" / split / f"{index:05}.jpg", quality=95)
     return int(numbers[chosen])
 
@@ -192,8 +199,9 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
 
     Args:
         output: the folder, created if necessary.
-        settings: seed, num_frames, size (pixels), train, val, test (clips), frame_clips (clips of each split that are
-            also written as frame folders), images_train, images_val.
+        settings: seed, num_frames, size (pixels), train, val, test (clips); and either frame_clips (clips of each
+            split that are also written as frame folders), images_train, images_val, or digits_per_clip (minimum and
+            maximum).
         workers: processes; 0 for one per CPU core.
 
     Returns:
@@ -201,9 +209,20 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
     """
     marker = output / MARKER
     wanted = {"format": FORMAT_VERSION, **settings}
-    if marker.is_file() and json.loads(marker.read_text()) == wanted:
+    if marker.is_file() and json.loads(marker.read_text()) == json.loads(json.dumps(wanted)):
         return False
     marker.unlink(missing_ok=True)
+    if "digits_per_clip" in settings:
+        from tools.digit_scenes import write_scenes  # which takes its drawing functions from here
+
+        write_scenes(output, settings, workers)
+    else:
+        _write_classes(output, settings, workers)
+    marker.write_text(json.dumps(wanted, indent=2) + "\n")
+    return True
+
+
+def _write_classes(output: Path, settings: dict, workers: int) -> None:
     jobs = [(_write_clip, "videos", split, settings[split]) for split in SPLITS]
     jobs += [(_write_image, "images", split, settings[f"images_{split}"]) for split in ("train", "val")]
     total = sum(count for *_, count in jobs)
@@ -212,18 +231,17 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
         for write, kind, split, count in jobs:
             (output / kind / split).mkdir(parents=True, exist_ok=True)
             progress.set_description(f"{kind} {split}")
-            written = _run(pool, partial(write, output=output, split=split, settings=settings), count, progress)
+            written = run_all(pool, partial(write, output=output, split=split, settings=settings), count, progress)
             if kind == "videos":
                 boxes |= {f"videos/{split}/{i:05}.mp4": clip_boxes for i, clip_boxes in enumerate(written)}
             _write_lists(output, kind, split, written, settings)
     (output / BOXES).write_text(json.dumps(boxes) + "\n")
     (output / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     (output / "images" / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(10)))
-    marker.write_text(json.dumps(wanted, indent=2) + "\n")
-    return True
 
 
-def _run(pool: ProcessPoolExecutor, write: Callable, count: int, progress: tqdm) -> list:
+def run_all(pool: ProcessPoolExecutor, write: Callable, count: int, progress: tqdm) -> list:
+    """Call `write` with the numbers below `count` in a pool; gives the results in their order."""
     results = []
     for result in pool.map(write, range(count), chunksize=16):
         results.append(result)
@@ -262,6 +280,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--images_train", type=non_negative_int, default=2600, help="training images")
     parser.add_argument("--images_val", type=non_negative_int, default=400, help="validation images")
+    parser.add_argument(
+        "--digits_per_clip",
+        type=_digits_range,
+        metavar="N-M",
+        help="write scenes for action detection instead, with this number of digits in each, for example 1-3",
+    )
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes; 0: one per CPU core")
     options = parser.parse_args(arguments)
     if options.size < 16 or options.size % 2:
@@ -273,9 +297,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
+def _digits_range(text: str) -> tuple[int, int]:
+    """Read `1-3`, or `2` for 2-2."""
+    least, _, most = text.partition("-")
+    if not (least + (most or least)).isdecimal() or not 1 <= int(least) <= int(most or least) <= MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_DIGITS} such as 1-3, not {text}")
+    return int(least), int(most or least)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     settings = vars(parse_arguments(arguments))
+    without = ("frame_clips", "images_train", "images_val") if settings["digits_per_clip"] else ("digits_per_clip",)
+    for name in without:
+        del settings[name]
     output, workers = settings.pop("output"), settings.pop("workers")
     made = make_data_set(output, settings, workers)
     print(f"{output}: {'written' if made else 'already complete'}")

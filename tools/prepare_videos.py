@@ -4,8 +4,8 @@
     python -m tools.prepare_videos lists/*.csv --data_root /data/videos --output /data/frames_256 --form frames
 
 Videos become H.264 with a short side of 256 and a key frame every 4 frames, or folders of JPEGs. OUTPUT then contains
-them and the lists under their old names; train with --data_path OUTPUT --data_root OUTPUT. Frame numbers do not
-change. docs/data.md describes how the pictures are processed.
+them, the lists under their old names and labels.txt; train with --data_path OUTPUT --data_root OUTPUT. Frame numbers
+do not change. docs/data.md describes how the pictures are processed.
 
 A video that cannot be read is reported and excluded from the lists, and the exit status is 1. If the tool is
 interrupted and started again, it continues where it stopped.
@@ -37,6 +37,7 @@ from datasets.annotations import (
     read_list,
     resolve_video_path,
 )
+from datasets.label_names import LabelNamesError, copy_label_names
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
 
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lists = {path: _read_videos(path, options) for path in options.lists}
         targets = _name_targets([record for records in lists.values() for record in records], options)
         since = _check_folder(options.output, preparation, options.lists)
-    except (ListFileError, PreparationError, FileNotFoundError) as error:
+        copy_label_names(options.lists, options.output)
+    except (LabelNamesError, ListFileError, PreparationError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     failures = _prepare(targets, preparation, options, since)

@@ -15,6 +15,8 @@ from common.flag_parser import FlagParser
 from common.terminal import escape_output
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
+from datasets.detection.arguments import DetectionSettings
+from datasets.detection.build import build_detection_dataset
 from datasets.label_names import read_label_names
 from engines.results import RESULTS, describe_list
 from reports.page import write_report
@@ -64,7 +66,10 @@ def tested_dataset(output_dir: Path) -> tuple:
     results, settings = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     args = argparse.Namespace(**settings)
     try:
-        dataset = build_dataset("test", DataSettings.from_flags(args))
+        if results.get("objective") == "Detection":
+            dataset = build_detection_dataset("test", DetectionSettings.from_flags(args))
+        else:
+            dataset = build_dataset("test", DataSettings.from_flags(args))
     except (OSError, ValueError, AttributeError) as error:
         return None, f"the test list cannot be read: {error}"
     if describe_list(dataset, args.data_root)["sha256"] != results.get("list", {}).get("sha256"):

@@ -7,6 +7,7 @@ that may hang or crash; `open_reader` opens a reader with or without a guard.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "UnreadableVideoError",
     "VideoFile",
     "failures_of",
+    "frame_rate",
     "open_reader",
 ]
 
@@ -40,6 +42,11 @@ class FrameReader(Protocol):
         ...
 
 
+def frame_rate(reader: FrameReader) -> Fraction | None:
+    """Frames per second of an open video; None for a folder of frames, or where the file does not tell."""
+    return getattr(reader, "rate", None)
+
+
 class _OpenReader:
     """A reader in this process that turns all exceptions into `UnreadableVideoError`."""
 
@@ -51,6 +58,11 @@ class _OpenReader:
     def __len__(self) -> int:
         with failures_of(self.path):
             return len(self._reader)
+
+    @property
+    def rate(self) -> Fraction | None:
+        with failures_of(self.path):
+            return frame_rate(self._reader)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         with failures_of(self.path):

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import weakref
 from collections.abc import Callable, Sequence, Sized
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.errors import UnreadableVideoError, failures_of
-from datasets.readers.helper import start_helper
+from datasets.readers.helper import ASK_RATE, start_helper
 from datasets.readers.shared_frames import SharedFrames, anonymous_file
 
 logger = logging.getLogger(__name__)
@@ -78,11 +79,19 @@ class Guard:
 
     def read(self, reader: "GuardedReader", indices: np.ndarray) -> np.ndarray:
         """Read frames of the reader opened last, for `GuardedReader.read`."""
-        if reader.number != self._opened:
-            raise RuntimeError(f"{reader.path} is no longer open: its guard has opened another file")
+        self._check_open(reader)
         shape = self._ask(reader.path, indices)
         with failures_of(reader.path):
             return self._frames.view(shape)
+
+    def rate(self, reader: "GuardedReader") -> Fraction | None:
+        """Do `reader.rate`."""
+        self._check_open(reader)
+        return self._ask(reader.path, ASK_RATE)
+
+    def _check_open(self, reader: "GuardedReader") -> None:
+        if reader.number != self._opened:
+            raise RuntimeError(f"{reader.path} is no longer open: its guard has opened another file")
 
     @property
     def helper(self) -> int | None:
@@ -95,7 +104,7 @@ class Guard:
             self._owner = 0
             self._stop()
 
-    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
+    def _ask(self, path: str, request: Callable[[], Sized] | np.ndarray | str) -> Any:
         """Send a request and return its answer; retry once if the helper was asleep when the time was up."""
         try:
             return self._ask_once(path, request)
@@ -104,14 +113,14 @@ class Guard:
                 raise
         return self._ask_once(path, request)
 
-    def _ask_once(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
+    def _ask_once(self, path: str, request: Callable[[], Sized] | np.ndarray | str) -> Any:
         if self._owner != os.getpid():
             self._start()
             if not callable(request):
                 self._send(path, self._make_reader)
         return self._send(path, request)
 
-    def _send(self, path: str, request: Callable[[], Sized] | np.ndarray) -> Any:
+    def _send(self, path: str, request: Callable[[], Sized] | np.ndarray | str) -> Any:
         pickled = pickle.dumps(request)
         try:
             self._connection.send((path, pickled))
@@ -214,6 +223,11 @@ class GuardedReader:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second on average; None where the file does not tell."""
+        return self._guard.rate(self)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames (T,) -> uint8 (T, H, W, 3); the guard's next read overwrites them.

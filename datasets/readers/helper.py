@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import numpy as np
 from common.memory import LARGE_BYTES, keep_freed_memory, release_after
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
+
+ASK_RATE = "rate"
 
 # The decoder, whose import is slow, is imported before the time of the first file counts.
 _PROGRAM = """
@@ -58,8 +61,8 @@ def serve(connection: int, memory: int, lifeline: int) -> None:
     """Answer requests, in the helper, until the connection is closed.
 
     A request is a path and a pickled object. A callable opens a reader; the answer is the number of frames. An array
-    of frame numbers is read from the reader opened last; the answer is the shape of the frames in shared memory. An
-    answer may also be an `UnreadableVideoError`.
+    of frame numbers is read from the reader opened last; the answer is the shape of the frames in shared memory.
+    `ASK_RATE` asks for that reader's frames per second. An answer may also be an `UnreadableVideoError`.
     """
     _end_with(lifeline)
     keep_freed_memory()
@@ -85,7 +88,7 @@ class _Reading:
         self.reader: Any = None
         self.size = 0  # bytes of the frames read last
 
-    def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | UnreadableVideoError:
+    def answer(self, path: str, pickled: bytes) -> int | tuple[int, ...] | Fraction | None | UnreadableVideoError:
         """Carry out a request."""
         try:
             with failures_of(path):
@@ -93,6 +96,8 @@ class _Reading:
                 if callable(request):
                     self.reader = request()
                     return len(self.reader)
+                if isinstance(request, str):
+                    return getattr(self.reader, "rate", None)
                 return self._read(request)
         except UnreadableVideoError as error:
             return error

@@ -33,7 +33,7 @@ class FrameFolder:
         frames = []
         for index in unique:
             frames.append(self._frame(int(index)))
-            _refuse_huge(self.path, frames[-1], len(places))
+            refuse_huge(self.path, frames[-1], len(places))
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise UnreadableVideoError(self.path, f"its frames have different sizes: {sorted(sizes)}")
@@ -67,11 +67,11 @@ class ImageFile:
         if not os.path.isfile(self.path):
             raise UnreadableVideoError(self.path, "there is no such file")
         frame = _read_image(self.path, self.path)[None]
-        _refuse_huge(self.path, frame, len(indices))
+        refuse_huge(self.path, frame, len(indices))
         return frame if len(indices) == 1 else frame.repeat(len(indices), axis=0)
 
 
-def _refuse_huge(path: str, frame: np.ndarray, count: int) -> None:
+def refuse_huge(path: str, frame: np.ndarray, count: int) -> None:
     """Raise `UnreadableVideoError` if `count` such frames take more than `MOST_BYTES`."""
     if frame.nbytes * count > MOST_BYTES:
         raise UnreadableVideoError(path, f"{count} frames of {frame.nbytes / 1e6:.0f} MB would need too much memory")

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,10 @@ class Objective(nn.Module):
     def arrays(self, evaluation) -> dict[str, np.ndarray]:
         """Return further arrays for scores.npz, which always contains the line number of each video."""
         return {"outputs": evaluation.outputs} if isinstance(evaluation.outputs, np.ndarray) else {}
+
+    def files(self, evaluation) -> dict[str, Iterable[str]]:
+        """Return further text files to write beside results.json: name -> lines without their ends."""
+        return {}
 
 
 class SavedNames:

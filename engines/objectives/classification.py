@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
+from engines.objectives.collapse import CollapseCheck
 from engines.objectives.mixing import PLAIN_CROSS_ENTROPY, LossSettings, create_criterion, create_mixup
 
 
@@ -41,9 +42,12 @@ class Classification(Objective):
         self.num_classes, self.class_names = num_classes, class_names
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
+        self._collapse = CollapseCheck(class_names)
+        self._trained = False  # since the last validation; a moving average never is
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
+        self._trained = self._trained or self.training
         prepared = super().prepare(batch, device)
         if self.training and self.mixup is not None:
             prepared["clips"], prepared["targets"] = self.mixup(prepared["clips"], prepared["targets"])
@@ -75,7 +79,11 @@ class Classification(Objective):
         Top-5 is 100 with five classes or fewer.
         """
         labels = self._checked_labels(outputs, records)
-        hits = self._ranking(outputs) == labels[:, None]
+        ranking = self._ranking(outputs)
+        if self._trained:
+            self._collapse.note(labels, ranking[:, 0])
+            self._trained = False
+        hits = ranking == labels[:, None]
         return {
             "acc1": 100.0 * float(hits[:, 0].mean()),
             "acc5": 100.0 * float(hits.any(axis=1).mean()),
@@ -83,8 +91,9 @@ class Classification(Objective):
         }
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Format the accuracies for a log line."""
-        return f"top-1 {figures['acc1']:.2f} %, top-5 {figures['acc5']:.2f} %"
+        """Format the accuracies for a log line; top-5 has no meaning for five classes or fewer."""
+        top5 = f", top-5 {figures['acc5']:.2f} %" if self.num_classes > 5 else ""
+        return f"top-1 {figures['acc1']:.2f} %{top5}"
 
     def results(self, evaluation) -> dict:
         """Return accuracies, calibration, the confusion matrix, and statistics per class and per video."""

@@ -1,0 +1,84 @@
+"""From settings to the data set of a detector and its loader."""
+
+import logging
+from functools import partial
+
+from datasets.build import build_loader
+from datasets.clip_dataset import ClipPlan
+from datasets.collate import Collate
+from datasets.detection.arguments import DetectionSettings
+from datasets.detection.keyframe_dataset import CollateByShape, KeyframeDataset
+from datasets.detection.lists import Keyframes, read_keyframes
+from datasets.detection.transforms import RandomView, WholePicture
+from datasets.loader import ClipLoader
+from datasets.readers import Guard
+from datasets.sampling import Mode, keyframe_indices
+
+logger = logging.getLogger(__name__)
+
+
+def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> KeyframeDataset:
+    """Build the data set of a mode.
+
+    Args:
+        mode: "train"; "validation", which uses every `val_every_seconds`th second; or "test".
+        settings: files, frames and views.
+
+    Raises:
+        FileNotFoundError: a file is missing, or none of the videos is there.
+        AnnotationError: a file has faulty lines.
+    """
+    keyframes = read_keyframes(mode, settings)
+    dataset = dataset_of(keyframes, mode, settings)
+    logger.info(
+        "%s: %d seconds with %d boxes of %s, %d classes, annotated in %s",
+        mode,
+        len(dataset),
+        sum(len(record.boxes) for record in dataset.records),
+        keyframes.person_file or "the ground truth",
+        dataset.num_classes,
+        dataset.list_file,
+    )
+    return dataset
+
+
+def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) -> KeyframeDataset:
+    """Make records a data set, with the frames and views of a mode; arguments as `build_detection_dataset`."""
+    if mode == "train":
+        transform = RandomView(settings.input_size, settings.train_short_side, settings.hflip, settings.box_jitter)
+    else:
+        transform = WholePicture(settings.short_side_size, settings.patch_size, settings.box_jitter)
+    plan = ClipPlan(
+        mode=mode,
+        sample=partial(keyframe_indices, clip_len=settings.num_frames, sampling_rate=settings.sampling_rate),
+        transform=transform,
+        clip_shape=(3, settings.num_frames, settings.input_size, settings.input_size),
+        seed=settings.seed,
+        gpu_transforms=settings.gpu_transforms,
+    )
+    return KeyframeDataset(
+        keyframes,
+        plan,
+        filename_tmpl=settings.filename_tmpl or "",
+        fps=settings.fps,
+        start_second=settings.start_second,
+        guard=Guard(settings.read_timeout) if settings.read_timeout else None,
+    )
+
+
+def build_detection_loader(
+    dataset: KeyframeDataset, mode: Mode, settings: DetectionSettings, *, rank: int = 0, world_size: int = 1
+) -> ClipLoader:
+    """Build the loader of a data set for one process; arguments and errors as those of `build_loader`.
+
+    Evaluation shows one view of each second, in batches whose clips have one shape.
+    """
+    train = mode == "train"
+    return build_loader(
+        dataset,
+        "train" if train else "validation",
+        settings,
+        rank=rank,
+        world_size=world_size,
+        collate=None if train else CollateByShape(Collate(dataset.plan.clip_shape)),
+    )

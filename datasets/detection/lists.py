@@ -1,0 +1,238 @@
+"""The files of a data set for detection, and the records that they give in each mode."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.flag_types import fraction, frame_template, non_negative_int, positive, positive_int
+from common.settings import option
+from datasets.annotations import VIDEO_SUFFIXES
+from datasets.detection.annotations import (
+    Keyframe,
+    Persons,
+    Second,
+    read_annotations,
+    read_exclusions,
+    read_person_boxes,
+)
+from datasets.detection.label_map import AnnotationError, LabelMap, read_label_map
+from datasets.sampling import Mode
+
+logger = logging.getLogger(__name__)
+
+ANNOTATIONS = {
+    "train": ("ava_train_v2.2.csv", "train.csv"),
+    "validation": ("ava_val_v2.2.csv", "val.csv"),
+    "test": ("test.csv",),
+}
+PERSON_BOXES = {
+    "validation": ("ava_val_predicted_boxes.csv", "val_predicted_boxes.csv"),
+    "test": ("test_predicted_boxes.csv",),
+}
+LABEL_MAPS = ("ava_action_list_v2.2_for_activitynet_2019.pbtxt", "ava_action_list_v2.2.pbtxt", "label_map.pbtxt")
+EXCLUSIONS = (
+    "ava_train_excluded_timestamps_v2.2.csv",
+    "ava_val_excluded_timestamps_v2.2.csv",
+    "exclusions.csv",
+)
+FIRST_SECOND_OF_FOLDERS = 900
+"""The second of AVA's movies with which the published folders of frames begin."""
+
+
+@dataclass(frozen=True)
+class DetectionListSettings:
+    """Which annotations, boxes and videos are read."""
+
+    data_path: str = option("", "folder with the files below, under AVA's names or these", metavar="DIR")
+    train_csv: str = option("", "annotations, instead of train.csv", metavar="FILE")
+    val_csv: str = option("", "annotations, instead of val.csv", metavar="FILE")
+    test_csv: str = option("", "annotations, instead of test.csv, or where that is missing val.csv", metavar="FILE")
+    label_map: str = option("", "names and ids of the classes, instead of label_map.pbtxt", metavar="FILE")
+    exclusions: tuple[str, ...] = option(
+        (), "seconds that are not used, instead of exclusions.csv; there may be none", nargs="+", metavar="FILE"
+    )
+    person_boxes: str = option(
+        "", "detected persons, instead of val_predicted_boxes.csv and test_predicted_boxes.csv", metavar="FILE"
+    )
+    box_threshold: float = option(0.8, "least score of detected persons that are used", fraction)
+    eval_boxes: str = option(
+        "predicted",
+        "boxes in evaluation: predicted; ground_truth gives an upper bound and needs no --person_boxes",
+        choices=("predicted", "ground_truth"),
+    )
+    val_every_seconds: int = option(4, "validation while training uses every Nth second of a video", positive_int)
+    data_root: str = option("", "folder of the movies or frame folders, named like the videos", metavar="DIR")
+    filename_tmpl: str | None = option(
+        None, "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
+    )
+    fps: float = option(30.0, "frames a second: of folders as they were cut, of movies as they are read", positive)
+    start_second: int | None = option(
+        None,
+        f"second with which folders or movies begin (default: {FIRST_SECOND_OF_FOLDERS} for folders, as AVA's; 0 for "
+        "movies)",
+        non_negative_int,
+        metavar="S",
+    )
+
+
+@dataclass(frozen=True)
+class Keyframes:
+    """What the files of a mode say.
+
+    Attributes:
+        annotation_file: path of the annotations.
+        person_file: path of the detected persons; "" where the ground truth's boxes are used.
+        label_map: the classes.
+        excluded: seconds that were left out.
+        records: one for each second, ordered as the annotations are, seconds without annotations at the end of their
+            video.
+    """
+
+    annotation_file: str
+    person_file: str
+    label_map: LabelMap
+    excluded: frozenset[Second]
+    records: list[Keyframe]
+
+
+def find_file(given: str, names: Sequence[str], settings: DetectionListSettings, flag: str) -> str:
+    """Find a file: as given by its flag, or by one of its names in --data_path.
+
+    Raises:
+        FileNotFoundError: it is nowhere.
+    """
+    if given:
+        return given
+    if settings.data_path:
+        for name in names:
+            if (Path(settings.data_path) / name).is_file():
+                return str(Path(settings.data_path) / name)
+    folder = f"in --data_path {settings.data_path}" if settings.data_path else "and no --data_path"
+    raise FileNotFoundError(f"there is no {' or '.join(names)} {folder}; give the file with --{flag} FILE")
+
+
+def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
+    """Read the files of a mode.
+
+    Training and `--eval_boxes ground_truth` show the annotated boxes. Evaluation with predicted boxes has a record for
+    every second with annotations or with detected persons: detections where nobody is annotated count as wrong.
+
+    Raises:
+        FileNotFoundError: a file or all videos are missing.
+        AnnotationError: faulty lines, or nothing is left to be read.
+    """
+    split = split_of(mode, settings)
+    label_map = find_label_map(settings)
+    annotation_file = find_annotations(split, settings)
+    annotated = read_annotations(annotation_file, label_map)
+    first_lines: dict[str, int] = {}
+    for (video, _), persons in annotated.items():
+        first_lines.setdefault(video, persons.line)
+    person_file, shown = "", annotated
+    if mode != "train" and settings.eval_boxes == "predicted":
+        person_file = find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+        shown = read_person_boxes(person_file, settings.box_threshold)
+        shown = {second: persons for second, persons in shown.items() if second[0] in first_lines}
+        if not shown:
+            raise AnnotationError(
+                f"{person_file} has no box for a video of {annotation_file} that scores at least --box_threshold "
+                f"{settings.box_threshold:g}; are these the boxes of other videos?"
+            )
+    excluded = frozenset(second for file in find_exclusions(settings) for second in read_exclusions(file))
+    seconds = [second for second in {**annotated, **shown} if second not in excluded]
+    if mode == "validation":
+        seconds = _every_nth(seconds, settings.val_every_seconds)
+    if not seconds:
+        raise AnnotationError(f"{annotation_file} has only seconds that the exclusions leave out")
+    order = {video: place for place, video in enumerate(first_lines)}
+    seconds.sort(key=lambda second: order[second[0]])
+    paths = find_videos(first_lines, settings.data_root, annotation_file)
+    records = [
+        make_keyframe(paths[second[0]], first_lines[second[0]], second, annotated.get(second), shown.get(second))
+        for second in seconds
+    ]
+    return Keyframes(annotation_file, person_file, label_map, excluded, records)
+
+
+def split_of(mode: Mode, settings: DetectionListSettings) -> Mode:
+    """Name the split that a mode reads: a test without annotations of its own reads those of the validation."""
+    own = settings.test_csv or (settings.data_path and (Path(settings.data_path) / ANNOTATIONS["test"][0]).is_file())
+    return "validation" if mode == "test" and not own else mode
+
+
+def find_annotations(split: Mode, settings: DetectionListSettings) -> str:
+    """Find the annotations of a split; errors as `find_file`."""
+    given = {"train": settings.train_csv, "validation": settings.val_csv, "test": settings.test_csv}[split]
+    return find_file(given, ANNOTATIONS[split], settings, "val_csv" if split == "validation" else f"{split}_csv")
+
+
+def find_label_map(settings: DetectionListSettings) -> LabelMap:
+    """Find and read the label map; errors as `find_file` and `read_label_map`."""
+    return read_label_map(find_file(settings.label_map, LABEL_MAPS, settings, "label_map"))
+
+
+def find_exclusions(settings: DetectionListSettings) -> list[str]:
+    """List the files of exclusions: those given, or those in --data_path, which may be none."""
+    if settings.exclusions or not settings.data_path:
+        return list(settings.exclusions)
+    there = (Path(settings.data_path) / name for name in EXCLUSIONS)
+    return [str(path) for path in there if path.is_file()]
+
+
+def find_videos(first_lines: dict[str, int], root: str, annotation_file: str) -> dict[str, str]:
+    """Find the folder or the movie of each video below `root`; one that is missing keeps its bare path.
+
+    Args:
+        first_lines: video -> line of its first row, for the messages.
+        root: --data_root.
+        annotation_file: for the messages.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    paths = {video: find_video(root, video) for video in first_lines}
+    missing = [video for video, path in paths.items() if not os.path.exists(path)]
+    if missing:
+        first = f"the first in line {first_lines[missing[0]]}: {paths[missing[0]]}"
+        if len(missing) == len(paths):
+            raise FileNotFoundError(
+                f"{annotation_file}: none of its {len(paths)} videos is there, neither as a folder of frames nor with "
+                f"a video's suffix, {first}; --data_root names the folder that they lie in"
+            )
+        logger.warning("%s: %d of %d videos are missing, %s", annotation_file, len(missing), len(paths), first)
+    return paths
+
+
+def find_video(root: str, video: str) -> str:
+    """Find the folder or movie of a video; its bare path where neither is there."""
+    path = os.path.join(root, video)
+    if os.path.exists(path):
+        return path
+    return next((path + suffix for suffix in VIDEO_SUFFIXES if os.path.isfile(path + suffix)), path)
+
+
+def start_of(path: str, start_second: int | None) -> int:
+    """Return the second with which a folder or movie begins, where --start_second leaves it open."""
+    if start_second is None:
+        return FIRST_SECOND_OF_FOLDERS if os.path.isdir(path) else 0
+    return start_second
+
+
+def make_keyframe(path: str, line: int, second: Second, annotated: Persons | None, shown: Persons | None) -> Keyframe:
+    """Put a record together; None stands for nobody."""
+    truth, persons = annotated or Persons(line), shown or Persons(line)
+    target = {"boxes": truth.box_array(), "labels": truth.labels}
+    boxes = target["boxes"] if shown is annotated else persons.box_array()
+    return Keyframe(path, truth.line, *second, target, boxes, np.array(persons.scores, dtype=np.float32))
+
+
+def _every_nth(seconds: list[Second], step: int) -> list[Second]:
+    """Keep the seconds that are a multiple of `step` after the first one of their video."""
+    firsts: dict[str, int] = {}
+    for video, second in seconds:
+        firsts[video] = min(second, firsts.get(video, second))
+    return [(video, second) for video, second in seconds if (second - firsts[video]) % step == 0]

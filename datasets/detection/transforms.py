@@ -1,0 +1,116 @@
+"""From decoded frames and boxes to the clip that a detector reads: resize, crop and flip both together.
+
+Frames are uint8 (T, H, W, 3), boxes shares of the picture. Nothing here normalises; `datasets.transforms.finish` does.
+The ranges are SlowFast's (short side, crop, flip) and VideoMAE's (jitter of boxes) for AVA.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from datasets.detection import boxes as box
+from datasets.transforms import ResizeShortSide
+
+LEAST_VISIBLE = 1.0
+"""Pixels of a box, in width and in height, that a crop must show."""
+
+
+class Transformed(NamedTuple):
+    """A clip with its boxes.
+
+    Attributes:
+        clip: uint8 (T, C, H, W).
+        boxes: (k, 4) float64, in pixels of the clip.
+        kept: (k,) int64, which of the given boxes they are.
+        redrawn: whether the first crop showed no box and another one was drawn.
+    """
+
+    clip: Tensor
+    boxes: np.ndarray
+    kept: np.ndarray
+    redrawn: bool = False
+
+
+@dataclass(frozen=True)
+class RandomView:
+    """Training: jitter boxes, resize the short side to a random length, crop a random square, mirror it or not.
+
+    The short side is drawn uniformly in its reciprocal. Boxes are cut off at the crop; those of which it shows nothing
+    are left out. Where it shows none, another crop is drawn around the centre of one of them. (SlowFast keeps empty
+    boxes in the loss.)
+    """
+
+    size: int
+    short_side: tuple[int, int]
+    hflip: float
+    jitter: float
+
+    def __call__(self, frames: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> Transformed:
+        """Transform a clip and its boxes (n, 4), n above 0."""
+        jittered = box.jitter(boxes, rng, self.jitter)
+        short = round(1 / rng.uniform(1 / self.short_side[1], 1 / self.short_side[0]))
+        clip = ResizeShortSide(short)(_to_clip(frames), rng)
+        height, width = clip.shape[-2:]
+        jittered = box.scale(jittered, width, height)
+        left, top = (int(rng.integers(0, side - self.size + 1)) for side in (width, height))
+        cropped, kept = self._crop(jittered, left, top)
+        redrawn = len(kept) == 0
+        if redrawn:
+            x1, y1, x2, y2 = jittered[rng.integers(len(jittered))]
+            left = self._offset_around((x1 + x2) / 2, width, rng)
+            top = self._offset_around((y1 + y2) / 2, height, rng)
+            cropped, kept = self._crop(jittered, left, top)
+        clip = clip[..., top : top + self.size, left : left + self.size]
+        if rng.random() < self.hflip:
+            clip, cropped = clip.flip(-1), box.flip(cropped, self.size)
+        return Transformed(clip, cropped, kept, redrawn)
+
+    def _crop(self, boxes: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cut boxes off at a crop: those that it shows, and which they are."""
+        cropped = box.clamp(box.shift(boxes, left, top), self.size, self.size)
+        # Of tiny boxes half is enough, so that a crop around the centre always shows a box.
+        shown = box.sides(cropped) >= np.minimum(LEAST_VISIBLE, box.sides(boxes) / 2 - 1e-9)
+        kept = np.flatnonzero(shown.all(axis=1))
+        return cropped[kept], kept
+
+    def _offset_around(self, centre: float, side: int, rng: np.random.Generator) -> int:
+        """Draw where a crop that shows `centre` begins, along a side of the picture."""
+        lowest = max(0, int(np.ceil(centre)) - self.size)
+        highest = min(side - self.size, int(centre))
+        return int(rng.integers(lowest, highest + 1))
+
+
+@dataclass(frozen=True)
+class WholePicture:
+    """Evaluation: resize the whole picture, its short side to a fixed length, both sides multiples of the patch.
+
+    Boxes are enlarged by the mean of the training's jitter.
+    """
+
+    short_side: int
+    patch: int
+    jitter: float
+
+    def __call__(self, frames: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> Transformed:
+        """Transform a clip and its boxes (n, 4); `rng` is not used."""
+        height, width = self.shape_of(*frames.shape[1:3])
+        enlarged = box.scale(box.enlarge(boxes, self.jitter), width, height)
+        clip = tvf.resize(_to_clip(frames), [height, width], antialias=False)
+        return Transformed(clip, enlarged, np.arange(len(boxes)))
+
+    def shape_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width to which a picture is resized."""
+        short = min(height, width)
+        height, width = (
+            max(1, round(self.short_side * side / short / self.patch)) * self.patch for side in (height, width)
+        )
+        return height, width
+
+
+def _to_clip(frames: np.ndarray) -> Tensor:
+    """View frames (T, H, W, C) as (T, C, H, W)."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)

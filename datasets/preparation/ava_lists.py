@@ -1,0 +1,117 @@
+"""AVA's own files cut down to the movies or frame folders that are there."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.detection.annotations import read_annotations, read_exclusions, read_person_boxes
+from datasets.detection.label_map import read_annotation_text
+from datasets.detection.lists import (
+    ANNOTATIONS,
+    DetectionListSettings,
+    find_annotations,
+    find_exclusions,
+    find_file,
+    find_label_map,
+    find_video,
+)
+from datasets.preparation.media_index import SourceError
+from datasets.sampling import Mode
+
+PERSON_BOXES = ("ava_val_predicted_boxes.csv", "ava_detection_val_boxes_and_labels.csv", "val_predicted_boxes.csv")
+"""Names of SlowFast's detected persons, in the order in which they are looked for."""
+SPLITS: dict[str, Mode] = {"train": "train", "val": "validation"}
+
+
+@dataclass(frozen=True)
+class AvaLists:
+    """What is to be written.
+
+    Attributes:
+        texts: of each file, by its name.
+        root: folder that the movies or frame folders lie in.
+        videos: of each split, those that are there.
+        missing: a line for each video that is not.
+        notes: things to know, in words.
+    """
+
+    texts: dict[str, str]
+    root: Path
+    videos: dict[str, list[str]]
+    missing: list[str]
+    notes: list[str]
+
+
+def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
+    """Read AVA's files, or others of their form, and keep the rows of the videos below `root`.
+
+    Args:
+        root: folder of the movies or frame folders, which may lie in one folder of it.
+        annotations: folder of the data set's files.
+        person_boxes: file of detected persons; "": looked for in `annotations`, where it may be missing.
+
+    Raises:
+        SourceError: no video is there.
+        FileNotFoundError, AnnotationError: a file is missing or has faulty lines.
+    """
+    settings = DetectionListSettings(data_path=str(annotations))
+    label_map = find_label_map(settings)
+    files = {split: find_annotations(mode, settings) for split, mode in SPLITS.items()}
+    first_lines: dict[str, dict[str, int]] = {}
+    for split, file in files.items():
+        lines = first_lines[split] = {}
+        for (video, _), persons in read_annotations(file, label_map).items():
+            lines.setdefault(video, persons.line)
+    exclusions = [second for file in find_exclusions(settings) for second in read_exclusions(file)]
+    names = {video for lines in first_lines.values() for video in lines}
+    folder, there = _folder_of(root, names)
+    if not there:
+        raise SourceError(
+            f"none of the {len(names)} videos of {annotations} is in {root} or in a folder of it, neither as a folder "
+            f"of frames nor with a video's suffix; the first is {min(names)}"
+        )
+    texts = {"label_map.pbtxt": read_annotation_text(label_map.path, "")}
+    texts["exclusions.csv"] = "".join(f"{video},{second:04}\n" for video, second in exclusions)
+    for split, file in files.items():
+        texts[f"{split}.csv"] = _rows_of(file, there)
+    notes = []
+    try:
+        file = find_file(person_boxes, PERSON_BOXES, settings, "person_boxes")
+    except FileNotFoundError:
+        notes.append(
+            f"there is no {' or '.join(PERSON_BOXES)} in {annotations}: give the detected persons with "
+            "--person_boxes, or evaluate with --eval_boxes ground_truth"
+        )
+    else:
+        read_person_boxes(file, 0)
+        texts["val_predicted_boxes.csv"] = _rows_of(file, there)
+    missing = [
+        f"{split}: {video} ({files[split]}, line {line})"
+        for split, lines in first_lines.items()
+        for video, line in lines.items()
+        if video not in there
+    ]
+    videos = {split: [video for video in lines if video in there] for split, lines in first_lines.items()}
+    for split, of_split in videos.items():
+        if not of_split:
+            notes.append(f"warning: no video of {files[split]} is there; a run needs {ANNOTATIONS[SPLITS[split]][-1]}")
+    return AvaLists(texts, folder, videos, missing, notes)
+
+
+def _folder_of(root: Path, names: Iterable[str]) -> tuple[Path, set[str]]:
+    """Find the folder, `root` or one in it, that holds most of the videos, and which these are."""
+    if not root.is_dir():
+        raise SourceError(f"{root} is not a folder; it should hold the movies or folders of frames")
+    inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and entry.name not in names)
+    found = [
+        (folder, {name for name in names if os.path.exists(find_video(str(folder), name))})
+        for folder in (root, *inside)
+    ]
+    return max(found, key=lambda place: len(place[1]))
+
+
+def _rows_of(file: str, videos: set[str]) -> str:
+    """Keep the lines of a file that are about some videos."""
+    lines = read_annotation_text(file, "").splitlines()
+    return "".join(f"{line}\n" for line in lines if line.split(",", 1)[0].strip().strip('"') in videos)

@@ -1,0 +1,63 @@
+"""The story of a run, the same for every run script: read the lists, build, train, test."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+from common.settings import from_flags
+from datasets.clip_dataset import ClipDataset
+from engines.batch import fit_batch_to_list
+from engines.checkpoint import resume_training
+from engines.configuration import refused_in_one_line
+from engines.distributed import close_distributed
+from engines.dry_run import dry_run
+from engines.runner import fit, run_test, start_run
+from engines.settings import RunSettings
+from engines.state import create_training_state
+from engines.task import Task
+from engines.train import updates_per_epoch
+from models.arguments import ModelSettings, WeightSettings
+from models.build import build_model, load_finetune_checkpoint
+
+
+def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset], None]) -> None:
+    """Train (unless --eval), then test; with --dry_run only check.
+
+    Args:
+        task: of the script.
+        flags: as its parser returned them.
+        report: writes the report of an output folder, with the data set that was tested.
+    """
+    with refused_in_one_line(task.get_parser()):
+        if flags.dry_run is not None:
+            raise SystemExit(dry_run(task, flags))
+        context, settings = start_run(RunSettings.of(flags))
+
+        # All lists are read, and refused, before anything is built on them.
+        data = task.read_settings(flags)
+        sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
+        test_set, train_set = sets[task.test_mode], sets.get("train")
+
+        model = build_model(ModelSettings.from_flags(flags), test_set.num_classes)
+        load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
+        objective = task.create_objective(model, flags, test_set, train_set)
+
+        if train_set is not None:
+            settings = fit_batch_to_list(settings, len(train_set), context.world_size)
+            data = replace(data, batch_size=settings.batch_size)
+        shards = dict(rank=context.rank, world_size=context.world_size)
+        loaders = {mode: task.build_loader(some, mode, data, **shards) for mode, some in sets.items()}
+
+        state = None
+        if train_set is not None:
+            steps = updates_per_epoch(loaders["train"], settings.update_freq)
+            state = create_training_state(objective, settings, context, steps_per_epoch=steps)
+            resume_training(state, settings, context)
+
+    if state is not None:
+        fit(state, loaders["train"], loaders.get("validation"), settings, context)
+
+    run_test(objective, loaders[task.test_mode], settings, context, state=state)
+    if settings.output_dir and context.is_main:
+        report(settings.output_dir, test_set)
+    close_distributed()

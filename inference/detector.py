@@ -1,0 +1,272 @@
+"""A checkpoint of an action detector made ready for use: what the persons in given boxes do, second by second."""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets.annotations import is_image_path
+from datasets.detection.annotations import Keyframe, Persons, Second, read_person_boxes
+from datasets.detection.arguments import DetectionSettings
+from datasets.detection.build import build_detection_loader, dataset_of
+from datasets.detection.keyframe_dataset import KeyframeDataset
+from datasets.detection.label_map import LabelMap
+from datasets.detection.lists import Keyframes, make_keyframe
+from datasets.readers import UnreadableVideoError
+from engines.distributed import resolve_device
+from engines.objectives.detection import Detection, DetectionTestSettings
+from inference.labels import label_names_of
+from inference.predictor import ScoresNotFiniteError
+from inference.sources import expand_sources
+from models.build import build_described
+from models.checkpoint import CheckpointError, load_checkpoint
+from models.describe import CheckpointFacts, describe_checkpoint
+
+FULL = "full"
+"""In place of a file of boxes: one box of the whole picture for every second."""
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass
+class VideoDetections:
+    """What was found in a video, or why nothing was.
+
+    Attributes:
+        path: of the video.
+        records: key frames, each with its `boxes` (n, 4) and the person detector's `scores` (n,).
+        scores: of each key frame (n, classes).
+        unreadable: second -> why it could not be read.
+        error: why no second could.
+    """
+
+    path: str
+    records: list[Keyframe] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    error: UnreadableVideoError | ScoresNotFiniteError | None = None
+
+    def problems(self) -> list[str]:
+        """Say what could not be read or scored, a sentence each."""
+        if self.error is not None:
+            verb = "read" if isinstance(self.error, UnreadableVideoError) else "predict"
+            return [f"cannot {verb} {self.path}: {self.error.reason}"]
+        return [f"cannot read second {second} of {self.path}: {reason}" for second, reason in self.unreadable.items()]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model with its weights, on its device, and how it wants its videos read.
+
+    Attributes:
+        objective: computes the scores as a test does.
+        settings: of the test.
+        device: where the model computes.
+        bf16: whether in bfloat16.
+    """
+
+    objective: Detection
+    settings: DetectionSettings
+    device: torch.device
+    bf16: bool
+
+    def dataset(self, video: VideoDetections) -> KeyframeDataset:
+        """Return a data set that opens the video of these detections."""
+        return self._dataset(video.records, "")
+
+    def detect(self, paths: Sequence[str], boxes: str) -> Iterator[VideoDetections]:
+        """Tell what the persons in boxes do, video by video; one that cannot be read stops nothing.
+
+        Args:
+            paths: of videos or folders of frames; their names without a suffix are the ids in the file of boxes.
+            boxes: file of detected persons in AVA's columns, of which those below the threshold of the settings are
+                left out; or `FULL`.
+
+        Raises:
+            FileNotFoundError, AnnotationError: as `read_person_boxes`.
+            ValueError: two videos have one id.
+        """
+        persons = {} if boxes == FULL else read_person_boxes(boxes, self.settings.box_threshold)
+        found: dict[str, VideoDetections] = {}
+        for video, path in _by_id(paths).items():
+            found[path] = VideoDetections(path)
+            try:
+                of_video = (
+                    self._every_second(video, path) if boxes == FULL else _seconds_of(video, path, persons, boxes)
+                )
+                found[path].records = [
+                    make_keyframe(path, shown.line, second, None, shown) for second, shown in of_video.items()
+                ]
+            except UnreadableVideoError as error:
+                found[path].error = error
+        return self._detect(found, boxes)
+
+    def _dataset(self, records: list[Keyframe], boxes: str) -> KeyframeDataset:
+        """Make key frames a data set that reads as the test does; `boxes` names their file in errors."""
+        keyframes = Keyframes(boxes, "", self.objective.label_map, frozenset(), records)
+        return dataset_of(keyframes, "test", self.settings)
+
+    def _every_second(self, video: str, path: str) -> dict[Second, Persons]:
+        """One box of the whole picture for each second of a video."""
+        start = self.settings.start_second or 0
+        first = make_keyframe(path, 1, (video, start), None, None)
+        frames = len(self._dataset([first], FULL).open_record(first))
+        seconds = range(start, start + max(1, int(frames / self.settings.fps)))
+        return {(video, second): Persons(1, boxes=[WHOLE_PICTURE], scores=[1.0]) for second in seconds}
+
+    def _detect(self, found: dict[str, VideoDetections], boxes: str) -> Iterator[VideoDetections]:
+        """Fill in the scores, and yield each video when it is complete."""
+        records = [record for video in found.values() for record in video.records]
+        waiting = Counter(record.path for record in records)
+        outputs = self._outputs(self._dataset(records, boxes)) if records else iter(())
+        known: dict[int, np.ndarray | str] = {}
+        first = 0
+        for video in found.values():
+            while waiting[video.path]:
+                index, output = next(outputs)
+                known[index] = output
+                waiting[records[index].path] -= 1
+            count = len(video.records)
+            if video.error is None:
+                _fill(video, [known.pop(index) for index in range(first, first + count)])
+            first += count
+            yield video
+
+    @torch.no_grad()
+    def _outputs(self, dataset: KeyframeDataset) -> Iterator[tuple[int, np.ndarray | str]]:
+        """Yield the place of each record with its scores (n, classes), or why it could not be read."""
+        for batch in build_detection_loader(dataset, "test", self.settings):
+            yield from batch["unreadable"]
+            if len(batch["clips"]):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                    scores = self.objective.outputs(batch, self.device, clips_per_forward=self.settings.batch_size)
+                yield from zip(batch["indices"].tolist(), scores, strict=True)
+
+
+def load_detector(
+    checkpoint: str | Path,
+    *,
+    device: str = "",
+    label_names: str | Path | Sequence[str] = "",
+    bf16: bool | None = None,
+    backend: str | None = None,
+    **overrides: Any,
+) -> Detector:
+    """Load the checkpoint of an action detector; its videos are read as its run read them in the test.
+
+    Args:
+        checkpoint: .pth or .safetensors.
+        device: "cpu", "cuda", "cuda:1"; empty for cuda where there is one.
+        label_names: names in the order of the classes, or a file with one a line; empty for those in the checkpoint.
+        bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
+        backend: of the scan; None for the fastest.
+        overrides: fields of `DetectionSettings` by name; None leaves the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no action detector of this family, or does not tell its classes.
+        ValueError: settings that contradict each other, or names and classes differ in number.
+    """
+    facts = describe_checkpoint(checkpoint)
+    if not is_detector(facts):
+        raise CheckpointError(f"{checkpoint} classifies whole clips; it is no action detector")
+    label_map = _label_map_of(facts, label_names)
+    model = build_described(facts, **({"backend": backend} if backend else {}))
+    load_checkpoint(model, checkpoint, require_head=True)
+    place = resolve_device(device)
+    if bf16 is None:
+        bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
+    return Detector(
+        objective=Detection(model.to(place), label_map, _judged_by(facts)).eval(),
+        settings=_settings_of(facts, overrides),
+        device=place,
+        bf16=bf16,
+    )
+
+
+def is_detector(facts: CheckpointFacts) -> bool:
+    """Whether a checkpoint tells what persons in boxes do, and not what a clip shows."""
+    return bool(facts.config.get("time_pool"))
+
+
+def sources_of_detection(given: Sequence[str], filename_tmpl: str, data_root: str) -> list[str]:
+    """Return the videos that files, folders and lists name; arguments and errors as `expand_sources`.
+
+    A folder that holds pictures is a video itself, however they are named.
+    """
+    sources: dict[str, None] = {}
+    for path in given:
+        if os.path.isdir(path) and any(map(is_image_path, os.listdir(path))):
+            sources[path] = None
+        else:
+            settings = {"filename_tmpl": filename_tmpl} if filename_tmpl else {}
+            sources |= dict.fromkeys(expand_sources([path], data_root=data_root, **settings))
+    return list(sources)
+
+
+def _label_map_of(facts: CheckpointFacts, label_names: str | Path | Sequence[str]) -> LabelMap:
+    ids = facts.flags.get("class_ids")
+    if not ids:
+        raise CheckpointError(f"{facts.path} does not tell the ids of its classes; was it written by another program?")
+    names = label_names_of(label_names or facts.flags.get("class_names") or "", len(ids))
+    return LabelMap(str(facts.path), tuple(ids), names)
+
+
+def _settings_of(facts: CheckpointFacts, overrides: dict[str, Any]) -> DetectionSettings:
+    """The settings of the run that wrote a file, but for where its videos were, and those that are given."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    of_the_file = {"patch_size": facts.config["patch_size"], "start_second": 0, "filename_tmpl": ""}
+    return DetectionSettings.from_flags(argparse.Namespace(**(facts.flags | of_the_file | given)))
+
+
+def _judged_by(facts: CheckpointFacts) -> DetectionTestSettings:
+    known = DetectionTestSettings()
+    return replace(known, person_score=facts.flags.get("person_score", known.person_score))
+
+
+def _by_id(paths: Sequence[str]) -> dict[str, str]:
+    """The videos by their ids: the names of their files without a suffix, or of their folders.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        video = os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else Path(path).stem
+        if video in found:
+            raise ValueError(f"{found[video]} and {path} have the same id, {video}; name them one at a time")
+        found[video] = path
+    return found
+
+
+def _seconds_of(video: str, path: str, persons: dict[Second, Persons], boxes: str) -> dict[Second, Persons]:
+    """The persons of a video by its seconds, in order.
+
+    Raises:
+        UnreadableVideoError: it has none.
+    """
+    found = {second: persons[second] for second in sorted(persons) if second[0] == video}
+    if not found:
+        first = next(iter(persons), ("", 0))[0]
+        raise UnreadableVideoError(path, f"{boxes} has no box above the threshold for {video}; it begins with {first}")
+    return found
+
+
+def _fill(video: VideoDetections, outputs: list[np.ndarray | str]) -> None:
+    """Keep the key frames that were read with their scores, and say of the others why not."""
+    read = [
+        (record, output) for record, output in zip(video.records, outputs, strict=True) if not isinstance(output, str)
+    ]
+    video.unreadable = {
+        record.second: output for record, output in zip(video.records, outputs, strict=True) if isinstance(output, str)
+    }
+    video.records, video.scores = [record for record, _ in read], [scores for _, scores in read]
+    if not read:
+        video.error = UnreadableVideoError(video.path, next(iter(video.unreadable.values())))
+    elif not all(np.isfinite(scores).all() for scores in video.scores):
+        video.error = ScoresNotFiniteError()

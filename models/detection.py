@@ -1,0 +1,115 @@
+"""Action detection: what the person in each given box does, from the features of the clip inside the box.
+
+The published heads for AVA (SlowFast, VideoMAE) average the features over time before they look into a box. That is
+`mean`; `concat` looks into the box at each time and keeps the times apart.
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from models.config import ModelConfig
+from models.initialisation import LINEAR_STD
+from models.videomambapro import VideoMambaPro
+
+BINS = 7  # of a box, along each side
+HEAD_SCALE = 1e-3  # VideoMAE's for AVA: all scores start nearly equal
+PREFIX = "backbone."
+
+
+class ActionDetector(nn.Module):
+    """Multi-label classifier of boxes: backbone, RoIAlign of its features, maximum over the box, linear head.
+
+    Args:
+        backbone: without a head; its parameters keep their names under `backbone.`.
+        num_classes: outputs of the head.
+        time_pool: "mean" over time, or "concat", which gives the head each time's features side by side and so fixes
+            the number of frames.
+
+    Attributes:
+        config: the backbone's with `num_classes` and `time_pool`; it rebuilds the detector.
+
+    Raises:
+        ValueError: there is no such `time_pool`.
+    """
+
+    def __init__(self, backbone: VideoMambaPro, num_classes: int, time_pool: str = "mean"):
+        super().__init__()
+        if not time_pool:
+            raise ValueError("a detector needs a time_pool")
+        self.config: ModelConfig = backbone.config.replace(num_classes=num_classes, time_pool=time_pool)
+        self.num_classes, self.embed_dim, self.num_frames = num_classes, backbone.embed_dim, backbone.num_frames
+        self.backbone = backbone
+        self.head_drop = nn.Dropout(self.config.fc_drop_rate)
+        self.times = self.num_frames // self.config.tubelet_size if time_pool == "concat" else 1
+        self.head = nn.Linear(self.times * self.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=LINEAR_STD * HEAD_SCALE)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The backbone's blocks, which FSDP shards one by one."""
+        return self.backbone.layers
+
+    def forward(self, clips: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Compute the logits of boxes.
+
+        Args:
+            clips: (b, 3, frames, height, width).
+            boxes: of each clip (n_i, 4), x1 y1 x2 y2 in pixels of the clip; n_i may be 0.
+
+        Returns:
+            (n_1 + ... + n_b, num_classes), in the order of the boxes.
+
+        Raises:
+            ValueError: patches do not fill the clips, or the head is for another number of frames.
+        """
+        return self.head(self.head_drop(self.box_features(clips, boxes)))
+
+    def box_features(self, clips: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Return what the head reads of boxes: (n_1 + ... + n_b, d), with "concat" (..., t d); as in `forward`."""
+        tubelets, _, _ = self.backbone.patch_embed.grid(clips)
+        if self.config.time_pool == "concat" and tubelets != self.times:
+            raise ValueError(
+                f"clips of {clips.shape[2]} frames: the head of this detector reads {self.num_frames} side by side "
+                "(--time_pool concat); one with --time_pool mean takes any number"
+            )
+        tokens = self.backbone.forward_tokens(clips)[:, 1:]
+        maps = self.backbone.in_grid(tokens, clips).permute(0, 1, 4, 2, 3).float()  # (b, t, d, h, w)
+        maps = maps.flatten(1, 2) if self.config.time_pool == "concat" else maps.mean(1)
+        pooled = roi_align(
+            maps,
+            [of_clip.to(maps) for of_clip in boxes],
+            output_size=BINS,
+            spatial_scale=1 / self.config.patch_size,
+            sampling_ratio=0,  # as many samples in a bin as its size asks for
+            aligned=True,
+        )
+        return pooled.amax((2, 3))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone, as in the backbone."""
+        return {PREFIX + name for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers by position for layer-wise learning-rate decay, as in the backbone."""
+        return {name: _under_prefix(pattern) for name, pattern in self.backbone.group_matcher(coarse).items()}
+
+    def get_classifier(self) -> nn.Module:
+        """The head (timm's name)."""
+        return self.head
+
+    def expect(self, frequencies: Tensor) -> None:
+        """Let the scores of an untrained head start from how often boxes have each class, (num_classes,), 0 to 1."""
+        with torch.no_grad():
+            self.head.bias.copy_(torch.logit(frequencies))
+
+
+def _under_prefix(pattern: Any) -> Any:
+    """A regular expression of names, or timm's list of them, for the same names under `PREFIX`."""
+    if isinstance(pattern, str):
+        return rf"^{re.escape(PREFIX)}(?:{pattern.replace('^', '')})"
+    return [(_under_prefix(expression), suffix) for expression, suffix in pattern]

@@ -1,0 +1,99 @@
+"""What the page shows of a test of action detection: the classes, and key frames of the best and the worst of them."""
+
+import io
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from common.palette import SERIES
+from inference.box_drawing import NamedBox, draw_boxes
+from reports.media import QUALITY, Picture, data_uri
+
+_logger = logging.getLogger(__name__)
+
+HEIGHT = 240  # pixels of a key frame
+HIT, FALSE, TRUTH = SERIES[2], SERIES[1], "#ffffff"
+
+
+def detection_section(results: dict, dataset, problem: str | None) -> dict:
+    """Prepare the part of the page that is told by class.
+
+    Args:
+        results: of results.json.
+        dataset: a `KeyframeDataset` that was tested; None where the videos are out of reach.
+        problem: why there is none.
+    """
+    pictures = KeyframePictures(dataset, problem)
+    rows = [
+        {"class": name, "ap": ap, "ground_truth_boxes": results["ground_truth_boxes"][name]}
+        for name, ap in sorted(
+            results["ap"].items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True
+        )
+    ]
+    examples = {
+        row["class"]: [
+            example | {"still": pictures.still(example)}
+            for example in results["examples"]
+            if example["name"] == row["class"]
+        ]
+        for row in rows
+    }
+    return {
+        "classes_by_ap": rows,
+        "judged_classes": sum(row["ap"] is not None for row in rows),
+        "examples_by_class": {name: shown for name, shown in examples.items() if shown},
+    }
+
+
+class KeyframePictures:
+    """Key frames with boxes, by video and second.
+
+    Args:
+        dataset: a `KeyframeDataset`, or None where the videos are out of reach.
+        problem: why there is none.
+    """
+
+    def __init__(self, dataset, problem: str | None = None):
+        self._dataset, self._problem = dataset, problem
+        self._records = {} if dataset is None else {(one.video, one.second): one for one in dataset.records}
+
+    def still(self, example: dict) -> Picture:
+        """The key frame of an example of results.json, as WebP: its box, and those of the class's ground truth."""
+        video, second = example["video"], example["second"]
+        record = self._records.get((video, second))
+        if record is None:
+            return Picture(None, self._problem or f"the list has no second {second} of {video}")
+        try:
+            reader = self._dataset.open_record(record)
+            (frame,) = reader.read([self._dataset.key_frame(record, len(reader))])
+            boxes = [*self._truth(record, example["name"]), _detected(example)]
+            return Picture(_webp(key_frame_picture(frame, boxes)))
+        except Exception as error:  # a video that cannot be shown is told in its place, and the page goes on
+            _logger.debug("no picture of %s", record.path, exc_info=True)
+            return Picture(None, str(error))
+
+    def _truth(self, record, name: str) -> list[NamedBox]:
+        label_map = self._dataset.label_map
+        action = label_map.ids[label_map.names.index(name)]
+        persons = zip(record.target["boxes"], record.target["labels"], strict=True)
+        return [NamedBox(box, (), TRUTH) for box, actions in persons if action in actions]
+
+
+def _detected(example: dict) -> NamedBox:
+    return NamedBox(example["box"], [f"{example['score']:.2f}"], HIT if example["hit"] else FALSE)
+
+
+def key_frame_picture(frame: np.ndarray, boxes: Sequence[NamedBox]) -> Image.Image:
+    """Draw boxes onto a frame uint8 (H, W, 3) at the height of the page."""
+    height, width = frame.shape[:2]
+    picture = Image.fromarray(frame).resize((max(1, round(width * HEIGHT / height)), HEIGHT), Image.Resampling.BICUBIC)
+    draw_boxes(picture, boxes)
+    return picture
+
+
+def _webp(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY)
+    return data_uri(buffer.getvalue(), "image/webp")

@@ -1,0 +1,61 @@
+"""The result of a test in one sentence, and the numbers it rests on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+class Verdict(NamedTuple):
+    """How good an accuracy is; all shares are in percent.
+
+    Attributes:
+        sentence: for a reader who reads nothing else.
+        level: "good", "weak" or "bad".
+        top1: accuracy. low, high: its 95 % confidence interval (Wilson).
+        chance: accuracy of guessing. majority: share of the most frequent class, called majority_name.
+    """
+
+    sentence: str
+    level: str
+    top1: float
+    low: float
+    high: float
+    chance: float
+    majority: float
+    majority_name: str
+
+
+def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
+    """Compare an accuracy with that of always naming the most frequent class.
+
+    Args:
+        counts: confusion matrix (classes, classes), true class by row. names: of the classes.
+    """
+    videos, hits = int(counts.sum()), int(counts.trace())
+    largest = int(counts.sum(1).argmax())
+    majority = int(counts[largest].sum())
+    interval = binomtest(hits, videos).proportion_ci(method="wilson")
+    share = f"the majority class ({100 * majority / videos:.1f} %)"
+    if hits == videos:
+        level, comparison = "good", "every video was classified correctly"
+    elif interval.low > majority / videos:
+        level, comparison = "good", f"clearly above {share}"
+    elif hits > majority:
+        level, comparison = "weak", f"barely above {share}, which may be chance with {videos} videos"
+    else:
+        level, comparison = "bad", f"no better than {share}" if hits == majority else f"below {share}"
+    predicted = counts.sum(0).nonzero()[0]
+    if len(predicted) == 1 and hits < videos:
+        comparison += f"; every video was called {names[predicted[0]]}"
+    return Verdict(
+        f"{100 * hits / videos:.1f} %: {comparison}.",
+        level,
+        100 * hits / videos,
+        100 * interval.low,
+        100 * interval.high,
+        100 / len(counts),
+        100 * majority / videos,
+        names[largest],
+    )

@@ -1,0 +1,97 @@
+"""Trains and tests an action detector: `python run_action_detection.py --data_path LISTS --data_root MOVIES ...`.
+
+Boxes come with the data: those of the ground truth in training, those of any person detector in evaluation. Like
+run_class_finetuning.py in everything else: it runs alone, under torchrun or under SLURM, `--finetune FILE` starts from
+a classifier's checkpoint, `--eval` only tests, `--recipe ava/tiny_f16_res224` takes a recipe, `--dry_run` checks
+everything and stops. docs/detection.md tells of the files.
+"""
+
+import argparse
+import hashlib
+
+from engines.early_stop import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()  # what follows takes seconds to import
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from common.flag_parser import FlagParser
+from common.settings import add_options, from_flags
+from datasets.detection.arguments import DetectionSettings, add_detection_arguments
+from datasets.detection.build import build_detection_dataset, build_detection_loader
+from datasets.detection.keyframe_dataset import KeyframeDataset
+from datasets.detection.lists import find_label_map
+from engines.arguments import add_engine_arguments
+from engines.configuration import add_recipe_arguments, parse_command_line
+from engines.objectives.detection import Detection, DetectionTestSettings, class_frequencies
+from engines.run import run_task
+from engines.task import Task
+from models.arguments import add_model_arguments
+from models.detection import ActionDetector
+from reports.best_effort import try_to_report
+
+SCRIPT = "run_action_detection.py"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """All flags of training and testing a detector."""
+    parser = FlagParser(description="VideoMambaPro: training and evaluation of action detectors")
+    add_model_arguments(parser, detector=True)
+    add_detection_arguments(parser)
+    add_engine_arguments(parser)
+    add_options(parser.add_argument_group("judging"), DetectionTestSettings)
+    add_recipe_arguments(parser)
+    return parser
+
+
+def note_classes(flags: argparse.Namespace) -> None:
+    """Add what the label map says to the flags, which args.json and checkpoints hold: `class_names` and `class_ids`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no label map, or it is faulty or not that of the checkpoint.
+    """
+    label_map = find_label_map(DetectionSettings.from_flags(flags))
+    if flags.class_names and list(flags.class_names) != list(label_map.names):
+        raise ValueError(
+            f"{label_map.path} does not name the classes that the checkpoint to test was trained with, or in another "
+            f"order: {len(label_map)} classes from {label_map.names[0]} on, the checkpoint has "
+            f"{len(flags.class_names)} from {flags.class_names[0]} on"
+        )
+    flags.class_names, flags.class_ids = list(label_map.names), list(label_map.ids)
+
+
+def detect(
+    model: ActionDetector, args: argparse.Namespace, test_set: KeyframeDataset, train_set: KeyframeDataset | None
+) -> Detection:
+    """The objective of the run; an untrained head starts from how often the classes are in training."""
+    if train_set is not None and not model.head.bias.any():
+        model.expect(class_frequencies(train_set.records, train_set.label_map))
+    settings = from_flags(DetectionTestSettings, args)
+    about = {
+        "eval_boxes": args.eval_boxes,
+        "box_threshold": args.box_threshold if test_set.person_file else None,
+        "person_score": settings.person_score,
+        "max_rows_per_frame": settings.max_rows_per_frame,
+        "person_boxes": test_set.person_file or None,
+        "person_boxes_sha256": _sha256(test_set.person_file) if test_set.person_file else None,
+    }
+    return Detection(model, test_set.label_map, settings, excluded=test_set.excluded, about=about)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TASK = Task(SCRIPT, get_parser, detect, DetectionSettings.from_flags, build_detection_dataset, build_detection_loader)
+
+
+@record  # torchrun shows the traceback of the process that failed first
+def main(flags: argparse.Namespace) -> None:
+    """Trains (unless --eval), then tests every second of the test's movies."""
+    run_task(TASK, flags, try_to_report)
+
+
+if __name__ == "__main__":
+    main(parse_command_line(get_parser(), script=SCRIPT, settle=note_classes))
