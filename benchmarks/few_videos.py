@@ -10,7 +10,6 @@ control, the recipe on shuffled labels, which must stay at chance. Runs that hav
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -76,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = run_missing(_commands(tasks, options, passed_on), options.output, options.jobs)
         for task in tasks:
             write_references(options.output / task.name, options)
-    words = ["python", "-m", "benchmarks.few_videos", *(arguments if arguments is not None else sys.argv[1:])]
-    text = document(tasks, options, shlex.join(words))
+    command = command_line("benchmarks.few_videos", arguments)
+    text = document(tasks, options, command)
     with atomic_write(options.document, "w") as file:
         file.write(text)
     print(text)

@@ -12,7 +12,6 @@ over all splits with its interval, and McNemar's test against the first variant.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variants = [name for name in _variants(options) if name in (options.variants or _variants(options))]
     failed = [] if options.table_only else _run(options, variants, passed_on)
     rows = [read_variant(name, options.output, options.seeds, len(options.splits)) for name in variants]
-    words = ["python", "-m", "benchmarks.study", *(arguments if arguments is not None else sys.argv[1:])]
+    command = command_line("benchmarks.study", arguments)
     done = [row for row in rows if row]
     pairs = [(STATIC, OURS)] if options.study == "peers" else []
     listed = options.splits[0] / "labels.txt"
     names = read_label_names(str(listed)) if listed.is_file() else ()
-    print(write_study(options.document, options.study, done, shlex.join(words), pairs=pairs, names=names))
+    print(write_study(options.document, options.study, done, command, pairs=pairs, names=names))
     for name in failed:
         print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
     return 1 if failed else 0
