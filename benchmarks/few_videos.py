@@ -21,7 +21,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.run_queue import machine, run_missing
+from benchmarks.run_queue import command_line, machine, run_missing
 from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser

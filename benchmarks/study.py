@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import run_missing
+from benchmarks.run_queue import command_line, run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
 from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
