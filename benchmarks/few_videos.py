@@ -237,7 +237,7 @@ def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
 
 
 def table(scores: Sequence[dict[str, float]]) -> str:
-    """Rows of the ways, and how often each beat the better of the floor's regressions."""
+    """Rows of the ways, and in how many tasks each beat the floor: the regression on colours and differences."""
     lines = ["| way | top-1 | tasks | above the floor in |", "| --- | ---: | ---: | ---: |"]
     for way in dict.fromkeys(way for score in scores for way in score):
         values = [score[way] for score in scores if way in score]
