@@ -148,6 +148,7 @@ def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
     assert (given.steps, given.aa) == (7, VIDEO_AA), "what is typed wins"
     with pytest.raises(FileNotFoundError, match="--data_path"):
         parsed_recipe("custom/small")
+    assert parsed_recipe("custom/small", "--eval").finetune == "", "a test is of the run's own weights"
 
 
 def test_the_rates_of_few_videos_are_the_typed_ones(list_of):
