@@ -1,4 +1,4 @@
-"""What is wrong with a command line is told before PyTorch is imported: names, files and numbers that contradict.
+"""Check of a command line before PyTorch is imported: unknown names, missing files, contradictory numbers.
 
 Only a part of the flags is known here; the others, and what a checkpoint says, are checked by `engines.configuration`.
 This module, and all that it imports, must do without torch.
@@ -126,7 +126,7 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
         modes += ["train"]
         modes += ["validation"] if not flags.disable_eval_during_finetuning else []
     settings = from_flags(ListSettings, flags)
-    logging.disable(logging.WARNING)  # what is no fault is told when the run reads its lists
+    logging.disable(logging.WARNING)  # warnings are logged later, when the run reads its lists
     for mode in modes:
         find_list_of(mode, settings)
     logging.disable(logging.NOTSET)

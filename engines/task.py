@@ -1,4 +1,4 @@
-"""What distinguishes one run script from another; engines/run.py is the story that they share."""
+"""The differences between run scripts; engines/run.py contains what they share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from engines.settings import RunSettings
 
 @dataclass(frozen=True)
 class Task:
-    """What a run script has of its own; the defaults are those of labelled clips.
+    """The parts of a run that depend on the run script; the defaults are those of labelled clips.
 
     Attributes:
-        script: its file name.
-        get_parser: makes the parser of its flags.
-        create_objective: from the model, the flags, the data set of the test and that of the training (None in a run
-            that only tests).
-        read_settings: takes the settings of the data from the flags.
-        build_dataset: from a mode and those settings.
-        build_loader: from a data set, its mode, those settings, `rank` and `world_size`.
-        test_mode: what is tested after training. A task that tests what it validates with validates in every run.
+        script: file name of the run script.
+        get_parser: creates the parser of its flags.
+        create_objective: creates the objective from model, flags, test data and training data (None in a run that
+            only tests).
+        read_settings: creates the settings of the data from the flags.
+        build_dataset: builds the data set of a mode from these settings.
+        build_loader: builds the dataloader from a data set, its mode, these settings, `rank` and `world_size`.
+        test_mode: mode of the test. If it is "validation", every run validates.
     """
 
     script: str
@@ -38,7 +38,7 @@ class Task:
     test_mode: Mode = "test"
 
     def modes(self, settings: RunSettings) -> Sequence[Mode]:
-        """Name the lists that a run reads, each once."""
+        """Return the modes whose lists a run reads, without repetitions."""
         if settings.eval:
             return [self.test_mode]
         validates = self.test_mode == "validation" or not settings.disable_eval_during_finetuning
