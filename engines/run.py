@@ -1,4 +1,4 @@
-"""The sequence of a run, shared by all run scripts: read the lists, build, train, test."""
+"""The steps of a run, shared by all run scripts: read the lists, build data and model, train, test."""
 
 import argparse
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from models.build import build_model, load_finetune_checkpoint
 
 
 def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset], None]) -> None:
-    """Train (unless --eval), then test; with --dry_run, only check.
+    """Train (unless --eval) and test; with --dry_run, only check.
 
     Args:
-        task: the task of the run script.
-        flags: parsed flags of the script.
-        report: writes the report of an output folder with frames of the tested data set.
+        task: Task of the run script.
+        flags: Parsed flags of the script.
+        report: Writes the report; called with the output folder and the tested dataset.
     """
     with refused_in_one_line(task.get_parser()):
         if flags.dry_run is not None:
             raise SystemExit(dry_run(task, flags))
         context, settings = start_run(RunSettings.of(flags))
 
-        # Read all lists first, so that errors in them are reported before anything is built.
+        # Read all lists first, so that faults are reported before anything is built.
         data = task.read_settings(flags)
         sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
         test_set, train_set = sets[task.test_mode], sets.get("train")

@@ -1,4 +1,4 @@
-"""The differences between run scripts; engines/run.py contains what they share."""
+"""What differs between the run scripts; engines/run.py has the steps that they share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,17 +16,16 @@ from engines.settings import RunSettings
 
 @dataclass(frozen=True)
 class Task:
-    """The parts of a run that depend on the run script; the defaults are those of labelled clips.
+    """Flags, data and objective of a run script. The defaults read labelled clips.
 
     Attributes:
-        script: file name of the run script.
-        get_parser: creates the parser of its flags.
-        create_objective: creates the objective from model, flags, test data and training data (None in a run that
-            only tests).
-        read_settings: creates the settings of the data from the flags.
-        build_dataset: builds the data set of a mode from these settings.
-        build_loader: builds the dataloader from a data set, its mode, these settings, `rank` and `world_size`.
-        test_mode: mode of the test. If it is "validation", every run validates.
+        script: File name of the script.
+        get_parser: Creates the parser of its flags.
+        create_objective: Called with the model, the flags, the test dataset, and the training dataset or None.
+        read_settings: Takes the settings of the data from the flags.
+        build_dataset: Called with a mode and these settings.
+        build_loader: Called with a dataset, its mode, these settings, `rank` and `world_size`.
+        test_mode: Mode of the dataset to test. With "validation", every run validates, too.
     """
 
     script: str
@@ -38,7 +37,7 @@ class Task:
     test_mode: Mode = "test"
 
     def modes(self, settings: RunSettings) -> Sequence[Mode]:
-        """Return the modes whose lists a run reads, without repetitions."""
+        """Return the modes of the datasets that a run reads."""
         if settings.eval:
             return [self.test_mode]
         validates = self.test_mode == "validation" or not settings.disable_eval_during_finetuning

@@ -32,7 +32,7 @@ QUICK = {"test_num_segment": 1, "test_num_crop": 1}
 """A single view: one clip from the middle of the video, one crop from the middle of the frame."""
 
 UNSURE = 0.5
-"""A class that is less probable is, by the model's own account, more likely wrong than right."""
+"""Below this probability, a prediction is more likely wrong than right by the model's own estimate."""
 
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
@@ -76,7 +76,7 @@ class Prediction:
 
 
 def certainty(probability: float, classes: int) -> float:
-    """How far the probability of the best of `classes` classes lies above chance: 0 for chance, 1 for sure."""
+    """Rescale the highest of `classes` probabilities from chance..1 to 0..1."""
     return float((probability - 1 / classes) / (1 - 1 / classes)) if classes > 1 else 1.0
 
 
