@@ -1,9 +1,9 @@
-"""Trains and tests an action detector: `python run_action_detection.py --data_path LISTS --data_root MOVIES ...`.
+"""Train and test an action detector: `python run_action_detection.py --data_path LISTS --data_root MOVIES ...`.
 
-Boxes come with the data: those of the ground truth in training, those of any person detector in evaluation. Like
-run_class_finetuning.py in everything else: it runs alone, under torchrun or under SLURM, `--finetune FILE` starts from
-a classifier's checkpoint, `--eval` only tests, `--recipe ava/tiny_f16_res224` takes a recipe, `--dry_run` checks
-everything and stops. docs/detection.md tells of the files.
+Boxes are part of the data: training uses those of the ground truth, evaluation those of any person detector
+(docs/detection.md). Everything else works as in run_class_finetuning.py: the script runs alone, under torchrun or
+under SLURM, `--finetune FILE` starts from the weights of a classifier, `--eval` only tests, `--recipe
+ava/tiny_f16_res224` uses a recipe, and `--dry_run` checks everything and stops.
 """
 
 import argparse
@@ -11,8 +11,15 @@ import hashlib
 
 from engines.early_stop import leave_on_signals
 
+SCRIPT = "run_action_detection.py"
+
 if __name__ == "__main__":
-    leave_on_signals()  # what follows takes seconds to import
+    leave_on_signals()
+
+from engines.early_check import check_command_line
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT, classifies=False)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -31,32 +38,31 @@ from models.arguments import add_model_arguments
 from models.detection import ActionDetector
 from reports.best_effort import try_to_report
 
-SCRIPT = "run_action_detection.py"
-
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags of training and testing a detector."""
+    """Create the parser with all flags."""
     parser = FlagParser(description="VideoMambaPro: training and evaluation of action detectors")
     add_model_arguments(parser, detector=True)
     add_detection_arguments(parser)
     add_engine_arguments(parser)
-    add_options(parser.add_argument_group("judging"), DetectionTestSettings)
+    add_options(parser.add_argument_group("evaluation of detections"), DetectionTestSettings)
     add_recipe_arguments(parser)
     return parser
 
 
 def note_classes(flags: argparse.Namespace) -> None:
-    """Add what the label map says to the flags, which args.json and checkpoints hold: `class_names` and `class_ids`.
+    """Add `class_names` and `class_ids` of the label map to the flags, so that args.json and checkpoints contain them.
 
     Raises:
-        FileNotFoundError, ValueError: there is no label map, or it is faulty or not that of the checkpoint.
+        FileNotFoundError: There is no label map.
+        ValueError: The label map is faulty, or its classes differ from those of the checkpoint.
     """
     label_map = find_label_map(DetectionSettings.from_flags(flags))
     if flags.class_names and list(flags.class_names) != list(label_map.names):
         raise ValueError(
-            f"{label_map.path} does not name the classes that the checkpoint to test was trained with, or in another "
-            f"order: {len(label_map)} classes from {label_map.names[0]} on, the checkpoint has "
-            f"{len(flags.class_names)} from {flags.class_names[0]} on"
+            f"{label_map.path} differs from the classes of the checkpoint, in names or order: it has "
+            f"{len(label_map)} classes from {label_map.names[0]} to {label_map.names[-1]}, the checkpoint "
+            f"{len(flags.class_names)} from {flags.class_names[0]} to {flags.class_names[-1]}"
         )
     flags.class_names, flags.class_ids = list(label_map.names), list(label_map.ids)
 
@@ -64,7 +70,7 @@ def note_classes(flags: argparse.Namespace) -> None:
 def detect(
     model: ActionDetector, args: argparse.Namespace, test_set: KeyframeDataset, train_set: KeyframeDataset | None
 ) -> Detection:
-    """The objective of the run; an untrained head starts from how often the classes are in training."""
+    """Create the objective. The bias of a new head is initialised from the frequencies of the training classes."""
     if train_set is not None and not model.head.bias.any():
         model.expect(class_frequencies(train_set.records, train_set.label_map))
     settings = from_flags(DetectionTestSettings, args)
@@ -89,7 +95,7 @@ TASK = Task(SCRIPT, get_parser, detect, DetectionSettings.from_flags, build_dete
 
 @record  # torchrun shows the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
-    """Trains (unless --eval), then tests every second of the test's movies."""
+    """Train (unless --eval), then test every second of the test movies."""
     run_task(TASK, flags, try_to_report)
 
 

@@ -31,12 +31,12 @@ from common.flag_types import fraction, frame_template, non_negative, non_negati
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
-from datasets.detection.annotations import PERSON_FORM
+from datasets.detection.annotations import FULL, PERSON_FORM
 from datasets.readers import DECODERS, UnreadableVideoError
 from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
-from inference.detection_outputs import Told, annotate_detections
-from inference.detector import FULL, is_detector, load_detector, sources_of_detection
+from inference.detection_outputs import DetectionFormatter, annotate_detections
+from inference.detector import is_detector, load_detector, sources_of_detection
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources
@@ -222,7 +222,7 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         results = detector.detect(sources, args.boxes)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    told = Told(detector.objective.label_map, args.min_score)
+    formatter = DetectionFormatter(detector.objective.label_map, args.min_score)
     failed = 0
     with (
         _lines(args.json) as lines,
@@ -231,16 +231,18 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     ):
         for video in bar:
             if rows is not None and video.error is None:
-                rows.writelines(printable(row) + "\n" for row in told.csv_lines(video))
+                rows.writelines(printable(row) + "\n" for row in formatter.csv_lines(video))
             if lines is not None:
-                lines.write(printable(json.dumps(told.record(video), ensure_ascii=False, allow_nan=False)) + "\n")
+                lines.write(printable(json.dumps(formatter.record(video), ensure_ascii=False, allow_nan=False)) + "\n")
                 lines.flush()
             if sys.stdout not in (lines, rows) and video.error is None:
-                bar.write("\n".join(map(printable, told.table(video))), file=sys.stdout)
+                bar.write("\n".join(map(printable, formatter.table(video))), file=sys.stdout)
             try:
                 if video.path in annotated and video.error is None:
                     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
-                    annotate_detections(video, detector.dataset(video), told, annotated[video.path], progress=steps)
+                    annotate_detections(
+                        video, detector.dataset(video), formatter, annotated[video.path], progress=steps
+                    )
             except UnreadableVideoError as error:
                 video.error = error
             failed += bool(video.error or video.unreadable)
@@ -252,17 +254,17 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _refuse_flags_of(names: Sequence[str], args: argparse.Namespace, detects: bool) -> None:
-    """Raise the ValueError that names flags which mean nothing for the checkpoint, or that boxes are needed."""
+    """Raise a ValueError for flags that do not apply to the checkpoint, and for a detector without boxes."""
     defaults = vars(get_parser().parse_args(["VIDEO", "--checkpoint", "FILE"]))
     given = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
     if given:
         kind = "an action detector" if detects else "a classifier of clips"
-        raise ValueError(f"{args.checkpoint} is {kind}, for which there is no {', '.join(given)}")
+        raise ValueError(f"{args.checkpoint} is {kind}, which has no {', '.join(given)}")
     if detects and not args.boxes:
         raise ValueError(
-            f"{args.checkpoint} is an action detector and has to be told where the persons are. Bring --boxes FILE "
-            f"with rows {PERSON_FORM} from any person detector (docs/detection.md shows how to write it), or say "
-            f"--boxes {FULL} for one box a picture"
+            f"{args.checkpoint} is an action detector and needs the boxes of the persons: give --boxes FILE "
+            f"with rows {PERSON_FORM} from any person detector (docs/detection.md shows how to write it), or "
+            f"--boxes {FULL} for one box per second, the whole picture"
         )
 
 

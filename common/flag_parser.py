@@ -4,7 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -28,7 +28,9 @@ class FlagParser(argparse.ArgumentParser):
         """Print one line instead of argparse's usage, which is a page long here, and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[Any, list[str]]:
         """Parse as `argparse.ArgumentParser` does; `parse_args` and subcommands also call this method."""
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args([self._known_spelling(word) for word in words], namespace)

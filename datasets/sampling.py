@@ -131,9 +131,9 @@ def uniform_indices(
 
 
 def keyframe_indices(key: int, total_frames: int, clip_len: int, sampling_rate: int) -> np.ndarray:
-    """Take T frames in steps of r around a key frame, which is the one at place T // 2 (SlowFast's for AVA).
+    """Sample T frames with a step of r around a key frame, which has the index T // 2 (as SlowFast for AVA).
 
-    Frames before the start or after the end of the video are its first or last one.
+    The first or last frame of the video replaces frames before its start or after its end.
 
     Args:
         key: 0-based number of the key frame.
@@ -145,7 +145,7 @@ def keyframe_indices(key: int, total_frames: int, clip_len: int, sampling_rate: 
         (T,) int64 frame numbers.
 
     Raises:
-        ValueError: a count is not positive, or the key frame does not exist.
+        ValueError: A count is not positive, or the key frame does not exist.
     """
     if min(total_frames, clip_len, sampling_rate) < 1:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Frame mAP at IoU 0.5, as the evaluation of AVA defines it (https://research.google.com/ava), without its row limit.
+"""Frame mAP at IoU 0.5, the metric of AVA (https://research.google.com/ava), by default without its limit of rows.
 
-numpy alone, so that a file of detections is judged without loading PyTorch.
+Only numpy is needed, so that files of detections can be evaluated without importing PyTorch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,30 +22,34 @@ def frame_map(
     excluded: Iterable[tuple[str, int]] = (),
     max_rows_per_frame: int = 0,
 ) -> tuple[float, dict[int, float | None]]:
-    """Judge detected actions: the mean over classes of the average precision at IoU 0.5.
+    """Compute the mean over classes of the average precision (AP) at IoU 0.5.
 
-    In each frame (a second of a video) and class, detections by falling score (equal scores: in the order given) take
-    the ground-truth box of their highest IoU (equal IoU: the first given). A detection is a hit if that IoU is at
-    least 0.5 and no detection before it took the box; it never falls back to its second best. Detections in frames
-    without ground truth are false. A class without ground truth has no average precision and is not in the mean; one
-    that is never detected has 0.
+    Within a frame (a second of a video) and class, detections are matched in order of decreasing score (ties: in the
+    given order), each to the ground-truth box with the highest IoU (ties: the first). A detection is a true positive
+    if this IoU is at least 0.5 and the box is not matched yet; it is never matched to its second best box. Detections
+    in frames without ground truth are false positives. A class without ground truth has no AP and is not part of the
+    mean; a class that is never detected has an AP of 0.
 
     Args:
-        ground_truth: rows (video, second, x1, y1, x2, y2, action), or an array of `GROUND_TRUTH`.
-        detections: rows (video, second, x1, y1, x2, y2, action, score), or an array of `DETECTION`. A box of no width
-            or height is never a hit and does not count as a false one either.
-        classes: actions that count; rows of others are left out on both sides.
-        excluded: (video, second) of frames to leave out on both sides.
-        max_rows_per_frame: rows of highest score to keep of each frame, over all classes; 0 for all. The official
-            script of AVA keeps 50, the code that published results come from keeps all.
+        ground_truth: Rows (video, second, x1, y1, x2, y2, action), or an array of dtype `GROUND_TRUTH`.
+        detections: Rows (video, second, x1, y1, x2, y2, action, score), or an array of dtype `DETECTION`. Boxes
+            without width or height are ignored.
+        classes: Actions to evaluate; rows of other actions are ignored.
+        excluded: (video, second) of frames whose rows are ignored.
+        max_rows_per_frame: Number of rows with the highest scores to keep per frame, over all classes; 0 for all. The
+            official script of AVA keeps 50; the code behind the published results keeps all.
+
     Returns:
-        the mean, and the average precision of each class, None for one without ground truth.
+        The mean, and the AP of each class, None if it has no ground truth.
+
     Raises:
-        ValueError: numbers that are not finite, or no ground truth at all.
+        ValueError: A number is not finite, or there is no ground truth at all.
     """
     found, truth = _match(ground_truth, detections, classes, excluded, max_rows_per_frame)
     if not len(truth.groups):
-        raise ValueError("no ground truth to judge by: every row is of a class that does not count, or is excluded")
+        raise ValueError(
+            "there is no ground truth to evaluate with: all rows are excluded or of classes outside the label map"
+        )
     ap: dict[int, float | None] = {}
     for column, action in enumerate(classes):
         positives = int((truth.columns == column).sum())
@@ -55,7 +59,7 @@ def frame_map(
 
 
 def find_hits(ground_truth: Iterable, detections: Iterable, classes: Sequence[int]) -> np.ndarray:
-    """Tell which detections are hits by the rules of `frame_map`: a bool for each row, in the order given."""
+    """Return which detections are true positives according to `frame_map`, (n,) bool, in the given order."""
     detections = _as_array(detections, DETECTION)
     found, _ = _match(ground_truth, detections, classes, (), 0)
     hits = np.zeros(len(detections), bool)
@@ -64,28 +68,39 @@ def find_hits(ground_truth: Iterable, detections: Iterable, classes: Sequence[in
 
 
 def precision_recall(hits: np.ndarray, positives: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall after each detection: hits (n,), bool, by falling score, of `positives` boxes."""
+    """Return precision and recall (n,) after each detection.
+
+    Args:
+        hits: Which detections are true positives, (n,) bool, in order of decreasing score.
+        positives: Number of ground-truth boxes.
+    """
     found = np.cumsum(hits)
     return found / np.arange(1, len(hits) + 1), found / positives
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Return the area under the envelope of precision over recall, both (n,), in the order of rising recall."""
+    """Return the area under the envelope of the precision-recall curve, both (n,), in order of increasing recall."""
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0) * envelope))
 
 
 class _Rows:
-    """Rows that count, as arrays of one length: boxes (n, 4), frames, columns of the class, groups (frame and class).
+    """The rows to evaluate, as arrays of equal length.
 
-    `places` tells where they stood among all rows, and `hits` which are any.
+    Attributes:
+        places: Indices among all rows.
+        boxes: (n, 4).
+        frames: Numbers of the frames.
+        columns: Columns of the classes.
+        groups: Numbers of the pairs of frame and class.
+        hits: Whether a detection is a true positive.
 
     Args:
-        rows: of either kind.
-        order: (all,) the order in which to take them.
-        frames: (video, second) -> number; new frames are added.
-        columns: action -> column, for the actions that count.
-        excluded: frames that do not.
+        rows: Array of dtype `GROUND_TRUTH` or `DETECTION`.
+        order: Indices of the rows, (all,), in the order in which to keep them.
+        frames: Numbers of the frames, by (video, second); new frames are added.
+        columns: Columns of the classes to evaluate.
+        excluded: Frames to leave out.
     """
 
     def __init__(self, rows: np.ndarray, order: np.ndarray, frames: dict, columns: dict[int, int], excluded: set):
@@ -116,7 +131,7 @@ def _match(
     excluded: Iterable[tuple[str, int]],
     max_rows_per_frame: int,
 ) -> tuple[_Rows, _Rows]:
-    """Match detections to ground truth as `frame_map` says; return the detections by falling score, and the truth."""
+    """Match detections, sorted by decreasing score, to the ground truth; arguments as in `frame_map`."""
     frames: dict[tuple[str, int], int] = {}
     columns = {action: column for column, action in enumerate(classes)}
     left_out = {(video, int(second)) for video, second in excluded}
@@ -126,7 +141,7 @@ def _match(
     found = _Rows(rows, np.argsort(-rows["score"], kind="stable"), frames, columns, left_out)
     if max_rows_per_frame:
         found.keep(_places_in_group(found.frames) < max_rows_per_frame)
-    found.keep((found.boxes[:, :2] < found.boxes[:, 2:]).all(1))
+    found.keep((found.boxes[:, 2:] - found.boxes[:, :2]).min(1) > 0)
     _mark_hits(found, truth)
     return found, truth
 
@@ -141,7 +156,7 @@ def _as_array(rows: Iterable, kind: np.dtype) -> np.ndarray:
 
 
 def _places_in_group(groups: np.ndarray) -> np.ndarray:
-    """Number the members of each group from 0, in the order given: (n,) -> (n,)."""
+    """Number the members of each group from 0 in the given order: (n,) -> (n,)."""
     order = np.argsort(groups, kind="stable")
     _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     places = np.empty(len(groups), int)
@@ -150,14 +165,14 @@ def _places_in_group(groups: np.ndarray) -> np.ndarray:
 
 
 def _mark_hits(found: _Rows, truth: _Rows) -> None:
-    """Set the hits of detections that stand by falling score."""
+    """Set `hits` of detections that are sorted by decreasing score."""
     by_group = np.argsort(truth.groups, kind="stable")
     first = np.searchsorted(truth.groups[by_group], found.groups, "left")
     sizes = np.searchsorted(truth.groups[by_group], found.groups, "right") - first
     tried = np.flatnonzero(sizes)
     if not len(tried):
         return
-    # pairs of a detection and a ground-truth box of its frame and class; those of a detection follow each other
+    # All pairs of a detection and a ground-truth box of its frame and class, consecutive for each detection.
     first, sizes = first[tried], sizes[tried]
     begin = np.cumsum(sizes) - sizes
     pairs = np.arange(sizes.sum())
@@ -173,7 +188,7 @@ def _mark_hits(found: _Rows, truth: _Rows) -> None:
 
 
 def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of boxes (n, 4) in pairs: (n,)."""
+    """Return the IoU of pairs of boxes, (n, 4) and (n, 4) -> (n,)."""
     sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
     shared = sides.clip(0).prod(1)
     areas = [(both[:, 2:] - both[:, :2]).prod(1) for both in (boxes, others)]

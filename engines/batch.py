@@ -95,10 +95,20 @@ def fit_batch(flags: Mapping[str, Any], given: set[str], processes: int) -> dict
     return {"batch_size": batch.batch_size, "update_freq": batch.update_freq}
 
 
+def check_mixing(flags: Mapping[str, Any]) -> None:
+    """Raise the ValueError that names the remedies where mixup would meet an odd number of clips in a step."""
+    if _mixes_single_clips(flags) and flags["batch_size"] % 2:
+        raise ValueError(
+            f"--batch_size {flags['batch_size']} with --num_sample {flags['num_sample']}: mixup pairs the clips of a "
+            "step, and their number is odd; change one of the two, or use --mixup 0 --cutmix 0"
+        )
+
+
 def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> RunSettings:
     """Reduce a recipe's batch, with a warning, if the training list has fewer videos than one optimizer step needs.
 
     Without a recipe or --global_batch nothing changes, and the dataloader rejects a list that does not fill a step.
+    With --steps the list is repeated instead.
 
     Args:
         settings: of the run.

@@ -120,14 +120,17 @@ def _answers(facts: CheckpointFacts, flags: dict[str, Any], given: Set[str], rol
 
 
 def _refuse_other_kind(facts: CheckpointFacts, flags: dict[str, Any]) -> None:
-    """Raise the ValueError that tells which script a detector's or a classifier's file is for."""
+    """Raise a ValueError if the file is a detector and the script is for classifiers, or the other way round."""
     is_detector = bool(facts.config.get("time_pool"))
     if is_detector and "time_pool" not in flags:
-        raise ValueError(f"{facts.path} is an action detector, which needs boxes: use run_action_detection.py")
+        raise ValueError(
+            f"{facts.path} is an action detector and needs boxes: test it with run_action_detection.py, use it with "
+            "run_inference.py --boxes FILE"
+        )
     if not is_detector and flags.get("time_pool"):
         raise ValueError(
-            f"{facts.path} is a classifier of clips and has no head for boxes: train one from it (--finetune, without "
-            "--eval)"
+            f"{facts.path} is a classifier of clips and has no head for boxes: train a detector from it first "
+            "(--finetune without --eval)"
         )
 
 

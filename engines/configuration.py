@@ -17,7 +17,7 @@ from common.flag_types import non_negative_int
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
-from engines.batch import fit_batch
+from engines.batch import check_mixing, fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
@@ -86,7 +86,7 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    argv, notes = translate(sys.argv[1:] if argv is None else argv)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
@@ -100,6 +100,8 @@ def parse_arguments(
         chosen = check_flags(parser, recipe.flags, recipe.file)
         if recipe.global_batch:
             chosen["global_batch"] = recipe.global_batch
+        if first.eval:
+            chosen.pop("finetune", None)  # the weights to start from are not the weights to test
     elif first.config:
         chosen = _read_config(parser, Path(first.config))
     parser.set_defaults(**chosen)
@@ -121,6 +123,7 @@ def parse_arguments(
     _log_settings(vars(args), recipe, script)
     if not args.eval:
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
+        check_mixing(vars(args))
     return args
 
 
@@ -244,7 +247,8 @@ def _log_settings(flags: dict[str, Any], recipe: Recipe | None, script: str) -> 
     name = f"recipe {recipe.name}" if recipe else f"settings of {flags['config']}"
     _logger.info("%s; overridden: %s", name, ", ".join(flags["overridden"]) or "nothing")
     if recipe and recipe.reported:
-        _logger.info("reported top-1: %s", ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
+        measure = "mAP" if script == "run_action_detection.py" else "top-1"
+        _logger.info("reported %s: %s", measure, ", ".join(f"{k} {v} %" for k, v in recipe.reported.items()))
     if recipe and recipe.init and from_scratch:
         _logger.warning(
             "%s fine-tunes weights (%s), but --finetune FILE is missing: the run starts from random weights "

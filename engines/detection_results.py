@@ -1,4 +1,4 @@
-"""What a test of action detection writes: its part of results.json, and detections.csv.
+"""The results of an action detection test: its entries in results.json, and detections.csv.
 
 Records are key frames (`datasets.detection.annotations.Keyframe`).
 """
@@ -11,12 +11,12 @@ import numpy as np
 from engines.ava_evaluation import BOX, DETECTION, GROUND_TRUTH, IOU_THRESHOLD, find_hits
 
 SHOWN_CLASSES, EXAMPLES_OF_KIND = 5, 2
-"""Classes at either end of the ranking, and hits and false detections of each, that the report shows with pictures."""
-ROWS_AT_ONCE = 100_000  # as Python's numbers, which take more memory than numpy's
+"""Numbers of best and of worst classes, and of true and of false positives of each, that the report shows."""
+ROWS_AT_ONCE = 100_000  # converted to Python numbers, which need more memory than numpy's
 
 
 def truth_rows(records: Sequence) -> np.ndarray:
-    """Return the ground truth of key frames as rows, one of each box and action: an array of `GROUND_TRUTH`."""
+    """Return the ground truth of key frames, one row per box and action, as an array of dtype `GROUND_TRUTH`."""
     rows = [
         (record.video, record.second, *box, action)
         for record in records
@@ -27,12 +27,12 @@ def truth_rows(records: Sequence) -> np.ndarray:
 
 
 def detection_rows(records: Sequence, scores: Sequence[np.ndarray] | np.ndarray, actions: Sequence[int]) -> np.ndarray:
-    """Return detections as rows, one of each box and class: an array of `DETECTION`.
+    """Return detections, one row per box and class, as an array of dtype `DETECTION`.
 
     Args:
-        records: the key frames, whose `boxes` (n, 4) were shown to the detector.
-        scores: of each key frame (n, classes).
-        actions: ids of the classes, in the order of the columns.
+        records: Key frames; their `boxes` (n, 4) were given to the detector.
+        scores: Scores (n, classes) of the boxes of each key frame.
+        actions: Class ids, in the order of the columns.
     """
     counts = np.array([len(record.boxes) for record in records]) * len(actions)
     rows = np.zeros(counts.sum(), DETECTION)
@@ -51,13 +51,13 @@ def describe_detections(
     ap: Mapping[int, float | None],
     names: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Return what results.json holds of a test by class.
+    """Return the entries of results.json per class.
 
     Args:
-        truth: rows of the ground truth.
-        detections: rows of what was found.
-        ap: average precision of each class, as `frame_map` gives it.
-        names: of the classes.
+        truth: Rows of the ground truth.
+        detections: Rows of the detections.
+        ap: Average precision of each class id, as returned by `frame_map`.
+        names: Class names, by id.
     """
     counts = {action: int((truth["action"] == action).sum()) for action in names}
     return {
@@ -71,7 +71,7 @@ def describe_detections(
 def csv_lines(detections: np.ndarray) -> Iterator[str]:
     """Yield detections in AVA's columns: video, second, x1, y1, x2, y2, action, score.
 
-    The numbers are written so that a file that is read again is judged as the detections were.
+    Numbers have enough digits for the file to have the same mAP as the detections.
     """
     for start in range(0, len(detections), ROWS_AT_ONCE):
         for video, second, *box, action, score in detections[start : start + ROWS_AT_ONCE].tolist():
@@ -82,8 +82,9 @@ def csv_lines(detections: np.ndarray) -> Iterator[str]:
 def _examples(
     truth: np.ndarray, detections: np.ndarray, ap: Mapping[int, float | None], names: Mapping[int, str]
 ) -> list[dict[str, Any]]:
-    """The surest hits and false detections of the best and the worst classes: name, video, second, box, score, hit."""
-    ranking = sorted((action for action in ap if ap[action] is not None), key=lambda action: -ap[action])
+    """Return the true and false positives with the highest scores, for the best and the worst classes."""
+    judged = {action: value for action, value in ap.items() if value is not None}
+    ranking = sorted(judged, key=lambda action: -judged[action])
     examples = []
     for action in dict.fromkeys(ranking[:SHOWN_CLASSES] + ranking[-SHOWN_CLASSES:]):
         found = detections[detections["action"] == action]

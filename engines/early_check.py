@@ -8,54 +8,74 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
+from datasets.detection.annotations import FULL, read_person_boxes
+from datasets.detection.lists import (
+    DetectionListSettings,
+    find_annotations,
+    find_label_map,
+    find_person_boxes,
+    split_of,
+)
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
-from datasets.sampling import ViewSettings, check_test_sizes
+from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
 WHERE_WEIGHTS_ARE = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
-_OWN_FILES = ("resume", "label_names", "train_list", "val_list", "test_list")
+_OWN_FILES = (
+    *("resume", "label_names", "train_list", "val_list", "test_list"),
+    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
+)
 _WEIGHTS = ("finetune", "teacher")
 _OF_THE_COMMAND_LINE = {"recipe", "config"}
 
 
-def check_command_line(script: str, words: Sequence[str] | None = None, *, defaults: str = "") -> None:
-    """End the process with status 2 and one line where a run's command line cannot be meant.
+def check_command_line(
+    script: str, words: Sequence[str] | None = None, *, defaults: str = "", classifies: bool = True
+) -> None:
+    """End the process with status 2 and one line if the command line of a run is wrong.
 
     Args:
-        script: file name of the run script.
-        words: of the command line; None for those of this process.
-        defaults: the recipe whose flags serve where no recipe is named; empty for none.
+        script: File name of the run script.
+        words: Words of the command line; None for those of this process.
+        defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
+        classifies: Whether the run reads lists of labelled clips, or else annotated boxes.
     """
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script)
+    parser = _parser(script, *((ListSettings, ViewSettings) if classifies else (DetectionListSettings,)))
     try:
-        words, _ = translate(words)
+        words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
+        _check_square(words)
         flags, _ = parser.parse_known_args(words)
-        _check(flags, script)
+        _check_files(flags)
+        if classifies:
+            _check_data(flags, script)
+        else:
+            _check_annotations(flags)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 and one line where a file that run_inference.py names is absent.
+    """End the process with status 2 if a file of run_inference.py or run_demo_app.py is missing, or boxes are faulty.
 
     Args:
-        words: of the command line; None for those of this process.
+        words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
@@ -63,14 +83,16 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         _require_file("label_names", flags.label_names)
         if flags.recipe:
             load_recipe(flags.recipe)
-    except ValueError as error:
+        if flags.boxes not in ("", FULL):
+            read_person_boxes(flags.boxes, 0)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
 
-def _parser(script: str) -> FlagParser:
+def _parser(script: str, *groups: type) -> FlagParser:
     """A parser of the flags that are checked here; all have the names and types of the run's parser."""
     parser = FlagParser(prog=script, add_help=False)
-    for settings in (ListSettings, ViewSettings):
+    for settings in groups:
         add_options(parser, settings)
     for name in ("model", "recipe", "config", "resume", *_WEIGHTS):
         parser.add_argument(f"--{name}", default="")
@@ -99,18 +121,32 @@ def _take_defaults(parser: FlagParser, words: Sequence[str], script: str, defaul
         parser.set_defaults(**{name: value for name, value in taken.items() if value is not None})
 
 
-def _check(flags: argparse.Namespace, script: str) -> None:
-    """Check names, files and numbers; raises the ValueError or OSError that names the flag and the remedy."""
+def _check_files(flags: argparse.Namespace) -> None:
+    """Check the model's name and the files that are named."""
     if flags.model.startswith(_VISION_TRANSFORMERS):
         raise ValueError(
             f"--model {flags.model} is a vision transformer; the networks here are videomambapro_tiny, _small, "
             "_middle and videomamba_*. If the command is VideoMAE's, halve --lr too: it leaves --num_sample out"
         )
-    get_preset(flags.data_set)
     for name in _WEIGHTS:
         _require_weights(name, getattr(flags, name))
     for name in _OWN_FILES:
-        _require_file(name, getattr(flags, name))
+        _require_file(name, vars(flags).get(name, ""))
+
+
+def _check_annotations(flags: argparse.Namespace) -> None:
+    """Check that the files of a detection run exist, and read its label map."""
+    settings = from_flags(DetectionListSettings, flags)
+    find_label_map(settings)
+    modes: list[Mode] = ["test"] if flags.eval else ["train", "test"]
+    for split in [split_of(mode, settings) for mode in modes]:
+        find_annotations(split, settings)
+        if split != "train" and settings.eval_boxes == "predicted":
+            find_person_boxes(split, settings)
+
+
+def _check_data(flags: argparse.Namespace, script: str) -> None:
+    """Check data set, lists and sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
@@ -120,16 +156,27 @@ def _check(flags: argparse.Namespace, script: str) -> None:
 
 def _check_lists(flags: argparse.Namespace, script: str) -> None:
     """Look for the lists that the run will read."""
-    tests = script == "run_class_finetuning.py"
-    modes = ["test" if tests else "validation"]
+    tested: Mode = "test" if script == "run_class_finetuning.py" else "validation"
+    modes: list[Mode] = [tested]
     if not flags.eval:
-        modes += ["train"]
-        modes += ["validation"] if not flags.disable_eval_during_finetuning else []
+        modes.append("train")
+    if not (flags.eval or flags.disable_eval_during_finetuning):
+        modes.append("validation")
     settings = from_flags(ListSettings, flags)
-    logging.disable(logging.WARNING)  # what is no fault is told when the run reads its lists
-    for mode in modes:
-        find_list_of(mode, settings)
-    logging.disable(logging.NOTSET)
+    logging.disable(logging.WARNING)  # the run itself warns when it reads its lists
+    try:
+        for mode in modes:
+            find_list_of(mode, settings)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check_square(words: Sequence[str]) -> None:
+    """Refuse `--input_size 128 224`, whose second number would only be an unknown argument."""
+    place = next((i for i, word in enumerate(words) if word.replace("-", "_") == "__input_size"), len(words))
+    sizes = list(takewhile(str.isdigit, words[place + 1 :]))
+    if len(sizes) > 1:
+        raise ValueError(f"--input_size {' '.join(sizes)}: clips are square here; give one number, the side in pixels")
 
 
 def _check_sizes(flags: argparse.Namespace, script: str) -> None:

@@ -4,7 +4,7 @@ The table is published_flags.yaml; docs/flags.md is written from it (tools/flag_
 that a command line is refused at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -70,11 +70,12 @@ def published_flags() -> dict[str, PublishedFlag]:
     return flags
 
 
-def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def translate(words: Sequence[str], own: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Translate a command line of another code base into this repository's flags.
 
     Args:
         words: of the command line.
+        own: Options of the run script, which are left as they are.
 
     Returns:
         the words, and one line for each flag that was replaced or ignored.
@@ -87,7 +88,7 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")
-        flag = published_flags().get(_plain(option)) if word.startswith("-") else None
+        flag = published_flags().get(_plain(option)) if word.startswith("-") and _plain(option) not in own else None
         if flag is None or flag.fate is Fate.SAME:
             translated.append(word)
             continue

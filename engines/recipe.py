@@ -17,7 +17,7 @@ Base, groups and runs contain flags under their names on the command line, and i
     finetune  a path in the repository
     init      the recipe whose weights belong in --finetune, or a description of them
     teacher   the recipe whose weights belong in --teacher; this and `reported` apply to a single run
-    reported  published top-1 in percent, by model
+    reported  published top-1 in percent, by model; mAP for action detection
 """
 
 import difflib
@@ -52,7 +52,7 @@ class Recipe:
         global_batch: videos per optimizer step over all processes; 0 if the recipe does not set it.
         init: recipe or description of the weights that it fine-tunes; empty for none.
         teacher: recipe of the weights that it distils from; empty for none.
-        reported: model family -> published top-1 in percent.
+        reported: model family -> published top-1, or mAP, in percent.
         choices: rows of conditions and flags, see `choose`.
     """
 

@@ -1,4 +1,4 @@
-"""The story of a run, the same for every run script: read the lists, build, train, test."""
+"""The steps of a run, shared by all run scripts: read the lists, build data and model, train, test."""
 
 import argparse
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from models.build import build_model, load_finetune_checkpoint
 
 
 def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset], None]) -> None:
-    """Train (unless --eval), then test; with --dry_run only check.
+    """Train (unless --eval) and test; with --dry_run, only check.
 
     Args:
-        task: of the script.
-        flags: as its parser returned them.
-        report: writes the report of an output folder, with the data set that was tested.
+        task: Task of the run script.
+        flags: Parsed flags of the script.
+        report: Writes the report; called with the output folder and the tested dataset.
     """
     with refused_in_one_line(task.get_parser()):
         if flags.dry_run is not None:
             raise SystemExit(dry_run(task, flags))
         context, settings = start_run(RunSettings.of(flags))
 
-        # All lists are read, and refused, before anything is built on them.
+        # Read all lists first, so that faults are reported before anything is built.
         data = task.read_settings(flags)
         sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
         test_set, train_set = sets[task.test_mode], sets.get("train")

@@ -1,4 +1,4 @@
-"""What distinguishes one run script from another; engines/run.py is the story that they share."""
+"""What differs between the run scripts; engines/run.py has the steps that they share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,17 +16,16 @@ from engines.settings import RunSettings
 
 @dataclass(frozen=True)
 class Task:
-    """What a run script has of its own; the defaults are those of labelled clips.
+    """Flags, data and objective of a run script. The defaults read labelled clips.
 
     Attributes:
-        script: its file name.
-        get_parser: makes the parser of its flags.
-        create_objective: from the model, the flags, the data set of the test and that of the training (None in a run
-            that only tests).
-        read_settings: takes the settings of the data from the flags.
-        build_dataset: from a mode and those settings.
-        build_loader: from a data set, its mode, those settings, `rank` and `world_size`.
-        test_mode: what is tested after training. A task that tests what it validates with validates in every run.
+        script: File name of the script.
+        get_parser: Creates the parser of its flags.
+        create_objective: Called with the model, the flags, the test dataset, and the training dataset or None.
+        read_settings: Takes the settings of the data from the flags.
+        build_dataset: Called with a mode and these settings.
+        build_loader: Called with a dataset, its mode, these settings, `rank` and `world_size`.
+        test_mode: Mode of the dataset to test. With "validation", every run validates, too.
     """
 
     script: str
@@ -38,7 +37,7 @@ class Task:
     test_mode: Mode = "test"
 
     def modes(self, settings: RunSettings) -> Sequence[Mode]:
-        """Name the lists that a run reads, each once."""
+        """Return the modes of the datasets that a run reads."""
         if settings.eval:
             return [self.test_mode]
         validates = self.test_mode == "validation" or not settings.disable_eval_during_finetuning

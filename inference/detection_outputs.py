@@ -1,4 +1,4 @@
-"""What is written of a video's detections: plain values, lines of text, and an annotated copy of the video."""
+"""The outputs of action detection: CSV, JSON, a table, and an annotated copy of the video."""
 
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -12,31 +12,31 @@ from common.palette import GREY, SERIES
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.detection.label_map import LabelMap
 from engines.detection_results import csv_lines, detection_rows
-from inference.box_drawing import NamedBox, draw_boxes
+from inference.box_drawing import LabelledBox, draw_boxes
 from inference.detector import VideoDetections
 from inference.video_writer import canvas_size, every_frame, write_h264
 
-TOLD_ACTIONS, DRAWN_ACTIONS = 5, 3
+LISTED_ACTIONS, DRAWN_ACTIONS = 5, 3
 BOX_COLOUR, NAMELESS_COLOUR = SERIES[4], GREY
 
 
-class Told:
-    """Says what was found in videos.
+class DetectionFormatter:
+    """Formats detections as text.
 
     Args:
-        classes: in the order of their scores.
-        least_score: of the actions that are written in tables and pictures.
+        classes: Classes, in the order of the scores.
+        min_score: Lowest score of the actions in tables and pictures.
     """
 
-    def __init__(self, classes: LabelMap, least_score: float):
-        self.classes, self.least_score = classes, least_score
+    def __init__(self, classes: LabelMap, min_score: float):
+        self.classes, self.min_score = classes, min_score
 
     def csv_lines(self, video: VideoDetections) -> Iterator[str]:
-        """Yield a row of each box and class, in AVA's columns."""
+        """Yield a row per box and class, in AVA's columns."""
         return csv_lines(detection_rows(video.records, video.scores, self.classes.ids))
 
     def record(self, video: VideoDetections) -> dict[str, Any]:
-        """Return the detections as plain values: a line of JSON."""
+        """Return the detections of a video as plain values for a line of JSON."""
         if video.error is not None:
             return {"path": video.path, "error": video.error.reason}
         return {
@@ -55,7 +55,7 @@ class Told:
         }
 
     def table(self, video: VideoDetections) -> list[str]:
-        """Return a line for each person: second, box, and the actions of at least the least score."""
+        """Return a line per person with the second, the box, and the actions that score at least `min_score`."""
         boxes = sum(len(record.boxes) for record in video.records)
         lines = [f"{video.path} ({len(video.records)} seconds, {boxes} boxes)"]
         for record, scores in zip(video.records, video.scores, strict=True):
@@ -65,15 +65,19 @@ class Told:
         return lines
 
     def lines(self, scores: np.ndarray) -> list[str]:
-        """Return the actions (classes,) of at least the least score, the highest first."""
+        """Return names and scores of the actions that score at least `min_score`, highest first.
+
+        Args:
+            scores: Scores of a box, (classes,).
+        """
         return [
             f"{action['name']} {action['score']:.2f}"
             for action in self._top(scores)[:DRAWN_ACTIONS]
-            if action["score"] >= self.least_score
+            if action["score"] >= self.min_score
         ]
 
     def _top(self, scores: np.ndarray) -> list[dict[str, Any]]:
-        order = np.argsort(-scores, kind="stable")[:TOLD_ACTIONS]
+        order = np.argsort(-scores, kind="stable")[:LISTED_ACTIONS]
         ids, names = self.classes.ids, self.classes.names
         return [{"label": ids[i], "name": names[i], "score": float(scores[i])} for i in order.tolist()]
 
@@ -81,29 +85,29 @@ class Told:
 def annotate_detections(
     video: VideoDetections,
     dataset: KeyframeDataset,
-    told: Told,
+    formatter: DetectionFormatter,
     target: Path,
     *,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
-    """Write a copy of a video in which the boxes of the nearest second are drawn, half a second before and after it.
+    """Write a copy of a video that shows the boxes of a key frame for half a second before and after it.
 
-    The copy has as many frames a second as the detector reads.
+    The copy has the frame rate at which the detector reads videos.
 
     Args:
-        video: with key frames.
-        dataset: that opens them.
-        told: writes the actions at the boxes.
-        target: the .mp4 file.
-        progress: wraps the frames, for a progress bar.
+        video: Detections in the video.
+        dataset: Opens the video.
+        formatter: Formats the actions of a box.
+        target: Path of the .mp4 file.
+        progress: Wraps the iterator over frames, for a progress bar.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: Frames cannot be decoded.
     """
     reader = dataset.open_record(video.records[0])
     named = {
         dataset.key_frame(record, len(reader)): [
-            NamedBox(box, lines := told.lines(row), BOX_COLOUR if lines else NAMELESS_COLOUR)
+            LabelledBox(box, lines := formatter.lines(row), BOX_COLOUR if lines else NAMELESS_COLOUR)
             for box, row in zip(record.boxes, scores, strict=True)
         ]
         for record, scores in zip(video.records, video.scores, strict=True)

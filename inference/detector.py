@@ -1,4 +1,4 @@
-"""A checkpoint of an action detector made ready for use: what the persons in given boxes do, second by second."""
+"""Load the checkpoint of an action detector and predict the actions of the persons in given boxes."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datasets.annotations import is_image_path
-from datasets.detection.annotations import Keyframe, Persons, Second, read_person_boxes
+from datasets.detection.annotations import FULL, Keyframe, Persons, Second, read_person_boxes
 from datasets.detection.arguments import DetectionSettings
 from datasets.detection.build import build_detection_loader, dataset_of
 from datasets.detection.keyframe_dataset import KeyframeDataset
@@ -28,21 +28,19 @@ from models.build import build_described
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.describe import CheckpointFacts, describe_checkpoint
 
-FULL = "full"
-"""In place of a file of boxes: one box of the whole picture for every second."""
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass
 class VideoDetections:
-    """What was found in a video, or why nothing was.
+    """The detections in a video, or the reason why there are none.
 
     Attributes:
-        path: of the video.
-        records: key frames, each with its `boxes` (n, 4) and the person detector's `scores` (n,).
-        scores: of each key frame (n, classes).
-        unreadable: second -> why it could not be read.
-        error: why no second could.
+        path: Path of the video.
+        records: Key frames, each with its `boxes` (n, 4) and the `scores` (n,) of the person detector.
+        scores: Scores (n, classes) of the boxes of each key frame.
+        unreadable: Reasons why seconds could not be read, by second.
+        error: Why the whole video could not be read or scored; None if it could.
     """
 
     path: str
@@ -52,7 +50,7 @@ class VideoDetections:
     error: UnreadableVideoError | ScoresNotFiniteError | None = None
 
     def problems(self) -> list[str]:
-        """Say what could not be read or scored, a sentence each."""
+        """Return a message for everything that could not be read or scored."""
         if self.error is not None:
             verb = "read" if isinstance(self.error, UnreadableVideoError) else "predict"
             return [f"cannot {verb} {self.path}: {self.error.reason}"]
@@ -61,13 +59,13 @@ class VideoDetections:
 
 @dataclass(frozen=True)
 class Detector:
-    """A model with its weights, on its device, and how it wants its videos read.
+    """A trained action detector on its device, and how to read videos for it.
 
     Attributes:
-        objective: computes the scores as a test does.
-        settings: of the test.
-        device: where the model computes.
-        bf16: whether in bfloat16.
+        objective: Computes the scores, as in the test.
+        settings: Settings of the data, as in the test.
+        device: Device of the model.
+        bf16: Compute in bfloat16 with autocast.
     """
 
     objective: Detection
@@ -76,20 +74,24 @@ class Detector:
     bf16: bool
 
     def dataset(self, video: VideoDetections) -> KeyframeDataset:
-        """Return a data set that opens the video of these detections."""
+        """Return a data set that can open the video of some detections."""
         return self._dataset(video.records, "")
 
     def detect(self, paths: Sequence[str], boxes: str) -> Iterator[VideoDetections]:
-        """Tell what the persons in boxes do, video by video; one that cannot be read stops nothing.
+        """Predict the actions of the persons in boxes, one video after another.
 
         Args:
-            paths: of videos or folders of frames; their names without a suffix are the ids in the file of boxes.
-            boxes: file of detected persons in AVA's columns, of which those below the threshold of the settings are
-                left out; or `FULL`.
+            paths: Videos or folders of frames; their names without suffix are the video ids in the file of boxes.
+            boxes: File of detected persons in AVA's columns, or `FULL`. Boxes that score below the threshold of the
+                settings are ignored.
+
+        Returns:
+            The detections of each video. A video that cannot be read has an `error`.
 
         Raises:
-            FileNotFoundError, AnnotationError: as `read_person_boxes`.
-            ValueError: two videos have one id.
+            FileNotFoundError: The file of boxes does not exist.
+            AnnotationError: The file of boxes has faulty lines.
+            ValueError: Two videos have the same id.
         """
         persons = {} if boxes == FULL else read_person_boxes(boxes, self.settings.box_threshold)
         found: dict[str, VideoDetections] = {}
@@ -107,12 +109,12 @@ class Detector:
         return self._detect(found, boxes)
 
     def _dataset(self, records: list[Keyframe], boxes: str) -> KeyframeDataset:
-        """Make key frames a data set that reads as the test does; `boxes` names their file in errors."""
+        """Build a data set of key frames that is read as in the test; `boxes` is their file, for messages."""
         keyframes = Keyframes(boxes, "", self.objective.label_map, frozenset(), records)
         return dataset_of(keyframes, "test", self.settings)
 
     def _every_second(self, video: str, path: str) -> dict[Second, Persons]:
-        """One box of the whole picture for each second of a video."""
+        """Return a box of the whole picture for each second of a video."""
         start = self.settings.start_second or 0
         first = make_keyframe(path, 1, (video, start), None, None)
         frames = len(self._dataset([first], FULL).open_record(first))
@@ -120,7 +122,7 @@ class Detector:
         return {(video, second): Persons(1, boxes=[WHOLE_PICTURE], scores=[1.0]) for second in seconds}
 
     def _detect(self, found: dict[str, VideoDetections], boxes: str) -> Iterator[VideoDetections]:
-        """Fill in the scores, and yield each video when it is complete."""
+        """Compute the scores and yield each video when it is complete."""
         records = [record for video in found.values() for record in video.records]
         waiting = Counter(record.path for record in records)
         outputs = self._outputs(self._dataset(records, boxes)) if records else iter(())
@@ -139,7 +141,7 @@ class Detector:
 
     @torch.no_grad()
     def _outputs(self, dataset: KeyframeDataset) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Yield the place of each record with its scores (n, classes), or why it could not be read."""
+        """Yield the index of each record with its scores (n, classes), or with the reason why it is unreadable."""
         for batch in build_detection_loader(dataset, "test", self.settings):
             yield from batch["unreadable"]
             if len(batch["clips"]):
@@ -157,24 +159,24 @@ def load_detector(
     backend: str | None = None,
     **overrides: Any,
 ) -> Detector:
-    """Load the checkpoint of an action detector; its videos are read as its run read them in the test.
+    """Load the checkpoint of an action detector; videos are then read as in the test of its run.
 
     Args:
-        checkpoint: .pth or .safetensors.
-        device: "cpu", "cuda", "cuda:1"; empty for cuda where there is one.
-        label_names: names in the order of the classes, or a file with one a line; empty for those in the checkpoint.
-        bf16: compute in bfloat16; None for: on a GPU that has it, as the test does.
-        backend: of the scan; None for the fastest.
-        overrides: fields of `DetectionSettings` by name; None leaves the file's.
+        checkpoint: Path of a .pth or .safetensors file.
+        device: "cpu", "cuda" or "cuda:1", for example; empty for CUDA if available.
+        label_names: Class names in order, or a file with one per line; empty for those in the checkpoint.
+        bf16: Compute in bfloat16; None for GPUs that support it, as in the test.
+        backend: Backend of the scan; None for the fastest.
+        **overrides: Fields of `DetectionSettings`; None keeps the value in the checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no action detector of this family, or does not tell its classes.
-        ValueError: settings that contradict each other, or names and classes differ in number.
+        FileNotFoundError: The checkpoint does not exist.
+        CheckpointError: The file is no action detector of this family, or does not contain its class ids.
+        ValueError: Settings contradict each other, or the number of names does not match the classes.
     """
     facts = describe_checkpoint(checkpoint)
     if not is_detector(facts):
-        raise CheckpointError(f"{checkpoint} classifies whole clips; it is no action detector")
+        raise CheckpointError(f"{checkpoint} is a classifier of clips, not an action detector")
     label_map = _label_map_of(facts, label_names)
     model = build_described(facts, **({"backend": backend} if backend else {}))
     load_checkpoint(model, checkpoint, require_head=True)
@@ -190,14 +192,14 @@ def load_detector(
 
 
 def is_detector(facts: CheckpointFacts) -> bool:
-    """Whether a checkpoint tells what persons in boxes do, and not what a clip shows."""
+    """Return whether a checkpoint is an action detector rather than a classifier of clips."""
     return bool(facts.config.get("time_pool"))
 
 
 def sources_of_detection(given: Sequence[str], filename_tmpl: str, data_root: str) -> list[str]:
-    """Return the videos that files, folders and lists name; arguments and errors as `expand_sources`.
+    """Return the videos in files, folders and lists; arguments and errors as in `expand_sources`.
 
-    A folder that holds pictures is a video itself, however they are named.
+    A folder with pictures is a video, whatever their names.
     """
     sources: dict[str, None] = {}
     for path in given:
@@ -212,13 +214,15 @@ def sources_of_detection(given: Sequence[str], filename_tmpl: str, data_root: st
 def _label_map_of(facts: CheckpointFacts, label_names: str | Path | Sequence[str]) -> LabelMap:
     ids = facts.flags.get("class_ids")
     if not ids:
-        raise CheckpointError(f"{facts.path} does not tell the ids of its classes; was it written by another program?")
+        raise CheckpointError(
+            f"{facts.path} does not contain the ids of its classes; use a checkpoint of run_action_detection.py"
+        )
     names = label_names_of(label_names or facts.flags.get("class_names") or "", len(ids))
     return LabelMap(str(facts.path), tuple(ids), names)
 
 
 def _settings_of(facts: CheckpointFacts, overrides: dict[str, Any]) -> DetectionSettings:
-    """The settings of the run that wrote a file, but for where its videos were, and those that are given."""
+    """Return the settings in a checkpoint, except for the location of its videos, with overrides."""
     given = {name: value for name, value in overrides.items() if value is not None}
     of_the_file = {"patch_size": facts.config["patch_size"], "start_second": 0, "filename_tmpl": ""}
     return DetectionSettings.from_flags(argparse.Namespace(**(facts.flags | of_the_file | given)))
@@ -230,35 +234,37 @@ def _judged_by(facts: CheckpointFacts) -> DetectionTestSettings:
 
 
 def _by_id(paths: Sequence[str]) -> dict[str, str]:
-    """The videos by their ids: the names of their files without a suffix, or of their folders.
+    """Return the paths of videos by id, the name of the file without suffix, or of the folder.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: Two videos have the same id.
     """
     found: dict[str, str] = {}
     for path in paths:
         video = os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else Path(path).stem
         if video in found:
-            raise ValueError(f"{found[video]} and {path} have the same id, {video}; name them one at a time")
+            raise ValueError(f"{found[video]} and {path} have the same id, {video}; process them separately")
         found[video] = path
     return found
 
 
 def _seconds_of(video: str, path: str, persons: dict[Second, Persons], boxes: str) -> dict[Second, Persons]:
-    """The persons of a video by its seconds, in order.
+    """Return the persons of a video, ordered by second.
 
     Raises:
-        UnreadableVideoError: it has none.
+        UnreadableVideoError: There are none.
     """
     found = {second: persons[second] for second in sorted(persons) if second[0] == video}
     if not found:
         first = next(iter(persons), ("", 0))[0]
-        raise UnreadableVideoError(path, f"{boxes} has no box above the threshold for {video}; it begins with {first}")
+        raise UnreadableVideoError(
+            path, f"{boxes} has no box for video {video} that scores enough; its first video is {first}"
+        )
     return found
 
 
 def _fill(video: VideoDetections, outputs: list[np.ndarray | str]) -> None:
-    """Keep the key frames that were read with their scores, and say of the others why not."""
+    """Store the scores of the key frames that could be read, and the reasons for the others."""
     read = [
         (record, output) for record, output in zip(video.records, outputs, strict=True) if not isinstance(output, str)
     ]

@@ -1,4 +1,4 @@
-"""Position embeddings for other grids than they were trained on: spatial ones bicubically, temporal ones linearly."""
+"""Interpolation of position embeddings to other sizes: bicubic in space, linear in time."""
 
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
@@ -6,9 +6,15 @@ from torch import Tensor
 
 
 def resize_spatial(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """Interpolate the positions of a square grid, (1, 1 + side^2, d) to (1, 1 + rows columns, d).
+    """Interpolate spatial positions to another grid.
 
-    The first position is the class token's and stays as it is. A grid of the same size is returned itself.
+    Args:
+        positions: (1, 1 + side^2, d), those of the class token first, which are not changed.
+        rows: Number of rows of patches.
+        columns: Number of columns.
+
+    Returns:
+        (1, 1 + rows columns, d); `positions` itself if the grid is the same.
     """
     if rows == columns and positions.shape[1] == 1 + rows * columns:
         return positions
@@ -16,7 +22,7 @@ def resize_spatial(positions: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def resize_temporal(positions: Tensor, tubelets: int) -> Tensor:
-    """Interpolate the positions of the times, (1, t, d) to (1, tubelets, d); as many are returned themselves."""
+    """Interpolate temporal positions (1, t, d) to (1, tubelets, d); return them unchanged if t is the same."""
     if positions.shape[1] == tubelets:
         return positions
     return F.interpolate(positions.mT, size=tubelets, mode="linear", align_corners=False).mT

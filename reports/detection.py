@@ -1,4 +1,4 @@
-"""What the page shows of a test of action detection: the classes, and key frames of the best and the worst of them."""
+"""The report of an action detection test: its classes, and key frames of the best and the worst of them."""
 
 import io
 import logging
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common.palette import SERIES
-from inference.box_drawing import NamedBox, draw_boxes
+from inference.box_drawing import LabelledBox, draw_boxes
 from reports.media import QUALITY, Picture, data_uri
 
 _logger = logging.getLogger(__name__)
@@ -18,12 +18,12 @@ HIT, FALSE, TRUTH = SERIES[2], SERIES[1], "#ffffff"
 
 
 def detection_section(results: dict, dataset, problem: str | None) -> dict:
-    """Prepare the part of the page that is told by class.
+    """Return the variables of detection.html.
 
     Args:
-        results: of results.json.
-        dataset: a `KeyframeDataset` that was tested; None where the videos are out of reach.
-        problem: why there is none.
+        results: Contents of results.json.
+        dataset: The `KeyframeDataset` that was tested; None if the videos are not available.
+        problem: The reason, if there is no data set.
     """
     pictures = KeyframePictures(dataset, problem)
     rows = [
@@ -48,11 +48,11 @@ def detection_section(results: dict, dataset, problem: str | None) -> dict:
 
 
 class KeyframePictures:
-    """Key frames with boxes, by video and second.
+    """Pictures of key frames with boxes.
 
     Args:
-        dataset: a `KeyframeDataset`, or None where the videos are out of reach.
-        problem: why there is none.
+        dataset: A `KeyframeDataset`; None if the videos are not available.
+        problem: The reason, if there is no data set.
     """
 
     def __init__(self, dataset, problem: str | None = None):
@@ -60,7 +60,7 @@ class KeyframePictures:
         self._records = {} if dataset is None else {(one.video, one.second): one for one in dataset.records}
 
     def still(self, example: dict) -> Picture:
-        """The key frame of an example of results.json, as WebP: its box, and those of the class's ground truth."""
+        """Return the key frame of an example of results.json with its box and the ground truth of its class."""
         video, second = example["video"], example["second"]
         record = self._records.get((video, second))
         if record is None:
@@ -70,23 +70,23 @@ class KeyframePictures:
             (frame,) = reader.read([self._dataset.key_frame(record, len(reader))])
             boxes = [*self._truth(record, example["name"]), _detected(example)]
             return Picture(_webp(key_frame_picture(frame, boxes)))
-        except Exception as error:  # a video that cannot be shown is told in its place, and the page goes on
+        except Exception as error:  # the page shows the message instead of the picture
             _logger.debug("no picture of %s", record.path, exc_info=True)
             return Picture(None, str(error))
 
-    def _truth(self, record, name: str) -> list[NamedBox]:
+    def _truth(self, record, name: str) -> list[LabelledBox]:
         label_map = self._dataset.label_map
         action = label_map.ids[label_map.names.index(name)]
         persons = zip(record.target["boxes"], record.target["labels"], strict=True)
-        return [NamedBox(box, (), TRUTH) for box, actions in persons if action in actions]
+        return [LabelledBox(box, (), TRUTH) for box, actions in persons if action in actions]
 
 
-def _detected(example: dict) -> NamedBox:
-    return NamedBox(example["box"], [f"{example['score']:.2f}"], HIT if example["hit"] else FALSE)
+def _detected(example: dict) -> LabelledBox:
+    return LabelledBox(example["box"], [f"{example['score']:.2f}"], HIT if example["hit"] else FALSE)
 
 
-def key_frame_picture(frame: np.ndarray, boxes: Sequence[NamedBox]) -> Image.Image:
-    """Draw boxes onto a frame uint8 (H, W, 3) at the height of the page."""
+def key_frame_picture(frame: np.ndarray, boxes: Sequence[LabelledBox]) -> Image.Image:
+    """Resize a frame, uint8 (H, W, 3), for the report and draw boxes onto it."""
     height, width = frame.shape[:2]
     picture = Image.fromarray(frame).resize((max(1, round(width * HEIGHT / height)), HEIGHT), Image.Resampling.BICUBIC)
     draw_boxes(picture, boxes)

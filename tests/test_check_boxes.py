@@ -39,7 +39,7 @@ def append(path, *lines):
 
 def test_a_whole_data_set_has_no_faults(scenes, capsys):
     status, told = check(scenes, capsys)
-    assert status == 0 and "4 movies or frame folders looked at: 0 faults, 1 notes" in told
+    assert status == 0 and "4 movies or frame folders checked: 0 faults, 1 notes" in told
     assert "val_predicted_boxes.csv: 3 of 3 annotated persons have a box of IoU 0.5" in told
     assert f"{scenes / 'train.csv'}: 3 persons in 2 seconds of 2 videos" in told
 
@@ -48,7 +48,7 @@ def test_a_whole_data_set_has_no_faults(scenes, capsys):
     ("row", "fault"),
     [
         (f"a,1,{PLACE},44,0", "action 44 is not in"),
-        ("a,1,0.1,0.1,1.3,0.2,12,0", "x2 = 1.3 is outside the picture"),
+        ("a,1,0.1,0.1,1.3,0.2,12,0", "x2 = 1.3 is outside the frame"),
         ("a,1,0.4,0.1,0.3,0.2,12,0", "x1 is not below x2"),
     ],
 )
@@ -77,7 +77,7 @@ def test_missing_videos_and_frames_are_told(scenes, capsys):
     shutil.rmtree(scenes / "media" / "a")
     (scenes / "media" / "b" / "b_000004.jpg").unlink()
     status, told = check(scenes, capsys)
-    assert status == 1 and f"train.csv, line 1: {scenes / 'media' / 'a'} is not there" in told
+    assert status == 1 and f"train.csv, line 1: {scenes / 'media' / 'a'} exists neither" in told
     assert "train.csv, line 3: " in told and "b_000004.jpg missing between b_000001.jpg and b_000008.jpg" in told
 
 
@@ -107,7 +107,7 @@ def test_folders_from_second_900_are_held_to_15_minutes(scenes, capsys, frames, 
     write_lines(scenes / "train.csv", *(f"a,0905,{PLACE},{class_id},0" for class_id in (12, 7, 300)))
     found, told = check(scenes, capsys, "--fps", "1", "--start_second", "900")
     assert found == status and words in told
-    assert ("and 15 minutes of 1 a second are 901" in told) == (frames != 901)
+    assert ("but 15 minutes at 1 per second are 901" in told) == (frames != 901)
 
 
 def test_classes_rows_and_videos_that_are_odd_are_noted(scenes, capsys):
@@ -117,16 +117,16 @@ def test_classes_rows_and_videos_that_are_odd_are_noted(scenes, capsys):
     assert status == 0
     train, val, labels = (scenes / name for name in ("train.csv", "val.csv", "label_map.pbtxt"))
     assert f'note: {labels}, line 9: class 300, "talk", has no box in {train}' in told
-    assert f'note: {val}, line 1: class 300, "talk", is judged and was never trained' in told
-    assert f"note: {train}, line 1: a person of that second has an action twice" in told
-    assert f"note: {val}, line {line}: a is trained on too ({train}, line 1), one of 1 such videos" in told
-    assert f"1 annotated seconds have no such box, the first is a,1 ({val}, line {line})" in told
+    assert f'note: {val}, line 1: class 300, "talk", is evaluated but has no box in training' in told
+    assert f"note: {train}, line 1: a person in this second has the same action twice" in told
+    assert f"note: {val}, line {line}: a is also in the training annotations ({train}, line 1); 1 such videos" in told
+    assert f"1 annotated seconds have no such box, the first one is a,1 ({val}, line {line})" in told
 
 
 def test_boxes_of_other_pictures_are_told(scenes, capsys):
     write_lines(scenes / "val_predicted_boxes.csv", "c,1,0.9,0.9,1.0,1.0,,0.9", "d,1,0.0,0.0,0.1,0.1,,0.9")
     status, told = check(scenes, capsys)
-    assert status == 1 and "0 of 3 annotated persons" in told and "are these boxes of other videos" in told
+    assert status == 1 and "0 of 3 annotated persons" in told and "do these boxes belong to other videos" in told
 
 
 def test_faults_come_before_torch_is_imported(scenes):

@@ -105,6 +105,17 @@ def test_head_of_kinetics_710_gives_its_first_400_rows(tmp_path):
     assert set(report.names("sliced")) == {"head.weight", "head.bias"}
 
 
+def test_delete_head_leaves_out_a_head_that_would_fit(tmp_path):
+    model, path = build(seed=1), saved(tmp_path, build(seed=2).state_dict())
+    before = model.head.weight.clone()
+    report = load_checkpoint(model, path, without_head=True)
+    assert torch.equal(model.head.weight, before) and set(report.names("initialised")) == {"head.weight", "head.bias"}
+    load_checkpoint(model, path)
+    assert not torch.equal(model.head.weight, before), "the control"
+    with pytest.raises(CheckpointError, match="head does not fit"):
+        load_checkpoint(model, path, without_head=True, require_head=True)
+
+
 def test_evaluation_refuses_a_head_that_does_not_fit(tmp_path):
     path = saved(tmp_path, build(seed=1, num_classes=9).state_dict())
     with pytest.raises(CheckpointError, match="head does not fit.*head.weight.*9, 32"):

@@ -103,3 +103,30 @@ def test_recipes_agree_with_the_table_of_data_sets():
             assert flags.get("sampling", expected.sampling) == preset.sampling
             assert "hflip" not in flags and expected.hflip == preset.hflip
     assert recipe_of_classes(7) == recipe_of_classes(None) == recipe_of_classes(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [("Kinetics-400", "Kinetics"), ("mitv1_sparse", "Kinetics_sparse"), ("IMNET", "ImageNet"), ("hmdb51", "HMDB51")],
+)
+def test_names_of_published_scripts_are_presets(name, preset):
+    assert get_preset(name) is PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("LVU", "windows.*Kinetics_sparse"), ("image_folder", "tools.make_lists folder"), ("Kinetik", "choose from")],
+)
+def test_a_published_name_without_a_counterpart_is_refused_with_the_reason(name, told):
+    with pytest.raises(ValueError, match=told):
+        get_preset(name)
+
+
+def test_the_short_side_follows_the_input_size_unless_it_is_given(lists):
+    settings = DataSettings(data_path=str(lists), data_root=str(lists), input_size=32, num_frames=2, num_workers=0)
+    batch = next(iter(build_loader(build_dataset("test", settings), "test", settings)))
+    assert batch["clips"].shape[-2:] == (32, 32)
+    wider = dataclasses.replace(settings, short_side_size=48)
+    assert wider.short_side == 48
+    with pytest.raises(ValueError, match="--short_side_size 48 and --input_size 32 must be equal"):
+        build_dataset("test", wider)

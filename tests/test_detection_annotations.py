@@ -87,8 +87,8 @@ def test_ids_of_any_kind_have_a_column_each(tmp_path):
     [
         ("", "has no classes"),
         ("item {\n  id: 3\n}\n", "line 2: id 3 has no name before it"),
-        ('item { name: "a" id: x }', "line 1: an id should be a whole number"),
-        ('item { name: "a" id: -1 }', "line 1: an id should be a whole number"),
+        ('item { name: "a" id: x }', "line 1: an id must be a non-negative integer"),
+        ('item { name: "a" id: -1 }', "line 1: an id must be a non-negative integer"),
         ('item { name: "a" id: 1 }\nitem { name: "b" id: 1 }', 'line 2: "1" is in line 1 already'),
         ('item { name: "a" id: 1 }\n\nitem { name: "a" id: 2 }', 'line 3: "a" is in line 1 already'),
     ],
@@ -102,20 +102,20 @@ def test_faulty_label_maps_are_refused(tmp_path, text, fault):
 
 GOOD = "a,0902,0.1,0.1,0.2,0.2,12,1"
 FAULTS = [
-    ("a,0902,0.1,0.1,1.2,0.2,12,1", "x2 = 1.2 is outside the picture"),
-    ("a,0902,-0.1,0.1,0.2,0.2,12,1", "x1 = -0.1 is outside the picture"),
+    ("a,0902,0.1,0.1,1.2,0.2,12,1", "x2 = 1.2 is outside the frame"),
+    ("a,0902,-0.1,0.1,0.2,0.2,12,1", "x1 = -0.1 is outside the frame"),
     ("a,0902,10,10,200,100,12,1", "divide pixels by the width or height"),
     ("a,0902,0.2,0.1,0.2,0.2,12,1", "x1 is not below x2"),
     ("a,0902,0.1,0.3,0.2,0.2,12,1", "y1 is not below y2"),
-    ("a,0902,0.1,nan,0.2,0.2,12,1", 'y1 should be a number, not "nan"'),
-    ("a,0902,0.1,,0.2,0.2,12,1", 'y1 should be a number, not ""'),
-    ("a,902.5,0.1,0.1,0.2,0.2,12,1", "the second should be a whole number"),
-    ("a,-3,0.1,0.1,0.2,0.2,12,1", "the second should be a whole number"),
-    ("a,0902,0.1,0.1,0.2,0.2,walk,1", "the action should be a whole number"),
-    ("a,0902,0.1,0.1,0.2,0.2,,1", "the action should be a whole number"),
+    ("a,0902,0.1,nan,0.2,0.2,12,1", 'y1 must be a number, not "nan"'),
+    ("a,0902,0.1,,0.2,0.2,12,1", 'y1 must be a number, not ""'),
+    ("a,902.5,0.1,0.1,0.2,0.2,12,1", "the second must be a non-negative integer"),
+    ("a,-3,0.1,0.1,0.2,0.2,12,1", "the second must be a non-negative integer"),
+    ("a,0902,0.1,0.1,0.2,0.2,walk,1", "the action must be an integer"),
+    ("a,0902,0.1,0.1,0.2,0.2,,1", "the action must be an integer"),
     ("a,0902,0.1,0.1,0.2,0.2,13,1", "action 13 is not in own.pbtxt; add it there or remove the row"),
     ("a,0902,0.1,0.1,0.2,0.2", "there are 6 columns instead of 7 or 8"),
-    ("video,second,x1,y1,x2,y2,action,person", "there is no header line"),
+    ("video,second,x1,y1,x2,y2,action,person", "without a header line"),
     (",0902,0.1,0.1,0.2,0.2,12,1", "the video is empty"),
 ]
 
@@ -134,10 +134,10 @@ def test_faulty_annotations_are_told_with_file_and_line(tmp_path, line, fault):
     [
         ("a,0902,0.1,0.1,0.2,0.2,,1.5", "score 1.5 is not between 0 and 1; are these annotations"),
         ("a,0902,0.1,0.1,0.2,0.2,,-0.5", "score -0.5 is not between 0 and 1"),
-        ("a,0902,0.1,0.1,0.2,0.2,,", 'score should be a number, not ""'),
+        ("a,0902,0.1,0.1,0.2,0.2,,", 'score must be a number, not ""'),
         ("a,0902,0.1,0.1,0.2,0.2,0.9", "there are 7 columns instead of 8"),
         ("a,0902,0.3,0.1,0.2,0.2,,0.9", "x1 is not below x2"),
-        ("a,0902,0.1,0.1,0.2,2,,0.9", "y2 = 2 is outside the picture"),
+        ("a,0902,0.1,0.1,0.2,2,,0.9", "y2 = 2 is outside the frame"),
     ],
 )
 def test_faulty_detected_persons_are_told_with_file_and_line(tmp_path, line, fault):
@@ -156,7 +156,7 @@ def test_many_faults_are_counted_and_ten_told(tmp_path):
 
 def test_faulty_exclusions_and_files_that_are_none(tmp_path):
     file = write_lines(tmp_path / "excluded.csv", "a,0902", "a,x")
-    with pytest.raises(AnnotationError, match="line 2: the second should be"):
+    with pytest.raises(AnnotationError, match="line 2: the second must be"):
         read_exclusions(file)
     assert read_exclusions(write_lines(tmp_path / "none.csv")) == {}
     with pytest.raises(AnnotationError, match="is empty"):
@@ -164,7 +164,7 @@ def test_faulty_exclusions_and_files_that_are_none(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AnnotationError, match="not UTF-8"):
         read_annotations(tmp_path / "bytes.csv", OWN)
-    with pytest.raises(FileNotFoundError, match="absent.csv is not there"):
+    with pytest.raises(FileNotFoundError, match="absent.csv does not exist"):
         read_person_boxes(tmp_path / "absent.csv", 0.8)
 
 
@@ -232,7 +232,7 @@ def test_excluded_seconds_are_left_out_on_both_sides(three_videos):
         ("a", 4), ("a", 7), ("a", 5), ("b", 3), ("b", 4), ("b", 7),
     ]  # fmt: skip
     write_lines(three_videos / "all.csv", *(f"{v},{s}" for v in "ab" for s in (3, 4, 5, 7)))
-    with pytest.raises(AnnotationError, match="only seconds that the exclusions leave out"):
+    with pytest.raises(AnnotationError, match="the exclusions leave out all seconds"):
         records_of(three_videos, "test", exclusions=(str(three_videos / "all.csv"),))
 
 
@@ -243,7 +243,7 @@ def test_boxes_of_other_videos_are_refused(three_videos):
 
 
 def test_missing_videos_are_told(three_videos, caplog):
-    with pytest.raises(FileNotFoundError, match=r"none of its 2 videos is there.*line 1: elsewhere/a; --data_root"):
+    with pytest.raises(FileNotFoundError, match=r"none of the 2 videos exists.*line 1: elsewhere/a; set --data_root"):
         records_of(three_videos, "test", data_root="elsewhere")
     (three_videos / "media" / "b").rename(three_videos / "media" / "c")
     records_of(three_videos, "test")
@@ -262,7 +262,7 @@ def test_a_missing_list_is_told_with_its_flag(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        (dict(train_short_side=(80, 64)), "first number is the smaller"),
+        (dict(train_short_side=(80, 64)), "first value must be the smaller"),
         (dict(train_short_side=(32, 64)), "smaller than --input_size 64"),
         (dict(short_side_size=60), "multiple of the patch"),
         (dict(sampler="balanced"), "--sampler balanced"),

@@ -169,7 +169,7 @@ def test_unreadable_seconds_are_replaced_in_training_and_left_out_in_evaluation(
     missing = [dataset.records[index] for index in loader.unreadable]
     assert {(record.video, record.second) for record in missing} == {("b", 1), ("a", 3)}
     told = " ".join(loader.unreadable.values())
-    assert "second 3 is not in it: it has seconds 0 to 2" in told and "val.csv, line 3" in told
+    assert "it has no second 3, only 0 to 2" in told and "val.csv, line 3" in told
 
 
 def test_an_evaluation_of_which_nothing_can_be_read_gives_empty_batches(scenes):

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -18,10 +20,13 @@ from test_detection_page import BLOCKS
 from video_files import write_folder
 
 import run_inference
+from datasets.detection.annotations import FULL
 from datasets.readers import VideoFile
-from inference.detector import FULL, load_detector
+from inference.detector import load_detector
 from tools.evaluate_ava import main as evaluate_ava
 from tools.report import main as report_tool
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +197,9 @@ def test_the_order_of_classes_and_seconds_is_of_the_file_whatever_batch_or_start
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "is an action detector and has to be told where the persons are. Bring --boxes FILE"),
-        (["--boxes", "absent.csv"], "absent.csv is not there"),
-        (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "for which there is no --heatmap, --quick"),
+        ([], "is an action detector and needs the boxes of the persons: give --boxes FILE"),
+        (["--boxes", "absent.csv"], "absent.csv does not exist"),
+        (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "which has no --heatmap, --quick"),
     ],
 )
 def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys, words, told):
@@ -208,15 +213,19 @@ def test_a_faulty_file_of_boxes_is_told_with_its_line(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(folder, folder / "movies" / "first.mp4", "--boxes", boxes)
     message = capsys.readouterr().err
-    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the picture" in message
+    assert f"{boxes}: 1 faulty line(s)" in message and "line 2: x1 = 12 is outside the frame" in message
+    code = "import sys; sys.modules['torch'] = None; import runpy; runpy.run_path('run_inference.py', {}, '__main__')"
+    words = ["--checkpoint", str(folder / "out" / "checkpoint-best.pth"), "video.mp4", "--boxes", str(boxes)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "line 2: x1 = 12" in done.stderr, "before PyTorch is imported"
 
 
 def test_a_classifier_has_no_use_for_boxes(folder, tmp_path, capsys):
     checkpoint = save_checkpoint(tmp_path / "c.pth")
     with pytest.raises(SystemExit):
         run_inference.main(["--checkpoint", str(checkpoint), str(folder / "movies" / "first.mp4"), "--boxes", FULL])
-    assert "is a classifier of clips, for which there is no --boxes" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="classifies whole clips"):
+    assert "is a classifier of clips, which has no --boxes" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is a classifier of clips, not an action detector"):
         load_detector(checkpoint)
 
 
@@ -232,7 +241,9 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(folder, tmp_path, capsys
         for record in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     }
     assert len(records["first"]["seconds"]) == 3 and not records["first"]["unreadable"]
-    assert "not a video" in records["second"]["error"] and "has no box" in records["unknown"]["error"]
+    assert (
+        "not a video" in records["second"]["error"] and "has no box for video unknown" in records["unknown"]["error"]
+    )
     assert [entry["second"] for entry in records["third"]["unreadable"]] == [999] and records["third"]["seconds"]
     told = capsys.readouterr().err
     assert "3 of 4 could not be read or predicted" in told and "cannot read second 999 of" in told

@@ -84,6 +84,7 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert "shape of the first clips: (2, 3, 16, 32, 32)" in text
     assert "shape of the first clips: (12, 3, 16, 32, 32)" in text
     assert "3 file(s) of" in text and "are also in the training list, the first in line 1" in text
+    assert "--lr 0.0002 is for 256 clips per step; at 20 clips per step this is 1.5625e-05" in text
     assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text

@@ -29,10 +29,12 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("script", ["run_class_finetuning.py", "run_pretrain_imagenet.py"])
+@pytest.mark.parametrize("script", ["run_action_detection.py", "run_class_finetuning.py", "run_pretrain_imagenet.py"])
 def test_a_signal_while_a_script_imports(script, number, tmp_path):
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text("a.mp4 0\n")
+    (tmp_path / "label_map.pbtxt").write_text('item { name: "a" id: 1 }\n')
+    (tmp_path / "test_predicted_boxes.csv").touch()
     code = SIGNAL_AT_TORCH.format(number=int(number), words=["--data_path", str(tmp_path)], script=script)
     environment = os.environ | {"VIDEOMAMBAPRO_EXIT_FILE": str(tmp_path / "status"), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)

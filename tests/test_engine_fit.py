@@ -203,6 +203,25 @@ def test_test_after_training_uses_the_best_weights_and_writes_results(tmp_path):
     assert matrix.sum() == 5 and results["top1"] == pytest.approx(100 * matrix.trace().item() / 5)
 
 
+@pytest.mark.parametrize(
+    ("flags", "tested"),
+    [([], "checkpoint-best.pth"), (["--test_best"], "checkpoint-best.pth"), (["--no_test_best"], "last epoch")],
+)
+def test_the_best_checkpoint_is_tested_where_there_is_one(tmp_path, flags, tested):
+    state = train(tmp_path, epochs=1)
+    context, args = start_run(make_args("--output_dir", str(tmp_path), *flags))
+    run_test(state.objective, test_loader(MemoryVideos(6)), args, context, state=state)
+    assert json.loads((tmp_path / "results.json").read_text())["weights"].endswith(tested)
+
+
+def test_without_a_best_checkpoint_the_last_weights_are_tested_without_a_warning(tmp_path, caplog):
+    state = train(tmp_path, "--disable_eval_during_finetuning", epochs=1)
+    context, args = start_run(make_args("--output_dir", str(tmp_path)))
+    run_test(state.objective, test_loader(MemoryVideos(6)), args, context, state=state)
+    assert json.loads((tmp_path / "results.json").read_text())["weights"] == "those of the last epoch"
+    assert "--test_best" not in caplog.text
+
+
 def test_the_average_is_tested_only_where_it_is_no_worse():
     args = make_args("--model_ema")
     context, args = start_run(args)

@@ -58,15 +58,15 @@ def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, cap
     ("flag", "line", "told"),
     [
         ("--ground_truth", "aaa,902,0.1,0.1,0.2", "line 3: there are 5 columns instead of 7 or 8"),
-        ("--ground_truth", "aaa,902,0.1,0.1,0.2,1.2,3,0", "line 3: y2 = 1.2 is outside the picture"),
+        ("--ground_truth", "aaa,902,0.1,0.1,0.2,1.2,3,0", "line 3: y2 = 1.2 is outside the frame"),
         ("--ground_truth", "aaa,902,0.3,0.1,0.2,0.2,3,0", "line 3: the box is empty: x1 is not below x2"),
-        ("--ground_truth", "aaa,902,0.1,0.1,0.2,0.2,stand,0", 'the action should be a whole number, not "stand"'),
-        ("--ground_truth", "aaa,x,0.1,0.1,0.2,0.2,3,0", 'the second should be a whole number of 0 or more, not "x"'),
-        ("--detections", "aaa,902,10,20,200,300,3,0.5", "line 3: x1 = 10 is far outside the picture"),
-        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3,high", 'line 3: score should be a number, not "high"'),
-        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3,nan", 'line 3: score should be a number, not "nan"'),
+        ("--ground_truth", "aaa,902,0.1,0.1,0.2,0.2,stand,0", 'the action must be an integer, not "stand"'),
+        ("--ground_truth", "aaa,x,0.1,0.1,0.2,0.2,3,0", 'the second must be a non-negative integer, not "x"'),
+        ("--detections", "aaa,902,10,20,200,300,3,0.5", "line 3: x1 = 10 is far outside the frame"),
+        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3,high", 'line 3: score must be a number, not "high"'),
+        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3,nan", 'line 3: score must be a number, not "nan"'),
         ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3", "line 3: there are 7 columns instead of 8"),
-        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3.5,1", 'line 3: the action should be a whole number, not "3.5"'),
+        ("--detections", "aaa,902,0.1,0.1,0.2,0.2,3.5,1", 'line 3: the action must be an integer, not "3.5"'),
         ("--exclusions", "aaa;902", "line 3: there are 1 columns instead of 2"),
         ("--label_map", "id: 5", "line 3: id 5 has no name before it"),
     ],
@@ -86,7 +86,7 @@ def test_a_faulty_line_is_told_with_file_and_number(files, capsys, flag, line, t
 def test_files_that_are_missing_empty_or_of_other_videos_are_named(files, capsys):
     for flag in files:
         assert main(words(files | {flag: "absent.csv"})) == 1
-        assert "absent.csv is not there" in capsys.readouterr().err
+        assert "absent.csv does not exist" in capsys.readouterr().err
     empty = write_rows(files["--detections"].with_name("empty.csv"), [])
     assert main(words(files | {"--detections": empty})) == 1
     assert f"{empty} is empty" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_files_that_are_missing_empty_or_of_other_videos_are_named(files, capsys
 def test_a_label_map_of_other_classes_is_an_error_and_no_map_of_nothing(files, capsys):
     files["--label_map"].write_text('item { name: "never" id: 99 }')
     assert main(words(files)) == 1
-    assert "no ground truth to judge by" in capsys.readouterr().err
+    assert "no ground truth to evaluate with" in capsys.readouterr().err
 
 
 def test_pytorch_is_not_needed(files):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from engine_standins import TinyModel, classify, make_args
 
+import run_action_detection
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
@@ -78,7 +79,7 @@ def assert_nonsense_is_refused(parser):
         assert all(value is None or value == 0 or taken(action, str(value)) for value in values), action.dest
 
 
-@pytest.mark.parametrize("script", [run_class_finetuning, run_pretrain_imagenet, run_inference])
+@pytest.mark.parametrize("script", [run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_inference])
 def test_no_flag_of_a_script_takes_nonsense(script):
     assert_nonsense_is_refused(script.get_parser())
 

@@ -7,6 +7,7 @@ import timm
 import torch
 from inference_files import FLAGS, save_checkpoint
 
+import run_action_detection
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
@@ -220,7 +221,7 @@ def negatives(parser):
     return [option for option in parser._option_string_actions if option.startswith(("--no-", "--no_"))]
 
 
-@pytest.mark.parametrize("module", [run_class_finetuning, run_pretrain_imagenet, run_inference])
+@pytest.mark.parametrize("module", [run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_inference])
 def test_negative_flags_are_accepted_in_both_spellings(module):
     parser = module.get_parser()
     needed = ["--checkpoint", "c", "v.mp4"] if module is run_inference else []

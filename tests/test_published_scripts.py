@@ -10,6 +10,7 @@ import pytest
 import torch
 from video_files import numbered_frames, write_video
 
+import run_action_detection
 import run_class_finetuning
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run
@@ -76,7 +77,7 @@ def run(words, monkeypatch):
     monkeypatch.setattr("engines.list_check._try_one", lambda *_: None)  # decoding: tests/test_dry_run.py
     check_command_line(SCRIPT, words)
     args = parse_arguments(run_class_finetuning.get_parser(), [*words, "--dry_run"], script=SCRIPT)
-    return dry_run(args, run_class_finetuning.get_parser(), SCRIPT, measure=False)
+    return dry_run(run_class_finetuning.TASK, args, measure=False)
 
 
 @pytest.mark.parametrize("row", rows("videomamba_scripts.csv"), ids=lambda row: row["script"])
@@ -170,6 +171,15 @@ def test_what_would_change_the_result_is_refused(words, told):
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_flag_that_a_script_has_itself_is_left_alone():
+    words = ["--fps", "30", "--no_amp"]
+    assert translate(words, own=["--fps"])[0] == ["--fps", "30", "--no_bf16"]
+    with pytest.raises(RefusedFlagError, match="--fps has no counterpart"):
+        translate(words)
+    known = run_action_detection.get_parser()._option_string_actions
+    assert translate(["--fps", "25"], known)[0] == ["--fps", "25"]
+
+
 def test_the_document_is_the_table():
     assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == document()
 
@@ -190,6 +200,7 @@ def faulty_words(data):
         "contradicts --data_set SSV2": [*lists, "--data_set", "SSV2", "--nb_classes", "7"],
         "--short_side_size 90 and --input_size 100": [*lists, "--input_size", "100", "--short_side_size", "90"],
         "--num_frames 9 must be a multiple of --tubelet_size 2": [*lists, "--num_frames", "9", "--tubelet_size", "2"],
+        "--input_size 128 224: clips are square here": [*lists, "--input-size", "128", "224"],
         "--num_frames: must be a whole number": [*lists, "--num_frames", "0"],
         "--patience has no counterpart": [*lists, "--patience", "3"],
         "--checkpoint gone.pth: there is no such file": ["--checkpoint", "gone.pth", "v.mp4"],
@@ -230,7 +241,9 @@ def test_faults_are_told_in_one_line_without_torch(data):
     [
         ("run_class_finetuning.py", ["--data_set", "LVU"], "--data_set LVU"),
         ("run_pretrain_imagenet.py", ["--finetune", "gone.pth"], "--finetune gone.pth: there is no such file"),
+        ("run_action_detection.py", ["--recipe", "avaa"], "no recipe 'avaa'"),
         ("run_inference.py", ["--checkpoint", "gone.pth", "v.mp4"], "--checkpoint gone.pth: there is no such file"),
+        ("run_demo_app.py", ["--checkpoint", "gone.pth"], "--checkpoint gone.pth: there is no such file"),
     ],
 )
 def test_the_scripts_refuse_before_they_import_torch(script, words, told):

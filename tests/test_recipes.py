@@ -148,6 +148,7 @@ def test_choices_follow_the_length_of_the_list_and_the_weights(list_of, caplog):
     assert (given.steps, given.aa) == (7, VIDEO_AA), "what is typed wins"
     with pytest.raises(FileNotFoundError, match="--data_path"):
         parsed_recipe("custom/small")
+    assert parsed_recipe("custom/small", "--eval").finetune == "", "a test is of the run's own weights"
 
 
 def test_the_rates_of_few_videos_are_the_typed_ones(list_of):
@@ -254,6 +255,13 @@ def test_faulty_files_are_named(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr("engines.configuration.load_recipe", lambda name: load_recipe(name, tmp_path))
     with pytest.raises(RecipeError, match=message):
         parsed("--recipe", "bad/a")
+
+
+def test_mixing_an_odd_number_of_clips_is_refused_before_the_run():
+    with pytest.raises(ValueError, match="--batch_size 3 with --num_sample 1: mixup pairs the clips"):
+        parsed("--batch_size", "3", "--num_sample", "1")
+    assert parsed("--batch_size", "3", "--num_sample", "1", "--mixup", "0", "--cutmix", "0").batch_size == 3
+    assert parsed("--batch_size", "3").num_sample == 2
 
 
 def test_inheritance_and_use(tmp_path):

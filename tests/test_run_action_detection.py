@@ -5,7 +5,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +37,7 @@ FLAGS = """
     --val_every_seconds 1 --box_threshold 0.5
 """
 TASK = run_action_detection.TASK
+ROOT = Path(__file__).parent.parent
 KILLED_AT = 3  # of four updates an epoch
 TIMED = ("train_clips_per_second", "train_data_time", "seconds")
 
@@ -84,6 +88,7 @@ def folder(data, tmp_path_factory):
     """Folders of runs: "straight", which nothing disturbed, "parts", which was killed and went on, and "eval"."""
     folder = tmp_path_factory.mktemp("runs")
     assert not start(_first, 1, data, folder)
+    assert (folder / "straight" / "results.json").is_file()
     assert read_checkpoint(folder / "parts" / "checkpoint-latest.pth")["step"] == KILLED_AT - 1
     assert start(_again, 1, data, folder)
     return folder
@@ -135,7 +140,9 @@ def test_a_checkpoint_tells_all_that_a_test_needs(folder, data, caplog):
 
 def test_files_of_the_other_kind_are_refused(folder, data, tmp_path):
     file = folder / "straight" / "checkpoint-latest.pth"
-    with pytest.raises(ValueError, match=r"is an action detector, which needs boxes: use run_action_detection\.py"):
+    with pytest.raises(
+        ValueError, match=r"is an action detector and needs boxes: test it with run_action_detection\.py"
+    ):
         words = ["--eval", "--finetune", str(file)]
         parse_arguments(run_class_finetuning.get_parser(), words, script=run_class_finetuning.SCRIPT)
     classifier = VideoMambaPro(img_size=32, num_frames=4, patch_size=8, embed_dim=32, depth=2, num_classes=18)
@@ -153,8 +160,31 @@ def test_a_label_map_of_other_classes_is_refused(folder, data, tmp_path):
     other = tmp_path / "other.pbtxt"
     other.write_text(text.replace('"left"', '"?"').replace('"right"', '"left"').replace('"?"', '"right"'))
     file = folder / "straight" / "checkpoint-latest.pth"
-    with pytest.raises(ValueError, match=r"other\.pbtxt does not name the classes that the checkpoint"):
+    with pytest.raises(ValueError, match=r"other\.pbtxt differs from the classes of the checkpoint"):
         parsed(data, "--eval", "--finetune", str(file), "--label_map", str(other))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data_path", "{other}"], "there is no ava_train_v2.2.csv or train.csv in --data_path"),
+        (["--person_boxes", "{other}/boxes.csv"], "boxes.csv: there is no such file"),
+        (["--finetune", "{other}/weights.pth"], "weights.pth: there is no such file"),
+        (["--eval", "--data_path", "{other}"], "there is no ava_val_v2.2.csv or val.csv in --data_path"),
+        (["--label_map", "{other}/faulty.pbtxt"], "faulty.pbtxt, line 1: id 3 has no name"),
+    ],
+)
+def test_missing_files_are_named_before_torch_is_imported(data, tmp_path, words, told):
+    (tmp_path / "label_map.pbtxt").write_text((data / "label_map.pbtxt").read_text())
+    (tmp_path / "faulty.pbtxt").write_text("item { id: 3 }\n")
+    words = ["--data_path", str(data), *(word.format(other=tmp_path) for word in words)]
+    without_torch = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv += {}; runpy.run_path({!r}, run_name='__main__')"
+    )
+    code = without_torch.format(words, TASK.script)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert told in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
 
 
 def test_controls_are_judged_as_the_test_was(folder, capsys):

@@ -88,7 +88,7 @@ def test_a_movie_that_is_cut_short_is_told(tmp_path):
     reader = TimedVideo(str(path), 25.0)
     assert len(reader) == 200
     assert frame_numbers(reader.read([10, 20])) == [10, 20]
-    with pytest.raises(UnreadableVideoError, match="no frame within 1 s of 7.6 s after its start; is it cut short"):
+    with pytest.raises(UnreadableVideoError, match="no frame within 1 s of 7.6 s after its start; is it truncated"):
         reader.read([180, 190])
     # a failure does not spoil the next reading
     assert frame_numbers(reader.read([10, 20])) == [10, 20]
@@ -106,8 +106,8 @@ def test_a_folder_is_looked_at_once(tmp_path):
     reader = open_frame_folder(str(tmp_path / "a"), None)
     assert len(reader) == 12 and frame_numbers(reader.read([0, 11])) == [0, 11]
     assert open_frame_folder(str(tmp_path / "a"), None) is reader
-    with pytest.raises(UnreadableVideoError, match="no folder that can be read"):
+    with pytest.raises(UnreadableVideoError, match="the folder cannot be read"):
         open_frame_folder(str(tmp_path / "b"), None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UnreadableVideoError, match="holds no pictures"):
+    with pytest.raises(UnreadableVideoError, match="contains no images"):
         open_frame_folder(str(tmp_path / "empty"), None)

@@ -1,11 +1,11 @@
-"""Check the annotations, boxes and movies of a data set for action detection.
+"""Check the annotations, boxes and movies of a dataset for action detection.
 
     python -m tools.check_data boxes --data_path annotations --data_root /data/movies
 
-The flags are those of a run. Faults, at which a run would stop or lose seconds: rows that are no boxes or have unknown
-classes, seconds without frames, movies or folders that are missing, broken or do not fit AVA's 15 minutes, detected
-persons that are not those of these videos. Notes: classes without a box, repeated rows, videos that are both trained
-and tested, what share of the persons the detected boxes find.
+The flags are those of a run. Faults stop a run or make it lose seconds: invalid boxes or unknown classes, seconds
+without frames, movies or folders that are missing, broken or not 15 minutes long (AVA's), detected persons of other
+videos. Notes: classes without boxes, repeated rows, videos that are both trained and evaluated, and the fraction of
+persons that the detected boxes cover.
 """
 
 import argparse
@@ -22,16 +22,18 @@ MOST_TOLD = 30
 
 
 def check_boxes(arguments: Sequence[str]) -> int:
-    """Run the command line; the exit status is 1 where there are faults."""
+    """Run the command line; return 1 if there are faults."""
     parser = FlagParser(
         prog="check_data boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser, DetectionListSettings)
+    parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per processor)")
     parser.add_argument(
-        "--workers", type=non_negative_int, default=0, help="processes (default: one for each processor)"
-    )
-    parser.add_argument(
-        "--time_limit", type=positive, default=120.0, metavar="SECONDS", help="for one movie (default: %(default)s)"
+        "--time_limit",
+        type=positive,
+        default=120.0,
+        metavar="SECONDS",
+        help="time limit per movie (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     settings = from_flags(DetectionListSettings, options)
@@ -46,7 +48,7 @@ def check_boxes(arguments: Sequence[str]) -> int:
             f"{annotations.file}: {persons} persons in {len(annotations.seconds)} seconds of "
             f"{len(annotations.first_lines)} videos"
         )
-    print(f"{videos} movies or frame folders looked at: {len(findings.faults)} faults, {len(findings.notes)} notes")
+    print(f"{videos} movies or frame folders checked: {len(findings.faults)} faults, {len(findings.notes)} notes")
     return 1 if findings.faults else 0
 
 

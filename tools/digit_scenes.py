@@ -1,13 +1,12 @@
-"""Scenes of several moving digits, and AVA's files about them: `make_moving_digits --digits_per_clip 1-3`.
+"""Scenes of several moving digits with annotations in AVA's format: `make_moving_digits --digits_per_clip 1-3`.
 
-Every scene is a movie whose second 1 is annotated; the frame shown then is the one in its middle. Each digit has two
-classes, its motion and which digit it is, so the whole picture does not tell what is in a box, nor a single frame how
-it moves.
+Every scene is a movie with annotations at second 1, which is its middle frame. Each digit has two classes, its motion
+and its number, so neither the whole frame nor a single frame is enough to classify a box.
 
-Written: videos/ with SPLIT_00000.mp4 and so on; train.csv, val.csv and test.csv; label_map.pbtxt with ids 1 to 8 for
-the motions and 100 to 109 for the digits; exclusions.csv with the scenes in which one digit hides another;
-val_predicted_boxes.csv and test_predicted_boxes.csv, what a person detector might find: every digit, its box a little
-off, and in each scene a false box that scores less.
+The output folder contains videos/ with SPLIT_00000.mp4 etc.; train.csv, val.csv and test.csv; label_map.pbtxt with the
+ids 1 to 8 for the motions and 100 to 109 for the numbers; exclusions.csv with the scenes in which one digit occludes
+another; and, as the output of a simulated person detector, val_predicted_boxes.csv and test_predicted_boxes.csv: a
+jittered box of every digit, and one false box per scene with a lower score.
 """
 
 import os
@@ -35,16 +34,16 @@ from tools.make_moving_digits import (
 )
 
 SECOND = 1
-"""The annotated second of each scene."""
+"""Annotated second of each scene."""
 DIGIT_ID = 100
-"""Class id of the digit 0; motions count from 1."""
+"""Class id of the digit 0; the ids of motions start from 1."""
 WINDOW = 2 / 3
-"""Side of the square that a digit moves in, a share of the picture's."""
+"""Side of the square in which a digit moves, as a fraction of the frame's side."""
 PLACES_TRIED = 8
 MOST_OVERLAP = 0.15
-"""Intersection over union of two digits' boxes above which a scene is excluded."""
+"""IoU of two digits' boxes above which a scene is excluded."""
 DETECTOR_ERROR = 0.05
-"""Standard deviation of a detected edge, a share of the box's side."""
+"""Standard deviation of a detected edge, as a fraction of the box's side."""
 TRUE_SCORES, FALSE_SCORES = (0.9, 1.0), (0.6, 0.9)
 
 
@@ -54,9 +53,9 @@ class Scene:
 
     Attributes:
         frames: uint8 (num_frames, size, size, 3).
-        boxes: (digits, 4) in the middle frame, as shares of the picture.
-        motions: (digits,) places in `CLASSES`.
-        numbers: (digits,) which digit each is.
+        boxes: (digits, 4) in the middle frame, as fractions of the frame.
+        motions: (digits,) indices of `CLASSES`.
+        numbers: (digits,) from 0 to 9.
     """
 
     frames: np.ndarray
@@ -66,7 +65,7 @@ class Scene:
 
     @property
     def is_excluded(self) -> bool:
-        """Whether one digit hides another in the middle frame."""
+        """Whether one digit occludes another in the middle frame."""
         return bool(np.triu(box.overlaps(self.boxes, self.boxes), 1).max() > MOST_OVERLAP)
 
 
@@ -74,11 +73,11 @@ def draw_scene(split: str, digits: tuple[int, int], num_frames: int, size: int, 
     """Draw a scene.
 
     Args:
-        split: whose digits are shown.
-        digits: least and most of them.
-        num_frames: of the clip.
-        size: side of the picture in pixels.
-        rng: what everything is drawn from.
+        split: Split whose images of digits are used.
+        digits: Minimum and maximum number of digits.
+        num_frames: Number of frames.
+        size: Side of the frame in pixels.
+        rng: Random generator.
     """
     pictures, all_numbers = split_digits(split)
     count = int(rng.integers(digits[0], digits[1], endpoint=True))
@@ -97,7 +96,7 @@ def draw_scene(split: str, digits: tuple[int, int], num_frames: int, size: int, 
 def _place(
     picture: np.ndarray, motion: int, taken: np.ndarray, num_frames: int, size: int, rng: np.random.Generator
 ) -> tuple[list[Image.Image], np.ndarray]:
-    """Lay a moving digit where it overlaps `taken` least: its layers, and its box (1, 4) in the middle frame."""
+    """Place a moving digit with little overlap with the boxes `taken`; return its layers and its middle box (1, 4)."""
     window = round(WINDOW * size)
     path = draw_trajectory(motion, num_frames, window, rng)
     found = []
@@ -110,7 +109,7 @@ def _place(
 
 
 def detect(boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw what a person detector might find of some boxes: boxes (n + 1, 4), the last a false one, and scores."""
+    """Simulate a person detector: return boxes (n + 1, 4), the last of which is false, and their scores."""
     error = DETECTOR_ERROR * rng.standard_normal(boxes.shape) * np.tile(box.sides(boxes), 2)
     while True:
         corner, side = rng.uniform(0, 1 - WINDOW / 2, size=2), rng.uniform(WINDOW / 4, WINDOW / 2)
@@ -122,7 +121,7 @@ def detect(boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def write_scenes(output: Path, settings: dict, workers: int) -> None:
-    """Write the data set; arguments as those of `make_data_set`."""
+    """Write the dataset; arguments as in `make_data_set`."""
     (output / "videos").mkdir(parents=True, exist_ok=True)
     names = [*enumerate(CLASSES, start=1), *((DIGIT_ID + digit, f"digit {digit}") for digit in range(10))]
     entries = [f'item {{\n  name: "{name}"\n  id: {class_id}\n}}\n' for class_id, name in names]
@@ -143,7 +142,7 @@ def write_scenes(output: Path, settings: dict, workers: int) -> None:
 
 
 def _write_scene(index: int, *, output: Path, split: str, settings: dict) -> tuple[list[str], list[str], list[str]]:
-    """Write a scene; returns its lines in the annotations, in the detected boxes and in the exclusions."""
+    """Write a scene; return its lines of the annotations, of the detected boxes and of the exclusions."""
     rng = np.random.default_rng((settings["seed"], SPLITS.index(split), index))
     num_frames = settings["num_frames"]
     scene = draw_scene(split, settings["digits_per_clip"], num_frames, settings["size"], rng)

@@ -1,8 +1,8 @@
-"""Judges files of action detections: `python -m tools.evaluate_ava --ground_truth G --detections D --label_map L`.
+"""Evaluate action detections: `python -m tools.evaluate_ava --ground_truth G --detections D --label_map L`.
 
-Prints the frame mAP at IoU 0.5 of AVA and the average precision of each class. The files may be of any system and any
-data set: annotations and detections in AVA's columns (docs/detection.md), and a label map with the classes that count;
-rows of other classes are left out. PyTorch is not needed.
+Print AVA's frame mAP at IoU 0.5 and the average precision of each class. The files may come from any system and data
+set: annotations and detections in AVA's columns (docs/detection.md), and a label map with the classes to evaluate.
+Rows of other classes are ignored. PyTorch is not needed.
 """
 
 import argparse
@@ -58,27 +58,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """All flags."""
+    """Return the parser of the command line."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ground_truth", required=True, metavar="FILE", help=f"rows {ANNOTATION_FORM}")
     parser.add_argument("--detections", required=True, metavar="FILE", help=f"rows {DETECTION_FORM}")
-    parser.add_argument("--label_map", required=True, metavar="FILE", help="names and ids of the classes that count")
+    parser.add_argument("--label_map", required=True, metavar="FILE", help="names and ids of the classes to evaluate")
     parser.add_argument(
-        "--exclusions", nargs="+", default=(), metavar="FILE", help=f"seconds to leave out, rows {EXCLUSION_FORM}"
+        "--exclusions", nargs="+", default=(), metavar="FILE", help=f"seconds to ignore, rows {EXCLUSION_FORM}"
     )
     parser.add_argument(
         "--max_rows_per_frame",
         type=non_negative_int,
         default=0,
-        help="rows of highest score to judge of each second; 0 judges all, as published results do, while AVA's "
-        "official script takes 50 (default: %(default)s)",
+        help="evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, "
+        "as in SlowFast and VideoMAE)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object of unrounded shares and no table")
     return parser
 
 
 def _check_common(truth: np.ndarray, detections: np.ndarray, options) -> None:
-    """Refuse files that are of different videos or seconds, which would give a mAP of 0."""
+    """Refuse files without a common second, whose mAP would be 0."""
     annotated, found = (set(zip(rows["video"], rows["second"].tolist(), strict=True)) for rows in (truth, detections))
     if annotated & found:
         return
@@ -93,7 +93,7 @@ def _frame(rows: np.ndarray) -> str:
 
 
 def _described(file: str, rows: np.ndarray, label_map: LabelMap, excluded: Iterable[tuple[str, int]]) -> str:
-    """Tell what a file has, and what of it does not count."""
+    """Describe the contents of a file and the rows that are ignored."""
     frames = list(zip(rows["video"], rows["second"].tolist(), strict=True))
     empty = (rows[BOX[0]] >= rows[BOX[2]]) | (rows[BOX[1]] >= rows[BOX[3]])
     left_out = {
@@ -102,9 +102,7 @@ def _described(file: str, rows: np.ndarray, label_map: LabelMap, excluded: Itera
         "with an empty box": empty,
     }
     told = [f"{int(rows.sum())} {why}" for why, rows in left_out.items() if rows.any()]
-    return f"{file}: {len(rows)} rows, {len(set(frames))} seconds" + (
-        f"; not counted: {', '.join(told)}" if told else ""
-    )
+    return f"{file}: {len(rows)} rows, {len(set(frames))} seconds" + (f"; ignored: {', '.join(told)}" if told else "")
 
 
 if __name__ == "__main__":

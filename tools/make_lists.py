@@ -13,7 +13,7 @@ VIDEOS may contain frame folders instead of videos. The paths in the lists are r
 when training. Clips that the annotations name but the folder does not contain are listed in missing.txt. If there is
 no validation split, a fraction of each class's training clips is used; clips of the same recording stay together.
 
-For AVA, the files of action detection are written: those of ANNOTATIONS without the videos that do not exist.
+For AVA, the files for action detection are written: those of ANNOTATIONS without the missing videos.
 """
 
 import argparse
@@ -259,7 +259,7 @@ def _write(lists: Lists, options: argparse.Namespace) -> None:
 
 
 def _make_ava(options: argparse.Namespace) -> None:
-    """Write the files for action detection, and say what they hold."""
+    """Write the files for action detection and print a summary."""
     lists = read_ava(options.root, options.annotations, options.person_boxes)
     missing = {"missing.txt": "".join(f"{line}\n" for line in lists.missing)} if lists.missing else {}
     _write_texts(lists.texts | missing, AVA_WRITTEN, options)
@@ -275,7 +275,7 @@ def _make_ava(options: argparse.Namespace) -> None:
 
 
 def _write_texts(texts: dict[str, str], names: Sequence[str], options: argparse.Namespace) -> None:
-    """Write files whose names are among `names`; those of an earlier time are replaced where the options say so."""
+    """Write files; with --overwrite, replace or remove earlier ones, all of whose names are in `names`."""
     there = [name for name in names if (options.output / name).exists()]
     if there and not options.overwrite:
         raise SourceError(f"{options.output} already contains {', '.join(there)}; --overwrite replaces them")

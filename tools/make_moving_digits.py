@@ -12,8 +12,8 @@ with a box [left, top, right, bottom] of the digit in pixels for every frame of 
 
     python -m tools.make_moving_digits --output data/digit_scenes --digits_per_clip 1-3 --size 96
 
-With several digits in a clip, each with a motion of its own, the output is a data set for action detection, in the
-files of AVA: see tools/digit_scenes.py.
+With several digits per clip, each with its own motion, the dataset is for action detection and has AVA's files
+instead: see tools/digit_scenes.py.
 """
 
 import argparse
@@ -284,7 +284,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--digits_per_clip",
         type=_digits_range,
         metavar="N-M",
-        help="write scenes for action detection instead, with this number of digits in each, for example 1-3",
+        help="write scenes for action detection, with this number of digits each, such as 1-3",
     )
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes; 0: one per CPU core")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""Action detection: AVA's files, or those of any data set written like them, as clips with boxes.
+"""Data of action detection: AVA, or any dataset in AVA's file formats, as clips with boxes.
 
-Files -> records (label_map, annotations, lists), box arithmetic (boxes), clips and boxes together (transforms), the
-data set (keyframe_dataset); build puts them together from the flags (arguments). Neither the files nor the box
-arithmetic need PyTorch.
+Reading of files into records (label_map, annotations, lists), box arithmetic (boxes), transforms of clips with their
+boxes (transforms), and the dataset (keyframe_dataset). `build` puts them together from the flags (arguments). Reading
+files and box arithmetic do not need PyTorch.
 """

@@ -1,12 +1,13 @@
-"""AVA's CSV files -> persons of each second, and the records of the data sets.
+"""Read AVA's CSV files: the persons of each second, and the records of the datasets.
 
-    annotations       video,second,x1,y1,x2,y2,action_id[,person_id]    one row for each action of a person
-    detections        video,second,x1,y1,x2,y2,action_id,score          likewise, what a detector says
+    annotations       video,second,x1,y1,x2,y2,action_id[,person_id]    one row per action of a person
+    detections        video,second,x1,y1,x2,y2,action_id,score          one row per box and class
     detected persons  video,second,x1,y1,x2,y2,[label],score            the label may be empty
     exclusions        video,second                                      seconds that are not used
 
-Files have no header. Boxes are shares of the picture's width and height, (0, 0) is the upper left corner, and a second
-may be written 902 or 0902. Every faulty line is an error that names file, line and remedy, up to ten at once.
+The files have no header. Box coordinates are fractions of the frame's width and height with (0, 0) in the upper left
+corner; a second may be written as 902 or 0902. Faulty lines raise an error that names the file, the lines (the first
+ten) and the remedy.
 """
 
 import math
@@ -25,35 +26,37 @@ ANNOTATION_FORM = "video,second,x1,y1,x2,y2,action_id[,person_id]"
 PERSON_FORM = "video,second,x1,y1,x2,y2,[label],score"
 DETECTION_FORM = "video,second,x1,y1,x2,y2,action_id,score"
 EXCLUSION_FORM = "video,second"
+FULL = "full"
+"""In place of a file of detected persons: one box of the whole picture for every second."""
 
 RARE_AVA_IDS = frozenset({2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75})
-"""Actions annotated in AVA v2.2 that its benchmark of 60 classes leaves out, having too few examples."""
+"""Actions annotated in AVA v2.2 that have too few examples for its benchmark of 60 classes."""
 BENCHMARK_AVA_IDS = frozenset(range(1, 81)) - RARE_AVA_IDS
 
 SIDES = ("x1", "y1", "x2", "y2")
 FARTHEST_OUT = 1.0
-"""Shares of the picture that a detected box may reach out of it; more is taken for pixels."""
+"""Fraction of the frame that a detected box may extend beyond it; larger values are taken for pixels."""
 
 Second = tuple[str, int]
 """Video and second."""
 Box = tuple[float, float, float, float]
 ActionRow = tuple[str, int, float, float, float, float, int]
-"""Video, second, x1, y1, x2, y2, class id; of a detection, its score after these."""
+"""Video, second, x1, y1, x2, y2 and class id; in a detection, followed by the score."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """A second of a video with the boxes that a detector is shown.
+    """A second of a video, with its ground truth and the boxes to classify.
 
     Attributes:
-        path: movie or folder of frames.
-        line: of its first row in the annotations; where it has none, that of the first row of its video.
-        video: id.
-        second: of the video.
-        target: its ground truth: "boxes" (n, 4) float64, x1 y1 x2 y2 as shares of the picture, and "labels", a tuple
-            of class ids for each.
-        boxes: (m, 4) float64, boxes to be shown to the detector, in the same form.
-        scores: (m,) float32, of the person detector; 1 for boxes of the ground truth.
+        path: Movie or folder of frames.
+        line: Line of its first row in the annotations, or, without one, of the first row of its video.
+        video: Id of the video.
+        second: Second of the video.
+        target: Ground truth: "boxes" (n, 4) float64, x1 y1 x2 y2 as fractions of the frame, and "labels", a tuple of
+            class ids for each box.
+        boxes: (m, 4) float64, boxes to classify, in the same form.
+        scores: (m,) float32, scores of the person detector; 1 for boxes of the ground truth.
     """
 
     path: str
@@ -67,7 +70,7 @@ class Keyframe:
 
 @dataclass(slots=True)
 class Persons:
-    """The persons of a second: line of the first row in the file, boxes as shares, class ids, and scores."""
+    """The persons of a second: line of the first row, boxes as fractions of the frame, class ids and scores."""
 
     line: int
     boxes: list[Box] = field(default_factory=list)
@@ -89,11 +92,11 @@ class _Row(NamedTuple):
 
 
 class _LineError(ValueError):
-    """What is wrong with one line, without its place."""
+    """A fault in a line; the message does not contain the line number."""
 
 
 class _Faults:
-    """Faulty lines of a file, raised together at the end of reading."""
+    """Collects the faulty lines of a file, to raise them together after reading."""
 
     def __init__(self, path: str | os.PathLike, form: str):
         self._path, self._form = path, form
@@ -109,26 +112,26 @@ class _Faults:
         if not self._count:
             return
         more = [f"  and {self._count - MAX_REPORTED} more"] if self._count > MAX_REPORTED else []
-        remedy = f"Each line should be `{self._form}`, boxes as shares of the picture; there is no header line."
+        remedy = f"Each line should be `{self._form}`, with boxes as fractions of the frame and without a header line."
         raise AnnotationError("\n".join([f"{self._path}: {self._count} faulty line(s)", *self._told, *more, remedy]))
 
 
 def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Second, Persons]:
-    """Read who does what in which second.
+    """Read the annotated persons and actions of each second.
 
-    Rows with the same box and person are one person with several actions. AVA's rare actions are passed over where
-    the label map is that of AVA's benchmark; the person stays.
+    Rows with the same box and person become one person with several actions. With the label map of AVA's benchmark,
+    rows of AVA's rare actions are ignored, but their persons are kept.
 
     Args:
-        path: annotations in AVA's form.
-        label_map: class ids that there are.
+        path: Annotations in AVA's format.
+        label_map: Classes of the dataset.
 
     Returns:
-        video and second -> persons, in the order of the file.
+        Persons by video and second, in the order of the file.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        AnnotationError: it is empty or has faulty lines, or a class id that is not in the label map.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: The file is empty, or has faulty lines or class ids that are not in the label map.
     """
     ignored = RARE_AVA_IDS if frozenset(label_map.ids) == BENCHMARK_AVA_IDS else frozenset()
     faults = _Faults(path, ANNOTATION_FORM)
@@ -159,11 +162,11 @@ def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Secon
 
 
 def read_person_boxes(path: str | os.PathLike, threshold: float) -> dict[Second, Persons]:
-    """Read detected persons; those that score below `threshold` are left out.
+    """Read detected persons with a score of at least `threshold`.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        AnnotationError: it is empty or has faulty lines.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: The file is empty or has faulty lines.
     """
     faults = _Faults(path, PERSON_FORM)
     found: dict[Second, Persons] = {}
@@ -185,11 +188,11 @@ def read_person_boxes(path: str | os.PathLike, threshold: float) -> dict[Second,
 
 
 def read_action_rows(path: str | os.PathLike) -> Iterator[ActionRow]:
-    """Yield the rows of annotations as they are to be judged by, whatever their class ids.
+    """Yield all rows of an annotation file for the evaluation, regardless of their class ids.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        AnnotationError: it is empty or has faulty lines; raised after the last row.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: The file is empty or has faulty lines; raised after the last row.
     """
     faults = _Faults(path, ANNOTATION_FORM)
     for row in _read_rows(path, ANNOTATION_FORM, (7, 8), faults):
@@ -215,11 +218,11 @@ def read_detections(path: str | os.PathLike) -> Iterator[tuple[*ActionRow, float
 
 
 def read_exclusions(path: str | os.PathLike) -> dict[Second, int]:
-    """Read seconds that are used neither in training nor in evaluation: video and second -> line.
+    """Read the seconds that are used neither in training nor in evaluation, with their lines.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        AnnotationError: it has faulty lines. An empty file is fine.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: The file has faulty lines. It may be empty.
     """
     faults = _Faults(path, EXCLUSION_FORM)
     found: dict[Second, int] = {}
@@ -241,11 +244,11 @@ def _read_rows(
     faults: _Faults,
     read_box: Callable[[list[str]], Box] | None = None,
 ) -> Iterator[_Row]:
-    """Yield the rows of a file of boxes; note those whose video, second or box is faulty."""
+    """Yield the rows of a file of boxes, and record faults in the video, the second or the box."""
     read_box = read_box or _box
     text = read_annotation_text(path, f"lines `{form}`")
     if not text.strip():
-        raise AnnotationError(f"{path} is empty; it should hold lines `{form}`")
+        raise AnnotationError(f"{path} is empty; it should contain lines `{form}`")
     known, second, box = [], 0, (0.0, 0.0, 0.0, 0.0)
     for number, line, columns in _split_lines(text):
         try:
@@ -262,22 +265,22 @@ def _read_rows(
 
 
 def _split_lines(text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield each line that holds something: its number, its text and its columns."""
+    """Yield the number, the text and the columns of each non-empty line."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line, [column.strip().strip('"') for column in line.split(",")]
 
 
 def _second(text: str) -> int:
-    # pandas writes whole numbers as 902.0 where a row of the column is empty
+    # pandas writes integers as 902.0 if a row of the column is empty
     if not INTEGER.fullmatch(text) or text.startswith("-") or len(text) > 9:
-        raise _LineError(f'the second should be a whole number of 0 or more, not "{text}"')
+        raise _LineError(f'the second must be a non-negative integer, not "{text}"')
     return int(text.partition(".")[0])
 
 
 def _action(text: str) -> int:
     if not INTEGER.fullmatch(text) or "." in text:
-        raise _LineError(f'the action should be a whole number, not "{text}"')
+        raise _LineError(f'the action must be an integer, not "{text}"')
     return int(text)
 
 
@@ -285,7 +288,7 @@ def _detected_box(columns: list[str]) -> Box:
     x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
     for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
         if not -FARTHEST_OUT <= value <= 1 + FARTHEST_OUT:
-            raise _LineError(f"{name} = {value:g} is far outside the picture, 0 to 1; divide pixels by its size")
+            raise _LineError(f"{name} = {value:g} is far outside the frame, 0 to 1; divide pixels by its size")
     return x1, y1, x2, y2
 
 
@@ -294,10 +297,10 @@ def _box(columns: list[str]) -> Box:
     for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
         if not 0 <= value <= 1:
             hint = "; divide pixels by the width or height" if value > 2 else ""
-            raise _LineError(f"{name} = {value:g} is outside the picture, 0 to 1{hint}")
+            raise _LineError(f"{name} = {value:g} is outside the frame, 0 to 1{hint}")
     if x1 >= x2 or y1 >= y2:
         low, high = ("x1", "x2") if x1 >= x2 else ("y1", "y2")
-        raise _LineError(f"the box is empty: {low} is not below {high}; mend or remove it")
+        raise _LineError(f"the box is empty: {low} is not below {high}; fix or remove it")
     return x1, y1, x2, y2
 
 
@@ -307,5 +310,5 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _LineError(f'{name} should be a number, not "{text}"')
+        raise _LineError(f'{name} must be a number, not "{text}"')
     return value

@@ -1,4 +1,4 @@
-"""The settings of the data of a detector, and their command-line flags."""
+"""Data settings for action detection and their command-line flags."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -15,28 +15,28 @@ from models.videomambapro import registered_config
 
 @dataclass(frozen=True)
 class DetectionViewSettings:
-    """Which frames and which part of the picture a clip shows, and how training varies it."""
+    """Settings of frames, views and augmentation."""
 
-    num_frames: int = option(16, "frames of a clip; the key frame is the one at place N / 2", positive_int)
+    num_frames: int = option(16, "frames of a clip; the key frame has the index N / 2", positive_int)
     sampling_rate: int = option(4, "step between frames", positive_int)
     input_size: int = option(224, "side of a training clip in pixels", positive_int)
-    short_side_size: int = option(256, "short side of the whole picture in evaluation, pixels", positive_int)
+    short_side_size: int = option(256, "short side of the whole frame in evaluation, pixels", positive_int)
     train_short_side: tuple[int, int] = option(
-        (256, 320), "range of the short side in training, before the crop", positive_int, metavar=("MIN", "MAX")
+        (256, 320), "range of the short side in training, before cropping", positive_int, metavar=("MIN", "MAX")
     )
-    hflip: float = option(0.5, "probability of mirroring in training", fraction)
+    hflip: float = option(0.5, "probability of a horizontal flip in training", fraction)
     box_jitter: float = option(
         1.0,
-        "strength of the jitter of boxes in training, 1 as VideoMAE's; evaluation enlarges boxes by its mean",
+        "strength of the box jitter in training (1: as VideoMAE); evaluation enlarges boxes by its mean",
         non_negative,
     )
     gpu_transforms: bool = flag(
-        False, "normalise on the device: workers pass on 1 byte a value instead of 4 (default: off)"
+        False, "normalise on the device; workers then send 1 byte per value instead of 4 (default: off)"
     )
     patch_size: int = 16
-    """pixels, of which evaluation makes both sides a multiple: a flag of the model."""
+    """Patch size in pixels; both sides of frames in evaluation are multiples of it. A flag of the model."""
     seed: int = 0
-    """of the random numbers of training: a flag of the engine."""
+    """Seed of sampling and augmentation; a flag of the engine."""
 
 
 GROUPS = {
@@ -48,24 +48,24 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class DetectionSettings(DetectionListSettings, DetectionViewSettings, LoadingSettings):
-    """All that `build_detection_dataset` and `build_detection_loader` need, each field with its flag's default."""
+    """All settings of `build_detection_dataset` and `build_detection_loader`, with the defaults of the flags."""
 
     def __post_init__(self):
         check_choices(self)
         if self.sampler != "uniform":
-            raise ValueError("--sampler balanced needs one class for each clip; boxes have several")
+            raise ValueError("--sampler balanced needs one class per clip, but clips with boxes have several")
         if self.reader != DECODERS[0]:
-            raise ValueError(f"--reader {self.reader} does not read movies by time stamp; leave it out")
+            raise ValueError(f"--reader {self.reader} cannot read movies by time stamp; use --reader {DECODERS[0]}")
         if self.train_short_side[0] > self.train_short_side[1]:
-            raise ValueError(f"--train_short_side {self.train_short_side}: the first number is the smaller one")
+            raise ValueError(f"--train_short_side {self.train_short_side}: the first value must be the smaller one")
         if self.train_short_side[0] < self.input_size:
             raise ValueError(
                 f"--train_short_side {self.train_short_side[0]} is smaller than --input_size {self.input_size}: the "
-                "picture would be smaller than the crop"
+                "frames would be smaller than the crop"
             )
         if self.short_side_size % self.patch_size:
             raise ValueError(
-                f"--short_side_size {self.short_side_size} must be a multiple of the patch, {self.patch_size} pixels"
+                f"--short_side_size {self.short_side_size} must be a multiple of the patch size {self.patch_size}"
             )
 
     @classmethod
@@ -81,6 +81,6 @@ class DetectionSettings(DetectionListSettings, DetectionViewSettings, LoadingSet
 
 
 def add_detection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this package to a parser."""
+    """Add the data flags of action detection to a parser."""
     for title, settings in GROUPS.items():
         add_options(parser.add_argument_group(title), settings)

@@ -1,14 +1,14 @@
-"""Box arithmetic: arrays (n, 4) of x1, y1, x2, y2 in continuous coordinates, so a width is x2 - x1.
+"""Box arithmetic on arrays (n, 4) of x1, y1, x2, y2 in continuous coordinates: a width is x2 - x1.
 
-A box is given as shares of a picture, or in pixels, where pixel i reaches from i to i + 1.
+Boxes are fractions of the frame, or in pixels, where pixel i extends from i to i + 1.
 """
 
 import numpy as np
 
 JITTER = np.array([[-0.2, -0.1, -0.1, -0.05], [0.1, 0.05, 0.2, 0.1]])
-"""Range of the shift of each edge in training, as shares of the box's width or height: VideoMAE's for AVA."""
+"""Lowest and highest shift of each edge in training, as fractions of the box's width or height (VideoMAE, AVA)."""
 ENLARGED = JITTER.mean(axis=0)
-"""Its mean, by which boxes are enlarged in evaluation."""
+"""Mean shift, by which boxes are enlarged in evaluation."""
 
 
 def sides(boxes: np.ndarray) -> np.ndarray:
@@ -22,22 +22,22 @@ def scale(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
 
 
 def shift(boxes: np.ndarray, left: float, top: float) -> np.ndarray:
-    """Move boxes into a crop whose corner is at (left, top)."""
+    """Convert boxes to the coordinates of a crop with the upper left corner (left, top)."""
     return boxes - (left, top, left, top)
 
 
 def flip(boxes: np.ndarray, width: float) -> np.ndarray:
-    """Mirror boxes left and right in a picture of that width."""
+    """Flip boxes horizontally in a frame of the given width."""
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
 def clamp(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Cut boxes off at the borders of a picture; those outside become empty."""
+    """Clip boxes to a frame; boxes outside of it become empty."""
     return np.clip(boxes, 0, (width, height, width, height))
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of boxes (n, 4) and others (m, 4): (n, m), 0 where both are empty."""
+    """Return the IoU of boxes (n, 4) and others (m, 4) as (n, m); 0 if both are empty."""
     corners = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     shared = np.clip(corners, 0, None).prod(axis=2)
     areas = sides(boxes).prod(axis=1)[:, None] + sides(others).prod(axis=1)[None]
@@ -45,15 +45,15 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def jitter(boxes: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """Move each edge of boxes, as shares, at random, as a person detector would; they stay within the picture."""
+    """Shift each edge of boxes (fractions of the frame) at random, and clip them to the frame."""
     return _move_edges(boxes, strength * rng.uniform(*JITTER, size=boxes.shape))
 
 
 def enlarge(boxes: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """Enlarge boxes, as shares, by the mean of `jitter`; they stay within the picture."""
+    """Enlarge boxes (fractions of the frame) by the mean of `jitter`, and clip them to the frame."""
     return _move_edges(boxes, strength * ENLARGED)
 
 
 def _move_edges(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Move edges by shares of the boxes' sides."""
+    """Shift edges by fractions of the boxes' sides."""
     return clamp(boxes + by * np.tile(sides(boxes), 2), 1.0, 1.0)

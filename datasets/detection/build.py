@@ -1,4 +1,4 @@
-"""From settings to the data set of a detector and its loader."""
+"""Build datasets and loaders for action detection from settings."""
 
 import logging
 from functools import partial
@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> KeyframeDataset:
-    """Build the data set of a mode.
+    """Build the dataset of a mode.
 
     Args:
         mode: "train"; "validation", which uses every `val_every_seconds`th second; or "test".
-        settings: files, frames and views.
+        settings: Files, frames and views.
 
     Raises:
-        FileNotFoundError: a file is missing, or none of the videos is there.
-        AnnotationError: a file has faulty lines.
+        FileNotFoundError: A file is missing, or none of the videos exists.
+        AnnotationError: A file has faulty lines.
     """
     keyframes = read_keyframes(mode, settings)
     dataset = dataset_of(keyframes, mode, settings)
@@ -43,7 +43,7 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
 
 
 def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) -> KeyframeDataset:
-    """Make records a data set, with the frames and views of a mode; arguments as `build_detection_dataset`."""
+    """Build a dataset of the given records; other arguments as in `build_detection_dataset`."""
     if mode == "train":
         transform = RandomView(settings.input_size, settings.train_short_side, settings.hflip, settings.box_jitter)
     else:
@@ -59,7 +59,7 @@ def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) ->
     return KeyframeDataset(
         keyframes,
         plan,
-        filename_tmpl=settings.filename_tmpl or "",
+        filename_tmpl=settings.filename_tmpl,
         fps=settings.fps,
         start_second=settings.start_second,
         guard=Guard(settings.read_timeout) if settings.read_timeout else None,
@@ -69,9 +69,9 @@ def dataset_of(keyframes: Keyframes, mode: Mode, settings: DetectionSettings) ->
 def build_detection_loader(
     dataset: KeyframeDataset, mode: Mode, settings: DetectionSettings, *, rank: int = 0, world_size: int = 1
 ) -> ClipLoader:
-    """Build the loader of a data set for one process; arguments and errors as those of `build_loader`.
+    """Build the loader of a dataset for one process; arguments and errors as in `build_loader`.
 
-    Evaluation shows one view of each second, in batches whose clips have one shape.
+    Evaluation reads one view of each second, in batches of clips of equal shape.
     """
     train = mode == "train"
     return build_loader(

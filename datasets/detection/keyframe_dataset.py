@@ -1,4 +1,4 @@
-"""The data set of a detector: a clip around a second of a video, with the boxes of that second."""
+"""Dataset for action detection: a clip around a second of a video, with the boxes of that second."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from datasets.readers.timed import TimedVideo, open_frame_folder
 
 
 class KeyframeDataset(ClipDataset):
-    """Seconds of movies or frame folders as clips with boxes.
+    """Dataset of seconds of movies or frame folders, read as clips with boxes.
 
     The target of a sample is a dict of tensors: `boxes` float32 (n, 4), x1 y1 x2 y2 in pixels of the clip; `labels`
-    float32 (n, classes), 1 where a box has a class of the label map, all 0 where that is not known; `scores` float32
-    (n,) of the person detector; `written` float64 (n, 4), the boxes as they were read, shares of the original picture.
+    float32 (n, classes), 1 for the classes of a box, all 0 if they are unknown; `scores` float32 (n,) of the person
+    detector; `written` float64 (n, 4), the boxes as read, in fractions of the original frame.
     """
 
     records: list[Any]
@@ -40,18 +40,19 @@ class KeyframeDataset(ClipDataset):
         start_second: int | None = None,
         **shared,
     ):
-        """Keep the records.
+        """Initialise the dataset.
 
         Args:
-            keyframes: records and where they come from.
-            plan: `sample` takes (key, total_frames), `transform` (frames, boxes, rng) and gives a `Transformed`.
-            filename_tmpl: of frames in folders; None: found by looking.
-            fps: frames a second, of folders as they are and of movies as they are read.
-            start_second: with which folders or movies begin; None: AVA's.
-            **shared: the other arguments of `ClipDataset`.
+            keyframes: Records and their files.
+            plan: Its `sample` takes (key, total_frames); its `transform` takes (frames, boxes, rng) and returns a
+                `Transformed`.
+            filename_tmpl: Template of the frames' file names; None: detected in each folder.
+            fps: Frames per second, at which folders were extracted and movies are sampled.
+            start_second: Second at which folders or movies begin; None: 900 for folders, as in AVA, and 0 for movies.
+            **shared: Other arguments of `ClipDataset`.
         """
         super().__init__(
-            keyframes.records,  # pyright: ignore[reportArgumentType]  (records of its own kind)
+            keyframes.records,  # pyright: ignore[reportArgumentType]  (its own type of record)
             plan,
             num_classes=len(keyframes.label_map),
             list_file=keyframes.annotation_file,
@@ -62,13 +63,13 @@ class KeyframeDataset(ClipDataset):
         self.filename_tmpl, self.fps, self.start_second = filename_tmpl, fps, start_second
 
     def opener(self, record: Any) -> Callable[[], FrameReader]:
-        """Give what opens the folder or movie of a record."""
+        """Return a picklable function that opens the folder or movie of a record."""
         if os.path.isdir(record.path):
             return partial(open_frame_folder, record.path, self.filename_tmpl)
         return partial(TimedVideo, record.path, self.fps)
 
     def prepare(self, record: Any, rng: np.random.Generator) -> Prepared:
-        """Read the clip around a record's second and move its boxes along with the picture."""
+        """Read the clip around a record's second and transform it together with its boxes."""
         reader = self.open_record(record)
         frames = read_frames(reader, self.plan.sample(self.key_frame(record, len(reader)), len(reader)))
         transformed: Transformed = self.plan.transform(frames, record.boxes, rng)
@@ -77,13 +78,13 @@ class KeyframeDataset(ClipDataset):
         return Prepared(clips, nothing_to_erase, self._target(record, transformed), int(transformed.redrawn))
 
     def key_frame(self, record: Keyframe, total_frames: int) -> int:
-        """Return the number of the frame at a record's second; raises `UnreadableVideoError` where there is none."""
+        """Return the number of the frame at a record's second; raise `UnreadableVideoError` if there is none."""
         start = start_of(record.path, self.start_second)
         key = round((record.second - start) * self.fps)
         if not 0 <= key < total_frames:
             raise UnreadableVideoError(
                 record.path,
-                f"second {record.second} is not in it: it has seconds {start} to {start + total_frames / self.fps:.0f}"
+                f"it has no second {record.second}, only {start} to {start + total_frames / self.fps:.0f}"
                 " (--start_second, --fps)",
             )
         return key
@@ -102,12 +103,12 @@ class KeyframeDataset(ClipDataset):
 
 @dataclass(frozen=True)
 class CollateByShape:
-    """Put samples together to one batch for each shape of clips, in the order in which the shapes come."""
+    """Collate samples into one batch per shape of clips, in the order of the first clip of each shape."""
 
     collate: Collate
 
     def __call__(self, samples: Sequence[Sample]) -> list[dict]:
-        """Collate samples; those without clips go into the first batch."""
+        """Collate samples; those without clips are added to the first batch."""
         groups: dict[torch.Size, list[Sample]] = {}
         for sample in samples:
             if sample.clips is not None:

@@ -1,4 +1,4 @@
-"""Label maps: which class ids there are and what they are called, as AVA's .pbtxt files say."""
+"""Label maps: ids and names of the classes, in the format of AVA's .pbtxt files."""
 
 import os
 import re
@@ -18,18 +18,18 @@ _ID_NAMES = ("id", "label_id")
 
 
 class AnnotationError(ListFileError):
-    """An annotation file that cannot be used; the message names file, lines and remedy."""
+    """An annotation file that cannot be used; the message names the file, the lines and the remedy."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes of a detector: column i of its scores is class `ids[i]`, called `names[i]`.
+    """Classes of a detector: column i of its scores belongs to the class `ids[i]` with the name `names[i]`.
 
     Attributes:
-        path: of the file.
-        ids: in the order of the file; any whole numbers.
-        names: in the same order.
-        lines: of the file, in the same order; empty where there is no file.
+        path: Path of the file.
+        ids: Class ids in the order of the file; any non-negative integers.
+        names: Class names in the same order.
+        lines: Line of each class in the file; empty if there is no file.
     """
 
     path: str
@@ -42,17 +42,17 @@ class LabelMap:
 
     @cached_property
     def columns(self) -> dict[int, int]:
-        """Column of each class id."""
+        """Map each class id to its column."""
         return {class_id: column for column, class_id in enumerate(self.ids)}
 
     def multi_hot(self, labels: Sequence[Sequence[int]]) -> np.ndarray:
-        """Mark the classes of each box.
+        """Encode the classes of n boxes.
 
         Args:
-            labels: class ids of n boxes.
+            labels: Class ids of each box.
 
         Returns:
-            (n, classes) float32, 1 where a box has the class.
+            (n, classes) float32, 1 for the classes of a box and 0 for all others.
         """
         marks = np.zeros((len(labels), len(self)), dtype=np.float32)
         for row, ids in zip(marks, labels, strict=True):
@@ -61,11 +61,11 @@ class LabelMap:
 
 
 def read_label_map(path: str | os.PathLike) -> LabelMap:
-    """Read a label map: entries with a `name:` followed by an `id:` (or `label_id:`), on one line or several.
+    """Read a label map: entries with a `name:` followed by an `id:` (or `label_id:`), on one or several lines.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        AnnotationError: it has no entries, an id without a name, or an id or name twice.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: There are no entries, an id has no name, or an id or a name occurs twice.
     """
     lines = read_annotation_text(path, f"entries `{FORM}`").splitlines()
     ids: list[int] = []
@@ -80,7 +80,7 @@ def read_label_map(path: str | os.PathLike) -> LabelMap:
                 name = value
             elif key in _ID_NAMES:
                 if not re.fullmatch(r"\d{1,9}", value):
-                    raise AnnotationError(f"{place}: an id should be a whole number of 0 or more, not {value}")
+                    raise AnnotationError(f"{place}: an id must be a non-negative integer, not {value}")
                 if not name:
                     raise AnnotationError(f"{place}: id {value} has no name before it; write `{FORM}`")
                 for entry in (int(value), name):
@@ -91,7 +91,7 @@ def read_label_map(path: str | os.PathLike) -> LabelMap:
                 names.append(name)
                 name = ""
     if not ids:
-        raise AnnotationError(f"{path} has no classes; it should hold entries `{FORM}`")
+        raise AnnotationError(f"{path} has no classes; it should contain entries `{FORM}`")
     return LabelMap(str(path), tuple(ids), tuple(names), tuple(first_lines[class_id] for class_id in ids))
 
 
@@ -99,16 +99,16 @@ def read_annotation_text(path: str | os.PathLike, contents: str) -> str:
     """Read an annotation file.
 
     Args:
-        path: of the file.
-        contents: what it should hold, for the messages.
+        path: Path of the file.
+        contents: Expected contents, for error messages.
 
     Raises:
-        FileNotFoundError: it is not there.
-        AnnotationError: it is not UTF-8 text.
+        FileNotFoundError: The file does not exist.
+        AnnotationError: The file is not UTF-8 text.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not there; it should hold {contents}")
+        raise FileNotFoundError(f"{path} does not exist; it should contain {contents}")
     try:
         return read_text(path)
     except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path} is not UTF-8 text ({error}); it should hold {contents}") from error
+        raise AnnotationError(f"{path} is not UTF-8 text ({error}); it should contain {contents}") from error

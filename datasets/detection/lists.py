@@ -1,4 +1,4 @@
-"""The files of a data set for detection, and the records that they give in each mode."""
+"""Find and read the files of a detection dataset, and make the records of each mode."""
 
 import logging
 import os
@@ -40,39 +40,41 @@ EXCLUSIONS = (
     "exclusions.csv",
 )
 FIRST_SECOND_OF_FOLDERS = 900
-"""The second of AVA's movies with which the published folders of frames begin."""
+"""Second of AVA's movies at which the published frame folders begin."""
 
 
 @dataclass(frozen=True)
 class DetectionListSettings:
-    """Which annotations, boxes and videos are read."""
+    """Settings of annotations, boxes and videos."""
 
-    data_path: str = option("", "folder with the files below, under AVA's names or these", metavar="DIR")
-    train_csv: str = option("", "annotations, instead of train.csv", metavar="FILE")
-    val_csv: str = option("", "annotations, instead of val.csv", metavar="FILE")
-    test_csv: str = option("", "annotations, instead of test.csv, or where that is missing val.csv", metavar="FILE")
-    label_map: str = option("", "names and ids of the classes, instead of label_map.pbtxt", metavar="FILE")
+    data_path: str = option("", "folder with the following files, under AVA's names or these", metavar="DIR")
+    train_csv: str = option("", "annotations to use instead of train.csv", metavar="FILE")
+    val_csv: str = option("", "annotations to use instead of val.csv", metavar="FILE")
+    test_csv: str = option(
+        "", "annotations to use instead of test.csv (default: those of the validation)", metavar="FILE"
+    )
+    label_map: str = option("", "names and ids of the classes, to use instead of label_map.pbtxt", metavar="FILE")
     exclusions: tuple[str, ...] = option(
-        (), "seconds that are not used, instead of exclusions.csv; there may be none", nargs="+", metavar="FILE"
+        (), "seconds to leave out, to use instead of exclusions.csv, which may be missing", nargs="+", metavar="FILE"
     )
     person_boxes: str = option(
-        "", "detected persons, instead of val_predicted_boxes.csv and test_predicted_boxes.csv", metavar="FILE"
+        "", "detected persons, to use instead of val_predicted_boxes.csv and test_predicted_boxes.csv", metavar="FILE"
     )
-    box_threshold: float = option(0.8, "least score of detected persons that are used", fraction)
+    box_threshold: float = option(0.8, "minimum score of detected persons", fraction)
     eval_boxes: str = option(
         "predicted",
-        "boxes in evaluation: predicted; ground_truth gives an upper bound and needs no --person_boxes",
+        "boxes to evaluate: predicted, or ground_truth for an upper bound, which needs no --person_boxes",
         choices=("predicted", "ground_truth"),
     )
-    val_every_seconds: int = option(4, "validation while training uses every Nth second of a video", positive_int)
-    data_root: str = option("", "folder of the movies or frame folders, named like the videos", metavar="DIR")
+    val_every_seconds: int = option(4, "use every Nth second of a video for validation during training", positive_int)
+    data_root: str = option("", "folder with the movies or frame folders, named like the videos", metavar="DIR")
     filename_tmpl: str | None = option(
-        None, "names of frames in a folder, such as img_{:05}.jpg (default: found by looking)", frame_template
+        None, "template of the frames' file names, such as img_{:05}.jpg (default: detected)", frame_template
     )
-    fps: float = option(30.0, "frames a second: of folders as they were cut, of movies as they are read", positive)
+    fps: float = option(30.0, "frames per second at which folders were extracted and movies are sampled", positive)
     start_second: int | None = option(
         None,
-        f"second with which folders or movies begin (default: {FIRST_SECOND_OF_FOLDERS} for folders, as AVA's; 0 for "
+        f"second at which folders or movies begin (default: {FIRST_SECOND_OF_FOLDERS} for folders, as in AVA; 0 for "
         "movies)",
         non_negative_int,
         metavar="S",
@@ -81,15 +83,15 @@ class DetectionListSettings:
 
 @dataclass(frozen=True)
 class Keyframes:
-    """What the files of a mode say.
+    """The records of a mode and the files they come from.
 
     Attributes:
-        annotation_file: path of the annotations.
-        person_file: path of the detected persons; "" where the ground truth's boxes are used.
-        label_map: the classes.
-        excluded: seconds that were left out.
-        records: one for each second, ordered as the annotations are, seconds without annotations at the end of their
-            video.
+        annotation_file: Path of the annotations.
+        person_file: Path of the detected persons; "" if the boxes of the ground truth are used.
+        label_map: Classes.
+        excluded: Seconds that are left out.
+        records: One record per second in the order of the annotations; seconds without annotations follow at the end
+            of their video.
     """
 
     annotation_file: str
@@ -100,10 +102,10 @@ class Keyframes:
 
 
 def find_file(given: str, names: Sequence[str], settings: DetectionListSettings, flag: str) -> str:
-    """Find a file: as given by its flag, or by one of its names in --data_path.
+    """Return the file given by a flag, or else the first of `names` in --data_path.
 
     Raises:
-        FileNotFoundError: it is nowhere.
+        FileNotFoundError: There is none.
     """
     if given:
         return given
@@ -111,19 +113,19 @@ def find_file(given: str, names: Sequence[str], settings: DetectionListSettings,
         for name in names:
             if (Path(settings.data_path) / name).is_file():
                 return str(Path(settings.data_path) / name)
-    folder = f"in --data_path {settings.data_path}" if settings.data_path else "and no --data_path"
+    folder = f"in --data_path {settings.data_path}" if settings.data_path else "(--data_path is not set)"
     raise FileNotFoundError(f"there is no {' or '.join(names)} {folder}; give the file with --{flag} FILE")
 
 
 def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
     """Read the files of a mode.
 
-    Training and `--eval_boxes ground_truth` show the annotated boxes. Evaluation with predicted boxes has a record for
-    every second with annotations or with detected persons: detections where nobody is annotated count as wrong.
+    Training and `--eval_boxes ground_truth` use the annotated boxes. An evaluation of predicted boxes has a record for
+    every second with annotations or detected persons, because detections without annotations are false positives.
 
     Raises:
-        FileNotFoundError: a file or all videos are missing.
-        AnnotationError: faulty lines, or nothing is left to be read.
+        FileNotFoundError: A file or all videos are missing.
+        AnnotationError: A file has faulty lines, or no second is left.
     """
     split = split_of(mode, settings)
     label_map = find_label_map(settings)
@@ -134,7 +136,7 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
         first_lines.setdefault(video, persons.line)
     person_file, shown = "", annotated
     if mode != "train" and settings.eval_boxes == "predicted":
-        person_file = find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+        person_file = find_person_boxes(split, settings)
         shown = read_person_boxes(person_file, settings.box_threshold)
         shown = {second: persons for second, persons in shown.items() if second[0] in first_lines}
         if not shown:
@@ -147,7 +149,7 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
     if mode == "validation":
         seconds = _every_nth(seconds, settings.val_every_seconds)
     if not seconds:
-        raise AnnotationError(f"{annotation_file} has only seconds that the exclusions leave out")
+        raise AnnotationError(f"the exclusions leave out all seconds of {annotation_file}")
     order = {video: place for place, video in enumerate(first_lines)}
     seconds.sort(key=lambda second: order[second[0]])
     paths = find_videos(first_lines, settings.data_root, annotation_file)
@@ -159,24 +161,29 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
 
 
 def split_of(mode: Mode, settings: DetectionListSettings) -> Mode:
-    """Name the split that a mode reads: a test without annotations of its own reads those of the validation."""
+    """Return the split that a mode reads; without test annotations, a test reads those of the validation."""
     own = settings.test_csv or (settings.data_path and (Path(settings.data_path) / ANNOTATIONS["test"][0]).is_file())
     return "validation" if mode == "test" and not own else mode
 
 
 def find_annotations(split: Mode, settings: DetectionListSettings) -> str:
-    """Find the annotations of a split; errors as `find_file`."""
+    """Find the annotations of a split; errors as in `find_file`."""
     given = {"train": settings.train_csv, "validation": settings.val_csv, "test": settings.test_csv}[split]
     return find_file(given, ANNOTATIONS[split], settings, "val_csv" if split == "validation" else f"{split}_csv")
 
 
+def find_person_boxes(split: Mode, settings: DetectionListSettings) -> str:
+    """Find the detected persons of a split; errors as `find_file`."""
+    return find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+
+
 def find_label_map(settings: DetectionListSettings) -> LabelMap:
-    """Find and read the label map; errors as `find_file` and `read_label_map`."""
+    """Find and read the label map; errors as in `find_file` and `read_label_map`."""
     return read_label_map(find_file(settings.label_map, LABEL_MAPS, settings, "label_map"))
 
 
 def find_exclusions(settings: DetectionListSettings) -> list[str]:
-    """List the files of exclusions: those given, or those in --data_path, which may be none."""
+    """Return the given files of exclusions, or else those in --data_path, if any."""
     if settings.exclusions or not settings.data_path:
         return list(settings.exclusions)
     there = (Path(settings.data_path) / name for name in EXCLUSIONS)
@@ -184,15 +191,15 @@ def find_exclusions(settings: DetectionListSettings) -> list[str]:
 
 
 def find_videos(first_lines: dict[str, int], root: str, annotation_file: str) -> dict[str, str]:
-    """Find the folder or the movie of each video below `root`; one that is missing keeps its bare path.
+    """Find the frame folder or movie of each video in `root`; the path of a missing one has no suffix.
 
     Args:
-        first_lines: video -> line of its first row, for the messages.
-        root: --data_root.
-        annotation_file: for the messages.
+        first_lines: Line of the first row of each video, for error messages.
+        root: Folder of the videos, --data_root.
+        annotation_file: Path of the annotations, for error messages.
 
     Raises:
-        FileNotFoundError: none is there.
+        FileNotFoundError: No video exists.
     """
     paths = {video: find_video(root, video) for video in first_lines}
     missing = [video for video, path in paths.items() if not os.path.exists(path)]
@@ -200,15 +207,15 @@ def find_videos(first_lines: dict[str, int], root: str, annotation_file: str) ->
         first = f"the first in line {first_lines[missing[0]]}: {paths[missing[0]]}"
         if len(missing) == len(paths):
             raise FileNotFoundError(
-                f"{annotation_file}: none of its {len(paths)} videos is there, neither as a folder of frames nor with "
-                f"a video's suffix, {first}; --data_root names the folder that they lie in"
+                f"{annotation_file}: none of the {len(paths)} videos exists as a frame folder or a movie, {first}; "
+                "set --data_root to the folder that contains them"
             )
         logger.warning("%s: %d of %d videos are missing, %s", annotation_file, len(missing), len(paths), first)
     return paths
 
 
 def find_video(root: str, video: str) -> str:
-    """Find the folder or movie of a video; its bare path where neither is there."""
+    """Find the frame folder or movie of a video; return its path without a suffix if there is none."""
     path = os.path.join(root, video)
     if os.path.exists(path):
         return path
@@ -216,14 +223,14 @@ def find_video(root: str, video: str) -> str:
 
 
 def start_of(path: str, start_second: int | None) -> int:
-    """Return the second with which a folder or movie begins, where --start_second leaves it open."""
+    """Return the second at which a folder or movie begins: `start_second`, or the default if that is None."""
     if start_second is None:
         return FIRST_SECOND_OF_FOLDERS if os.path.isdir(path) else 0
     return start_second
 
 
 def make_keyframe(path: str, line: int, second: Second, annotated: Persons | None, shown: Persons | None) -> Keyframe:
-    """Put a record together; None stands for nobody."""
+    """Make a record of the annotated persons and those to classify; None means that there are none."""
     truth, persons = annotated or Persons(line), shown or Persons(line)
     target = {"boxes": truth.box_array(), "labels": truth.labels}
     boxes = target["boxes"] if shown is annotated else persons.box_array()
@@ -231,7 +238,7 @@ def make_keyframe(path: str, line: int, second: Second, annotated: Persons | Non
 
 
 def _every_nth(seconds: list[Second], step: int) -> list[Second]:
-    """Keep the seconds that are a multiple of `step` after the first one of their video."""
+    """Keep the seconds whose distance from the first one of their video is a multiple of `step`."""
     firsts: dict[str, int] = {}
     for video, second in seconds:
         firsts[video] = min(second, firsts.get(video, second))

@@ -1,7 +1,7 @@
-"""From decoded frames and boxes to the clip that a detector reads: resize, crop and flip both together.
+"""Transforms of a clip together with its boxes: resizing, cropping and flipping.
 
-Frames are uint8 (T, H, W, 3), boxes shares of the picture. Nothing here normalises; `datasets.transforms.finish` does.
-The ranges are SlowFast's (short side, crop, flip) and VideoMAE's (jitter of boxes) for AVA.
+Frames are uint8 (T, H, W, 3), boxes are fractions of the frame. Normalisation follows in `datasets.transforms.finish`.
+The ranges are those of SlowFast (short side, crop, flip) and VideoMAE (jitter of boxes) for AVA.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from datasets.detection import boxes as box
 from datasets.transforms import ResizeShortSide
 
 LEAST_VISIBLE = 1.0
-"""Pixels of a box, in width and in height, that a crop must show."""
+"""Pixels of a box, in width and in height, that must be visible in a crop."""
 
 
 class Transformed(NamedTuple):
@@ -25,8 +25,8 @@ class Transformed(NamedTuple):
     Attributes:
         clip: uint8 (T, C, H, W).
         boxes: (k, 4) float64, in pixels of the clip.
-        kept: (k,) int64, which of the given boxes they are.
-        redrawn: whether the first crop showed no box and another one was drawn.
+        kept: (k,) int64, indices of these boxes among the given ones.
+        redrawn: Whether the first crop contained no box, so that another one was drawn.
     """
 
     clip: Tensor
@@ -37,11 +37,11 @@ class Transformed(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomView:
-    """Training: jitter boxes, resize the short side to a random length, crop a random square, mirror it or not.
+    """Training transform: box jitter, random resizing of the short side, random square crop, random horizontal flip.
 
-    The short side is drawn uniformly in its reciprocal. Boxes are cut off at the crop; those of which it shows nothing
-    are left out. Where it shows none, another crop is drawn around the centre of one of them. (SlowFast keeps empty
-    boxes in the loss.)
+    The reciprocal of the short side is drawn uniformly. Boxes are clipped to the crop; those outside of it are dropped
+    (SlowFast keeps empty boxes in the loss). If no box is left, another crop that contains the centre of one of the
+    boxes is drawn.
     """
 
     size: int
@@ -50,7 +50,7 @@ class RandomView:
     jitter: float
 
     def __call__(self, frames: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> Transformed:
-        """Transform a clip and its boxes (n, 4), n above 0."""
+        """Transform a clip and its boxes (n, 4) with n > 0."""
         jittered = box.jitter(boxes, rng, self.jitter)
         short = round(1 / rng.uniform(1 / self.short_side[1], 1 / self.short_side[0]))
         clip = ResizeShortSide(short)(_to_clip(frames), rng)
@@ -70,15 +70,15 @@ class RandomView:
         return Transformed(clip, cropped, kept, redrawn)
 
     def _crop(self, boxes: np.ndarray, left: int, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cut boxes off at a crop: those that it shows, and which they are."""
+        """Clip boxes to a crop; return the visible ones and their indices."""
         cropped = box.clamp(box.shift(boxes, left, top), self.size, self.size)
-        # Of tiny boxes half is enough, so that a crop around the centre always shows a box.
+        # Half of a tiny box is enough, so that a crop that contains its centre always keeps it.
         shown = box.sides(cropped) >= np.minimum(LEAST_VISIBLE, box.sides(boxes) / 2 - 1e-9)
         kept = np.flatnonzero(shown.all(axis=1))
         return cropped[kept], kept
 
     def _offset_around(self, centre: float, side: int, rng: np.random.Generator) -> int:
-        """Draw where a crop that shows `centre` begins, along a side of the picture."""
+        """Draw the offset of a crop that contains `centre`, along one side of the frame."""
         lowest = max(0, int(np.ceil(centre)) - self.size)
         highest = min(side - self.size, int(centre))
         return int(rng.integers(lowest, highest + 1))
@@ -86,9 +86,9 @@ class RandomView:
 
 @dataclass(frozen=True)
 class WholePicture:
-    """Evaluation: resize the whole picture, its short side to a fixed length, both sides multiples of the patch.
+    """Evaluation transform: resize the whole frame to a fixed short side, with both sides multiples of the patch size.
 
-    Boxes are enlarged by the mean of the training's jitter.
+    Boxes are enlarged by the mean of the jitter in training.
     """
 
     short_side: int
@@ -103,7 +103,7 @@ class WholePicture:
         return Transformed(clip, enlarged, np.arange(len(boxes)))
 
     def shape_of(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width to which a picture is resized."""
+        """Return the height and width to which a frame is resized."""
         short = min(height, width)
         height, width = (
             max(1, round(self.short_side * side / short / self.patch)) * self.patch for side in (height, width)

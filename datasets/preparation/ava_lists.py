@@ -1,4 +1,4 @@
-"""AVA's own files cut down to the movies or frame folders that are there."""
+"""Restrict AVA's files to the movies or frame folders that exist."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,6 @@ from pathlib import Path
 from datasets.detection.annotations import read_annotations, read_exclusions, read_person_boxes
 from datasets.detection.label_map import read_annotation_text
 from datasets.detection.lists import (
-    ANNOTATIONS,
     DetectionListSettings,
     find_annotations,
     find_exclusions,
@@ -20,20 +19,20 @@ from datasets.preparation.media_index import SourceError
 from datasets.sampling import Mode
 
 PERSON_BOXES = ("ava_val_predicted_boxes.csv", "ava_detection_val_boxes_and_labels.csv", "val_predicted_boxes.csv")
-"""Names of SlowFast's detected persons, in the order in which they are looked for."""
+"""File names of SlowFast's detected persons, in order of preference."""
 SPLITS: dict[str, Mode] = {"train": "train", "val": "validation"}
 
 
 @dataclass(frozen=True)
 class AvaLists:
-    """What is to be written.
+    """Files to write.
 
     Attributes:
-        texts: of each file, by its name.
-        root: folder that the movies or frame folders lie in.
-        videos: of each split, those that are there.
-        missing: a line for each video that is not.
-        notes: things to know, in words.
+        texts: Contents of each file by name.
+        root: Folder of the movies or frame folders.
+        videos: Existing videos of each split.
+        missing: One line per missing video.
+        notes: Notes and warnings to print.
     """
 
     texts: dict[str, str]
@@ -44,16 +43,16 @@ class AvaLists:
 
 
 def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
-    """Read AVA's files, or others of their form, and keep the rows of the videos below `root`.
+    """Read AVA's files, or files in the same format, and keep the rows of the videos in `root`.
 
     Args:
-        root: folder of the movies or frame folders, which may lie in one folder of it.
-        annotations: folder of the data set's files.
-        person_boxes: file of detected persons; "": looked for in `annotations`, where it may be missing.
+        root: Folder of the movies or frame folders, or its parent folder.
+        annotations: Folder of the dataset's files.
+        person_boxes: File of detected persons; "": found in `annotations` if it exists.
 
     Raises:
-        SourceError: no video is there.
-        FileNotFoundError, AnnotationError: a file is missing or has faulty lines.
+        SourceError: No video exists.
+        FileNotFoundError, AnnotationError: A file is missing or has faulty lines.
     """
     settings = DetectionListSettings(data_path=str(annotations))
     label_map = find_label_map(settings)
@@ -68,8 +67,8 @@ def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
     folder, there = _folder_of(root, names)
     if not there:
         raise SourceError(
-            f"none of the {len(names)} videos of {annotations} is in {root} or in a folder of it, neither as a folder "
-            f"of frames nor with a video's suffix; the first is {min(names)}"
+            f"none of the {len(names)} videos of {annotations} exists in {root} or in one of its folders, as a folder "
+            f"of frames or as a movie; the first one is {min(names)}"
         )
     texts = {"label_map.pbtxt": read_annotation_text(label_map.path, "")}
     texts["exclusions.csv"] = "".join(f"{video},{second:04}\n" for video, second in exclusions)
@@ -95,14 +94,14 @@ def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
     videos = {split: [video for video in lines if video in there] for split, lines in first_lines.items()}
     for split, of_split in videos.items():
         if not of_split:
-            notes.append(f"warning: no video of {files[split]} is there; a run needs {ANNOTATIONS[SPLITS[split]][-1]}")
+            notes.append(f"warning: no video of {files[split]} exists; {split}.csv is empty")
     return AvaLists(texts, folder, videos, missing, notes)
 
 
 def _folder_of(root: Path, names: Iterable[str]) -> tuple[Path, set[str]]:
-    """Find the folder, `root` or one in it, that holds most of the videos, and which these are."""
+    """Return the folder with most of the videos, `root` or one in it, and the videos it contains."""
     if not root.is_dir():
-        raise SourceError(f"{root} is not a folder; it should hold the movies or folders of frames")
+        raise SourceError(f"{root} is not a folder; it should contain the movies or folders of frames")
     inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and entry.name not in names)
     found = [
         (folder, {name for name in names if os.path.exists(find_video(str(folder), name))})
@@ -112,6 +111,6 @@ def _folder_of(root: Path, names: Iterable[str]) -> tuple[Path, set[str]]:
 
 
 def _rows_of(file: str, videos: set[str]) -> str:
-    """Keep the lines of a file that are about some videos."""
+    """Return the lines of a file that belong to the given videos."""
     lines = read_annotation_text(file, "").splitlines()
     return "".join(f"{line}\n" for line in lines if line.split(",", 1)[0].strip().strip('"') in videos)

@@ -1,4 +1,4 @@
-"""Annotations and boxes for action detection, held against each other and against the movies or frame folders."""
+"""Check annotations and boxes for action detection against each other and against the movies or frame folders."""
 
 import os
 from collections import defaultdict
@@ -14,12 +14,11 @@ from datasets.detection.annotations import Persons, Second, read_annotations, re
 from datasets.detection.label_map import LabelMap
 from datasets.detection.lists import (
     FIRST_SECOND_OF_FOLDERS,
-    PERSON_BOXES,
     DetectionListSettings,
     find_annotations,
     find_exclusions,
-    find_file,
     find_label_map,
+    find_person_boxes,
     find_video,
     split_of,
     start_of,
@@ -31,22 +30,22 @@ from datasets.readers.timed import TimedVideo, find_frames
 from datasets.sampling import Mode
 
 AVA_SECONDS = 901
-"""Length of AVA's folders of frames, from second 900 to 1801."""
+"""Length of AVA's frame folders, from second 900 to 1801."""
 FRAMES_OFF, SHARE_OFF = 2, 0.1
-"""Frames that a folder may differ from that length, and the share from which on its seconds are shifted for sure."""
+"""Tolerated difference from that length in frames, and the fraction above which it is a fault."""
 LEAST_FOUND = 0.5
-"""Share of annotated persons below which the detected boxes are taken for those of other videos."""
+"""Fraction of annotated persons below which the detected boxes seem to belong to other videos."""
 
 
 @dataclass
 class Findings:
-    """What was found: faults, which a run would stop at or lose seconds to, and notes of what should be known."""
+    """Result of a check: faults, which stop a run or make it lose seconds, and notes."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def attempt(self, read: Callable, *arguments) -> Any:
-        """Call a function; None, and a fault, where it refuses a file."""
+        """Call a function; if it refuses a file, record a fault and return None."""
         try:
             return read(*arguments)
         except (ValueError, OSError) as error:
@@ -57,27 +56,27 @@ class Findings:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A split's file and what it says."""
+    """Annotations of a split and their file."""
 
     file: str
     seconds: dict[Second, Persons]
 
     @cached_property
     def first_lines(self) -> dict[str, int]:
-        """The line of each video's first row."""
+        """Line of the first row of each video."""
         lines: dict[str, int] = {}
         for (video, _), persons in self.seconds.items():
             lines.setdefault(video, persons.line)
         return lines
 
     def place(self, video: str) -> str:
-        """Name the file and the line of a video's first row."""
+        """Return the file and the line of a video's first row, for messages."""
         return f"{self.file}, line {self.first_lines[video]}"
 
 
 @dataclass(frozen=True)
 class VideoJob:
-    """A movie or frame folder to be looked at, and the annotated seconds of it, ascending."""
+    """A movie or frame folder to check, with its annotated seconds in ascending order."""
 
     path: str
     filename_tmpl: str | None
@@ -86,12 +85,12 @@ class VideoJob:
     seconds: tuple[int, ...]
 
     def key_frames(self) -> list[int]:
-        """Return the number of the frame at each second."""
+        """Return the frame number of each second."""
         return [round((second - self.start) * self.fps) for second in self.seconds]
 
 
 def check_annotations(settings: DetectionListSettings, findings: Findings) -> dict[Mode, Annotations]:
-    """Read all files of a data set and compare them; gives the annotations that could be read."""
+    """Read and compare all files of a dataset; return the annotations that could be read."""
     label_map = findings.attempt(find_label_map, settings)
     for file in find_exclusions(settings):
         findings.attempt(read_exclusions, file)
@@ -101,7 +100,7 @@ def check_annotations(settings: DetectionListSettings, findings: Findings) -> di
     for split in ("train", "validation", "test"):
         try:
             file = find_annotations(split, settings) if split_of(split, settings) == split else ""
-        except FileNotFoundError:  # not every use needs all splits
+        except FileNotFoundError:  # a split may be missing
             continue
         seconds = findings.attempt(read_annotations, file, label_map) if file else None
         if seconds:
@@ -126,10 +125,10 @@ def check_videos(
     workers: int = 0,
     time_limit: float = 120.0,
 ) -> int:
-    """Look at the movie or frame folder of every video: its length, gaps, and the frames at its annotated seconds.
+    """Check the movie or frame folder of every video: length, gaps, and the frames at the annotated seconds.
 
     Returns:
-        the number of movies and folders that are there.
+        Number of existing movies and folders.
     """
     jobs: dict[VideoJob, tuple[Annotations, str]] = {}
     for annotations in splits.values():
@@ -144,8 +143,8 @@ def check_videos(
                 jobs[job] = annotations, video
             else:
                 findings.faults.append(
-                    f"{annotations.place(video)}: {path} is not there, neither as a folder of frames nor as a movie; "
-                    "see --data_root, or leave the video out (tools.make_lists ava)"
+                    f"{annotations.place(video)}: {path} exists neither as a folder of frames nor as a movie; "
+                    "see --data_root, or remove the video (tools.make_lists ava)"
                 )
     told: dict[VideoJob, list[str]] = {}
     for outcome in run_jobs(look_at_video, jobs, workers=workers, time_limit=time_limit):
@@ -160,10 +159,10 @@ def check_videos(
 
 
 def look_at_video(job: VideoJob) -> tuple[int, list[str]]:
-    """Count the frames of a movie or frame folder, and read those at its first and last annotated second.
+    """Count the frames of a movie or frame folder; of a movie, read those at the first and last annotated second.
 
     Returns:
-        frames, 0 where it cannot be read, and what is wrong with them.
+        Number of frames (0 if they cannot be read) and faults.
     """
     try:
         if os.path.isdir(job.path):
@@ -180,30 +179,30 @@ def look_at_video(job: VideoJob) -> tuple[int, list[str]]:
 
 
 def _length_faults(job: VideoJob, video: str, frames: int, annotations: Annotations, findings: Findings) -> list[str]:
-    """Hold the number of frames to the annotated seconds, and that of AVA's folders to their 15 minutes."""
+    """Compare the number of frames with the annotated seconds, and with the 15 minutes of AVA's folders."""
     faults = []
     beyond = [second for second, key in zip(job.seconds, job.key_frames(), strict=True) if not 0 <= key < frames]
     if beyond:
         line = annotations.seconds[video, beyond[0]].line
         faults.append(
             f"{annotations.file}, line {line}: second {beyond[0]} of {job.path} has no frame: it has {frames} frames "
-            f"of {job.fps:g} a second from second {job.start} on ({len(beyond)} such seconds; --start_second, --fps)"
+            f"at {job.fps:g} per second from second {job.start} on ({len(beyond)} such seconds; --start_second, --fps)"
         )
     if job.start == FIRST_SECOND_OF_FOLDERS:
         expected = round(AVA_SECONDS * job.fps)
         place = f"{annotations.place(video)}: {job.path} has {frames} frames"
         if abs(frames - expected) > SHARE_OFF * expected:
             faults.append(
-                f"{place}, and 15 minutes of {job.fps:g} a second are {expected}: its seconds are shifted; extract "
-                "them again, or say how they were with --fps and --start_second"
+                f"{place}, but 15 minutes at {job.fps:g} per second are {expected}: its seconds are shifted; extract "
+                "them again, or set --fps and --start_second"
             )
         elif abs(frames - expected) > FRAMES_OFF:
-            findings.notes.append(f"{place}, and 15 minutes of {job.fps:g} a second are {expected}")
+            findings.notes.append(f"{place}, but 15 minutes at {job.fps:g} per second are {expected}")
     return faults
 
 
 def _compare_classes(splits: dict[Mode, Annotations], label_map: LabelMap, findings: Findings) -> None:
-    """Note classes that are never seen in training, or never judged."""
+    """Note classes without boxes in a split, and classes that are evaluated but not trained."""
     seen: dict[Mode, dict[int, int]] = {}
     for split, annotations in splits.items():
         lines = seen[split] = {}
@@ -215,13 +214,13 @@ def _compare_classes(splits: dict[Mode, Annotations], label_map: LabelMap, findi
         if absent:
             findings.notes.append(
                 f'{label_map.path}, line {line}: class {class_id}, "{name}", has no box in {", ".join(absent)}; '
-                "remove it if that is not meant"
+                "remove it from the label map unless that is intended"
             )
         for split, annotations in splits.items():
             if class_id in seen[split] and class_id not in seen.get("train", seen[split]):
                 findings.notes.append(
-                    f'{annotations.file}, line {seen[split][class_id]}: class {class_id}, "{name}", is judged and was '
-                    "never trained"
+                    f'{annotations.file}, line {seen[split][class_id]}: class {class_id}, "{name}", is evaluated '
+                    "but has no box in training"
                 )
 
 
@@ -233,27 +232,27 @@ def _note_repeated_rows(annotations: Annotations, findings: Findings) -> None:
     ]
     if repeated:
         findings.notes.append(
-            f"{annotations.file}, line {repeated[0]}: a person of that second has an action twice, and so in "
-            f"{len(repeated)} seconds; remove one of the rows, or it counts twice"
+            f"{annotations.file}, line {repeated[0]}: a person in this second has the same action twice ("
+            f"{len(repeated)} such seconds); remove one of the rows, or it counts twice"
         )
 
 
 def _note_shared_videos(annotations: Annotations, train: Annotations, findings: Findings) -> None:
-    """A video to train on must not be tested."""
+    """Note videos that are both trained and evaluated."""
     shared = [video for video in annotations.first_lines if video in train.first_lines]
     if shared:
         findings.notes.append(
-            f"{annotations.place(shared[0])}: {shared[0]} is trained on too ({train.place(shared[0])}), one of "
-            f"{len(shared)} such videos"
+            f"{annotations.place(shared[0])}: {shared[0]} is also in the training annotations "
+            f"({train.place(shared[0])}); {len(shared)} such videos"
         )
 
 
 def _check_detected(
     split: Mode, annotations: Annotations, settings: DetectionListSettings, findings: Findings
 ) -> None:
-    """Hold detected persons to those that are annotated."""
+    """Compare detected persons with annotated ones."""
     try:
-        file = find_file(settings.person_boxes, PERSON_BOXES[split], settings, "person_boxes")
+        file = find_person_boxes(split, settings)
     except FileNotFoundError as error:
         findings.notes.append(f"{error}, or evaluate with --eval_boxes ground_truth")
         return
@@ -274,8 +273,10 @@ def _check_detected(
         f"{settings.box_threshold:g}"
     )
     if found < LEAST_FOUND * total:
-        findings.faults.append(f"{words}; are these boxes of other videos, or shares of another picture size?")
+        findings.faults.append(f"{words}; do these boxes belong to other videos or another frame size?")
     else:
         findings.notes.append(words)
     if without:
-        findings.notes.append(f"{file}: {len(without)} annotated seconds have no such box, the first is {without[0]}")
+        findings.notes.append(
+            f"{file}: {len(without)} annotated seconds have no such box, the first one is {without[0]}"
+        )

@@ -1,4 +1,4 @@
-"""Frames by time: whole movies read by their time stamps, and folders of frames cut at a constant rate."""
+"""Readers of frames by time: movies read by time stamps, and folders of frames extracted at a constant rate."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,22 +15,22 @@ from datasets.readers.images import FrameFolder, refuse_huge
 from datasets.readers.videos import VideoFile
 
 TRIED_BEFORE = (0.0, 10.0)
-"""Seconds before the wanted time to which seeking is tried; where it leads beyond, decoding begins at the start."""
+"""Seconds before the requested time to seek to; if both lead beyond it, the file is decoded from the start."""
 UNTIMED_CONTAINERS = ("avi",)
-"""Containers whose time stamps are not those of the pictures, which they hold at a constant rate."""
+"""Containers of constant frame rate whose time stamps are not those of the displayed frames."""
 LONGEST_GAP = 1.0
-"""Seconds that a wanted time may be before the first frame or after the last."""
+"""Seconds that a requested time may be before the first frame or after the last one."""
 
 
 class TimedVideo:
-    """A movie as if it had `fps` frames a second: frame i is the one nearest to i / fps seconds after its start.
+    """A movie sampled at `fps` frames per second: frame i is the one nearest to i / fps seconds after its start.
 
-    The time is that of the frames' time stamps, so neither a variable rate nor lost frames shift it. Decoding begins
-    at the key frame before the wanted time; the rest of the movie is not read.
+    Times are those of the frames' time stamps, so neither a variable frame rate nor lost frames shift them. Decoding
+    starts at the keyframe before the requested time; the rest of the movie is not read.
     """
 
     def __init__(self, path: str, fps: float):
-        """Open the file; raises `UnreadableVideoError`."""
+        """Open the file; raise `UnreadableVideoError` if that fails."""
         self.path, self._fps = path, fps
         if not os.path.isfile(path):
             raise UnreadableVideoError(path, "there is no such file")
@@ -40,11 +40,11 @@ class TimedVideo:
             raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
         self._steady = VideoFile(path) if self._container.format.name in UNTIMED_CONTAINERS else None
         if not self._duration:
-            raise UnreadableVideoError(path, "it does not tell its duration; remux it: ffmpeg -i IN -c copy OUT.mkv")
+            raise UnreadableVideoError(path, "its duration is unknown; remux it: ffmpeg -i IN -c copy OUT.mkv")
 
     def _open(self) -> None:
         self._container, self._stream = open_video(self.path)
-        # Of all streams, as players and FFmpeg's -ss count seconds.
+        # Start of all streams, from which players and FFmpeg's -ss count.
         self._start = (self._container.start_time or 0) / av.time_base
         self._duration = (self._container.duration or 0) / av.time_base
 
@@ -52,7 +52,7 @@ class TimedVideo:
         return max(1, round(self._duration * self._fps))
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the frames (T,) -> uint8 (T, H, W, 3); raises `UnreadableVideoError`."""
+        """Decode frames (T,) -> uint8 (T, H, W, 3); raise `UnreadableVideoError` if that fails."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)
         times = unique / self._fps
         if self._steady is not None and self._steady.rate is not None:
@@ -68,12 +68,12 @@ class TimedVideo:
             raise UnreadableVideoError(self.path, f"frames do not decode ({type_and_text(error)})") from error
 
     def _decode(self, start: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Decode from the key frame before `start`, in seconds, or from where the file is; gives frames with times."""
+        """Decode from the keyframe before `start` (seconds), or from the current position; yield times and frames."""
         if start is not None:
             try:
                 self._container.seek(round((start + self._start) * av.time_base))
             except (av.FFmpegError, OSError):
-                return  # a file without an index, which decoding from the start does not need
+                return  # decoding from the start needs no index
         for frame in self._container.decode(self._stream):
             if frame.time is None:
                 raise UnreadableVideoError(
@@ -84,10 +84,10 @@ class TimedVideo:
     def _nearest(
         self, times: np.ndarray, frames: Iterator[tuple[float, av.VideoFrame]], *, from_start: bool = False
     ) -> list[np.ndarray]:
-        """Pick the picture nearest to each of some ascending times.
+        """Select the picture nearest to each of the ascending times.
 
         Returns:
-            pictures (H, W, 3) uint8; none where decoding began too late.
+            Pictures, uint8 (H, W, 3); none if decoding started after the first time.
         """
         first = next(frames, None)
         if not from_start and (first is None or first[0] > times[0]):
@@ -112,44 +112,44 @@ class TimedVideo:
         return pictures
 
     def _add(self, pictures: list[np.ndarray], picture: np.ndarray, up_to: int, total: int) -> None:
-        """Append a picture until there are `up_to` of `total`."""
+        """Append a picture until there are `up_to` of `total` pictures."""
         refuse_huge(self.path, picture, total)
         pictures += [picture.copy()] * (up_to - len(pictures))
 
     def _no_frame(self, time: float) -> UnreadableVideoError:
         return UnreadableVideoError(
-            self.path, f"there is no frame within {LONGEST_GAP:g} s of {time:g} s after its start; is it cut short?"
+            self.path, f"there is no frame within {LONGEST_GAP:g} s of {time:g} s after its start; is it truncated?"
         )
 
 
 @cache
 def open_frame_folder(path: str, filename_tmpl: str | None) -> FrameFolder:
-    """Look at a folder's names, once in a process, and make it a reader from its lowest number on.
+    """List a folder, once per process, and return a reader of its frames, beginning with the lowest number.
 
     Args:
-        path: the folder.
-        filename_tmpl: names of the frames; None: those of most pictures in the folder.
+        path: Path of the folder.
+        filename_tmpl: Template of the frames' file names; None: that of most images in the folder.
 
     Raises:
-        UnreadableVideoError: there is no such folder, or it has no frames of that name.
+        UnreadableVideoError: The folder does not exist, or has no such frames.
     """
     template, run = find_frames(path, filename_tmpl)
     return FrameFolder(path, run.last - run.first + 1, template, run.first)
 
 
 def find_frames(path: str, filename_tmpl: str | None) -> tuple[str, FrameRun]:
-    """Find the template and the numbers of a folder's frames; arguments and errors as in `open_frame_folder`."""
+    """Find the template and the numbers of the frames in a folder; see `open_frame_folder`."""
     try:
         names = os.listdir(path)
     except OSError as error:
-        raise UnreadableVideoError(path, f"it is no folder that can be read ({error.strerror})") from error
+        raise UnreadableVideoError(path, f"the folder cannot be read ({error.strerror})") from error
     if filename_tmpl:
         numbers = frame_numbers(names, filename_tmpl)
         if numbers:
             return filename_tmpl, FrameRun(numbers[0], numbers[-1], len(numbers))
     pictures = [name for name in names if is_image_path(name)]
     if not pictures:
-        raise UnreadableVideoError(path, "it holds no pictures")
+        raise UnreadableVideoError(path, "it contains no images")
     runs = group_frames(pictures)
     template = main_template([runs])
     if filename_tmpl:

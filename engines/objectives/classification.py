@@ -43,7 +43,7 @@ class Classification(Objective):
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
         self._collapse = CollapseCheck(class_names)
-        self._trained = False  # since the last validation; a moving average never is
+        self._trained = False  # since the last validation; always False for a moving average
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
@@ -91,7 +91,7 @@ class Classification(Objective):
         }
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Format the accuracies for a log line; top-5 has no meaning for five classes or fewer."""
+        """Format the accuracies for a log line; top-5 is left out with five classes or fewer."""
         top5 = f", top-5 {figures['acc5']:.2f} %" if self.num_classes > 5 else ""
         return f"top-1 {figures['acc1']:.2f} %{top5}"
 

@@ -1,4 +1,4 @@
-"""Action detection: several classes for each box, binary cross entropy, mean average precision of frames."""
+"""Action detection: multi-label classification of boxes, binary cross entropy, frame mAP."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,31 +23,31 @@ from models.detection import ActionDetector
 
 @dataclass(frozen=True)
 class DetectionTestSettings:
-    """How the scores of boxes are judged."""
+    """How the scores of boxes are evaluated."""
 
     person_score: str = option(
         "multiply",
-        "what the person detector's score of a box is to its scores: a factor, as in VideoMAE, or ignored, as in "
+        "multiply the scores of a box by the score of the person detector, as in VideoMAE, or ignore it, as in "
         "SlowFast",
         choices=("multiply", "ignore"),
     )
     max_rows_per_frame: int = option(
         0,
-        "judge the best rows of each second alone: AVA's official script takes 50, published code all (default: 0, "
-        "all)",
+        "evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, as in "
+        "SlowFast and VideoMAE)",
         non_negative_int,
     )
 
 
 class Detection(Objective):
-    """A detector that is told where the persons are and scores what each of them does.
+    """A detector that is given the boxes of persons and scores the actions of each.
 
     Args:
-        model: clips and boxes -> logits of the boxes.
-        label_map: the classes, in the order of the logits.
-        settings: of a test.
-        excluded: videos and seconds that do not count in it.
-        about: what was tested and how, for results.json.
+        model: Maps clips and boxes to logits of the boxes.
+        label_map: Classes, in the order of the logits.
+        settings: Settings of the evaluation; None for the defaults.
+        excluded: Videos and seconds that are not evaluated.
+        about: Further entries of results.json.
     """
 
     score = Score("map")
@@ -71,7 +71,7 @@ class Detection(Objective):
         return sum(len(target["boxes"]) for target in batch["targets"])
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
-        """Bring clips, a list of their boxes (n_i, 4) and the labels of all boxes (n, classes) to the device."""
+        """Move clips, a list of their boxes (n_i, 4) and the labels of all boxes (n, classes) to the device."""
         return {
             "clips": clips_on(device, batch),
             "boxes": to_device([target["boxes"] for target in batch["targets"]], device),
@@ -79,23 +79,23 @@ class Detection(Objective):
         }
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Compute the mean over boxes and classes of binary cross entropy; 0 where there are no boxes."""
+        """Compute the binary cross entropy, a mean over boxes and classes; 0 if there are no boxes."""
         logits = self.model(batch["clips"], batch["boxes"]).float()
         total = F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="sum")
         return {"loss": total / max(1, logits.numel())}
 
     def predict(self, clips: Tensor, boxes: list[Tensor] | None = None) -> Tensor:
-        """Return the scores (n, classes), 0 to 1, of the boxes of all clips, float32.
+        """Return the scores (n, classes), float32, 0 to 1, of the boxes of all clips.
 
         Raises:
-            ValueError: there are no boxes.
+            ValueError: No boxes are given.
         """
         if boxes is None:
             raise ValueError("an action detector needs boxes, a tensor (n, 4) for each clip")
         return self.model(clips, boxes).float().sigmoid()
 
     def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> list[np.ndarray]:
-        """Return the scores (n, classes) of the boxes of each clip, with those of the person detector in them."""
+        """Return the scores (n, classes) of the boxes of each clip; arguments as in `Objective.outputs`."""
         clips, targets, outputs = batch["clips"], batch["targets"], []
         for start in range(0, len(clips), clips_per_forward):
             part = slice(start, start + clips_per_forward)
@@ -107,27 +107,27 @@ class Detection(Objective):
         return [scores.numpy() for scores in outputs]
 
     def figures(self, outputs: np.ndarray | list, records: Sequence) -> dict[str, float]:
-        """Return the mean average precision at IoU 0.5, from 0 to 1, over the classes that the records have."""
+        """Return the mean average precision at IoU 0.5, 0 to 1, of the classes with ground truth."""
         return {"map": self._judge(*self._rows(outputs, records))[0]}
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Say the mean average precision in a log line."""
+        """Format the mean average precision for a log line."""
         return f"mAP {100 * figures['map']:.2f} %"
 
     def results(self, evaluation) -> dict[str, Any]:
-        """Return what was tested and how, and what is told by class."""
+        """Return the settings of the test and the results per class."""
         truth, found = self._rows(evaluation.outputs, evaluation.records)
         _, ap = self._judge(truth, found)
         names = dict(zip(self.label_map.ids, self.label_map.names, strict=True))
         return self.about | evaluation.figures | describe_detections(truth, found, ap, names)
 
     def arrays(self, evaluation) -> dict[str, np.ndarray]:
-        """Return `boxes` (videos,), how many a key frame has, and their `scores` (all boxes, classes)."""
+        """Return the number of `boxes` of each key frame, (key frames,), and their `scores`, (all boxes, classes)."""
         counts = np.array([len(scores) for scores in evaluation.outputs])
         return {"boxes": counts, "scores": np.concatenate(evaluation.outputs)}
 
     def files(self, evaluation) -> dict[str, Iterable[str]]:
-        """Return detections.csv."""
+        """Return the lines of detections.csv."""
         return {"detections.csv": csv_lines(self._rows(evaluation.outputs, evaluation.records)[1])}
 
     def _rows(self, outputs: np.ndarray | list, records: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -135,17 +135,17 @@ class Detection(Objective):
         return truth_rows(records), detection_rows(records, outputs, self.label_map.ids)
 
     def _judge(self, truth: np.ndarray, found: np.ndarray) -> tuple[float, dict[int, float | None]]:
-        """Return the mean average precision, and that of each class id."""
+        """Return the mean average precision and the average precision of each class id."""
         rows = self.settings.max_rows_per_frame
         return frame_map(truth, found, self.label_map.ids, excluded=self.excluded, max_rows_per_frame=rows)
 
 
 def class_frequencies(records: Sequence[Keyframe], label_map: LabelMap) -> Tensor:
-    """Return which share of all boxes has each class, (classes,), between 0 and 1: none has quite none, or quite all.
+    """Return the share of boxes that have each class, (classes,), smoothed so that none is exactly 0 or 1.
 
     Args:
-        records: their `target`s are counted.
-        label_map: the classes.
+        records: Key frames; the boxes and labels of their targets are counted.
+        label_map: Classes.
     """
     marks = [label_map.multi_hot(record.target["labels"]) for record in records]
     found, boxes = sum(of_one.sum(0) for of_one in marks), sum(map(len, marks))
