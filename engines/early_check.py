@@ -57,10 +57,10 @@ def check_command_line(
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
+        _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
-            _check_square(words)
             _check_data(flags, script)
         else:
             _check_annotations(flags)
