@@ -5,8 +5,10 @@ It listens on 127.0.0.1 only and requires Starlette and uvicorn (requirements-ex
 
 import argparse
 import logging
+import os
 import signal
 from collections.abc import Sequence
+from datetime import datetime
 
 from engines.early_check import check_inference
 
@@ -75,7 +77,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if predictor.device.type == "cpu":
         keep_freed_memory()
-    app = create_app(predictor, Limits(args.max_megabytes, args.max_frames, args.read_timeout))
+    written = datetime.fromtimestamp(os.path.getmtime(args.checkpoint))
+    limits = Limits(args.max_megabytes, args.max_frames, args.read_timeout)
+    app = create_app(predictor, limits, f"{written:%Y-%m-%d}")
     _logger.info("the page is at http://%s:%d, only for this machine; stop it with Ctrl-C", HOSTS[0], args.port)
     # uvicorn deletes the uploads and then raises the signal again, which also ends a prediction that is still running.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

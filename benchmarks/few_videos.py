@@ -10,7 +10,6 @@ control, the recipe on shuffled labels, which must stay at chance. Runs that hav
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.run_queue import run_missing
+from benchmarks.run_queue import command_line, machine, run_missing
 from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
@@ -76,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = run_missing(_commands(tasks, options, passed_on), options.output, options.jobs)
         for task in tasks:
             write_references(options.output / task.name, options)
-    words = ["python", "-m", "benchmarks.few_videos", *(arguments if arguments is not None else sys.argv[1:])]
-    text = document(tasks, options, shlex.join(words))
+    command = command_line("benchmarks.few_videos", arguments)
+    text = document(tasks, options, command)
     with atomic_write(options.document, "w") as file:
         file.write(text)
     print(text)
@@ -214,11 +213,14 @@ def frame_features(weights: str, clips: Tensor) -> np.ndarray:
 
 def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:
     """Write the table: for each number of training videos, the mean over sets and seeds of each way."""
-    about = "Top-1 in percent: mean and standard deviation over tasks (sets of classes x seeds)."
-    parts = [f"Written by `{command}`. {about}\n"]
+    parts = [
+        "### Few videos\n",
+        f"Written by `{command}` on {machine()}.\nTop-1 in percent: mean and standard deviation over tasks (sets of "
+        "classes x seeds). The floor is the regression on both.\n",
+    ]
     for per_class in options.per_class:
         scores = [score_of(task, options) for task in tasks if task.per_class == per_class]
-        parts += [f"### {per_class} training videos of a class\n", table(scores)]
+        parts += [f"{per_class} training videos of each of {options.classes} classes:\n", table(scores)]
     return "\n".join(parts)
 
 
@@ -235,7 +237,7 @@ def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
 
 
 def table(scores: Sequence[dict[str, float]]) -> str:
-    """Rows of the ways, and how often each beat the better of the floor's regressions."""
+    """Rows of the ways, and in how many tasks each beat the floor: the regression on colours and differences."""
     lines = ["| way | top-1 | tasks | above the floor in |", "| --- | ---: | ---: | ---: |"]
     for way in dict.fromkeys(way for score in scores for way in score):
         values = [score[way] for score in scores if way in score]

@@ -2,10 +2,16 @@
 
 import json
 import os
+import platform
+import shlex
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +51,17 @@ def run_missing(
             print(f"{done}/{len(missing)} {name}: {'failed' if status else 'done'}; about {left:.0f} min left",
                   flush=True)  # fmt: skip
     return failed
+
+
+def command_line(module: str, arguments: Sequence[str] | None) -> str:
+    """Return the command that makes a document: this process's, without --table_only, which makes nothing."""
+    words = arguments if arguments is not None else sys.argv[1:]
+    return shlex.join(["python", "-m", module, *(word for word in words if word != "--table_only")])
+
+
+def machine() -> str:
+    """Name what a measurement depends on beside its command."""
+    return f"{platform.machine()}, {os.cpu_count()} CPU cores, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def is_finished(folder: Path, command: list[str]) -> bool:

@@ -4,23 +4,24 @@
         [--image_path LISTS --image_root IMAGES]
     python -m benchmarks.study peers  --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --seconds 600
 
-Every variant is trained on each split and tested on its test list; with all splits of J-HMDB, each of its clips is
-predicted once or more. A run that has finished with the same settings is not run again, one that was cut short goes on
-(`peers`: starts again). The table has the accuracy over all splits with its interval, and McNemar's test against
-the first variant. Unknown flags go to the runs (`--device cuda`).
+Folders of lists may hold labels.txt, as tools.make_lists writes them. Every variant is trained on each split and
+tested on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with
+the same settings is not run again, one that was cut short goes on (`peers`: starts again). The table has the accuracy
+over all splits with its interval, and McNemar's test against the first variant. Unknown flags go to the runs
+(`--device cuda`).
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import run_missing
+from benchmarks.run_queue import command_line, run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
-from benchmarks.study_table import read_variant, write_study
+from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive, positive_int, seed
+from datasets.label_names import read_label_names
 from models.config import ModelConfig
 
 RECIPE, PRETRAIN, FINETUNE = "jhmdb/nano_f8_res96", "run_pretrain_imagenet.py", "run_class_finetuning.py"
@@ -44,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variants = [name for name in _variants(options) if name in (options.variants or _variants(options))]
     failed = [] if options.table_only else _run(options, variants, passed_on)
     rows = [read_variant(name, options.output, options.seeds, len(options.splits)) for name in variants]
-    words = ["python", "-m", "benchmarks.study", *(arguments if arguments is not None else sys.argv[1:])]
+    command = command_line("benchmarks.study", arguments)
+    done = [row for row in rows if row]
     pairs = [(STATIC, OURS)] if options.study == "peers" else []
-    print(write_study(options.document, options.study, [row for row in rows if row], pairs, shlex.join(words)))
+    listed = options.splits[0] / "labels.txt"
+    names = read_label_names(str(listed)) if listed.is_file() else ()
+    print(write_study(options.document, options.study, done, command, pairs=pairs, names=names))
     for name in failed:
         print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
     return 1 if failed else 0
@@ -96,15 +100,6 @@ def _run(options: argparse.Namespace, variants: Sequence[str], passed_on: list[s
     return failed + run_missing(_method_runs(options, variants, passed_on), options.output, options.jobs)
 
 
-def run_name(variant: str, split: int, number: int) -> str:
-    """Folder of a run below --output."""
-    return f"{_slug(variant)}/split{split + 1}_seed{number}"
-
-
-def _slug(variant: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in variant).split())
-
-
 def _lists(options: argparse.Namespace, split: int) -> list[str]:
     root = str(Path(options.data_root).resolve()) if options.data_root else ""
     return ["--data_path", str(options.splits[split].resolve()), "--data_root", root]
@@ -134,7 +129,7 @@ def _method_flags(variant: str) -> list[str]:
 
 def _pretrained(options: argparse.Namespace, variant: str) -> str:
     """Folder below --output of the backbone that a variant starts from."""
-    return f"images/{_slug(variant.rsplit(', ', 1)[0])}"
+    return f"images/{folder_name(variant.rsplit(', ', 1)[0])}"
 
 
 def _pretraining_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict[str, list[str]]:

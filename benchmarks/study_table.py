@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
+from benchmarks.run_queue import machine
 from common.files import atomic_write
 from reports.comparison import holm, mcnemar
 
@@ -35,6 +36,16 @@ class Variant:
         return [100 * statistics.mean(right.values()) for right in self.right.values()]
 
 
+def run_name(variant: str, split: int, number: int) -> str:
+    """Folder of a run below --output."""
+    return f"{folder_name(variant)}/split{split + 1}_seed{number}"
+
+
+def folder_name(variant: str) -> str:
+    """Return the name of a variant as a folder."""
+    return "_".join("".join(c if c.isalnum() else " " for c in variant).split())
+
+
 def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> Variant | None:
     """Read the results of a variant; None before all splits of one seed are there.
 
@@ -44,8 +55,6 @@ def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> 
         seeds: of the runs.
         splits: number of splits.
     """
-    from benchmarks.study import run_name
-
     labels, right, extra = {}, {}, {}
     for number in seeds:
         files = [output / run_name(name, split, number) / "results.json" for split in range(splits)]
@@ -89,7 +98,13 @@ def interval(right: dict[tuple[int, int], bool]) -> tuple[float, float]:
 
 
 def write_study(
-    path: Path, study: str, variants: Sequence[Variant], pairs: Sequence[tuple[str, str]], command: str
+    path: Path,
+    study: str,
+    variants: Sequence[Variant],
+    command: str,
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    names: Sequence[str] = (),
 ) -> str:
     """Write the document of a study and return it.
 
@@ -97,15 +112,16 @@ def write_study(
         path: the file.
         study: its name.
         variants: that have been run, the reference first.
-        pairs: names of a variant that sees no motion and of one that does, to compare by class.
         command: that made it.
+        pairs: names of a variant that sees no motion and of one that does, to compare by class.
+        names: of the classes; numbers where there are none.
     """
     by_name = {variant.name: variant for variant in variants}
-    parts = [f"# Study: {study}\n", f"Written by `{command}`.\n", _accuracies(variants)]
+    parts = [f"### Study: {study}\n", f"Written by `{command}` on {machine()}.\n", _accuracies(variants)]
     for static, moving in pairs:
         if static in by_name and moving in by_name:
-            parts += [f"## Classes that need motion: {moving} against {static}\n",
-                      _classes(by_name[static], by_name[moving])]  # fmt: skip
+            parts += [f"#### Classes that need motion: {moving} against {static}\n",
+                      _classes(by_name[static], by_name[moving], names)]  # fmt: skip
     text = "\n".join(parts)
     with atomic_write(path, "w") as file:
         file.write(text)
@@ -131,7 +147,7 @@ def _accuracies(variants: Sequence[Variant]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _classes(static: Variant, moving: Variant) -> str:
+def _classes(static: Variant, moving: Variant, names: Sequence[str]) -> str:
     """A row a class, the largest gain by motion first, with Holm's correction for having asked all classes."""
     number = next(seed for seed in static.right if seed in moving.right)
     rows = []
@@ -142,10 +158,11 @@ def _classes(static: Variant, moving: Variant) -> str:
     corrected = holm([row[-1] for row in rows])
     lines = [
         "| class | videos | single frames | video | gain | p (Holm) |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (label, count, still, video, _), p in sorted(
         zip(rows, corrected, strict=True), key=lambda r: r[0][2] - r[0][3]
     ):
-        lines.append(f"| {label} | {count} | {still:.1f} | {video:.1f} | {video - still:+.1f} | {p:.2g} |")
+        name = names[label] if names else label
+        lines.append(f"| {name} | {count} | {still:.1f} | {video:.1f} | {video - still:+.1f} | {p:.2g} |")
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""Figures of matplotlib as files: PNG on white, or SVG that is transparent and takes the page's ink and font."""
+"""Matplotlib figures as files: PNG on white, or transparent SVG with the text colour and font of the page."""
 
 import io
 import re
@@ -15,18 +15,18 @@ svg {{ color: {LIGHT["ink"]}; }} text {{ fill: currentColor; }}
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """The figure as a PNG file."""
+    """Return the figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG file for pages: whatever is black follows the reader's preference for light or dark."""
+    """Return the figure as an SVG file for pages; whatever is black has the text colour of light or dark mode."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    # Without the head, which names a DTD at another address.
+    # Without the header, which refers to a DTD at another address.
     text = buffer.getvalue().partition("<svg ")[2]
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text.replace("#000000", "currentColor"))
     start, rest = text.split(">", 1)

@@ -1,7 +1,7 @@
-"""The colours of everything that is drawn: curves, annotated videos, reports and the page.
+"""The colours of curves, annotated videos, reports and the local page.
 
-Series are those of Okabe and Ito ("Color Universal Design", 2008), which people with any common colour blindness can
-tell apart.
+The series are from the palette of Okabe and Ito ("Color Universal Design", 2008), which is safe for the common forms
+of colour blindness.
 """
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -17,14 +17,8 @@ DARK = {
 }  # fmt: skip
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
-    """Turn "#0072b2" into (0, 114, 178)."""
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    return red, green, blue
-
-
 def theme() -> str:
-    """The CSS that pages share: their colours, as variables, follow the reader's preference for light or dark."""
+    """Return the CSS shared by all pages, with colours for light and dark mode."""
     light, dark = ("; ".join(f"--{name}: {colour}" for name, colour in side.items()) for side in (LIGHT, DARK))
     return f"""\
 :root {{ color-scheme: light dark; {light} }}

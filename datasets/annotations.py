@@ -32,12 +32,9 @@ from datasets.list_lines import (
 
 Kind = Literal["video", "frames", "image"]
 
-# fmt: off
-VIDEO_SUFFIXES = (
-    ".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".3g2", ".asf",
-    ".divx", ".f4v", ".gif", ".m2ts", ".m2v", ".mts", ".mxf", ".ogv", ".rm", ".rmvb", ".vob",
-)
-# fmt: on
+VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
+VIDEO_SUFFIXES += (".3g2", ".asf", ".divx", ".f4v", ".gif", ".m2ts", ".m2v", ".mts", ".mxf", ".ogv", ".rm", ".rmvb")
+VIDEO_SUFFIXES += (".vob",)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 FORMS = {
     "video": "path label",

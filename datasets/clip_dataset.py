@@ -10,6 +10,7 @@ skips the video, and in both cases the sample records the file and the reason.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,10 +191,8 @@ def read_frames(reader: FrameReader, indices: np.ndarray) -> np.ndarray:
 
 def _prepare_clips(reader: FrameReader, plan: ClipPlan, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode a video and apply all transforms before `finish`; return the clips and boxes that `finish` takes."""
-    wanted = np.stack([
-        plan.sample(len(reader), mode=plan.mode, segment=k, num_segments=plan.segments, rng=rng)
-        for k in range(plan.segments)
-    ])  # fmt: skip
+    sample = partial(plan.sample, len(reader), mode=plan.mode, num_segments=plan.segments, rng=rng)
+    wanted = np.stack([sample(segment=k) for k in range(plan.segments)])
     frames = read_frames(reader, wanted.reshape(-1))
     parts = frames.reshape(*wanted.shape, *frames.shape[1:])
     prepared = [plan.transform.prepare(part, rng) for part in parts for _ in range(plan.repeats)]

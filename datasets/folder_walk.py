@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-SYSTEM_NAMES = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "__pycache__", "$recycle.bin",
-                "lost+found", "system volume information"}  # fmt: skip
+SYSTEM_NAMES = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin"}
+SYSTEM_NAMES |= {"__macosx", "__pycache__", "lost+found", "system volume information"}
 
 
 def walk_folders(root: str | os.PathLike, passed_over: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -150,4 +150,5 @@ class ClipLoader(DataLoader):
         if index not in self.unreadable:
             self.unreadable[index] = message
             handling = "replaced by another one" if self._replaced else "left out of the evaluation"
-            logger.warning("unreadable video %s: %s", handling, message)
+            # An error and not a warning, because every rank has to log those of its own videos.
+            logger.error("unreadable video %s: %s", handling, message)

@@ -256,21 +256,18 @@ def video_train_transform(input_size: int, settings: AugmentationSettings) -> Co
 
     `train_interpolation` applies to geometric operations of the augmentation; the crop is bilinear, as published.
     """
-    return Compose([
-        RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings)),
-        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
-    ], _erasing(settings))  # fmt: skip
+    crop = RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings))
+    flip = RandomHorizontalFlip(settings.hflip) if settings.hflip else None
+    return Compose([crop, flip], _erasing(settings))
 
 
 def image_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of images: crop, flip, then augmentation, or colour jitter without augmentation."""
     jitter = ColorJitter(settings.color_jitter) if settings.color_jitter > 0 else None
     augment = _augment(settings, IMAGE_FILL)
-    return Compose([
-        RandomResizedCrop(input_size, settings.scale, settings.ratio, settings.train_interpolation, antialias=True),
-        RandomHorizontalFlip(settings.hflip) if settings.hflip else None,
-        Augment(augment) if augment else jitter,
-    ], _erasing(settings))  # fmt: skip
+    crop = RandomResizedCrop(input_size, settings.scale, settings.ratio, settings.train_interpolation, antialias=True)
+    flip = RandomHorizontalFlip(settings.hflip) if settings.hflip else None
+    return Compose([crop, flip, Augment(augment) if augment else jitter], _erasing(settings))
 
 
 def video_validation_transform(input_size: int, short_side_size: int) -> Compose:

@@ -108,6 +108,7 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
     """Reduce a recipe's batch, with a warning, if the training list has fewer videos than one optimizer step needs.
 
     Without a recipe or --global_batch nothing changes, and the dataloader rejects a list that does not fill a step.
+    With --steps the list is repeated instead.
 
     Args:
         settings: of the run.

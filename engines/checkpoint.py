@@ -257,10 +257,8 @@ def _make_way(settings: RunSettings, state: TrainingState) -> None:
     earlier = files_of_earlier_run(settings.output_dir)
     origin = Path(settings.resume).resolve() if settings.resume else None
     if origin and origin.parent == Path(settings.output_dir).resolve():
-        earlier = [
-            path for path in find_checkpoints(settings.output_dir)
-            if path.resolve() != origin and not 0 <= updates_done(path) <= state.step
-        ]  # fmt: skip
+        others = [path for path in find_checkpoints(settings.output_dir) if path.resolve() != origin]
+        earlier = [path for path in others if not 0 <= updates_done(path) <= state.step]
     for flag in ("finetune", "teacher"):
         file = settings.flags.get(flag)
         if file and Path(file).resolve() in [path.resolve() for path in earlier]:

@@ -100,6 +100,8 @@ def parse_arguments(
         chosen = check_flags(parser, recipe.flags, recipe.file)
         if recipe.global_batch:
             chosen["global_batch"] = recipe.global_batch
+        if first.eval:
+            chosen.pop("finetune", None)  # the weights to start from are not the weights to test
     elif first.config:
         chosen = _read_config(parser, Path(first.config))
     parser.set_defaults(**chosen)

@@ -17,7 +17,7 @@ _REPEATS = 3
 _ENOUGH_SECONDS = 3.0  # stop repeating after this
 ASSUMED_GPU_FLOPS = 3e13  # sustained, mixed precision; used if there is no GPU to measure
 BYTES_PER_PARAMETER = 4 + 4 + 8  # weight, gradient, AdamW's two moments
-BYTES_OF_AVERAGE = 4
+BYTES_OF_EMA = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Workload:
 def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:
     """Return the bytes of GPU memory needed for training, and a text that explains them."""
     clips = settings.batch_size * settings.num_sample
-    per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_AVERAGE if settings.model_ema else 0)
+    per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_EMA if settings.model_ema else 0)
     total = per_parameter * complexity.parameters + clips * complexity.activation_bytes
     return total, (
         f"{per_parameter} bytes x {complexity.parameters / 1e6:.1f} M parameters (weights, gradients, "

@@ -76,7 +76,6 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
     """
     install_stop_handlers(settings.output_dir)
     run_log = RunLog(settings.output_dir, settings.log_dir or settings.output_dir, enabled=context.is_main)
-    known_unreadable: set[str] = set()
     score = state.objective.score
     parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
@@ -89,11 +88,10 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
             trained = train_one_epoch(state, train_loader, settings, context, run_log)
             # If the validation is interrupted, only the validation has to be repeated.
             save_checkpoint(state, settings.output_dir, context)
-        _warn_of_unreadable("replaced by another video in training", trained.unreadable, known_unreadable)
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
-        validated = _validate(state, val_loader, settings, context, known_unreadable)
+        validated = _validate(state, val_loader, settings, context)
         state.finish_epoch()
         best = _note_scores(state, validated)
         keep = settings.save_ckpt_freq > 0 and state.epoch % settings.save_ckpt_freq == 0
@@ -155,8 +153,6 @@ def run_test(
     objective.to(context.device)
     result = evaluate(objective, test_loader, context, bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
-    for video in result.excluded:
-        _logger.warning("excluded from the test: line %s, %s: %s", video["line"], video["path"], video["reason"])
     if settings.output_dir and context.is_main:
         flags = settings.flags
         about = AboutTest(
@@ -171,9 +167,7 @@ def run_test(
     return result
 
 
-def _validate(
-    state: TrainingState, loader, settings: RunSettings, context: Context, known_unreadable: set[str]
-) -> dict[str, float]:
+def _validate(state: TrainingState, loader, settings: RunSettings, context: Context) -> dict[str, float]:
     """Validate the model and, if there is one, its EMA; return the val_* and val_ema_* metrics."""
     if loader is None:
         return {}
@@ -191,9 +185,6 @@ def _validate(
             desc="Validation",
         )
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
-    _warn_of_unreadable(
-        "excluded from the validation", {video["path"]: video["reason"] for video in result.excluded}, known_unreadable
-    )
     return record
 
 
@@ -226,11 +217,3 @@ def _weights_to_test(settings: RunSettings, context: Context, state: TrainingSta
             newest = read_newest(settings.output_dir)
             choice = newest[0] if newest else None
     return broadcast_object(choice)
-
-
-def _warn_of_unreadable(consequence: str, unreadable: dict[str, str], known: set[str]) -> None:
-    """Log the videos (path -> reason) that could not be read, each once per run."""
-    for path, reason in unreadable.items():
-        if path not in known:
-            _logger.warning("cannot be read, %s: %s: %s", consequence, path, reason)
-    known.update(unreadable)

@@ -67,10 +67,9 @@ def scans_of(mixer: Mamba, hidden_states: Tensor) -> list[Scan]:
 
 def apply_scan(scan: Scan) -> Tensor:
     """Compute the output of a scan with the operator of the model: (batch, length, dim)."""
-    return scan_directions(
-        scan.u, scan.d, scan.B, scan.C, [Direction(scan.order, scan.A, scan.masked)], D=scan.D, z=scan.z,
-        delta_softplus=False, elemental_residual=scan.elemental_residual,
-    )  # fmt: skip
+    directions = [Direction(scan.order, scan.A, scan.masked)]
+    switches = dict(delta_softplus=False, elemental_residual=scan.elemental_residual)
+    return scan_directions(scan.u, scan.d, scan.B, scan.C, directions, D=scan.D, z=scan.z, **switches)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""An annotated copy of a video: on every frame the prediction, its confidence and the heat map, the curve below."""
+"""Annotated copies of videos: each frame with its prediction and heat map, above the curve of probabilities."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from inference.timeline import Timeline
 from inference.video_writer import canvas_size, every_frame, write_h264
 
 STRIP_HEIGHT = 160
-FRAME_RATE = 25  # of folders of frames, and of files that do not say
+FRAME_RATE = 25  # of frame folders and of files that do not specify it
 
 
 def annotate_video(
@@ -27,15 +27,16 @@ def annotate_video(
     """Write an annotated H.264 copy of a video, with as many frames.
 
     Args:
-        reader: of the video. timeline: as `follow` gives for it, its heat maps are drawn where there are any.
-        target: the .mp4 file, which appears when it is whole.
-        progress: wraps the frames, for a progress bar.
+        reader: reader of the video.
+        timeline: from `follow` for this video; heat maps are drawn if it has any.
+        target: the .mp4 file; it appears when it is complete.
+        progress: wraps the iteration over the frames, for a progress bar.
 
     Returns:
         the number of frames.
 
     Raises:
-        UnreadableVideoError: frames do not decode.
+        UnreadableVideoError: frames cannot be decoded.
     """
     width, height = canvas_size(reader.read([0]).shape[1:3])
     strip = draw_strip(timeline.curve, width, STRIP_HEIGHT, dark=True)
@@ -46,10 +47,10 @@ def annotate_video(
 
 
 class _Painter:
-    """Paints one frame after another onto the same background."""
+    """Paints frames onto a common background."""
 
     def __init__(self, timeline: Timeline, strip: Strip, size: tuple[int, int]):
-        """Prepare what all frames share; `size` is width and height of the video's part."""
+        """Prepare what all frames have in common; `size` is width and height of the video within the picture."""
         self.curve, self.heat = timeline
         self.strip, self.size = strip, size
         self.colours = class_colours(self.curve)
@@ -59,7 +60,7 @@ class _Painter:
         self.small = ImageFont.truetype(FONT_FILE, size=max(10, size[0] // 64))
 
     def paint(self, frame: np.ndarray, number: int) -> np.ndarray:
-        """Frame `number`, uint8 (H, W, 3), annotated: uint8 (height + STRIP_HEIGHT, width, 3)."""
+        """Annotate frame `number`, uint8 (H, W, 3): uint8 (height + STRIP_HEIGHT, width, 3)."""
         canvas = self.background.copy()
         picture = np.asarray(Image.fromarray(frame).resize(self.size, Image.Resampling.BICUBIC))
         probabilities = self.curve.at(np.array([number]))[0]
@@ -72,7 +73,7 @@ class _Painter:
         return np.asarray(canvas)
 
     def _write(self, canvas: Image.Image, best: int, probability: float) -> None:
-        """Write the prediction, greyed where the model is unsure of it, and the scale of the heat."""
+        """Write the prediction, grey if it is unsure, and the colour bar of the heat map."""
         pen = ImageDraw.Draw(canvas, "RGBA")
         text = caption(self.curve.label_names[best], probability)
         left, top, right, bottom = pen.textbbox((10, 8), text, font=self.font)

@@ -1,4 +1,4 @@
-"""A small local web page: drop a video, see classes, curve and heat maps.
+"""A small local web page: drop a video, watch it beside its classes, curve and heat maps.
 
 The browser sends the content of a video and never a file name, so no request can read or delete a file. The content is
 stored in a temporary file while it is received and decoded; decoding happens in a separate process with a time limit.
@@ -11,6 +11,7 @@ import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import escape
 from pathlib import Path
 from string import Template
 from tempfile import NamedTemporaryFile, TemporaryDirectory
@@ -26,35 +27,41 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from common.figures import svg
+from common.palette import theme
 from common.terminal import printable
 from datasets.readers import FrameReader, Guard, UnreadableVideoError
 from inference.drawing import draw_strip
-from inference.heat_grid import draw_heat_grid
+from inference.heat_grid import heat_cells
+from inference.heatmaps import colour_bar
 from inference.limits import Limits, open_within, stride_for
-from inference.predictor import Predictor, ScoresNotFiniteError
+from inference.predictor import UNSURE, Predictor, ScoresNotFiniteError
 from inference.timeline import follow
 
 HOSTS = ["127.0.0.1", "localhost"]
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; media-src blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+CELL_WIDTH = 240
+NARROWEST, WIDEST = 320, 1072  # pixels of the curve, which is drawn for the width of the reader's page
 _FILES = Path(__file__).parent / "page"
 
 
-def create_app(predictor: Predictor, limits: Limits) -> Starlette:
+def create_app(predictor: Predictor, limits: Limits, date: str = "") -> Starlette:
     """Create the page as an ASGI application, to be served on 127.0.0.1.
 
     Args:
         predictor: the model.
         limits: limits of an uploaded video.
+        date: date of the weights; empty if unknown.
     """
     guard = Guard(limits.seconds)
     turn = asyncio.Lock()  # one video at a time, the others wait
     index = Template((_FILES / "index.html").read_text(encoding="utf-8"))
-    html = index.substitute(megabytes=limits.megabytes, frames=limits.frames)
+    html = index.substitute(_about(predictor, date), megabytes=limits.megabytes, frames=limits.frames)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -65,6 +72,9 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
     async def show_page(_request: Request) -> Response:
         return HTMLResponse(html, headers=HEADERS)
 
+    async def show_theme(_request: Request) -> Response:
+        return Response(theme(), media_type="text/css")
+
     async def show_video(request: Request) -> Response:
         if not _from_this_page(request):
             return PlainTextResponse("Only this page may send videos.", 403)
@@ -73,9 +83,12 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
                 await _receive(request, upload, limits)
                 async with turn:
                     # Not awaited when the program ends, so a long prediction does not delay the exit.
-                    return JSONResponse(await asyncio.to_thread(_look, predictor, upload.name, guard, limits))
+                    answer = await asyncio.to_thread(_look, predictor, upload.name, guard, limits, _width(request))
+                    return JSONResponse(answer)
             except UnreadableVideoError as error:
-                return PlainTextResponse(printable(f"This file cannot be shown: {error.reason}."), 422)
+                # What the decoder says stands in brackets, and may name the file here.
+                reason = error.reason.partition(" (")[0].replace(upload.name, "the video")
+                return PlainTextResponse(printable(f"This file cannot be shown: {reason}."), 422)
             except ScoresNotFiniteError as error:
                 return PlainTextResponse(str(error), 500)
             except ClientDisconnect:
@@ -84,6 +97,7 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
     return Starlette(
         routes=[
             Route("/", show_page),
+            Route("/theme.css", show_theme),
             Route("/predictions", show_video, methods=["POST"]),
             Mount("/page", StaticFiles(directory=_FILES)),
         ],
@@ -93,30 +107,54 @@ def create_app(predictor: Predictor, limits: Limits) -> Starlette:
     )
 
 
-def look(predictor: Predictor, reader: FrameReader) -> dict[str, Any]:
-    """Compute what the page shows of a video.
+def look(predictor: Predictor, reader: FrameReader, width: int = WIDEST) -> dict[str, Any]:
+    """Compute what the page shows of a video; all pictures are data URLs.
+
+    Args:
+        predictor: the model.
+        reader: reader of the video.
+        width: width of the curve in pixels.
 
     Returns:
-        a dict with `classes`, the five most probable ones with name and probability, and `curve` and `heat`, pictures
-        of the curve and of the heat maps as data URLs.
+        a dict with `frames`, their number; `classes`, the five most probable ones with name and probability; `unsure`,
+        whether all of them are less probable than `UNSURE`; `curve`, its picture, with `left` and `right`, the
+        positions of the first and the last frame as shares of the width; `cells`, the frames with heat maps, each with
+        number, caption and the pictures without and with heat; `bar` and `strongest`, the colour bar and the logit at
+        its end.
 
     Raises:
         UnreadableVideoError: frames cannot be decoded.
         ScoresNotFiniteError: the model's scores are not finite.
     """
     top = predictor.predict(reader).top(5)
+    classes = [{"name": printable(score.name), "probability": score.probability} for score in top]
     window = min(predictor.span, len(reader))
     timeline = follow(predictor, reader, window=window, stride=stride_for(len(reader), window), explain=True)
+    strip = draw_strip(timeline.curve, width, 300)
     return {
-        "classes": [{"name": printable(score.name), "probability": score.probability} for score in top],
-        "curve": _data_url(draw_strip(timeline.curve, 960, 300).picture),
-        "heat": _data_url(draw_heat_grid(reader, timeline)),
+        "frames": len(reader),
+        "classes": classes,
+        "unsure": top[0].probability < UNSURE,
+        "curve": _data_url(svg(strip.figure), "svg+xml"),
+        "left": strip.left / width,
+        "right": strip.right / width,
+        "cells": [
+            {
+                "frame": cell.number,
+                "caption": cell.caption,
+                "picture": _data_url(_webp(cell.picture), "webp"),
+                "heated": _data_url(_webp(cell.heated), "webp"),
+            }
+            for cell in heat_cells(reader, timeline, CELL_WIDTH)
+        ],
+        "bar": _data_url(_webp(colour_bar(80, 10)), "webp"),
+        "strongest": f"{timeline.heat.scale:.2g}",
     }
 
 
-def _look(predictor: Predictor, path: str, guard: Guard, limits: Limits) -> dict[str, Any]:
+def _look(predictor: Predictor, path: str, guard: Guard, limits: Limits, width: int) -> dict[str, Any]:
     try:
-        return look(predictor, open_within(path, guard, limits))
+        return look(predictor, open_within(path, guard, limits), width)
     finally:
         # The decoding process still has the file open, which would keep its disk space allocated.
         guard.close()
@@ -135,7 +173,32 @@ async def _receive(request: Request, file: IO[bytes], limits: Limits) -> None:
     file.flush()
 
 
-def _data_url(picture: np.ndarray) -> str:
+def _about(predictor: Predictor, date: str) -> dict[str, Any]:
+    """What the page says of the model, as HTML."""
+    _, frames, height, width = predictor.plan.clip_shape
+    views = (
+        f"{predictor.views} view{'s' if predictor.views > 1 else ''} of {frames} frames of {width} × {height} pixels"
+    )
+    return {
+        "model": escape(predictor.model.config.name or "VideoMambaPro"),
+        "clips": views,
+        "date": date and f", weights of {escape(date)}",
+        "classes": len(predictor.label_names),
+        "labels": escape(printable(", ".join(predictor.label_names))),
+    }
+
+
+def _width(request: Request) -> int:
+    """The width that a request asks for, within bounds."""
+    asked = request.query_params.get("width", "")
+    return min(max(int(asked), NARROWEST), WIDEST) if asked.isdecimal() and len(asked) < 6 else WIDEST
+
+
+def _webp(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(picture).save(file, format="WEBP", quality=85)
+    return file.getvalue()
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

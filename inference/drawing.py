@@ -1,4 +1,4 @@
-"""Pictures of predictions: the curve of probabilities, as a figure of its own or as the strip under a video."""
+"""The curve of class probabilities over time, as a figure or as the strip below a video."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,37 +17,42 @@ from common.terminal import printable
 from inference.predictor import UNSURE
 from inference.windows import Curve
 
-# matplotlib brings this font along, so it is there on every machine.
+# Included in matplotlib, so it is available on every machine.
 FONT_FILE = font_manager.findfont("DejaVu Sans")
 DPI = 100
 LONGEST_NAME = 24
 LABEL_SIZE = 8  # points
-POINTS = 400  # along a curve, beside the centres of its windows
+POINTS = 400  # of a line, in addition to the centres of the windows
 
 
 def class_colours(curve: Curve) -> dict[int, str]:
-    """Which classes are drawn, and the colour of each: those of the highest peaks, the highest first."""
+    """Return label -> colour for the classes that are drawn: those with the highest peaks, highest first."""
     return dict(zip(curve.leading(len(SERIES)), SERIES, strict=False))
 
 
 def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """A name that fits into a picture, in letters that can be drawn."""
+    """Shorten a name and escape what cannot be printed."""
     name = printable(name)
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def caption(name: str, probability: float) -> str:
-    """A prediction in a few letters, with a question mark where the model itself is in doubt."""
+    """Format a prediction; below `UNSURE` it has a question mark."""
     return f"{short_name(name)}{'?' if probability < UNSURE else ''} {100 * probability:.0f} %"
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A drawn curve and where its axes lie in the picture.
+    """A drawn curve and the position of its axes, in pixels.
 
     Attributes:
-        figure: of matplotlib. left, right: pixels of the first and the last frame. top, bottom: pixels of the axes'
-            borders. highest: probability at the top. total_frames: N.
+        figure: the figure.
+        left: column of the first frame.
+        right: column of the last frame.
+        top: row of the upper end of the axes.
+        bottom: row of probability 0.
+        highest: probability at `top`.
+        total_frames: number of frames.
     """
 
     figure: Figure
@@ -60,25 +65,25 @@ class Strip:
 
     @cached_property
     def picture(self) -> np.ndarray:
-        """The pixels, uint8 (height, width, 3)."""
+        """The rendered figure, uint8 (height, width, 3)."""
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
     def cursor(self, frame: int) -> int:
-        """The column of a frame, in pixels."""
+        """Return the column of a frame."""
         return round(self.left + (self.right - self.left) * frame / max(1, self.total_frames - 1))
 
     def row(self, probability: float) -> float:
-        """The row of a probability, in pixels."""
+        """Return the row of a probability."""
         return self.bottom - (self.bottom - self.top) * probability / self.highest
 
 
 def draw_strip(curve: Curve, width: int, height: int, *, title: str = "", dark: bool = False) -> Strip:
-    """Draw a curve, `width` x `height` pixels; its time axis runs from the first frame to the last.
+    """Draw a curve, `width` x `height` pixels; the time axis runs from the first frame to the last.
 
-    Time is in seconds where the file tells its rate, probability in percent up to what the curve needs. A class is
-    drawn thin and pale where it is less probable than `UNSURE`.
+    Time is in seconds, or in frames if the rate is unknown. The probability axis ends above the highest value. Lines
+    are thin and pale below `UNSURE`. Names stand at the right ends of the lines.
     """
     names = {label: short_name(curve.label_names[label], LONGEST_NAME if width > 600 else 14)
              for label in class_colours(curve)}  # fmt: skip
@@ -102,8 +107,8 @@ def draw_strip(curve: Curve, width: int, height: int, *, title: str = "", dark: 
 
 
 def _draw_lines(axes: Axes, curve: Curve) -> float:
-    """Draw the classes' probabilities over time, and return the one at the top of the axes."""
-    # Level outside of the centres, as `Curve.at` is: the line spans the video.
+    """Draw one line per class, and return the probability at the top of the axes."""
+    # Like `Curve.at`, constant before the first centre and after the last, so the lines span the video.
     frames = np.unique(np.concatenate([np.linspace(0, curve.total_frames - 1, POINTS), curve.centres]))
     values = curve.at(frames)
     for label, colour in class_colours(curve).items():
@@ -123,7 +128,7 @@ def _draw_lines(axes: Axes, curve: Curve) -> float:
 
 
 def _draw_labels(axes: Axes, curve: Curve, names: dict[int, str]) -> None:
-    """Write each class's name where its line ends, with a stroke between the two where names would overlap."""
+    """Write the names at the ends of the lines, moved apart where they would overlap."""
     pixels = axes.get_window_extent()
     ends = dict(zip(names, 100 * curve.at(np.array([curve.total_frames - 1]))[0, list(names)], strict=True))
     gap = axes.get_ylim()[1] * LABEL_SIZE * 1.3 * DPI / 72 / pixels.height
@@ -140,7 +145,7 @@ def _draw_labels(axes: Axes, curve: Curve, names: dict[int, str]) -> None:
 
 
 def spread_apart(places: np.ndarray, gap: float, highest: float) -> np.ndarray:
-    """Move places (n,) as little as this takes: at least `gap` apart, in their order, and below `highest`."""
+    """Move positions (n,) to be at least `gap` apart, in the same order and not above `highest`."""
     order = np.argsort(places, kind="stable")
     steps = gap * np.arange(len(places))
     moved = np.maximum.accumulate(places[order] - steps) + steps
@@ -151,7 +156,7 @@ def spread_apart(places: np.ndarray, gap: float, highest: float) -> np.ndarray:
 
 
 def write_curve(curve: Curve, path: Path, *, title: str = "") -> None:
-    """Write the picture of a curve as a PNG file."""
+    """Write a curve as a PNG file."""
     write_png(draw_strip(curve, 960, 360, title=title).picture, path)
 
 

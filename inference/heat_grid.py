@@ -1,4 +1,4 @@
-"""Frames of a video with their heat maps, one by one or as one picture."""
+"""Frames of a video with their heat maps, as single pictures or as one."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,7 +21,7 @@ GAP = 4
 
 
 class Cell(NamedTuple):
-    """A frame of a video: its number, its caption, and its picture uint8 (h, w, 3) without heat and with."""
+    """A frame of a video: its number, a caption, and its picture uint8 (h, w, 3) without and with heat."""
 
     number: int
     caption: str
@@ -53,10 +53,10 @@ def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH)
 
 
 def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:
-    """Draw the frames of `heat_cells`: each above, below it the same with its heat map, and a legend under all.
+    """Draw the frames of `heat_cells`, each above the same frame with its heat map, and a colour bar below them.
 
     Returns:
-        uint8 (height, width, 3); each pair has the time of the frame and what the curve says there.
+        uint8 (height, width, 3); the caption of each pair has the time of the frame and the curve's best class there.
     """
     cells = list(heat_cells(reader, timeline))
     columns = min(COLUMNS, len(cells))

@@ -1,8 +1,8 @@
-"""Heat maps: where in the pictures, and when, lies what the model's answer rests on.
+"""Heat maps: which parts of which frames contribute to the prediction.
 
-`explain.relevance` tells what every token of a clip adds to the logit of the answer; here that is laid over the frames
-they came from, all crops and all windows together. A video has one scale, and what adds next to nothing to the logit
-looks like nothing, however little there is beside it.
+`explain.relevance` computes what every patch of a clip adds to the logit of a class. This module combines the crops
+and windows of a video and overlays the result on the frames. All frames of a video share one scale, which has a lower
+bound: contributions that are negligible are invisible, even if the video has no larger ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,13 @@ from explain.relevance import token_contributions
 from inference.predictor import Predictor
 
 COLOURS = matplotlib.colormaps["inferno"]
-STRONGEST = 0.75  # how much of the picture the highest relevance hides
-EVIDENCE = 1.0  # of a logit: a clip that adds less, evenly over its patches, is nowhere drawn in full colour
-CLIPS_PER_BACKWARD = 2  # the gradient keeps every layer's activations
-FRAME = 0.5  # how much of the picture the border of the crops hides
-UNIT = "added to the logit"  # by a patch
+STRONGEST = 0.75  # opacity of the strongest colour
+EVIDENCE = (
+    1.0  # logits of a clip that, evenly distributed over its patches, give the full colour; lower bound of the scale
+)
+CLIPS_PER_BACKWARD = 2  # the gradient needs the activations of every layer
+FRAME = 0.5  # opacity of the border of the crops
+UNIT = "added to the logit"  # per patch
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class HeatTrack:
     """Relevance over the time of a video.
 
     Attributes:
-        times: (m,) frame numbers, rising; of a tubelet, the mean of its frames.
-        frames: (m,) a frame of each tubelet, the first.
-        maps: (m, crops, rows, columns) float32, what the patches add to the logit of their window's class; at least 0.
-        tubelets: of a clip.
-        crop_share: side of a crop over the short side of the picture.
+        times: (m,) mean frame number of each tubelet, ascending.
+        frames: (m,) first frame of each tubelet.
+        maps: (m, crops, rows, columns) float32, non-negative: contributions to the logit of the window's class.
+        tubelets: number of tubelets per clip.
+        crop_share: side of a crop divided by the shorter side of the picture.
     """
 
     times: np.ndarray
@@ -45,26 +47,27 @@ class HeatTrack:
 
     @cached_property
     def scale(self) -> float:
-        """The logit that is drawn strongest: the 99 % quantile, but no less than `EVIDENCE` spread over a clip."""
+        """Contribution with the full colour: the 99 % quantile, but at least `EVIDENCE` per patch of a clip."""
         patches = self.tubelets * self.maps[0, 0].size
         return float(max(np.quantile(self.maps, 0.99), EVIDENCE / patches))
 
     def at(self, frame: float) -> np.ndarray:
-        """Maps (crops, rows, columns) at a frame: linear between the times, constant outside of them."""
+        """Interpolate the maps (crops, rows, columns) at a frame, linearly between the times."""
         place = np.interp(frame, self.times, np.arange(len(self.times)))
         before = int(place)
         after = min(before + 1, len(self.times) - 1)
         return (1 - (place - before)) * self.maps[before] + (place - before) * self.maps[after]
 
     def overlay(self, picture: np.ndarray, frame: float, certainty: float = 1.0) -> np.ndarray:
-        """Lay the relevance at a frame over its picture.
+        """Overlay the heat map and the border of the crops on a frame.
 
         Args:
-            picture: uint8 (H, W, 3), of any size.
-            frame: its number. certainty: of the prediction there, 0 to 1; the less, the paler the heat.
+            picture: the frame, uint8 (H, W, 3), in any size.
+            frame: frame number.
+            certainty: factor of the opacity, 0 to 1, see `inference.predictor.certainty`.
 
         Returns:
-            uint8 (H, W, 3): the picture, the heat, which fades out towards the border of the crops, and that border.
+            uint8 (H, W, 3). The heat fades out towards the border of the crops.
         """
         maps, size = self.at(frame), picture.shape[:2]
         fade, border = _edges(len(maps), max(maps.shape[1:]), *size, self.crop_share)
@@ -76,7 +79,7 @@ class HeatTrack:
 
 
 def colour_bar(width: int, height: int) -> np.ndarray:
-    """Draw the colours of heat from none to the scale's end, left to right: uint8 (height, width, 3)."""
+    """Draw the colour scale from left to right: uint8 (height, width, 3)."""
     ramp = COLOURS(np.linspace(0, 1, width))[None, :, :3]
     return np.rint(255 * np.broadcast_to(ramp, (height, width, 3))).astype(np.uint8)
 
@@ -84,7 +87,7 @@ def colour_bar(width: int, height: int) -> np.ndarray:
 def draw_heat_scale(
     canvas: Image.Image, corner: tuple[int, int], scale: float, font: ImageFont.FreeTypeFont, ink: str = "black"
 ) -> None:
-    """Draw the colour bar of heat maps, with its ends and what it measures, from a top left corner on."""
+    """Draw the colour bar with its limits and unit; `corner` is its top left corner."""
     pen, (x, y) = ImageDraw.Draw(canvas), corner
     pen.text((x, y), "0", font=font, fill=ink)
     x += round(font.getlength("0 "))
@@ -94,13 +97,16 @@ def draw_heat_scale(
 
 
 def explain_windows(predictor: Predictor, clips: torch.Tensor, frames: np.ndarray, labels: Sequence[int]) -> HeatTrack:
-    """Relevance of windows for the classes `labels` (n,).
+    """Compute what the patches of windows add to the logits of classes.
 
     Args:
-        clips: (n, crops, C, T, H, W). frames: (n, T) numbers of their frames.
+        predictor: the model.
+        clips: (n, crops, C, T, H, W).
+        frames: (n, T) frame numbers.
+        labels: (n,) the class to explain in each window.
 
     Returns:
-        a track whose times are those of all tubelets, window after window: `join_windows` puts them in order.
+        a track with the tubelets of one window after another; `join_windows` sorts them by time.
     """
     windows, crops = clips.shape[:2]
     classes = torch.as_tensor(labels).repeat_interleave(crops)
@@ -116,7 +122,7 @@ def explain_windows(predictor: Predictor, clips: torch.Tensor, frames: np.ndarra
 
 
 def join_windows(tracks: Sequence[HeatTrack]) -> HeatTrack:
-    """One track from those of all windows; where windows overlap, tubelets of one time are averaged."""
+    """Join the tracks of all windows; tubelets of overlapping windows with equal times are averaged."""
     maps = np.concatenate([track.maps for track in tracks])
     times, first, places = np.unique(
         np.concatenate([track.times for track in tracks]), return_index=True, return_inverse=True
@@ -129,10 +135,10 @@ def join_windows(tracks: Sequence[HeatTrack]) -> HeatTrack:
 
 
 def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -> np.ndarray:
-    """Lay the maps of crops (crops, rows, columns) over a picture: (height, width) float32, 0 where no crop lies.
+    """Place the maps of crops (crops, rows, columns) on a picture: (height, width) float32, 0 outside all crops.
 
-    The crops are squares along the longer side, from its start to its end, or a single one in the middle, as the test
-    cuts them; where they overlap the relevance is their mean.
+    The crops are those of the test: squares evenly spaced along the longer side, or a single one in the middle.
+    Overlapping crops are averaged.
     """
     heat, covered = np.zeros((2, height, width), dtype=np.float32)
     for (rows, columns), patches in zip(_crops(len(maps), height, width, crop_share), maps, strict=True):
@@ -142,19 +148,19 @@ def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -
     return heat / np.maximum(covered, 1)
 
 
-@lru_cache(maxsize=8)  # the same for all frames of a video
+@lru_cache(maxsize=8)  # identical for all frames of a video
 def _edges(count: int, patches: int, height: int, width: int, crop_share: float) -> tuple[np.ndarray, np.ndarray]:
-    """How the heat fades towards the border of what the crops cover, and that border where it is not the picture's.
+    """Compute the soft edge and the border of the area covered by the crops; edges of the picture do not count.
 
     Returns:
-        fade: (height, width) float32, 0 from the border outwards, 1 from half a patch inwards.
-        border: (height, width) bool.
+        (height, width) float32: 0 outside the area and at its border, rising to 1 within half a patch.
+        (height, width) bool: the border.
     """
     seen = np.zeros((height, width), dtype=np.uint8)
     for rows, columns in _crops(count, height, width, crop_share):
         seen[rows, columns] = 255
     mask, side = Image.fromarray(seen), min(height, width)
-    # Filters repeat the outermost pixels, so nothing fades at the picture's own border.
+    # Filters replicate the outermost pixels, so nothing fades at the edges of the picture.
     blurred = np.asarray(mask.filter(ImageFilter.BoxBlur(crop_share * side / patches / 2)), dtype=np.float32) / 255
     thickness = 1 + 2 * max(1, side // 240)
     inner = np.asarray(mask.filter(ImageFilter.MinFilter(thickness)))
@@ -162,7 +168,7 @@ def _edges(count: int, patches: int, height: int, width: int, crop_share: float)
 
 
 def _crops(count: int, height: int, width: int, crop_share: float) -> Iterator[tuple[slice, slice]]:
-    """Yield rows and columns of each crop."""
+    """Yield the rows and columns of each crop."""
     side = max(1, round(crop_share * min(height, width)))
     room = np.array([height - side, width - side])
     longer = int(width > height)

@@ -21,7 +21,6 @@ from engines.objectives.classification import Classification
 from inference.labels import label_names_of
 from inference.settings import inference_settings
 from inference.sources import FramesInMemory, opener_of
-from models.arguments import ModelSettings
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -33,7 +32,7 @@ QUICK = {"test_num_segment": 1, "test_num_crop": 1}
 """A single view: one clip from the middle of the video, one crop from the middle of the frame."""
 
 UNSURE = 0.5
-"""A class that is less probable is, by the model's own account, more likely wrong than right."""
+"""Below this probability, a prediction is more likely wrong than right by the model's own estimate."""
 
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
@@ -77,7 +76,7 @@ class Prediction:
 
 
 def certainty(probability: float, classes: int) -> float:
-    """How far the probability of the best of `classes` classes lies above chance: 0 for chance, 1 for sure."""
+    """Rescale the highest of `classes` probabilities from chance..1 to 0..1."""
     return float((probability - 1 / classes) / (1 - 1 / classes)) if classes > 1 else 1.0
 
 
@@ -254,13 +253,13 @@ def load_predictor(
             classes, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
-    flags, data = inference_settings(facts, recipe, overrides, override_checkpoint)
+    model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
     saved_names = (facts.flags.get("class_names") or [])[: data.nb_classes]
     names = label_names_of(label_names or saved_names, data.nb_classes)
-    model = build_model(ModelSettings.from_flags(flags), data.nb_classes)
+    model = build_model(model_settings, data.nb_classes)
     report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:

@@ -5,18 +5,17 @@ published data set with the same number of classes; a recipe chosen by the calle
 the caller's overrides, which must not contradict the switches that the weights were trained with.
 """
 
-import argparse
+import dataclasses
 import difflib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-from common.flag_parser import FlagParser
-from datasets.arguments import DataSettings, add_data_arguments
+from datasets.arguments import DataSettings
 from datasets.presets import recipe_of_classes
 from engines.checkpoint_flags import SAMPLING_FLAGS, check_overridden, known_sampling, settle
 from engines.recipe import load_recipe
-from models.arguments import add_model_arguments
+from models.arguments import DEFAULT_MODEL, ModelSettings, flagged_settings
 from models.checkpoint import CheckpointError
 from models.config import Role
 from models.describe import CheckpointFacts
@@ -31,8 +30,8 @@ def inference_settings(
     recipe: str = "",
     overrides: dict[str, Any] | None = None,
     override_checkpoint: Sequence[str] = (),
-) -> tuple[argparse.Namespace, DataSettings]:
-    """Return the flags of the model and the settings of the data for a checkpoint.
+) -> tuple[ModelSettings, DataSettings]:
+    """Return the settings of model and data for a checkpoint.
 
     Args:
         facts: from `describe_checkpoint`.
@@ -48,11 +47,8 @@ def inference_settings(
     if facts.num_classes is None:
         path = facts.path
         raise CheckpointError(f"{path} has no head and so predicts no classes; fine-tune it first (--finetune {path})")
-    parser = FlagParser()
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    args = parser.parse_args([])
-    overrides = _known(overrides or {}, args)
+    flags = _default_flags()
+    overrides = _known(overrides or {}, flags)
 
     reading = known_sampling(facts)
     if not reading and not recipe:
@@ -62,24 +58,31 @@ def inference_settings(
         reading |= {name: value for name, value in load_recipe(recipe).flags.items() if name in SAMPLING_FLAGS}
     if facts.is_image_model:
         reading["num_frames"] = 1
-    for name, value in (reading | overrides).items():
-        setattr(args, name, value)
     check_overridden(override_checkpoint)
-    args.override_checkpoint = override_checkpoint
+    flags |= reading | overrides | {"override_checkpoint": override_checkpoint}
     # Position embeddings are interpolated, so other numbers of frames and resolutions are possible.
     adapted = {name: overrides[name] for name in ("num_frames", "input_size") if name in overrides}
-    settle(vars(args), overrides.keys() - adapted.keys(), facts, {Role.SIZE, Role.SWITCH})
-    for name, value in adapted.items():
-        setattr(args, name, value)
-    args.nb_classes = args.nb_classes or facts.num_classes
-    args.short_side_size = None  # as large as the crops
-    return args, DataSettings.from_flags(args)
+    settle(flags, overrides.keys() - adapted.keys(), facts, {Role.SIZE, Role.SWITCH})
+    flags |= adapted
+    flags["nb_classes"] = flags["nb_classes"] or facts.num_classes
+    flags["short_side_size"] = None  # as large as the crops
+    model = {setting.name: flags.get(setting.flag) for setting in flagged_settings()}
+    data = {field.name: flags[field.name] for field in dataclasses.fields(DataSettings)}
+    return ModelSettings(flags["model"], {k: v for k, v in model.items() if v is not None}), DataSettings(**data)
 
 
-def _known(overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def _default_flags() -> dict[str, Any]:
+    """Return the flags of a classifier and of its data with their defaults."""
+    settings = [setting for setting in flagged_settings() if not setting.detector]
+    model = {setting.flag: None if setting.by_name else setting.default for setting in settings}
+    return {"model": DEFAULT_MODEL} | model | vars(DataSettings())
+
+
+def _known(overrides: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides that are set; raise a ValueError for one that is not a flag."""
     for name in overrides:
-        if name not in args:
-            near = difflib.get_close_matches(name, vars(args), n=1)
+        if name not in flags:
+            near = difflib.get_close_matches(name, flags, n=1)
             raise ValueError(f"{name} is not a flag of model or data{f'; did you mean {near[0]}?' if near else ''}")
     return {name: value for name, value in overrides.items() if value is not None}
 

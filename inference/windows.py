@@ -41,7 +41,7 @@ class Curve:
         starts: (n,) first frame of each window.
         probabilities: (n, classes) float32.
         label_names: names of all classes.
-        rate: frames per second; None if unknown, and then times are given in frames.
+        rate: frames per second; None if unknown, and then times are frame numbers.
     """
 
     total_frames: int
@@ -61,11 +61,11 @@ class Curve:
         return np.argsort(-self.probabilities.max(0), kind="stable")[:count].tolist()
 
     def seconds(self, frames: float | np.ndarray) -> float | np.ndarray:
-        """The times of frame numbers from the first frame on; the numbers themselves where there is no rate."""
+        """Convert frame numbers to seconds; without a rate, return them unchanged."""
         return frames / float(self.rate) if self.rate else frames
 
     def when(self, frame: int) -> str:
-        """The time of a frame in words."""
+        """Format the time of a frame."""
         return f"{self.seconds(frame):.1f} s" if self.rate else f"frame {frame}"
 
     def at(self, frames: np.ndarray) -> np.ndarray:

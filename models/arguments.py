@@ -8,6 +8,8 @@ from common.settings import add_options, flag, option
 from models.config import TIME_POOLS, Setting
 from models.videomambapro import VideoMambaPro
 
+DEFAULT_MODEL = "videomambapro_tiny"
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -58,7 +60,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, detector: bool = Fal
     """
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="videomambapro_tiny", metavar="NAME", help="a registered model (default: %(default)s)"
+        "--model", default=DEFAULT_MODEL, metavar="NAME", help="a registered model (default: %(default)s)"
     )
     named = parser.add_argument_group("method and sizes (default: those of the registered model)")
     for setting in flagged_settings():

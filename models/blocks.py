@@ -38,10 +38,10 @@ class Block(nn.Module):
     def forward(self, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute the mixer output and the residual stream (float32), both (batch, length, embed_dim)."""
         bias = self.norm.bias if isinstance(self.norm, nn.LayerNorm) else None
+        kept = self.drop_path(hidden_states)
         normed, residual = add_norm(
-            self.drop_path(hidden_states), residual, self.norm.weight, bias, NORM_EPS, self.rms_norm,
-            backend=self.backend,
-        )  # fmt: skip
+            kept, residual, self.norm.weight, bias, NORM_EPS, self.rms_norm, backend=self.backend
+        )
         return self.mixer(normed), residual
 
 

@@ -151,16 +151,25 @@ class ModelConfig:
         True, "hide a token's own input from the backward scan", by_name=True, mixer=True, factor="mask"
     )
     bimamba_type: str = setting(
-        "v1", "v1: both directions share their projections; v2: each has its own", Role.SIZE,
-        by_name=True, mixer=True, factor="type", choices=BIMAMBA_TYPES,
-    )  # fmt: skip
+        "v1",
+        "v1: both directions share their projections; v2: each has its own",
+        Role.SIZE,
+        by_name=True,
+        mixer=True,
+        factor="type",
+        choices=BIMAMBA_TYPES,
+    )
     scan_input: str = setting(
         "conv", "input of the scan; raw: as in the published code", by_name=True, mixer=True, choices=SCAN_INPUTS
     )
     dt_init: str = setting(
-        "published", "initialisation of the step sizes (see models/initialisation.py)", Role.FREE,
-        by_name=True, factor="dt_init", choices=DT_INITS,
-    )  # fmt: skip
+        "published",
+        "initialisation of the step sizes (see models/initialisation.py)",
+        Role.FREE,
+        by_name=True,
+        factor="dt_init",
+        choices=DT_INITS,
+    )
     backend: str | None = setting(
         None, "backend of the scan (default: the fastest available)", Role.FREE, by_name=True, mixer=True
     )

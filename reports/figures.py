@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from common.palette import GREY, SERIES
 
 BLUE, ORANGE = SERIES[:2]
-# From transparent, so that a matrix suits light pages and dark ones.
+# Starts transparent, to suit light and dark pages.
 SHARES = LinearSegmentedColormap.from_list("shares", [to_rgba(BLUE, 0), to_rgba(BLUE, 1)])
 
 
@@ -42,7 +42,7 @@ def training_curves(epochs: Sequence[dict], score: str | None = "acc1", chance: 
 
 
 def panel(draw: Callable[[Axes], None]) -> Figure:
-    """Draw one panel as a figure of its own."""
+    """Draw a panel as a separate figure."""
     figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     draw(figure.subplots())
     return figure
@@ -51,12 +51,12 @@ def panel(draw: Callable[[Axes], None]) -> Figure:
 def training_panels(
     epochs: Sequence[dict], score: str | None = "acc1", chance: float | None = None
 ) -> list[Callable[[Axes], None]]:
-    """Give what draws loss, score, learning rate and throughput by epoch; a number that was not finite leaves a gap.
+    """Return functions that draw loss, score, learning rate and throughput per epoch; non-finite numbers leave a gap.
 
     Args:
         epochs: records of log.txt.
-        score: name of the figure that chose the best checkpoint; None leaves its axes empty.
-        chance: the score of guessing, drawn as a dashed line.
+        score: name of the figure that selects the best checkpoint; None leaves its axes empty.
+        chance: score of random guessing, drawn as a dashed line.
     """
     scale = SCORES.get(score, Scale(score or "no score"))
 

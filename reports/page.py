@@ -1,7 +1,7 @@
-"""report.html: one file with everything in it, made from what a run left in its folder.
+"""report.html: a self-contained page made from the files of a run.
 
-`results.json` gives the evaluation, `log.txt` the training, `args.json` the settings; either of the first two is
-enough. Nothing is fetched from anywhere: pictures are data URIs, and the page forbids itself any other address.
+The evaluation is in `results.json`, the training in `log.txt`, and the settings in `args.json`; one of the first two
+is enough. Pictures are data URIs, and a content security policy blocks all other addresses.
 """
 
 import csv
@@ -37,16 +37,17 @@ SHOWN_PAIRS, SAMPLES_OF_PAIR, SHOWN_MISTAKES, SHOWN_EXCLUDED = 10, 3, 12, 200
 def write_report(
     output_dir: str | Path, dataset=None, *, label_names: Sequence[str] | None = None, no_pictures: str | None = None
 ) -> Path:
-    """Write report.html and its figures as PNG files to `output_dir`, and return the page's path.
+    """Write report.html and its figures as PNG files to `output_dir`, and return the path of the page.
 
     Args:
-        output_dir: has results.json, log.txt, or both.
-        dataset: that was tested, for frames of its videos; None leaves them out.
-        label_names: of the classes, in the order of the labels; None takes those of results.json, else the numbers.
-        no_pictures: why there is no `dataset`, to be told on the page.
+        output_dir: contains results.json, log.txt, or both.
+        dataset: the tested data set, for frames of its videos; None omits them.
+        label_names: names of the classes by label; None uses those in results.json, or else the labels.
+        no_pictures: why there is no `dataset`, shown on the page.
+
     Raises:
         FileNotFoundError: there is neither results.json nor log.txt.
-        ValueError: results.json was written before reports were, or the names are not as many as the classes.
+        ValueError: results.json is too old and has no predictions, or the number of names is not that of the classes.
     """
     folder = Path(output_dir)
     epochs = read_log(folder / "log.txt")
@@ -85,9 +86,9 @@ def write_report(
 
 
 def read_log(path: Path) -> list[dict]:
-    """The records of a log.txt in the order of their epochs; of one that was trained again, the last. [] without file.
+    """Read the records of log.txt by epoch, the last one if an epoch occurs twice; [] if there is no file.
 
-    A line that is not JSON, as a killed run leaves, is left out with a warning.
+    A line that is not JSON, which a killed run can leave, is skipped with a warning.
     """
     if not path.is_file():
         return []
@@ -102,15 +103,15 @@ def read_log(path: Path) -> list[dict]:
 
 
 def score_name(epochs: Sequence[dict]) -> str | None:
-    """The name of the figure that chose the best checkpoint, as the objective calls it; None where none did."""
+    """Return the name of the figure that selects the best checkpoint; None if there is none."""
     return next((key.removeprefix("best_") for key in epochs[-1] if key.startswith("best_")), None)
 
 
 def class_names(results: dict, label_names: Sequence[str] | None = None) -> list[str]:
-    """A name for each class: those given, else those of results.json, else the labels.
+    """Return the names of the classes: those given, else those in results.json, else the labels.
 
     Raises:
-        ValueError: they are not as many as the classes.
+        ValueError: the number of names is not that of the classes.
     """
     names = label_names or results.get("label_names") or [str(label) for label in range(results["classes"])]
     if len(names) != results["classes"]:
@@ -119,7 +120,7 @@ def class_names(results: dict, label_names: Sequence[str] | None = None) -> list
 
 
 def _about(folder: Path, settings: dict, results: dict | None) -> dict:
-    """Say what the page is about: its title, and the facts below it by name."""
+    """Return the title of the page and the facts below it."""
     results = results or {}
     data_set = settings.get("data_set", "")
     lists = settings.get("data_path", "")
@@ -142,7 +143,7 @@ def _about(folder: Path, settings: dict, results: dict | None) -> dict:
 
 
 def _below(path: str, root: str) -> str:
-    """Give a path from `root` on, where it lies below; else as it is."""
+    """Return a path relative to `root` if it is below it, else unchanged."""
     inside = root and os.path.abspath(path).startswith(os.path.join(os.path.abspath(root), ""))
     return os.path.relpath(path, root) if inside else path
 
@@ -165,7 +166,7 @@ def _training(folder: Path, epochs: list[dict], chance: float | None) -> dict:
 
 
 def _classification(folder: Path, results: dict, names: list[str], pictures: Pictures) -> dict:
-    """What the page shows of a test by class and by video."""
+    """Prepare the sections of a classification test."""
     counts = np.array(results["confusion_matrix"])
     confusion = figures.confusion_matrix(counts, names)
     _write_picture(folder / CONFUSION_PICTURE, png(confusion))
@@ -187,7 +188,7 @@ def _classification(folder: Path, results: dict, names: list[str], pictures: Pic
 
 
 def _tables_by_class(results: dict, names: list[str]) -> dict[str, list[dict]]:
-    """Give the rows of the tables for download, classes by name."""
+    """Return the rows of the tables for download, with the names of the classes."""
     counts = np.array(results["confusion_matrix"])
     cells = [
         {"label": row, "prediction": column, "videos": counts[row, column]} for row, column in np.argwhere(counts)
@@ -209,14 +210,14 @@ def _tables_by_class(results: dict, names: list[str]) -> dict[str, list[dict]]:
 
 
 def _samples(predictions: list[dict], pair: dict, pictures: Pictures) -> list[dict]:
-    """Videos of a confused pair, the surest mistakes first."""
+    """Return videos of a confused pair, most confident first."""
     found = [row for row in predictions if (row["label"], row["prediction"]) == (pair["label"], pair["prediction"])]
     found.sort(key=lambda row: -row["confidence"])
     return [row | {"still": pictures.still(row["line"])} for row in found[:SAMPLES_OF_PAIR]]
 
 
 def _taken_for(counts: np.ndarray) -> list[int | None]:
-    """For every class the wrong class that its videos were taken for most often; None where there was none."""
+    """Return for every class the most frequent wrong prediction; None if there was none."""
     mistakes = counts - np.diag(counts.diagonal())
     return [int(row.argmax()) if row.any() else None for row in mistakes]
 
@@ -231,7 +232,7 @@ def _template() -> jinja2.Template:
 
 
 def _csv(rows: Sequence[dict]) -> str:
-    """Give rows as a CSV file, in a data URI; its columns are those of all rows."""
+    """Return rows as a CSV file in a data URI."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The result of a test in one sentence, and the numbers it rests on."""
+"""The result of a test in one sentence, and the numbers behind it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +8,17 @@ from scipy.stats import binomtest
 
 
 class Verdict(NamedTuple):
-    """How good an accuracy is; all shares are in percent.
+    """An accuracy in comparison with chance; numbers are in percent.
 
     Attributes:
-        sentence: for a reader who reads nothing else.
+        sentence: the verdict.
         level: "good", "weak" or "bad".
-        top1: accuracy. low, high: its 95 % confidence interval (Wilson).
-        chance: accuracy of guessing. majority: share of the most frequent class, called majority_name.
+        top1: accuracy.
+        low: lower limit of its 95 % confidence interval (Wilson).
+        high: upper limit.
+        chance: accuracy of random guessing.
+        majority: share of the most frequent class.
+        majority_name: name of that class.
     """
 
     sentence: str
@@ -28,10 +32,11 @@ class Verdict(NamedTuple):
 
 
 def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
-    """Compare an accuracy with that of always naming the most frequent class.
+    """Compare the accuracy with the share of the most frequent class.
 
     Args:
-        counts: confusion matrix (classes, classes), true class by row. names: of the classes.
+        counts: confusion matrix (classes, classes), true class by row.
+        names: names of the classes.
     """
     videos, hits = int(counts.sum()), int(counts.trace())
     largest = int(counts.sum(1).argmax())

@@ -15,6 +15,7 @@ from video_files import numbered_frames, write_folder, write_video
 
 from datasets.build import build_dataset, build_loader
 from datasets.readers import UnreadableVideoError
+from engines.logs import setup_logging
 
 GOOD, FOLDERS = 7, 6  # which fill training batches of 2 without a remainder
 SAID = {
@@ -112,6 +113,20 @@ def test_whatever_a_damaged_picture_raises_does_not_end_the_epoch(tmp_path, guar
     assert re.search(r"img_00002.jpg is not an image, or damaged \(\w+Error", loader.unreadable[1])
 
 
+def test_every_rank_names_its_own_broken_videos(root, capfd, monkeypatch):
+    # The handler made here writes to a stream that ends with this test.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    flags = data_flags(root)
+    named = ""
+    for rank in (0, 1):
+        setup_logging(rank)
+        list(build_loader(build_dataset("test", flags), "test", flags, rank=rank, world_size=2))
+        told = capfd.readouterr().err
+        assert told, f"rank {rank} has broken videos"
+        named += told
+    assert all(named.count(f"{name}:") == 1 for name in SAID)
+
+
 def run(root, output, *flags):
     small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--num_frames", "2"]
     small += ["--batch_size", "6", "--num_workers", "1", "--num_sample", "1", "--epochs", "1", "--device", "cpu"]
@@ -131,5 +146,8 @@ def test_a_run_ends_and_its_results_name_the_broken(root, tmp_path):
     assert sorted(Path(video["path"]).name for video in results["excluded"]) == sorted(SAID)
     epoch = json.loads((tmp_path / "log.txt").read_text().splitlines()[0])
     assert epoch["train_unreadable"] == len(SAID) and epoch["val_excluded"] == len(SAID)
+    for name in SAID:
+        lines = [line for line in done.stderr.splitlines() if f"{name}:" in line]
+        assert len(lines) == 3, "once each in training, validation and test"
     strict = run(root, tmp_path, "--eval", "--strict_data")
     assert strict.returncode != 0 and "--strict_data is set" in strict.stderr

@@ -24,7 +24,7 @@ def told(caplog, *epochs, names=None):
 
 def test_one_class_alone_is_told_once_with_its_name_and_what_helps(caplog):
     (line,) = told(caplog, *[[1] * 6] * 5, names=["cars", "people", "bikes"])
-    assert "all 6 videos of the validation were called people" in line and "--finetune" in line and "\n" not in line
+    assert "all 6 validation videos were assigned to people" in line and "--finetune" in line and "\n" not in line
 
 
 def test_the_share_of_the_majority_is_told_after_three_epochs_in_a_row(caplog):
@@ -59,4 +59,4 @@ def test_a_run_says_it_of_its_validations_and_not_of_the_average(tmp_path, caplo
     model = TinyModel(dropout=0)
     model.head.bias.data = torch.tensor([0.0, 1e4, 0.0])
     train(tmp_path, "--model_ema", objective=kind(model, 3))
-    assert sum("of the validation were called class 1" in record.message for record in caplog.records) == lines
+    assert sum("validation videos were assigned to class 1" in record.message for record in caplog.records) == lines

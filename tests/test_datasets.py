@@ -319,7 +319,7 @@ def test_lists_that_are_not_there_are_told(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no train.csv .*--nb_classes"):
         build_dataset("validation", arguments(tmp_path))
     args = arguments(root, "--data_root", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"none of 10 files .*line 1: .*--data_root"):
+    with pytest.raises(FileNotFoundError, match=r"none of the 10 files .*line 1: .*--data_root"):
         build_dataset("train", args)
     with pytest.raises(ValueError, match="make --batch_size 5 or less"):
         args = arguments(root, "--batch_size", "6")

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -117,11 +118,24 @@ def test_a_video_gets_classes_curve_and_heat_maps_and_is_deleted(server, bystand
     shares = [row["probability"] for row in shown["classes"]]
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.00001
     assert all(row["name"].startswith("name ") for row in shown["classes"])
-    for picture in (shown["curve"], shown["heat"]):
-        scheme, _, content = picture.partition(",")
-        assert scheme == "data:image/png;base64"
-        assert Image.open(io.BytesIO(base64.b64decode(content))).width > 300
+    scheme, _, content = shown["curve"].partition(",")
+    assert scheme == "data:image/svg+xml;base64" and b"seconds" in base64.b64decode(content)
+    assert [cell["frame"] for cell in shown["cells"]] == sorted({cell["frame"] for cell in shown["cells"]})
+    for cell in shown["cells"]:
+        assert re.fullmatch(r"0\.\d s\nname \d\?? \d+ %", cell["caption"])
+        scheme, _, content = cell["heated"].partition(",")
+        assert scheme == "data:image/webp;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (240, 180)
     assert server.files_left() == []
+
+
+@pytest.mark.parametrize("width", ["", "358", "0", "-5", "1e9", "999999999999", "x"])
+def test_a_curve_is_drawn_for_the_width_of_the_page_within_bounds(server, bystander, width):
+    status, answer = server.ask("POST", f"/predictions?width={width}", bystander.read_bytes())
+    assert status == 200
+    curve = base64.b64decode(json.loads(answer)["curve"].partition(",")[2]).decode()
+    points = float(re.search(r'width="([\d.]+)pt"', curve)[1])
+    assert points * 100 / 72 == pytest.approx({"358": 358, "0": 320}.get(width, 1072), abs=1)
 
 
 @pytest.mark.parametrize("named", ["a video", "nothing", "a link", "an address", "another upload"])
@@ -162,7 +176,7 @@ def test_what_is_too_large_no_video_or_broken_off_does_not_stay(server):
     status, reported = server.ask("POST", "/predictions", bytes(2**20 + 1))
     assert status == 422 and b"larger than 1 MB" in reported
     status, reported = server.ask("POST", "/predictions", b"no video at all")
-    assert status == 422 and b"not a video, or damaged" in reported
+    assert (status, reported) == (422, b"This file cannot be shown: it is not a video, or damaged.")
     assert server.ask("POST", "/predictions", b"")[0] == 422
     server.begin_upload(1000, of=2000).close()
     until(lambda: server.files_left() == [])
@@ -203,23 +217,65 @@ def drop(page, path):
     page.set_input_files("#video input[type=file]", str(path))
 
 
+def cursor(page):
+    """Where the cursor of the curve is, as a share of the time axis, and which heat map is marked."""
+    left = float(page.evaluate("document.querySelector('.cursor').style.left").rstrip("%")) / 100
+    shown = page.evaluate("[...document.querySelectorAll('#heat button')].map((one) => one.ariaCurrent)")
+    return left, shown.index("true")
+
+
 def test_the_page_shows_a_video_and_asks_nobody_else(server, page, bystander):
+    assert page.locator("#answer").is_hidden() and page.locator("#status").is_hidden(), "no empty boxes"
+    words = page.inner_text("main")
+    assert "videomambapro_nano" in words and "7 classes" in words and "4 frames of 32 × 32" in words
+    assert re.search(r"weights of \d{4}-\d\d-\d\d", words)
     drop(page, bystander)
-    for picture in ("#curve img", "#heat img"):
-        page.wait_for_selector(picture)
-        page.wait_for_function("name => document.querySelector(name).naturalWidth > 300", arg=picture)
+    page.wait_for_selector("#answer:not([hidden])")
+    page.wait_for_function("() => [...document.images].every((image) => image.complete && image.naturalWidth)")
     reported = page.inner_text("#classes")
     assert reported.count("%") == 5 and "name " in reported
-    assert page.asked and all(url.startswith((server.url, "data:")) for url in page.asked)
+    assert page.asked and all(url.startswith((server.url, "data:", "blob:")) for url in page.asked)
     assert page.faults == []
-    assert server.files_left() == []
+    assert str(server.temporary) not in page.content() and server.files_left() == []
+
+
+def test_the_video_plays_and_a_cursor_runs_through_curve_and_heat_maps(page):
+    page.click("#example")
+    page.wait_for_selector("#answer:not([hidden])")
+    page.wait_for_function("() => document.querySelector('video').duration > 1")
+    start, first = cursor(page)
+    page.evaluate("document.querySelector('video').play()")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 1")
+    page.wait_for_function("() => document.querySelector('#heat button').ariaCurrent == 'false'")
+    assert cursor(page)[0] > start
+    page.locator("#heat button").last.click()
+    end, last = cursor(page)
+    assert first == 0 and last == page.locator("#heat button").count() - 1 and end > start
+    assert page.evaluate("document.querySelector('video').currentTime") > 1
+    page.locator("#curve").click(position={"x": 1, "y": 50})
+    assert cursor(page) == (start, first)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_phones_and_desks_by_day_and_night(server, browser, bystander, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(1000 * PATIENCE)
+    page.goto(server.url)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    drop(page, bystander)
+    page.wait_for_selector("#answer:not([hidden])")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == (scheme == "dark")
+    page.close()
 
 
 @pytest.mark.parametrize(
     ("name", "reported"),
     [
         ("text.mp4", "not a video, or damaged"),
-        ("long.mp4", "200 frames, and 100 are allowed"),
+        ("long.mp4", "200 frames, but only 100 are allowed"),
         ("large.mp4", "larger than 1 MB"),
     ],
 )
@@ -230,6 +286,9 @@ def test_the_page_tells_what_it_cannot_show(server, page, tmp_path, name, report
         (tmp_path / name).write_bytes(bytes(3 * 2**20) if name == "large.mp4" else b"no video at all")
     drop(page, tmp_path / name)
     page.wait_for_selector(f"text={reported}")
+    sentence = page.inner_text("#status")
+    assert sentence.startswith("This file cannot be shown: ") and sentence.endswith(".") and "/" not in sentence
+    assert page.locator("#answer").is_hidden()
     assert server.files_left() == []
 
 

@@ -16,7 +16,7 @@ from engines.optim import (
     parameter_groups,
     scale_learning_rates,
 )
-from engines.recipe import load_recipe
+from engines.recipe import load_recipe, recipe_names
 from models import videomambapro
 
 
@@ -64,6 +64,18 @@ def test_layer_decay_of_published_recipes_reaches_the_embeddings_alone(recipe, d
     assert {name for name, scale in scales.items() if scale != 1} == embeddings
     assert [scales[name] for name in embeddings] == pytest.approx([decay ** (depth + 1)] * 4)
     assert scales["temporal_pos_embedding"] == scales["layers.0.mixer.A_log"] == 1
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=decay, scope=flags["layer_decay_scope"])
+    assert {name: scale for name, (scale, _) in settings_by_name(model, groups).items()} == scales
+
+
+def test_every_published_video_recipe_names_the_published_scope():
+    published = [recipe for recipe in map(load_recipe, recipe_names()) if recipe.reported]
+    scopes = {recipe.name: recipe.flags.get("layer_decay_scope") for recipe in published}
+    videos = [recipe.name for recipe in published if recipe.script == "run_class_finetuning.py"]
+    assert len(videos) > 40 and {scopes[name] for name in videos} == {"embeddings"}
+    assert {recipe.flags["layer_decay"] for recipe in published if recipe.name not in videos} == {1.0}, (
+        "image runs: none"
+    )
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.75])

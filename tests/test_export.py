@@ -2,17 +2,24 @@
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from inference_files import save_checkpoint, write_moving_video
 
 import models  # noqa: F401  registers the models
+from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
 from tools import export as tool
 
+ROOT = Path(__file__).parent.parent
 FRAMES, SIDE, CLASSES = 4, 32, 5
 
 
@@ -116,9 +123,60 @@ def test_onnx_model_is_standard_and_agrees_with_pytorch(onnx_tools, checkpoint, 
     assert sum(node.op_type == "Scan" for node in written.graph.node) == 2 * len(model.layers)
     metadata = json.loads({entry.key: entry.value for entry in written.metadata_props}[tool.METADATA])
     assert metadata["clips"] == ["batch", 3, FRAMES, SIDE, SIDE] and metadata["label_names"][4] == "e"
+    (clip,), (logits,) = written.graph.input, written.graph.output
+    assert (clip.name, logits.name) == ("clips", "logits")
+    assert [tensor.type.tensor_type.shape.dim[0].dim_param for tensor in (clip, logits)] == ["batch", "batch"]
     clips = torch.randn(7, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         torch.testing.assert_close(tool.load_onnx(tmp_path / "nano.onnx")(clips), model(clips), atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def exported(onnx_tools, tmp_path_factory):
+    """A folder with c.pth, of a model to which clips differ, its export, and the script of docs/export.md."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_checkpoint(folder / "c.pth", class_names=[f"name {label}" for label in range(7)])
+    tool.export(folder / "c.pth", folder / "c.onnx")
+    document = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n# classify\.py\n(.*?)```", document, flags=re.S)
+    (folder / "classify.py").write_text(script)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "views"),
+    [
+        ((48, 64), 24, {}),
+        ((64, 48), 5, {"sampling_rate": 3, "test_num_segment": 1, "test_num_crop": 1}),
+        ((40, 40), 30, {"sampling": "sparse", "test_num_crop": 1}),
+        ((48, 96), 30, {"sampling": "uniform"}),
+        ((48, 64), 3, {"sampling": "uniform", "test_num_segment": 1}),
+    ],
+)
+def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, tmp_path, size, count, views):
+    """Run as a stranger would: without PyTorch and this repository, and by what the file says alone."""
+    import onnx
+
+    height, width = size
+    video = write_moving_video(tmp_path / "v.mp4", count, height=height, width=width)
+    predictor = load_predictor(exported / "c.pth", device="cpu", **views)
+    # The views do not change the graph: one export serves all of them.
+    model = onnx.load(exported / "c.onnx")
+    (entry,) = model.metadata_props
+    entry.value = json.dumps(tool._metadata(predictor))
+    onnx.save(model, tmp_path / "c.onnx")
+    alone = (
+        "import runpy, sys; sys.modules['torch'] = sys.modules['models'] = None; "
+        f"sys.argv = ['classify.py', 'c.onnx', {str(video)!r}]; "
+        f"runpy.run_path({str(exported / 'classify.py')!r}, run_name='__main__')"
+    )
+    told = subprocess.run([sys.executable, "-I", "-c", alone], cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    rows = [line.split(" ", 1) for line in told.stdout.splitlines()]
+    expected = predictor.predict(str(video)).probabilities
+    assert len(rows) == 5 and expected.max() > 0.2
+    for probability, name in rows:
+        assert float(probability) == pytest.approx(expected[int(name.removeprefix("name "))], abs=3e-3)
 
 
 def test_exported_program_has_the_operator_as_one_node(checkpoint, tmp_path):

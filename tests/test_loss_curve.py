@@ -33,7 +33,7 @@ FLAGS = """
     --num_frames 4 --input_size 32 --short_side_size 32 --sampling uniform --filename_tmpl img_{:05}.png
     --batch_size 4 --num_sample 2 --num_workers 0 --read_timeout 0 --test_num_segment 2 --test_num_crop 1
     --epochs 2 --warmup_epochs 1 --lr 0.05 --layer_decay_scope layers --clip_grad 5 --model_ema --model_ema_decay 0.8
-    --log_interval 1 --save_ckpt_freq 1
+    --log_interval 1 --save_ckpt_freq 1 --no_test_best
 """
 OTHER_MACHINE = {"rel": 1e-5, "abs": 1e-7}
 

@@ -110,7 +110,7 @@ def test_the_same_generator_state_gives_the_same_clip():
     [
         ({"total_frames": 0}, "at least one frame"),
         ({"clip_len": 0}, "at least one frame"),
-        ({"mode": "val"}, "mode is"),
+        ({"mode": "val"}, "mode must be"),
         ({"segment": 2, "num_segments": 2, "mode": "test"}, "segment 2 does not exist"),
         ({"mode": "train"}, "pass rng"),
     ],

@@ -95,9 +95,10 @@ def test_discordant_videos_and_classes_that_need_motion(tmp_path):
     still, moving = outcome("still", (1, 1, 0, 0, 0, 0)), outcome("moving", (1, 0, 0, 1, 1, 1))
     assert discordant(still, moving) == (1, 3)
     assert (discordant(still, moving, 0), discordant(still, moving, 1)) == ((1, 0), (0, 3))
-    text = write_study(tmp_path / "s.md", "peers", [moving, still], [("still", "moving")], "command")
-    rows = [line for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
-    assert rows == ["| 1 | 3 | 0.0 | 100.0 | +100.0 | 0.5 |", "| 0 | 3 | 66.7 | 33.3 | -33.3 | 1 |"]
+    pairs = [("still", "moving")]
+    text = write_study(tmp_path / "s.md", "peers", [moving, still], "command", pairs=pairs, names=["sit", "wave"])
+    rows = [line for line in text.splitlines() if line.startswith(("| sit |", "| wave |"))]
+    assert rows == ["| wave | 3 | 0.0 | 100.0 | +100.0 | 0.5 |", "| sit | 3 | 66.7 | 33.3 | -33.3 | 1 |"]
 
 
 def test_the_interval_is_wilsons():

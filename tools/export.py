@@ -23,6 +23,7 @@ from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive
 from common.terminal import escape_output
+from datasets.sampling import SAMPLERS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from inference import Predictor, load_predictor
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
@@ -148,7 +149,10 @@ def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes]) -> Non
         verbose=False,
     )
     result.model.metadata_props[METADATA] = metadata
-    file.write(result.model_proto.SerializeToString())
+    proto = result.model_proto
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch.export has a name of its own for it
+    file.write(proto.SerializeToString())
 
 
 def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
@@ -156,10 +160,19 @@ def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None
 
 
 def _metadata(predictor: Predictor) -> dict:
-    """Return what users of the file need to know in addition to the graph."""
-    channels, frames, height, width = predictor.plan.clip_shape
+    """Return what is needed to feed the model and is not in the graph; docs/export.md explains the entries."""
+    plan = predictor.plan
+    channels, frames, height, width = plan.clip_shape
+    resize = plan.transform.steps[0]
     return {
         "clips": ["batch", channels, frames, height, width],
+        "sampling": next(name for name, function in SAMPLERS.items() if function is plan.sample.func),
+        "sampling_rate": plan.sample.keywords.get("sampling_rate"),
+        "segments": plan.segments,
+        "crops": plan.crops,
+        "short_side": resize.size,
+        "interpolation": resize.interpolation,
+        "antialias": resize.antialias,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "label_names": list(predictor.label_names),

@@ -43,7 +43,7 @@ class FrameReader(Protocol):
 
 
 def frame_rate(reader: FrameReader) -> Fraction | None:
-    """Frames per second of an open video; None for a folder of frames, or where the file does not tell."""
+    """Return the frames per second of an open video; None for a folder of frames, or if the file does not say."""
     return getattr(reader, "rate", None)
 
 

@@ -85,7 +85,7 @@ class Guard:
             return self._frames.view(shape)
 
     def rate(self, reader: "GuardedReader") -> Fraction | None:
-        """Do `reader.rate`."""
+        """Return the frame rate of the reader opened last, for `GuardedReader.rate`."""
         self._check_open(reader)
         return self._ask(reader.path, ASK_RATE)
 
@@ -226,7 +226,7 @@ class GuardedReader:
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second on average; None where the file does not tell."""
+        """Frames per second on average; None if the file does not say."""
         return self._guard.rate(self)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -5,24 +5,26 @@ int, `scores` (videos, classes) probabilities. Accuracies, precisions and shares
 the denominator is 0 (a class without videos, or never predicted).
 """
 
+from typing import Any
+
 import numpy as np
 
 CALIBRATION_BINS = 15
 
 
-def per_class(counts: np.ndarray) -> list[dict]:
+def per_class(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> list[dict]:
     """Return for each class: label, videos, predicted (how often), recall (the class's accuracy), precision, f1."""
-    hits, videos, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    from sklearn.metrics import precision_recall_fscore_support  # the import takes a second
+
+    options: dict[str, Any] = dict(labels=range(num_classes), zero_division=np.nan)
+    figures: Any = precision_recall_fscore_support(labels, predictions, **options)
+    precision, recall, f1, videos = figures
+    predicted = np.bincount(predictions, minlength=num_classes)
+    shares = {"recall": recall, "precision": precision, "f1": f1}
     return [
-        {
-            "label": label,
-            "videos": int(videos[label]),
-            "predicted": int(predicted[label]),
-            "recall": _share(hits[label], videos[label]),
-            "precision": _share(hits[label], predicted[label]),
-            "f1": _share(2 * hits[label], videos[label] + predicted[label]),
-        }
-        for label in range(len(counts))
+        {"label": label, "videos": int(videos[label]), "predicted": int(predicted[label])}
+        | {name: None if np.isnan(values[label]) else float(values[label]) for name, values in shares.items()}
+        for label in range(num_classes)
     ]
 
 

@@ -43,7 +43,7 @@ class Classification(Objective):
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
         self._collapse = CollapseCheck(class_names)
-        self._trained = False  # since the last validation; a moving average never is
+        self._trained = False  # since the last validation; always False for the EMA
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
@@ -91,14 +91,16 @@ class Classification(Objective):
         }
 
     def describe(self, figures: dict[str, float]) -> str:
-        """Format the accuracies for a log line; top-5 has no meaning for five classes or fewer."""
+        """Format the accuracies for a log line; top-5 is left out with five classes or fewer."""
         top5 = f", top-5 {figures['acc5']:.2f} %" if self.num_classes > 5 else ""
         return f"top-1 {figures['acc1']:.2f} %{top5}"
 
     def results(self, evaluation) -> dict:
         """Return accuracies, calibration, the confusion matrix, and statistics per class and per video."""
+        from sklearn.metrics import confusion_matrix  # the import takes a second
+
         labels, predictions, scores = self.decisions(evaluation)
-        counts = confusion_matrix(labels, predictions, self.num_classes)
+        counts = confusion_matrix(labels, predictions, labels=range(self.num_classes))
         return {
             "top1": evaluation.figures["acc1"],
             "top5": evaluation.figures["acc5"],
@@ -106,7 +108,7 @@ class Classification(Objective):
             "classes": self.num_classes,
             "label_names": self.class_names,
             "calibration": calibration(labels, predictions, scores),
-            "per_class": per_class(counts),
+            "per_class": per_class(labels, predictions, self.num_classes),
             "most_confused": most_confused(counts),
             "worst_mistakes": [
                 _decision(evaluation.records[place], int(labels[place]), int(predictions[place]), scores[place])
@@ -151,12 +153,6 @@ class Classification(Objective):
                     f"{self.num_classes} classes, counted from 0; check the list and --nb_classes"
                 )
         return np.array([record.target for record in records])
-
-
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count the videos per (true class, predicted class): (num_classes, num_classes) int64."""
-    cells = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
-    return cells.reshape(num_classes, num_classes)
 
 
 def _decision(record, label: int, prediction: int, scores: np.ndarray) -> dict:

@@ -1,4 +1,4 @@
-"""A classifier that learns nothing looks busy: its loss falls while it names one class for every video."""
+"""Detection of classifiers that learn nothing: their loss falls, but they assign every video to the same class."""
 
 import logging
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ _REMEDIES = (
 
 
 class CollapseCheck:
-    """Warns of validations that show a collapsed classifier, once of each sign.
+    """Logs a warning when validations show a collapsed classifier, at most once per sign.
 
     Args:
-        class_names: to name the class; None for its number.
+        class_names: names of the classes; None for their numbers.
     """
 
     def __init__(self, class_names: Sequence[str] | None = None):
@@ -27,7 +27,12 @@ class CollapseCheck:
         self._told: set[str] = set()
 
     def note(self, labels: np.ndarray, predictions: np.ndarray) -> None:
-        """Look at the validation of an epoch: labels and predicted classes, (videos,) each."""
+        """Examine the validation of an epoch.
+
+        Args:
+            labels: (videos,) true classes.
+            predictions: (videos,) predicted classes.
+        """
         majority = np.bincount(labels).max()
         if majority == len(labels):
             return
@@ -35,7 +40,7 @@ class CollapseCheck:
         self._epochs_at_majority = self._epochs_at_majority + 1 if hits == majority else 0
         if (predictions == predictions[0]).all():
             name = self._class_names[predictions[0]] if self._class_names else f"class {predictions[0]}"
-            self._tell("one class", f"all {len(labels)} videos of the validation were called {name}")
+            self._tell("one class", f"all {len(labels)} validation videos were assigned to {name}")
         if self._epochs_at_majority == _EPOCHS:
             top1 = f"{100 * hits / len(labels):.2f} %"
             self._tell("majority", f"for {_EPOCHS} epochs top-1 has been {top1}, the share of the most frequent class")

@@ -46,7 +46,7 @@ class LossSettings:
         "balanced: weight the loss of each class by the inverse of its share of the training list",
         choices=("none", "balanced"),
     )
-    sampler: str = "random"
+    sampler: str = "uniform"
 
 
 PLAIN_CROSS_ENTROPY = LossSettings(mixup=0.0, cutmix=0.0, smoothing=0.0)

@@ -191,10 +191,9 @@ class Mamba(nn.Module):
         Returns:
             (batch, length, d_inner).
         """
-        return scan_directions(
-            u, delta, B, C, branch.directions, D=branch.D.float(), z=z, delta_bias=branch.dt_proj.bias.float(),
-            elemental_residual=self.elemental_residual, backend=self.backend,
-        )  # fmt: skip
+        weights = dict(D=branch.D.float(), delta_bias=branch.dt_proj.bias.float())
+        switches: dict[str, Any] = dict(elemental_residual=self.elemental_residual, backend=self.backend)
+        return scan_directions(u, delta, B, C, branch.directions, z=z, **weights, **switches)
 
     def flops(self, tokens: int) -> MixerFlops:
         """Count the FLOPs of a forward pass over one sequence of `tokens` tokens."""

@@ -5,6 +5,7 @@ the loop over tokens in `selective_scan/reference.py`, which also explains the s
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,10 +70,8 @@ def selective_scan_fn(
     B, C = _same_groups(*(_matrix(matrix, u, A.is_complex()) for matrix in (B, C)))
     u, delta = u.mT, delta.mT
     z = None if z is None else z.mT
-    out = bidirectional_scan(
-        u, delta, A, None, B, C, D, z, delta_bias,
-        delta_softplus=delta_softplus, elemental_residual=elemental_residual, masked=masked, backend=backend,
-    ).mT  # fmt: skip
+    switches: dict[str, Any] = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
+    out = bidirectional_scan(u, delta, A, None, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches).mT
     if not return_last_state:
         return out
     with torch.set_grad_enabled(torch.is_grad_enabled() and backend == REFERENCE):
@@ -103,11 +102,9 @@ def mamba_inner_fn_no_out_proj(
 ):
     """Compute `mamba_inner_fn` without the output projection: (batch, dim, length)."""
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
-    u, delta, B, C, z = _scan_inputs(xz, *weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
-    return bidirectional_scan(
-        u, delta, A, None, B, C, D, z, delta_bias,
-        delta_softplus=delta_softplus, elemental_residual=elemental_residual, masked=masked, backend=backend,
-    ).mT  # fmt: skip
+    u, delta, B, C, z = _scan_inputs(xz, weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
+    switches: dict[str, Any] = dict(elemental_residual=elemental_residual, masked=masked, backend=backend)
+    return bidirectional_scan(u, delta, A, None, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches).mT
 
 
 def mamba_inner_fn(
@@ -158,11 +155,12 @@ def mamba_inner_fn(
     Returns:
         (batch, length, d_model).
     """
-    y = mamba_inner_fn_no_out_proj(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias,
-        B_proj_bias, C_proj_bias, delta_softplus,
-        elemental_residual=elemental_residual, masked=masked, scan_input=scan_input, backend=backend,
-    )  # fmt: skip
+    weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
+    scanned = (A, B, C, D, delta_bias, B_proj_bias, C_proj_bias, delta_softplus)
+    switches: dict[str, Any] = dict(
+        elemental_residual=elemental_residual, masked=masked, scan_input=scan_input, backend=backend
+    )
+    y = mamba_inner_fn_no_out_proj(xz, *weights, *scanned, **switches)
     return F.linear(y.mT, out_proj_weight, out_proj_bias)
 
 
@@ -195,11 +193,11 @@ def bimamba_inner_fn(
     processes the flipped sequence, so its elemental residual starts from the last token.
     """
     weights = (conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight)
-    u, delta, B, C, z = _scan_inputs(xz, *weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
-    y = bidirectional_scan(
-        u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus=delta_softplus,
-        elemental_residual=elemental_residual, masked_backward=masked_backward, backend=backend,
-    )  # fmt: skip
+    u, delta, B, C, z = _scan_inputs(xz, weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend)
+    switches: dict[str, Any] = dict(
+        elemental_residual=elemental_residual, masked_backward=masked_backward, backend=backend
+    )
+    y = bidirectional_scan(u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus=delta_softplus, **switches)
     return F.linear(y, out_proj_weight, out_proj_bias)
 
 
@@ -209,11 +207,9 @@ mamba_inner_ref = partial(mamba_inner_fn, backend=REFERENCE)
 bimamba_inner_ref = partial(bimamba_inner_fn, backend=REFERENCE)
 
 
-def _scan_inputs(
-    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias,
-    scan_input, backend,
-):  # fmt: skip
+def _scan_inputs(xz, weights, A, B, C, B_proj_bias, C_proj_bias, scan_input, backend):
     """Return u, delta, B, C and z of a Mamba block, channels last."""
+    conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight = weights
     x, z = xz.mT.chunk(2, dim=-1)  # (batch, length, dim) each
     convolved = causal_conv1d(x, conv1d_weight.squeeze(1), conv1d_bias, silu=True, backend=backend)
     projected = F.linear(convolved, x_proj_weight)

@@ -105,12 +105,12 @@ def build_key(compiler: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(SOURCE_DIR.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    facts = (
-        torch.__version__, torch.compiled_with_cxx11_abi(), platform.system(), platform.machine(),
-        _run([compiler, "--version"]), COMMON_FLAGS, KERNEL_FLAGS, OPERATOR_FLAGS, instruction_sets(),
-        _sanitize_flags(),
-    )  # fmt: skip
-    digest.update(repr(facts).encode())
+    torch_build, machine = (
+        (torch.__version__, torch.compiled_with_cxx11_abi()),
+        (platform.system(), platform.machine()),
+    )
+    flags = (COMMON_FLAGS, KERNEL_FLAGS, OPERATOR_FLAGS, instruction_sets(), _sanitize_flags())
+    digest.update(repr((*torch_build, *machine, _run([compiler, "--version"]), *flags)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -144,21 +144,20 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _compile_commands(compiler: str, folder: Path) -> list[list[str]]:
     """Return one command per object file, each writing to `folder`."""
-    sanitize = _sanitize_flags()
+
+    def command(source: str, output: str, *flags: str) -> list[str]:
+        paths = ["-c", str(SOURCE_DIR / source), "-o", str(folder / output)]
+        return [compiler, *COMMON_FLAGS, *flags, *_sanitize_flags(), *paths]
+
     include = Path(torch.__file__).parent / "include"
     headers = [f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    commands = [
-        [compiler, *COMMON_FLAGS, *OPERATOR_FLAGS, *sanitize, abi, *headers, "-c", str(SOURCE_DIR / source),
-         "-o", str(folder / f"{source}.o")]
-        for source in OPERATOR_SOURCES
-    ]  # fmt: skip
+    commands = [command(source, f"{source}.o", *OPERATOR_FLAGS, abi, *headers) for source in OPERATOR_SOURCES]
     for name, flags in instruction_sets().items():
+        defined = f"-DVMP_ISA={name}"
         commands += [
-            [compiler, *COMMON_FLAGS, *KERNEL_FLAGS, *flags, *sanitize, f"-DVMP_ISA={name}",
-             "-c", str(SOURCE_DIR / source), "-o", str(folder / f"{source}.{name}.o")]
-            for source in KERNEL_SOURCES
-        ]  # fmt: skip
+            command(source, f"{source}.{name}.o", *KERNEL_FLAGS, *flags, defined) for source in KERNEL_SOURCES
+        ]
     return commands
 
 

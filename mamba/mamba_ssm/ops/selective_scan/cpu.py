@@ -39,39 +39,29 @@ def state_shape(batch: int, length: int, dim: int, state: int, directions: int) 
     return (batch, directions, math.ceil(length / CHUNK), math.ceil(state / STATE_GROUP) * STATE_GROUP, dim)
 
 
-def forward(
-    u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
-) -> tuple[Tensor, Tensor]:
+def forward(*inputs_and_flags) -> tuple[Tensor, Tensor]:
     """Compute `bidirectional_scan` (see there for shapes) without autograd; return (out, states for `backward`).
 
     Raises:
         ValueError: A shape or type does not match.
     """
     _extension().load()
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    return torch.ops.vmp_cpu.scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags, True)
+    return torch.ops.vmp_cpu.scan_forward(*inputs_and_flags, True)
 
 
-def forward_only(
-    u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
-) -> Tensor:
+def forward_only(*inputs_and_flags) -> Tensor:
     """Compute `forward` without states, if no backward pass follows."""
     _extension().load()
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    return torch.ops.vmp_cpu.scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags, False)[0]
+    return torch.ops.vmp_cpu.scan_forward(*inputs_and_flags, False)[0]
 
 
-def backward(
-    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
-    delta_softplus, elemental_residual, masked, masked_backward,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
     Those of A, A_b, D and delta_bias are float32, the others have their input's type.
     """
     _extension().load()
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    return torch.ops.vmp_cpu.scan_backward(grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states, *flags)
+    return torch.ops.vmp_cpu.scan_backward(grad_out, *inputs_states_flags)
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
@@ -99,10 +89,10 @@ def add_norm_forward(
     return torch.ops.vmp_cpu.add_norm_forward(hidden, residual, weight, bias, eps, is_rms)
 
 
-def add_norm_backward(
-    grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
-    is_rms: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Compute the gradients of (hidden + residual, in float32; weight; bias); `total` is the new residual."""
+def add_norm_backward(*gradients_and_inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute the gradients of (hidden + residual, in float32; weight; bias).
+
+    The arguments are grad_normed, grad_total, total (the new residual), weight, bias, eps and is_rms.
+    """
     _extension().load()
-    return torch.ops.vmp_cpu.add_norm_backward(grad_normed, grad_total, total, weight, bias, eps, is_rms)
+    return torch.ops.vmp_cpu.add_norm_backward(*gradients_and_inputs)

@@ -224,13 +224,10 @@ def forward(
     return out.to(dtype).contiguous(), torch.stack(saved)
 
 
-def backward(
-    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
-    delta_softplus, elemental_residual, masked, masked_backward,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
+    *tensors, states, delta_softplus, elemental_residual, masked, masked_backward = inputs_states_flags
     flags = ScanFlags(delta_softplus, elemental_residual, masked, masked_backward)
-    tensors = (u, delta, A, A_b, B, C, D, z, delta_bias)
     dtypes = [None if t is None else t.dtype for t in tensors]
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias = map(in_compute_type, (grad_out, *tensors))
     d = step_size(delta, delta_bias, delta_softplus)

@@ -8,7 +8,6 @@ There are two changes to Mamba: the elemental residual (h_{-1} = u_0 instead of 
 which a token's own input enters the state but is not read by the token itself.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -63,17 +62,14 @@ def scan_direction(
     return (2 * y.real if y.is_complex() else y), read
 
 
-def scan(u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward):
+def scan(*inputs_and_flags) -> Tensor:
     """Compute `bidirectional_scan` (see there for arguments and result) by the loop, differentiated by autograd."""
-    inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    return compose_scan(lambda *direction: scan_direction(*direction)[0], *inputs, *flags)
+    return compose_scan(lambda *direction: scan_direction(*direction)[0], *inputs_and_flags)
 
 
 def compose_scan(
-    scan_one: Callable[..., Tensor], u, delta, A, A_b, B, C, D, z, delta_bias,
-    delta_softplus, elemental_residual, masked, masked_backward,
-) -> Tensor:  # fmt: skip
+    scan_one, u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
+) -> Tensor:
     """Compose `bidirectional_scan` from scans in one direction: step size, flips, sum, skip and gate.
 
     The first argument, `scan_one`, computes y from (u, d, A, B, C, elemental_residual, masked), all in the order of

@@ -119,10 +119,8 @@ def _scan(
 
 
 @_scan.register_fake
-def _scan_fake(
-    u, delta, A, A_b, B, C, D, z, delta_bias,
-    delta_softplus, elemental_residual, masked, masked_backward, backend, keep_states,
-):  # fmt: skip
+def _scan_fake(u, delta, A, A_b, *others):
+    backend, keep_states = others[-2:]
     batch, length, dim = u.shape
     directions = [a for a in (A, A_b) if a is not None]
     shape = BACKENDS[backend].state_shape(batch, length, dim, directions[0].shape[-1], len(directions))
@@ -154,12 +152,9 @@ def _scan_backward(
 
 
 @_scan_backward.register_fake
-def _scan_backward_fake(
-    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
-    delta_softplus, elemental_residual, masked, masked_backward, backend,
-):  # fmt: skip
-    inputs = (u, delta, A, A_b, B, C, D, z, delta_bias)
-    return [u.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
+def _scan_backward_fake(grad_out, *inputs_states_flags):
+    *inputs, _states, _softplus, _residual, _masked, _masked_backward, _backend = inputs_states_flags
+    return [grad_out.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
 
 
 def _save_for_backward(ctx, inputs, output):

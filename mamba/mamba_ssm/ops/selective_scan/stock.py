@@ -46,9 +46,8 @@ def scan(*inputs_and_flags) -> Tensor:
 
 
 def scan_direction(
-    stock: Callable[..., Tensor], u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    elemental_residual: bool, masked: bool,
-) -> Tensor:  # fmt: skip
+    stock: Callable, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, elemental_residual: bool, masked: bool
+) -> Tensor:
     """Scan one direction as `reference.scan_direction` does, with `stock`, mamba-ssm's `selective_scan_fn`."""
     u, d = u.mT, d.mT  # (batch, dim, length)
     B, C = (matrix.permute(0, 2, 3, 1) for matrix in (B, C))  # (batch, groups, state, length)

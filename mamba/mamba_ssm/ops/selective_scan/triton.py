@@ -48,27 +48,20 @@ def state_shape(batch: int, length: int, dim: int, state: int, directions: int) 
     return (0,)
 
 
-def forward(
-    u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward
-) -> tuple[Tensor, Tensor]:
+def forward(*inputs_and_flags) -> tuple[Tensor, Tensor]:
     """Compute `bidirectional_scan` (see there for shapes) without autograd; return (out, empty)."""
     from mamba.mamba_ssm.ops.triton.selective_scan import scan_forward
 
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    out = scan_forward(u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
-    batch, length, dim = u.shape
-    return out, u.new_empty(state_shape(batch, length, dim, B.shape[3], 2), dtype=torch.float32)
+    out = scan_forward(*inputs_and_flags)
+    return out, out.new_empty(0, dtype=torch.float32)
 
 
-def backward(
-    grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, states,
-    delta_softplus, elemental_residual, masked, masked_backward,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
     from mamba.mamba_ssm.ops.triton.selective_scan import scan_backward
 
-    flags = (delta_softplus, elemental_residual, masked, masked_backward)
-    return scan_backward(grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, *flags)
+    *inputs, _states, delta_softplus, elemental_residual, masked, masked_backward = inputs_states_flags
+    return scan_backward(grad_out, *inputs, delta_softplus, elemental_residual, masked, masked_backward)
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
@@ -96,11 +89,8 @@ def add_norm_forward(
     return run_forward(hidden, residual, weight, bias, eps, is_rms)
 
 
-def add_norm_backward(
-    grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
-    is_rms: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """Compute the gradients of (hidden + residual, weight, bias); `total` is the new residual of the forward pass."""
+def add_norm_backward(*gradients_and_inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute the gradients of (hidden + residual, weight, bias); see `layer_norm.run_backward` for the arguments."""
     from mamba.mamba_ssm.ops.triton.layer_norm import run_backward
 
-    return run_backward(grad_normed, grad_total, total, weight, bias, eps, is_rms)
+    return run_backward(*gradients_and_inputs)

@@ -7,16 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mamba.mamba_ssm.ops.triton.launching import Tile, launch
+from mamba.mamba_ssm.ops.triton.launching import Tile, launch, strides
 from mamba.mamba_ssm.ops.triton.tiles import load_channels, place, sigmoid, store_rows
 
 TILE = Tile(16, 4)
 
 
 @triton.jit
-def _load_window(
-    pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr
-):  # fmt: skip
+def _load_window(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
     """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0."""
     rows = ()
     pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
@@ -57,9 +55,7 @@ def convolution_kernel(
     start = chunk * CHUNK
     taps = _load_taps(weight, channels, inside, WIDTH)
     offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
-    window = _load_window(
-        x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1
-    )  # fmt: skip
+    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1)
     outputs = _convolve(window, taps, offset, CHUNK, WIDTH)
     if SILU:
         activated = ()
@@ -85,7 +81,7 @@ def convolution_backward_kernel(
     # A token affects outputs up to WIDTH - 1 tokens later, which in turn read as many tokens back.
     window = _load_window(
         x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
-    )  # fmt: skip
+    )
     grads = _load_window(grad_out, batch, start, length, channels, inside, g_b, g_l, g_d, CHUNK + WIDTH - 1)
     if SILU:
         outputs = _convolve(window, taps, offset, CHUNK + WIDTH - 1, WIDTH)
@@ -120,16 +116,21 @@ def _sizes(x: Tensor) -> tuple[int, tuple[int, int]]:
     return chunks, (chunks * math.ceil(dim / TILE.block), batch)
 
 
+def _arguments(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> dict:
+    """Return the launch arguments shared by both kernels."""
+    return (
+        dict(x=x, weight=weight.contiguous(), bias=None if bias is None else bias.contiguous())
+        | strides("x", x)
+        | dict(length=x.shape[1], dim=x.shape[2], SILU=silu, HAS_BIAS=bias is not None)
+        | dict(WIDTH=weight.shape[1], CHUNK=TILE.chunk, BLOCK=TILE.block)
+    )
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     """Convolve x (batch, length, dim) with weight (dim, width), in x's type, with optional SiLU."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
-        launch(
-            convolution_kernel, _sizes(x)[1], TILE, x=x, weight=weight.contiguous(),
-            bias=None if bias is None else bias.contiguous(), out=out, x_b=x.stride(0), x_l=x.stride(1),
-            x_d=x.stride(2), length=x.shape[1], dim=x.shape[2], SILU=silu, HAS_BIAS=bias is not None,
-            WIDTH=weight.shape[1], CHUNK=TILE.chunk, BLOCK=TILE.block,
-        )  # fmt: skip
+        launch(convolution_kernel, _sizes(x)[1], TILE, **_arguments(x, weight, bias, silu), out=out)
     return out
 
 
@@ -144,12 +145,8 @@ def convolve_backward(
     grad_weight = torch.zeros(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
     grad_bias = None if bias is None else torch.zeros(chunks, batch, dim, dtype=torch.float32, device=x.device)
     if x.numel():
-        launch(
-            convolution_backward_kernel, grid, TILE, grad_out=grad_out, x=x, weight=weight.contiguous(),
-            bias=None if bias is None else bias.contiguous(), grad_x=grad_x, grad_weight=grad_weight,
-            grad_bias=grad_bias, x_b=x.stride(0), x_l=x.stride(1), x_d=x.stride(2), g_b=grad_out.stride(0),
-            g_l=grad_out.stride(1), g_d=grad_out.stride(2), length=length, dim=dim, batch_size=batch, SILU=silu,
-            HAS_BIAS=bias is not None, WIDTH=width, CHUNK=TILE.chunk, BLOCK=TILE.block,
-        )  # fmt: skip
+        gradients = dict(grad_out=grad_out, grad_x=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
+        shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
+        launch(convolution_backward_kernel, grid, TILE, **shared, **gradients, batch_size=batch)
     grad_bias = None if bias is None else grad_bias.sum((0, 1)).to(bias.dtype)
     return grad_x, grad_weight.sum((1, 2)).t().to(weight.dtype).contiguous(), grad_bias

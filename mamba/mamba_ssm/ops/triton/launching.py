@@ -58,6 +58,12 @@ _recorder: list[Launch] | None = None
 _fastest: dict[tuple, Tile] = {}
 
 
+def strides(name: str, tensor: torch.Tensor | None, axes: str = "bld") -> dict[str, int]:
+    """Return launch arguments NAME_AXIS with the strides of a tensor, 0 without a tensor."""
+    steps = (0,) * len(axes) if tensor is None else tensor.stride()
+    return {f"{name}_{axis}": step for axis, step in zip(axes, steps, strict=True)}
+
+
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, **arguments: Any) -> None:
     """Launch a kernel on the arguments' device; in `recorded_launches`, only record it."""
     if _recorder is not None:

@@ -94,20 +94,24 @@ def run_forward(
     normed = torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device)
     total = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
     if rows:
-        launch(
-            add_norm_kernel, (rows,), _tile(dim), hidden=hidden.contiguous(),
-            residual=None if residual is None else residual.contiguous(), weight=weight.contiguous(),
-            bias=None if bias is None else bias.contiguous(), normed=normed, total=total, eps=eps, rows=rows, dim=dim,
-            HAS_RESIDUAL=residual is not None, HAS_BIAS=bias is not None, RMS=is_rms,
-            BLOCK=triton.next_power_of_2(dim),
-        )  # fmt: skip
+        inputs = dict(hidden=hidden.contiguous(), residual=None if residual is None else residual.contiguous())
+        weights = dict(weight=weight.contiguous(), bias=None if bias is None else bias.contiguous())
+        outputs = dict(normed=normed, total=total)
+        flags = dict(HAS_RESIDUAL=residual is not None, HAS_BIAS=bias is not None, RMS=is_rms)
+        sizes = dict(eps=eps, rows=rows, dim=dim, BLOCK=triton.next_power_of_2(dim))
+        launch(add_norm_kernel, (rows,), _tile(dim), **inputs, **weights, **outputs, **flags, **sizes)
     return normed, total
 
 
 def run_backward(
-    grad_normed: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
+    grad_normed: Tensor,
+    grad_total: Tensor,
+    total: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
     is_rms: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute the gradients of (hidden + residual, weight, bias); grad_total is that of `total`, the new residual."""
     dim = total.shape[-1]
     rows = total.numel() // dim
@@ -116,11 +120,10 @@ def run_backward(
     grad_weight = torch.zeros(programs, dim, dtype=torch.float32, device=total.device)
     grad_bias = None if bias is None else torch.zeros_like(grad_weight)
     if rows:
-        launch(
-            add_norm_backward_kernel, (programs,), _tile(dim), grad_normed=grad_normed.contiguous(),
-            grad_total=grad_total.contiguous(), total=total, weight=weight.contiguous(), grad_input=grad_input,
-            grad_weight=grad_weight, grad_bias=grad_bias, eps=eps, rows=rows, dim=dim, HAS_BIAS=bias is not None,
-            RMS=is_rms, BLOCK=triton.next_power_of_2(dim),
-        )  # fmt: skip
+        inputs = dict(grad_normed=grad_normed.contiguous(), grad_total=grad_total.contiguous(), total=total)
+        outputs = dict(grad_input=grad_input, grad_weight=grad_weight, grad_bias=grad_bias)
+        flags = dict(weight=weight.contiguous(), HAS_BIAS=bias is not None, RMS=is_rms)
+        sizes = dict(eps=eps, rows=rows, dim=dim, BLOCK=triton.next_power_of_2(dim))
+        launch(add_norm_backward_kernel, (programs,), _tile(dim), **inputs, **outputs, **flags, **sizes)
     grad_bias = None if bias is None else grad_bias.sum(0).to(bias.dtype)
     return grad_input, grad_weight.sum(0).to(weight.dtype), grad_bias

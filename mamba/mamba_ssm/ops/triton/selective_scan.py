@@ -19,6 +19,7 @@ from mamba.mamba_ssm.ops.triton.launching import (
     Tile,
     fastest_tile,
     launch,
+    strides,
 )
 from mamba.mamba_ssm.ops.triton.selective_scan_backward import backward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_carry import carry_kernel
@@ -74,23 +75,18 @@ class Pass(NamedTuple):
     def common(self, grad_out: Tensor | None = None) -> dict:
         """Return the arguments of all kernels that read tiles."""
         scan = self.scan
-        _, length, dim = scan.u.shape
-        strides = _strides("u", scan.u, "bld") | _strides("delta", scan.delta, "bld") | _strides("z", scan.z, "bld")
-        strides |= {} if grad_out is None else _strides("grad", grad_out, "bld")
-        return strides | dict(
-            u=scan.u, delta=scan.delta, A=scan.A, A_b=scan.A_b, B=self.matrices[0],
-            C=self.matrices[1], z=scan.z, delta_bias=scan.delta_bias, buffer=self.buffer, length=length,
-            padded=self.matrices.shape[-1], dim=dim, state=scan.B.shape[3],
-            groups=scan.B.shape[2], batch_size=scan.u.shape[0], chunks=self.chunks, FORWARD=scan.A is not None,
-            BACKWARD=scan.A_b is not None, SOFTPLUS=scan.delta_softplus, MASKED=scan.masked,
-            MASKED_BACKWARD=scan.masked_backward, HAS_Z=scan.z is not None, HAS_BIAS=scan.delta_bias is not None,
-            CHUNK=self.tile.chunk, BLOCK=self.tile.block,
-        )  # fmt: skip
-
-
-def _strides(name: str, tensor: Tensor | None, axes: str) -> dict[str, int]:
-    steps = (0,) * len(axes) if tensor is None else tensor.stride()
-    return {f"{name}_{axis}": step for axis, step in zip(axes, steps, strict=True)}
+        (batch, length, dim), (groups, state) = scan.u.shape, scan.B.shape[2:]
+        B, C = self.matrices
+        return (
+            dict(u=scan.u, delta=scan.delta, A=scan.A, A_b=scan.A_b, B=B, C=C, z=scan.z, buffer=self.buffer)
+            | (strides("u", scan.u) | strides("delta", scan.delta) | strides("z", scan.z))
+            | ({} if grad_out is None else strides("grad", grad_out))
+            | dict(length=length, padded=B.shape[-1], dim=dim, state=state, groups=groups, batch_size=batch)
+            | dict(delta_bias=scan.delta_bias, HAS_BIAS=scan.delta_bias is not None, HAS_Z=scan.z is not None)
+            | dict(chunks=self.chunks, CHUNK=self.tile.chunk, BLOCK=self.tile.block)
+            | dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, SOFTPLUS=scan.delta_softplus)
+            | dict(MASKED=scan.masked, MASKED_BACKWARD=scan.masked_backward)
+        )
 
 
 def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
@@ -115,17 +111,13 @@ def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) ->
     run = Pass(scan, tile, chunks, grid, buffer, step_sums, _matrices(scan.B, scan.C, chunks * tile.chunk))
     adjoint = grad_out is not None
     source = grad_out if adjoint else scan.u  # never read without the adjoints
-    launch(
-        summary_kernel, grid, tile, **run.common(source), grad_out=source, step_sums=step_sums,
-        ADJOINT=adjoint,
-    )  # fmt: skip
+    launch(summary_kernel, grid, tile, **run.common(source), grad_out=source, step_sums=step_sums, ADJOINT=adjoint)
     carry_grid = (math.ceil(state * dim / CARRY.block), batch, sequences)
-    launch(
-        carry_kernel, carry_grid, CARRY, u=scan.u, **_strides("u", scan.u, "bld"), buffer=buffer,
-        step_sums=step_sums, A=scan.A, A_b=scan.A_b, length=length, chunks=chunks, batch_size=batch, dim=dim,
-        state=state, FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, ADJOINT=adjoint,
-        RESIDUAL=scan.elemental_residual, ROWS=CARRY.chunk, BLOCK=CARRY.block,
-    )  # fmt: skip
+    tensors = dict(u=scan.u, buffer=buffer, step_sums=step_sums, A=scan.A, A_b=scan.A_b) | strides("u", scan.u)
+    sizes = dict(length=length, chunks=chunks, batch_size=batch, dim=dim, state=state, ROWS=CARRY.chunk)
+    directions = dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, ADJOINT=adjoint)
+    flags = directions | dict(RESIDUAL=scan.elemental_residual)
+    launch(carry_kernel, carry_grid, CARRY, **tensors, **sizes, **flags, BLOCK=CARRY.block)
     return run
 
 
@@ -169,11 +161,10 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     grad_B, grad_C = buffer.new_empty(2, blocks, batch, groups, state, run.matrices.shape[-1])
     grad_D = None if scan.D is None else torch.empty_like(run.step_sums)
     grad_bias = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
-    launch(
-        backward_kernel, run.grid, tile, **run.common(grad_out), grad_out=grad_out, D=scan.D,
-        grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z, grad_B=grad_B, grad_C=grad_C, grad_D=grad_D,
-        grad_bias=grad_bias, HAS_D=scan.D is not None,
-    )  # fmt: skip
+    tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
+    parameters = dict(grad_B=grad_B, grad_C=grad_C, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
+    shared = run.common(grad_out)
+    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, HAS_D=scan.D is not None)
     if scan.elemental_residual:
         _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
     shares = iter(buffer[: scan.directions, :-1])

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from mamba.mamba_ssm.ops.triton.tiles import (
+    RUNTIME,
     add_scaled,
     adjoint_rows,
     buffer_row,
@@ -27,11 +28,6 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     store_rows,
     zero_rows,
 )
-
-RUNTIME = [
-    "u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d",
-    "length", "padded", "dim", "state", "groups", "batch_size", "chunks",
-]  # fmt: skip
 
 
 @triton.jit

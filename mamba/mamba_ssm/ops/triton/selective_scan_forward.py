@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from mamba.mamba_ssm.ops.triton.tiles import (
+    RUNTIME,
     add_scaled,
     buffer_row,
     carried_rows,
@@ -19,11 +20,6 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     store_rows,
     zero_rows,
 )
-
-RUNTIME = [
-    "u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d",
-    "length", "padded", "dim", "state", "groups", "batch_size", "chunks",
-]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUNTIME)

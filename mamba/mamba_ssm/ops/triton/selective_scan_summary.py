@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from mamba.mamba_ssm.ops.triton.tiles import (
+    RUNTIME,
     adjoint_rows,
     buffer_row,
     carried_rows,
@@ -23,11 +24,6 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     scale_rows,
     step_rows,
 )
-
-RUNTIME = [
-    "u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d",
-    "length", "padded", "dim", "state", "groups", "batch_size", "chunks",
-]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUNTIME)

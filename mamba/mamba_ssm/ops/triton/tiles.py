@@ -8,6 +8,9 @@ registers, without shuffles or barriers, and each memory access is one coalesced
 import triton
 import triton.language as tl
 
+STRIDES = ["u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d"]
+RUNTIME = [*STRIDES, "length", "padded", "dim", "state", "groups", "batch_size", "chunks"]
+"""Integer arguments of the scan kernels, for whose values they are not specialised."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 SOFTPLUS_LINEAR = tl.constexpr(20.0)  # above it softplus(x) is x, PyTorch's threshold
 
