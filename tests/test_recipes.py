@@ -172,7 +172,7 @@ def test_a_saved_args_json_is_taken_back(tmp_path):
         "ssv2/middle_f16_res224", "--lr", "3e-4", "--no-masked_backward", "--opt_betas", "0.9", "0.95"
     )
     file = tmp_path / "args.json"
-    file.write_text(json.dumps(plain_flags(args)))
+    file.write_text(json.dumps(plain_flags(args) | {"dist_eval": True}))  # as version 0.1.0 saved it
     again = parsed("--config", str(file), "--seed", "3")
     expected = plain_flags(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
     assert plain_flags(again) == expected
