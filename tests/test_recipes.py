@@ -98,7 +98,7 @@ def test_shared_settings_are_the_published_ones():
         layer_decay_scope="embeddings", mixup=0.8,
         cutmix=1.0, mixup_prob=1.0, mixup_switch_prob=0.5, mixup_mode="batch", smoothing=0.1, reprob=0.25, recount=1,
         remode="pixel", min_lr=1e-6, warmup_lr=1e-6, fc_drop_rate=0.0, clip_grad=None, model_ema=False, tubelet_size=1,
-        train_interpolation="bicubic", aa="rand-m5-n2-mstd0.25-inc1", data_set="K400",
+        train_interpolation="bicubic", aa="rand-m5-n2-mstd0.25-inc1", data_set="Kinetics_sparse",
         test_num_segment=4, test_num_crop=3, lr_base=256, scale_min_lr=True,
     )  # fmt: skip
     assert {name: getattr(args, name) for name in shared} == shared
