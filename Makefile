@@ -21,10 +21,10 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extra
 	touch $@
 
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh $(OUTPUT)
+	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo.sh $(OUTPUT)
 
 demo-detection: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
+	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
 
 # Two processes of one thread each, for two cores.
 test: $(VENV)/installed-dev lint
