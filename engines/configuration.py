@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.flag_types import non_negative_int
+from common.frame_size import StoreSize, as_flag
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
@@ -224,6 +225,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
             raise ValueError("expected true or false")
         return value
     convert: Any = action.type or str
+    if isinstance(action, StoreSize):
+        return as_flag([convert(str(side)) for side in (value if isinstance(value, list) else [value])])
     if action.nargs in ("+", "*") or isinstance(action.nargs, int):
         return [convert(str(item)) for item in value]
     if isinstance(value, (bool, list, dict)):

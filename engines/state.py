@@ -11,6 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from common.frame_size import as_pair, size_text
 from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
 from engines.objectives.base import Objective, SavedNames
@@ -141,6 +142,7 @@ class TrainingState:
                 f"the file contains no training state ({', '.join(missing)} missing): it can be fine-tuned "
                 "(--finetune) but not resumed"
             )
+        self._refuse_other_frames(saved.get(CONFIG_KEY) or {})
         self._warn_of_changed_flags(saved.get("args", {}))
         self._warn_of_changed_batch(saved.get("rates"))
         try:
@@ -197,6 +199,12 @@ class TrainingState:
             return False
         self.best_score = reached
         return True
+
+    def _refuse_other_frames(self, saved_config: dict[str, Any]) -> None:
+        """Raise a ValueError for other frames: 32 x 48 and 48 x 32 have as many positions, in other places."""
+        own, size = (configuration_of(self.model) or {}).get("img_size"), saved_config.get("img_size")
+        if own and size and as_pair(size) != as_pair(own):
+            raise ValueError(f"its frames have --input_size {size_text(size)}, those of this run {size_text(own)}")
 
     def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:
         changed = [
