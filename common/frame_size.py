@@ -21,11 +21,6 @@ def shorter(size: FrameSize) -> int:
     return min(as_pair(size))
 
 
-def size_text(size: FrameSize) -> str:
-    """Return the words of the flag: "224" or "128 224"."""
-    return str(size) if isinstance(size, int) else " ".join(map(str, size))
-
-
 def as_flag(sides: Sequence[int]) -> int | list[int]:
     """Return one or two sides as the value of a flag.
 

@@ -107,6 +107,11 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) ->
     )
 
 
+def as_typed(value: Any) -> str:
+    """Return a flag's value as it is typed, the items of a list apart: "128 224"."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def check_choices(settings: Any) -> None:
     """Check that values are among their fields' choices, for settings that were not created by a parser.
 

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from common.flag_types import positive_fraction, positive_int
-from common.frame_size import FrameSize, StoreSize, shorter, size_text
-from common.settings import option
+from common.frame_size import FrameSize, StoreSize, shorter
+from common.settings import as_typed, option
 
 Mode = Literal["train", "validation", "test"]
 
@@ -201,7 +201,7 @@ def check_test_sizes(input_size: FrameSize, short_side: int) -> None:
     """
     if short_side != shorter(input_size):
         raise ValueError(
-            f"--short_side_size {short_side} and --input_size {size_text(input_size)} must be equal for testing: "
+            f"--short_side_size {short_side} and --input_size {as_typed(input_size)} must be equal for testing: "
             "the test crops are as large as the short side; leave --short_side_size out"
         )
 

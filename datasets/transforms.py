@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from common.flag_types import fraction, non_negative, positive, positive_fraction, positive_int
-from common.frame_size import FrameSize, as_pair, shorter, size_text
-from common.settings import flag, option
+from common.frame_size import FrameSize, as_pair, shorter
+from common.settings import as_typed, flag, option
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.sampling import check_test_sizes
@@ -284,7 +284,7 @@ def video_validation_transform(input_size: FrameSize, short_side_size: int) -> C
     """Build the pipeline of validation clips: resize the short side to `short_side_size`, then crop the centre."""
     if short_side_size < shorter(input_size):
         raise ValueError(
-            f"--short_side_size {short_side_size} is smaller than --input_size {size_text(input_size)}: "
+            f"--short_side_size {short_side_size} is smaller than --input_size {as_typed(input_size)}: "
             "the frame would be smaller than the crop"
         )
     enlarged = short_side_size / shorter(input_size)

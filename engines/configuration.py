@@ -15,6 +15,7 @@ from typing import Any
 
 from common.flag_types import non_negative_int
 from common.frame_size import StoreSize, as_flag
+from common.settings import as_typed
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
@@ -112,7 +113,7 @@ def parse_arguments(
         parser.set_defaults(**chosen)
         args = parser.parse_args(argv)
     args.overridden = [
-        f"{name} {chosen[name]} -> {value}"
+        f"{name} {as_typed(chosen[name])} -> {as_typed(value)}"
         for name, value in sorted(vars(args).items())
         if name in given & chosen.keys() and value != chosen[name]
     ]

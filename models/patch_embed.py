@@ -4,7 +4,8 @@ import torch.nn as nn
 from einops import rearrange
 from torch import Tensor
 
-from common.frame_size import FrameSize, as_pair, size_text
+from common.frame_size import FrameSize, as_pair
+from common.settings import as_typed
 
 
 class PatchEmbed(nn.Module):
@@ -20,7 +21,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         height, width = as_pair(img_size)
         if height % patch_size or width % patch_size:
-            raise ValueError(f"img_size {size_text(img_size)} must be a multiple of patch_size {patch_size}")
+            raise ValueError(f"img_size {as_typed(img_size)} must be a multiple of patch_size {patch_size}")
         self.img_size = (height, width)
         self.patch_size = patch_size
         self.tubelet_size = tubelet_size
