@@ -16,7 +16,12 @@ from test_third_objective import start
 
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
-from datasets.transforms import RandomResizedCrop, video_test_transform, video_validation_transform
+from datasets.transforms import (
+    RandomResizedCrop,
+    image_eval_transform,
+    video_test_transform,
+    video_validation_transform,
+)
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run
 from engines.early_check import check_command_line
@@ -188,6 +193,19 @@ def test_evaluation_crops_keep_the_aspect_ratio_and_cover_the_clip(size, frame):
                 assert slope == pytest.approx(1 / scale, rel=0.1)
     # the first and the last crop together see both ends of the longer side
     assert clips[0, :2].min() <= 2 and clips[-1, :2].amax((1, 2, 3)).max() >= 2 * max(frame) - 2 / scale - 6
+
+
+def test_a_longer_short_side_leaves_a_margin_around_the_crop():
+    down, across = np.meshgrid(np.arange(80), np.arange(120), indexing="ij")
+    picture = np.stack([down, across, 0 * down], -1).astype(np.uint8)[None]
+    for transform in (video_validation_transform((32, 48), 40), image_eval_transform((32, 48), 0.8)):
+        (clip,), _ = transform.prepare(picture, np.random.default_rng(0))
+        assert clip.shape == (3, 1, 32, 48)
+        # the frame becomes 40 x 60, and the crop starts 4 rows and 6 columns in
+        np.testing.assert_allclose([clip[0, 0, 0, 0], clip[1, 0, 0, 0]], [8.5, 12.5], atol=1)
+        np.testing.assert_allclose([clip[0, 0, -1, -1], clip[1, 0, -1, -1]], [70.5, 106.5], atol=1)
+    with pytest.raises(ValueError, match="--short_side_size 24 is smaller than --input_size 32 48"):
+        video_validation_transform((32, 48), 24)
 
 
 def test_training_crops_are_stretched_no_more_than_square_ones():
