@@ -52,7 +52,7 @@ from datasets.transforms import (
     AugmentationSettings,
     Normalize,
     RandomResizedCrop,
-    ResizeShortSide,
+    ResizeToCover,
     SlidingCrops,
     video_train_transform,
 )
@@ -184,7 +184,7 @@ def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """Time the 4 x 3 views of a test video, in milliseconds, and count how often it is decoded."""
     path = str(write_video(folder / "v.mp4"))
     dataset = dataset_of(folder, "test", sampling="sparse", read_timeout=0)
-    steps = ResizeShortSide(224), SlidingCrops(224, 3), Normalize()
+    steps = ResizeToCover(224), SlidingCrops(224, 3), Normalize()
 
     def view_by_view():
         clips = []

@@ -71,7 +71,7 @@ def read_batches(predictor: Predictor, data: Path, split: str, limit: int) -> It
     boxes = json.loads((data / BOXES).read_text())
     size = json.loads((data / "settings.json").read_text())["size"]
     embed = predictor.model.patch_embed
-    if size != embed.img_size:
+    if (size, size) != embed.img_size:
         raise ValueError(f"the images in {data} have sides of {size} pixels, the model's input {embed.img_size}")
     records, _ = read_list(data / "videos" / f"{split}.csv")
     records, plan, rng = records[: limit or None], predictor.plan, np.random.default_rng(0)
@@ -82,7 +82,7 @@ def read_batches(predictor: Predictor, data: Path, split: str, limit: int) -> It
             indices = plan.sample(len(reader), mode=plan.mode, segment=0, num_segments=1, rng=rng)
             clips.append(plan.transform(reader.read(indices), rng))
             of_frames = torch.tensor(boxes[record.path])[torch.from_numpy(indices)]
-            coverage.append(box_coverage(of_frames, size, embed.tubelet_size, int(embed.patches_per_frame**0.5)))
+            coverage.append(box_coverage(of_frames, size, embed.tubelet_size, embed.grid_size[0]))
         yield torch.cat(clips), torch.stack(coverage)
 
 

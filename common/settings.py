@@ -10,6 +10,7 @@ schedule = from_flags(Schedule, parser.parse_args())
 """
 
 import argparse
+import builtins
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -27,6 +28,7 @@ def option(
     names: Sequence[str] = (),
     nargs: int | str | None = None,
     metavar: str | tuple[str, ...] | None = None,
+    action: builtins.type[argparse.Action] | None = None,
 ) -> Any:
     """Declare a field of a settings dataclass together with its flag.
 
@@ -39,10 +41,13 @@ def option(
         names: other names of the flag, without dashes.
         nargs: number of values, as in argparse; by default one, or the length of a tuple.
         metavar: name of the value in the help.
+        action: stores the values, as in argparse.
     """
     return dataclasses.field(
         default=default,
-        metadata={_KEY: dict(help=help, type=type, choices=choices, names=names, nargs=nargs, metavar=metavar)},
+        metadata={
+            _KEY: dict(help=help, type=type, choices=choices, names=names, nargs=nargs, metavar=metavar, action=action)
+        },
     )
 
 
@@ -79,6 +84,7 @@ def add_options(group, kind: type) -> None:
             nargs=about["nargs"] or (len(several) if several else None),
             choices=about["choices"] or None,
             metavar=about["metavar"],
+            action=about["action"],
             help=text,
         )
 
@@ -99,6 +105,11 @@ def from_flags(kind: type[Kind], flags: argparse.Namespace, /, **values: Any) ->
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()}, **values
     )
+
+
+def as_typed(value: Any) -> str:
+    """Return a flag's value as it is typed, the items of a list apart: "128 224"."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def check_choices(settings: Any) -> None:

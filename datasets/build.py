@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.frame_size import as_pair
 from datasets.annotations import Kind, read_list
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
@@ -171,7 +172,7 @@ def build_plan(mode: Mode, kind: Kind, settings: DataSettings) -> ClipPlan:
         mode=mode,
         sample=partial(uniform_indices, clip_len=1) if image else _sampler(preset, settings),
         transform=_transform(mode, preset, image, settings),
-        clip_shape=(3, 1 if image else settings.num_frames, settings.input_size, settings.input_size),
+        clip_shape=(3, 1 if image else settings.num_frames, *as_pair(settings.input_size)),
         segments=settings.test_num_segment if many_views else 1,
         crops=settings.test_num_crop if many_views else 1,
         repeats=settings.num_sample if mode == "train" else 1,

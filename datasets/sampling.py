@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 
 from common.flag_types import positive_fraction, positive_int
-from common.settings import option
+from common.frame_size import FrameSize, StoreSize, shorter
+from common.settings import as_typed, option
 
 Mode = Literal["train", "validation", "test"]
 
@@ -168,9 +169,19 @@ class ViewSettings:
     sampling: str | None = option(None, "how frames are sampled (default: the preset's)", choices=tuple(SAMPLERS))
     num_frames: int = option(8, "frames per clip", positive_int)
     sampling_rate: int = option(4, "step between the frames of dense sampling", positive_int)
-    input_size: int = option(224, "side of a clip, in pixels", positive_int)
+    input_size: FrameSize = option(
+        224,
+        "height and width of a clip in pixels, or one number for square clips; both multiples of the patch size",
+        positive_int,
+        nargs="+",
+        metavar=("HEIGHT", "WIDTH"),
+        action=StoreSize,
+    )
     short_side_size: int | None = option(
-        None, "length of the shorter side in evaluation, in pixels (default: --input_size)", positive_int
+        None,
+        "length of the shorter side in evaluation, in pixels; clips that are not square: of the smallest frame that "
+        "their shape fits into (default: the shorter side of --input_size)",
+        positive_int,
     )
     test_num_segment: int = option(4, "temporal clips per video in a test", positive_int)
     test_num_crop: int = option(3, "spatial crops per clip in a test", positive_int)
@@ -179,18 +190,18 @@ class ViewSettings:
     @property
     def short_side(self) -> int:
         """Length of the shorter side in evaluation, in pixels."""
-        return self.short_side_size or self.input_size
+        return self.short_side_size or shorter(self.input_size)
 
 
-def check_test_sizes(input_size: int, short_side: int) -> None:
-    """Check that the crops of a test are as large as the shorter side.
+def check_test_sizes(input_size: FrameSize, short_side: int) -> None:
+    """Check that the crops of a test have the shorter side of the frame.
 
     Raises:
         ValueError: The sizes differ.
     """
-    if short_side != input_size:
+    if short_side != shorter(input_size):
         raise ValueError(
-            f"--short_side_size {short_side} and --input_size {input_size} must be equal for testing: "
+            f"--short_side_size {short_side} and --input_size {as_typed(input_size)} must be equal for testing: "
             "the test crops are as large as the short side; leave --short_side_size out"
         )
 

@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from common.flag_types import fraction, non_negative, positive, positive_fraction, positive_int
-from common.settings import flag, option
+from common.frame_size import FrameSize, as_pair, shorter
+from common.settings import as_typed, flag, option
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.sampling import check_test_sizes
@@ -94,13 +95,14 @@ class Augment:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crop a random box with a given range of area (share of the image) and aspect ratio, and resize it to a square.
+    """Crop a random box with a given range of area (share of the image) and aspect ratio, and resize it to `size`.
 
+    The aspect ratio is relative to that of `size`: the picture is stretched as much for wide clips as for square ones.
     With `augment`, the image is augmented before, as by `Augment`, but only inside the box. `antialias` is PIL's
     behaviour for images; interpolation of video tensors does not have it.
     """
 
-    size: int
+    size: FrameSize
     area: tuple[float, float] = CROP_AREA
     aspect: tuple[float, float] = CROP_ASPECT
     interpolation: str = "bilinear"
@@ -108,23 +110,25 @@ class RandomResizedCrop:
     augment: RandAugment | None = None
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop and resize a clip (T, C, H, W) -> (T, C, size, size)."""
+        """Crop and resize a clip (T, C, H, W) -> (T, C, *size)."""
         rows, columns = clip.shape[-2:]
         operations = self.augment.draw(rows, columns, rng) if self.augment else []
         top, left, height, width = self.draw_box(rows, columns, rng)
         region = Region(top, left, top + height, left + width)
         box = _to_clip(apply_operations(_to_frames(clip), operations, region))
-        return _resize(box, self.size, self.size, _drawn(self.interpolation, rng), self.antialias)
+        return _resize(box, *as_pair(self.size), _drawn(self.interpolation, rng), self.antialias)
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw (top, left, height, width); after ten tries, the largest centred box with a valid aspect ratio."""
+        clip_height, clip_width = as_pair(self.size)
+        shape = clip_width / clip_height
         for _ in range(10):
             area = rng.uniform(*self.area) * height * width
-            aspect = math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
+            aspect = shape * math.exp(rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1])))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
-        aspect = min(max(width / height, self.aspect[0]), self.aspect[1])
+        aspect = min(max(width / height, shape * self.aspect[0]), shape * self.aspect[1])
         w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
         return (height - h) // 2, (width - w) // 2, h, w
 
@@ -172,56 +176,62 @@ class Normalize:
 
 
 @dataclass(frozen=True)
-class ResizeShortSide:
-    """Resize the shorter side to `size` pixels and the longer one to int(size * long / short)."""
+class ResizeToCover:
+    """Resize to the smallest frame that contains a crop of `size`, keeping the aspect ratio.
 
-    size: int
+    With one number, this resizes the shorter side to `size` pixels and the longer one to int(size * long / short).
+    """
+
+    size: FrameSize
     interpolation: str = "bilinear"
     antialias: bool = False
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Resize a clip (T, C, H, W)."""
         height, width = clip.shape[-2:]
-        if min(height, width) == self.size:
-            return clip
-        if height < width:
-            new_height, new_width = self.size, int(self.size * width / height)
+        new_height, new_width = as_pair(self.size)
+        if height * new_width < width * new_height:
+            new_width = int(new_height * width / height)
         else:
-            new_height, new_width = int(self.size * height / width), self.size
+            new_height = int(new_width * height / width)
+        if (new_height, new_width) == (height, width):
+            return clip
         return _resize(clip, new_height, new_width, self.interpolation, self.antialias)
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Crop the central square of `size` pixels."""
+    """Crop `size` pixels from the centre."""
 
-    size: int
+    size: FrameSize
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop a clip (T, C, H, W) -> (T, C, size, size)."""
-        top, left = (round((side - self.size) / 2) for side in clip.shape[-2:])
-        return clip[..., top : top + self.size, left : left + self.size]
+        """Crop a clip (T, C, H, W) -> (T, C, *size)."""
+        height, width = as_pair(self.size)
+        top, left = round((clip.shape[-2] - height) / 2), round((clip.shape[-1] - width) / 2)
+        return clip[..., top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
 class SlidingCrops:
-    """Crop `count` squares of `size` pixels along the longer side, from start to end; a single one is in the middle.
+    """Crop `size` pixels `count` times along the side that has more, from start to end.
 
-    The shorter side must have `size` pixels.
+    A single crop is in the middle. The other side must have as many pixels as the crops.
     """
 
-    size: int
+    size: FrameSize
     count: int
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Crop a clip (T, C, H, W) -> (count, T, C, size, size)."""
-        height, width = clip.shape[-2:]
-        axis, spare = (-2, height - self.size) if height >= width else (-1, width - self.size)
+        """Crop a clip (T, C, H, W) -> (count, T, C, *size)."""
+        height, width = as_pair(self.size)
+        below, beside = clip.shape[-2] - height, clip.shape[-1] - width
+        axis, spare, length = (-2, below, height) if below >= beside else (-1, beside, width)
         if self.count == 1:
             starts = [spare // 2]
         else:
             starts = [int(j * (spare / (self.count - 1))) for j in range(self.count)]
-        return torch.stack([clip.narrow(axis, start, self.size) for start in starts])
+        return torch.stack([clip.narrow(axis, start, length) for start in starts])
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,7 @@ class AugmentationSettings:
         CROP_AREA, "area of random crops, as a share of the image", positive_fraction, metavar=("MIN", "MAX")
     )
     ratio: tuple[float, float] = option(
-        CROP_ASPECT, "aspect ratio (width / height) of random crops", positive, metavar=("MIN", "MAX")
+        CROP_ASPECT, "aspect ratio of random crops, relative to that of --input_size", positive, metavar=("MIN", "MAX")
     )
     hflip: float | None = option(None, "probability of a horizontal flip (default: the preset's)", fraction)
     reprob: float = option(0.25, "probability of random erasing", fraction)
@@ -251,7 +261,7 @@ class AugmentationSettings:
     """Seed of sampling and augmentation; its flag belongs to the engine."""
 
 
-def video_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
+def video_train_transform(input_size: FrameSize, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of videos: augmentation, random crop, flip, normalisation, erasing.
 
     `train_interpolation` applies to geometric operations of the augmentation; the crop is bilinear, as published.
@@ -261,7 +271,7 @@ def video_train_transform(input_size: int, settings: AugmentationSettings) -> Co
     return Compose([crop, flip], _erasing(settings))
 
 
-def image_train_transform(input_size: int, settings: AugmentationSettings) -> Compose:
+def image_train_transform(input_size: FrameSize, settings: AugmentationSettings) -> Compose:
     """Build the training pipeline of images: crop, flip, then augmentation, or colour jitter without augmentation."""
     jitter = ColorJitter(settings.color_jitter) if settings.color_jitter > 0 else None
     augment = _augment(settings, IMAGE_FILL)
@@ -270,27 +280,29 @@ def image_train_transform(input_size: int, settings: AugmentationSettings) -> Co
     return Compose([crop, flip, Augment(augment) if augment else jitter], _erasing(settings))
 
 
-def video_validation_transform(input_size: int, short_side_size: int) -> Compose:
+def video_validation_transform(input_size: FrameSize, short_side_size: int) -> Compose:
     """Build the pipeline of validation clips: resize the short side to `short_side_size`, then crop the centre."""
-    if short_side_size < input_size:
+    if short_side_size < shorter(input_size):
         raise ValueError(
-            f"--short_side_size {short_side_size} is smaller than --input_size {input_size}: "
+            f"--short_side_size {short_side_size} is smaller than --input_size {as_typed(input_size)}: "
             "the frame would be smaller than the crop"
         )
-    return Compose([ResizeShortSide(short_side_size), CenterCrop(input_size)])
+    enlarged = short_side_size / shorter(input_size)
+    return Compose([ResizeToCover([round(enlarged * side) for side in as_pair(input_size)]), CenterCrop(input_size)])
 
 
-def video_test_transform(input_size: int, short_side_size: int, num_crops: int) -> Compose:
-    """Build the pipeline of test clips: resize the short side, then crop `num_crops` squares along the other side."""
+def video_test_transform(input_size: FrameSize, short_side_size: int, num_crops: int) -> Compose:
+    """Build the pipeline of test clips: resize to cover a crop, then take `num_crops` along the longer side."""
     check_test_sizes(input_size, short_side_size)
-    return Compose([ResizeShortSide(short_side_size), SlidingCrops(input_size, num_crops)])
+    return Compose([ResizeToCover(input_size), SlidingCrops(input_size, num_crops)])
 
 
-def image_eval_transform(input_size: int, crop_pct: float) -> Compose:
-    """Build the evaluation pipeline of images: resize the short side to input_size / crop_pct, crop the centre."""
+def image_eval_transform(input_size: FrameSize, crop_pct: float) -> Compose:
+    """Build the evaluation pipeline of images: resize to cover input_size / crop_pct, crop the centre."""
     if not 0 < crop_pct <= 1:
         raise ValueError(f"--crop_pct must be above 0 and at most 1, not {crop_pct}")
-    resize = ResizeShortSide(int(input_size / crop_pct), interpolation="bicubic", antialias=True)
+    enlarged = [int(side / crop_pct) for side in as_pair(input_size)]
+    resize = ResizeToCover(enlarged, interpolation="bicubic", antialias=True)
     return Compose([resize, CenterCrop(input_size)])
 
 

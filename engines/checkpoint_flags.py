@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Set
 from typing import Any
 
+from common.settings import as_typed
 from datasets.presets import PRESETS, find_preset, get_preset
 from models.arguments import flagged_settings
 from models.checkpoint import KINETICS_710_TO_400
@@ -86,7 +87,8 @@ def settle(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts, roles
     }
     model = flags["model"]
     conflicts = [
-        f"--{name} {value}{'' if name in given else f' by --model {model}'}, the file has {answers[name]}"
+        f"--{name} {as_typed(value)}{'' if name in given else f' by --model {model}'}, the file has "
+        f"{as_typed(answers[name])}"
         for name, value in differing.items()
     ]
     overridden = flags["override_checkpoint"]
@@ -173,7 +175,9 @@ def known_sampling(facts: CheckpointFacts) -> dict[str, Any]:
 
 def _log(path: str, changed: dict[str, Any]) -> None:
     if changed:
-        _logger.info("flags from %s: %s", path, ", ".join(f"--{name} {value}" for name, value in changed.items()))
+        _logger.info(
+            "flags from %s: %s", path, ", ".join(f"--{name} {as_typed(value)}" for name, value in changed.items())
+        )
 
 
 def _warn_of_other_sampling(facts: CheckpointFacts, flags: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.flag_types import non_negative_int
+from common.frame_size import StoreSize, as_flag
+from common.settings import as_typed
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
 from datasets.lists import count_videos
@@ -111,7 +113,7 @@ def parse_arguments(
         parser.set_defaults(**chosen)
         args = parser.parse_args(argv)
     args.overridden = [
-        f"{name} {chosen[name]} -> {value}"
+        f"{name} {as_typed(chosen[name])} -> {as_typed(value)}"
         for name, value in sorted(vars(args).items())
         if name in given & chosen.keys() and value != chosen[name]
     ]
@@ -224,6 +226,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
             raise ValueError("expected true or false")
         return value
     convert: Any = action.type or str
+    if isinstance(action, StoreSize):
+        return as_flag([convert(str(side)) for side in (value if isinstance(value, list) else [value])])
     if action.nargs in ("+", "*") or isinstance(action.nargs, int):
         return [convert(str(item)) for item in value]
     if isinstance(value, (bool, list, dict)):

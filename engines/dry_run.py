@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from common.frame_size import as_pair
 from common.settings import from_flags
 from engines.batch import fit_batch_to_list
 from engines.distributed import place_from_environment
@@ -139,8 +140,7 @@ def _log_model(config: ModelConfig, complexity: Complexity) -> None:
         complexity.parameters / 1e6,
         config.num_classes,
         config.num_frames,
-        config.img_size,
-        config.img_size,
+        *as_pair(config.img_size),
         complexity.tokens,
         complexity.flops / 1e9,
     )

@@ -57,7 +57,8 @@ def check_command_line(
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
-        _check_square(words)
+        if not classifies:
+            _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
@@ -177,7 +178,10 @@ def _check_square(words: Sequence[str]) -> None:
     place = next((i for i, word in enumerate(words) if word.replace("-", "_") == "__input_size"), len(words))
     sizes = list(takewhile(str.isdigit, words[place + 1 :]))
     if len(sizes) > 1:
-        raise ValueError(f"--input_size {' '.join(sizes)}: clips are square here; give one number, the side in pixels")
+        raise ValueError(
+            f"--input_size {' '.join(sizes)}: the training clips of a detector are square; give one number, the side "
+            "in pixels"
+        )
 
 
 def _check_sizes(flags: argparse.Namespace, script: str) -> None:

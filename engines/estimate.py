@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.frame_size import as_pair
 from engines.settings import RunSettings
 from models.complexity import Complexity
 from models.config import ModelConfig
@@ -86,7 +87,7 @@ def _affordable_frames(config: ModelConfig, complexity: Complexity, device: torc
 def _time_step(config: ModelConfig, clips: int, device: torch.device, bf16: bool) -> float:
     """Return the seconds of a training step: the shortest of a few, because other programs only add to it."""
     model = VideoMambaPro(config).to(device).train()
-    batch = torch.zeros(clips, 3, config.num_frames, config.img_size, config.img_size, device=device)
+    batch = torch.zeros(clips, 3, config.num_frames, *as_pair(config.img_size), device=device)
     times = []
     for _ in range(_REPEATS):
         start = time.perf_counter()

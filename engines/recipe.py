@@ -6,7 +6,8 @@ A file has these keys:
     inherits  another file, whose base, groups and runs are inherited and can be overridden
     base      flags of all runs
     groups    flags that several runs share, by name
-    runs      the runs, by name; NAME_f16_res224 sets num_frames 16 and input_size 224
+    runs      the runs, by name; NAME_f16_res224 sets num_frames 16 and input_size 224; for frames
+              that are not square, write input_size: [128, 224]
 
 Base, groups and runs contain flags under their names on the command line, and in addition
     use       groups or runs of the file to start from; later ones override earlier ones

@@ -36,7 +36,7 @@ class HeatTrack:
         frames: (m,) first frame of each tubelet.
         maps: (m, crops, rows, columns) float32, non-negative: contributions to the logit of the window's class.
         tubelets: number of tubelets per clip.
-        crop_share: side of a crop divided by the shorter side of the picture.
+        crop_share: side of a crop divided by that of the largest crop of its shape in the picture.
     """
 
     times: np.ndarray
@@ -70,7 +70,7 @@ class HeatTrack:
             uint8 (H, W, 3). The heat fades out towards the border of the crops.
         """
         maps, size = self.at(frame), picture.shape[:2]
-        fade, border = _edges(len(maps), max(maps.shape[1:]), *size, self.crop_share)
+        fade, border = _edges(maps.shape, *size, self.crop_share)
         heat = np.clip(spread(maps, *size, self.crop_share) / self.scale, 0, 1)
         opacity = (STRONGEST * certainty * fade * heat)[..., None]
         mixed = (1 - opacity) * picture + opacity * 255 * COLOURS(heat)[..., :3]
@@ -137,11 +137,12 @@ def join_windows(tracks: Sequence[HeatTrack]) -> HeatTrack:
 def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -> np.ndarray:
     """Place the maps of crops (crops, rows, columns) on a picture: (height, width) float32, 0 outside all crops.
 
-    The crops are those of the test: squares evenly spaced along the longer side, or a single one in the middle.
+    The crops are those of the test, of the shape of a clip: evenly spaced along the side where the picture has more,
+    or a single one in the middle.
     Overlapping crops are averaged.
     """
     heat, covered = np.zeros((2, height, width), dtype=np.float32)
-    for (rows, columns), patches in zip(_crops(len(maps), height, width, crop_share), maps, strict=True):
+    for (rows, columns), patches in zip(_crops(maps.shape, height, width, crop_share), maps, strict=True):
         size = (columns.stop - columns.start, rows.stop - rows.start)
         heat[rows, columns] += Image.fromarray(patches.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
         covered[rows, columns] += 1
@@ -149,7 +150,7 @@ def spread(maps: np.ndarray, height: int, width: int, crop_share: float = 1.0) -
 
 
 @lru_cache(maxsize=8)  # identical for all frames of a video
-def _edges(count: int, patches: int, height: int, width: int, crop_share: float) -> tuple[np.ndarray, np.ndarray]:
+def _edges(shape: tuple[int, ...], height: int, width: int, crop_share: float) -> tuple[np.ndarray, np.ndarray]:
     """Compute the soft edge and the border of the area covered by the crops; edges of the picture do not count.
 
     Returns:
@@ -157,21 +158,23 @@ def _edges(count: int, patches: int, height: int, width: int, crop_share: float)
         (height, width) bool: the border.
     """
     seen = np.zeros((height, width), dtype=np.uint8)
-    for rows, columns in _crops(count, height, width, crop_share):
+    for rows, columns in _crops(shape, height, width, crop_share):
         seen[rows, columns] = 255
-    mask, side = Image.fromarray(seen), min(height, width)
+    mask, patch = Image.fromarray(seen), crop_share * min(height / shape[1], width / shape[2])
     # Filters replicate the outermost pixels, so nothing fades at the edges of the picture.
-    blurred = np.asarray(mask.filter(ImageFilter.BoxBlur(crop_share * side / patches / 2)), dtype=np.float32) / 255
-    thickness = 1 + 2 * max(1, side // 240)
+    blurred = np.asarray(mask.filter(ImageFilter.BoxBlur(patch / 2)), dtype=np.float32) / 255
+    thickness = 1 + 2 * max(1, min(height, width) // 240)
     inner = np.asarray(mask.filter(ImageFilter.MinFilter(thickness)))
     return np.clip(2 * blurred - 1, 0, 1), seen != inner
 
 
-def _crops(count: int, height: int, width: int, crop_share: float) -> Iterator[tuple[slice, slice]]:
-    """Yield the rows and columns of each crop."""
-    side = max(1, round(crop_share * min(height, width)))
-    room = np.array([height - side, width - side])
-    longer = int(width > height)
+def _crops(shape: tuple[int, ...], height: int, width: int, crop_share: float) -> Iterator[tuple[slice, slice]]:
+    """Yield the pixels of each crop, down and across, for maps of the shape (crops, rows, columns)."""
+    count, rows, columns = shape
+    fitting = crop_share * min(height * columns, width * rows)
+    high, wide = max(1, round(fitting / columns)), max(1, round(fitting / rows))
+    room = np.array([height - high, width - wide])
+    longer = int(room[1] > room[0])
     for place in np.linspace(0, 1, count) if count > 1 else [0.5]:
         top, left = np.where(np.arange(2) == longer, place * room, room / 2).astype(int)
-        yield slice(top, top + side), slice(left, left + side)
+        yield slice(top, top + high), slice(left, left + wide)

@@ -97,7 +97,7 @@ class Predictor:
         device: device of the model.
         bf16: compute in bfloat16 with autocast.
         span: length of video that a clip covers, in frames; the default window of a curve.
-        crop_share: side of a crop relative to the short side of the frame; below 1 for image models.
+        crop_share: side of a crop relative to that of the largest one in the frame; below 1 for image models.
         clips_per_forward: largest number of clips in one forward pass, which limits the memory.
         filename_tmpl: file names of the frames in a folder.
         reader: decoder of videos.

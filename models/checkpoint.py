@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.frame_size import as_pair
 from models.checkpoint_file import CheckpointError, bare_name, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_state, refuse_other_switches, stored_config
+from models.describe import depth_of, mixer_state, refuse_other_switches, square_grid, stored_config
 from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,10 @@ def load_checkpoint(
     source = unwrap_tensors(content, path)
     _check_type(source, model, path)
     refuse_other_switches(model, content, path, overridden)
-    other_head = _other_head(model, source, stored_config(content, path).get("time_pool", ""))
+    stored = stored_config(content, path)
+    other_head = _other_head(model, source, stored.get("time_pool", ""))
+    backbone: Any = getattr(model, "backbone", model)
+    grids = _grid_of_file(source, stored), backbone.patch_embed.grid_size
     report, adapted = LoadReport(), {}
     for full_name, ours in model.state_dict().items():
         name = bare_name(full_name)
@@ -89,7 +93,7 @@ def load_checkpoint(
         if name.startswith("head.") and (without_head or other_head):
             report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
-        tensor, action, note = _adapt(name, source[name], ours, path)
+        tensor, action, note = _adapt(name, source[name], ours, path, grids)
         report.rows[name] = (action, note)
         if tensor is not None:
             adapted[full_name] = tensor
@@ -120,16 +124,35 @@ def _other_head(model: Any, source: dict[str, Tensor], time_pool: str) -> str:
     return ""
 
 
-def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
-    """The file's tensor in the model's shape: (tensor or None to leave ours, action, note)."""
+def _grid_of_file(source: dict[str, Tensor], stored: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of the patches in a file; None where it does not record them and they are no square."""
+    if "pos_embed" not in source:
+        return None
+    if "img_size" in stored:
+        height, width = as_pair(stored["img_size"])
+        patch = source["patch_embed.proj.weight"].shape[-1]
+        return height // patch, width // patch
+    return square_grid(source["pos_embed"].shape[1] - 1)
+
+
+def _adapt(
+    name: str,
+    theirs: Tensor,
+    ours: Tensor,
+    path: str | Path,
+    grids: tuple[tuple[int, int] | None, tuple[int, int]],
+) -> tuple[Tensor | None, str, str]:
+    """The file's tensor in the model's shape: (tensor or None to leave ours, action, note).
+
+    `grids` are the rows and columns of patches of the file and of the model.
+    """
+    change = f"{tuple(theirs.shape)} -> {tuple(ours.shape)}"
+    if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
+        return _adapt_positions(theirs, ours, path, grids)
     if theirs.shape == ours.shape:
         return theirs, "loaded", ""
-    change = f"{tuple(theirs.shape)} -> {tuple(ours.shape)}"
     if name == "patch_embed.proj.weight" and _inflatable(theirs, ours):
         return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
-    if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
-        side = int((ours.shape[1] - 1) ** 0.5)
-        return resize_spatial(theirs, side, side), "interpolated", f"{change}, bicubic"
     if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
         return resize_temporal(theirs, ours.shape[1]), "interpolated", f"{change}, linear"
     if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
@@ -140,6 +163,25 @@ def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[T
         f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
+
+
+def _adapt_positions(
+    theirs: Tensor, ours: Tensor, path: str | Path, grids: tuple[tuple[int, int] | None, tuple[int, int]]
+) -> tuple[Tensor, str, str]:
+    """The file's spatial positions on the model's grid; as `_adapt`."""
+    old, new = grids
+    (rows, columns), count = new, theirs.shape[1] - 1
+    if old is None and theirs.shape == ours.shape:
+        return theirs, "loaded", f"the file does not record its grid of patches, taken as {rows} x {columns}"
+    if old is None or old[0] * old[1] != count:
+        raise CheckpointError(
+            f"{path} has {count} spatial positions and does not record their rows and columns; load it with the "
+            "--input_size it was trained with"
+        )
+    if old == new:
+        return theirs, "loaded", ""
+    note = f"{old[0]} x {old[1]} -> {rows} x {columns} patches, bicubic"
+    return resize_spatial(theirs, old, new), "interpolated", note
 
 
 def _inflatable(theirs: Tensor, ours: Tensor) -> bool:

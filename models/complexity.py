@@ -73,9 +73,7 @@ def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
     block = _one_block(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = block.to_empty(device="cpu")  # autocast supports the CPU but not the meta device
-        clip = torch.empty(
-            1, model.config.in_chans, model.num_frames, model.patch_embed.img_size, model.patch_embed.img_size
-        )
+        clip = torch.empty(1, model.config.in_chans, model.num_frames, *model.patch_embed.img_size)
         saved = _SavedBytes(fake)
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=bf16),

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Self
 
 from common.flag_types import non_negative_int, positive_int, proper_fraction
+from common.frame_size import FrameSize, as_flag, as_pair
 from mamba.mamba_ssm.modules.mamba_simple import BIMAMBA_TYPES
 from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
 from models.initialisation import DT_INITS
@@ -46,6 +47,7 @@ class Setting:
         detector: Whether only action detectors have the field and its flag.
         factor: Name of the field in the ablation; empty if it is not ablated.
         choices: Allowed values; empty for any.
+        pair: Whether the value may be two numbers, of height and width.
         type: Parses and checks a value from the command line.
     """
 
@@ -61,6 +63,7 @@ class Setting:
     detector: bool = False
     factor: str = ""
     choices: tuple[str, ...] = ()
+    pair: bool = False
     type: Callable[[str], Any] = str
 
     def check(self, value: Any) -> None:
@@ -74,7 +77,8 @@ class Setting:
                 raise ValueError(f"{self.name} must be True or False, got {value!r}")
             return
         try:
-            self.type(str(value))
+            for one in value if self.pair and isinstance(value, (list, tuple)) and len(value) == 2 else [value]:
+                self.type(str(one))
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{self.name} {value!r}: {error}") from error
 
@@ -100,12 +104,13 @@ class ModelConfig:
     """
 
     name: str = setting("", "registered name; empty for other models", Role.FREE, flagged=False)
-    img_size: int = setting(
+    img_size: FrameSize = setting(
         224,
-        "height and width of the frames in pixels",
+        "height and width of the frames in pixels, or one number for squares",
         Role.SIZE,
         flag="input_size",
         from_data=True,
+        pair=True,
         type=positive_int,
     )
     patch_size: int = setting(16, "side of a patch in pixels", Role.SIZE, by_name=True, type=positive_int)
@@ -184,6 +189,7 @@ class ModelConfig:
     def __post_init__(self):
         for known in self.settings():
             known.check(getattr(self, known.name))
+        object.__setattr__(self, "img_size", as_flag(as_pair(self.img_size)))
         if self.num_frames % self.tubelet_size:
             raise ValueError(f"num_frames {self.num_frames} must be a multiple of tubelet_size {self.tubelet_size}")
 

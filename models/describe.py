@@ -1,5 +1,6 @@
 """Describe a checkpoint, from the configuration stored in it or else from its tensors."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,6 +183,12 @@ def depth_of(state: dict[str, Tensor]) -> int:
     return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
 
 
+def square_grid(patches: int) -> tuple[int, int] | None:
+    """Return the rows and columns of a square of that many patches; None if there is no such square."""
+    side = math.isqrt(patches)
+    return (side, side) if side * side == patches else None
+
+
 def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
     """Infer sizes from the tensors outside the mixers, as fields of `ModelConfig`."""
     kernel = state["patch_embed.proj.weight"]
@@ -195,8 +202,9 @@ def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
         "rms_norm": "norm_f.bias" not in state,
         "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
-    if "pos_embed" in state:
-        sizes["img_size"] = round((state["pos_embed"].shape[1] - 1) ** 0.5) * kernel.shape[-1]
+    grid = square_grid(state["pos_embed"].shape[1] - 1) if "pos_embed" in state else None
+    if grid:
+        sizes["img_size"] = grid[0] * kernel.shape[-1]
     if "temporal_pos_embedding" in state:
         sizes["num_frames"] = state["temporal_pos_embedding"].shape[1] * tubelet.get("tubelet_size", 1)
     return sizes | tubelet

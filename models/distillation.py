@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from common.flag_types import non_negative
+from common.frame_size import FrameSize
 from models.build import build_described
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -28,13 +29,13 @@ def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_teacher(
-    path: str | Path, *, input_size: int, num_frames: int, tubelet_size: int, backend: str | None
+    path: str | Path, *, input_size: FrameSize, num_frames: int, tubelet_size: int, backend: str | None
 ) -> VideoMambaPro:
     """Build the model of a checkpoint, with the size and type found in the file, for the clips of the student.
 
     Args:
         path: Checkpoint of a registered size.
-        input_size: Side of a frame in pixels.
+        input_size: Height and width of a frame in pixels, or one number for squares.
         num_frames: Frames per clip.
         tubelet_size: Frames per tubelet.
         backend: Backend of the scan; None for the fastest available.

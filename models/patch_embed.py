@@ -4,23 +4,29 @@ import torch.nn as nn
 from einops import rearrange
 from torch import Tensor
 
+from common.frame_size import FrameSize, as_pair
+from common.settings import as_typed
+
 
 class PatchEmbed(nn.Module):
     """Splits a clip into non-overlapping tubelets and projects each to a token (VideoMamba, section 3.2).
 
     Args:
-        img_size: height and width of the frames in pixels. patch_size: of a patch. tubelet_size: frames of a tubelet.
+        img_size: height and width of the frames in pixels, or one number for squares. patch_size: of a patch.
+        tubelet_size: frames of a tubelet.
         in_chans: channels of a frame. embed_dim: width of the tokens.
     """
 
-    def __init__(self, img_size: int, patch_size: int, tubelet_size: int, in_chans: int, embed_dim: int):
+    def __init__(self, img_size: FrameSize, patch_size: int, tubelet_size: int, in_chans: int, embed_dim: int):
         super().__init__()
-        if img_size % patch_size:
-            raise ValueError(f"img_size {img_size} must be a multiple of patch_size {patch_size}")
-        self.img_size = img_size
+        height, width = as_pair(img_size)
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"img_size {as_typed(img_size)} must be a multiple of patch_size {patch_size}")
+        self.img_size = (height, width)
         self.patch_size = patch_size
         self.tubelet_size = tubelet_size
-        self.patches_per_frame = (img_size // patch_size) ** 2
+        self.grid_size = (height // patch_size, width // patch_size)
+        self.patches_per_frame = self.grid_size[0] * self.grid_size[1]
         kernel = (tubelet_size, patch_size, patch_size)
         self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=kernel, stride=kernel)
 

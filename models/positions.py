@@ -5,20 +5,20 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 
-def resize_spatial(positions: Tensor, rows: int, columns: int) -> Tensor:
+def resize_spatial(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Interpolate spatial positions to another grid.
 
     Args:
-        positions: (1, 1 + side^2, d), those of the class token first, which are not changed.
-        rows: Number of rows of patches.
-        columns: Number of columns.
+        positions: (1, 1 + rows columns, d), those of the class token first, which are not changed.
+        old: Rows and columns of patches of `positions`.
+        new: Rows and columns of the result.
 
     Returns:
         (1, 1 + rows columns, d); `positions` itself if the grid is the same.
     """
-    if rows == columns and positions.shape[1] == 1 + rows * columns:
+    if old == new:
         return positions
-    return resample_abs_pos_embed(positions, [rows, columns], num_prefix_tokens=1, antialias=False)
+    return resample_abs_pos_embed(positions, list(new), list(old), num_prefix_tokens=1, antialias=False)
 
 
 def resize_temporal(positions: Tensor, tubelets: int) -> Tensor:

@@ -95,7 +95,7 @@ class VideoMambaPro(nn.Module):
             ValueError: sides of the clip are no multiples of the tubelet size and the patch size.
         """
         tubelets, rows, columns = self.patch_embed.grid(clips)
-        spatial = resize_spatial(self.pos_embed, rows, columns)
+        spatial = resize_spatial(self.pos_embed, self.patch_embed.grid_size, (rows, columns))
         x = self.patch_embed(clips) + spatial[:, 1:]
         x = x + resize_temporal(self.temporal_pos_embedding, tubelets).unsqueeze(2)
         cls_token = (self.cls_token + spatial[:, :1]).expand(x.shape[0], -1, -1)

@@ -43,7 +43,7 @@ def test_positions_of_a_wide_picture_are_where_its_patches_are():
     x = torch.arange(side, dtype=torch.float64).expand(side, side)
     ramps = torch.stack([x, x.T], dim=-1).flatten(0, 1)  # across, then down
     grid = torch.cat([torch.tensor([[-1.0, -2.0]]), ramps])[None]
-    wide = resize_spatial(grid, rows, columns)[0]
+    wide = resize_spatial(grid, (side, side), (rows, columns))[0]
     assert wide[0].tolist() == [-1, -2], "the class token's"
     across, down = wide[1:].view(rows, columns, 2).unbind(-1)
     inside = slice(4, 10)  # where the cubic reads no position beyond the edge
@@ -61,7 +61,7 @@ def test_training_on_another_size_reaches_the_positions():
 
     # The interpolation is a matrix, and its transpose takes the gradient of what it gives to that of the positions.
     identity = torch.eye(17).unsqueeze(0)
-    matrix = resize_spatial(identity, 3, 5)[0]  # (1 + 15, 17)
+    matrix = resize_spatial(identity, (4, 4), (3, 5))[0]  # (1 + 15, 17)
     found = {}
     resized = VideoMambaPro.embed
     clips = torch.randn(2, 3, 4, 24, 40)

@@ -200,7 +200,7 @@ def faulty_words(data):
         "contradicts --data_set SSV2": [*lists, "--data_set", "SSV2", "--nb_classes", "7"],
         "--short_side_size 90 and --input_size 100": [*lists, "--input_size", "100", "--short_side_size", "90"],
         "--num_frames 9 must be a multiple of --tubelet_size 2": [*lists, "--num_frames", "9", "--tubelet_size", "2"],
-        "--input_size 128 224: clips are square here": [*lists, "--input-size", "128", "224"],
+        "--input_size: 128 224 96: give height and width": [*lists, "--input-size", "128", "224", "96"],
         "--num_frames: must be a whole number": [*lists, "--num_frames", "0"],
         "--patience has no counterpart": [*lists, "--patience", "3"],
         "--checkpoint gone.pth: there is no such file": ["--checkpoint", "gone.pth", "v.mp4"],

@@ -18,7 +18,7 @@ from datasets.transforms import (
     Normalize,
     RandomHorizontalFlip,
     RandomResizedCrop,
-    ResizeShortSide,
+    ResizeToCover,
     SlidingCrops,
     image_eval_transform,
     image_train_transform,
@@ -141,7 +141,7 @@ def test_what_is_put_into_erased_boxes():
     ("height", "width", "expected"), [(240, 320, (112, 149)), (320, 240, (149, 112)), (112, 300, (112, 300))]
 )
 def test_the_short_side_is_resized(height, width, expected):
-    assert ResizeShortSide(112)(clip_of(height, width, 1), None).shape[-2:] == expected
+    assert ResizeToCover(112)(clip_of(height, width, 1), None).shape[-2:] == expected
 
 
 def test_the_centre_crop_rounds_halves_to_even():

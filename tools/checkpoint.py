@@ -19,6 +19,7 @@ from typing import Any
 
 from common.files import atomic_write
 from common.flag_parser import FlagParser
+from common.settings import as_typed
 from common.terminal import escape_output
 from datasets.lists import ListSettings
 from datasets.presets import recipe_of_classes
@@ -75,7 +76,7 @@ def inspect(path: Path) -> str:
         "model": facts.model or "none of the registered sizes",
         "trained on": "images" if facts.is_image_model else "videos",
         "parameters": f"{facts.parameters:,}",
-        **{name: facts.config.get(name, "not recorded") for name in settings},
+        **{name: as_typed(facts.config.get(name, "not recorded")) for name in settings},
         "also in the file": ", ".join(_other_contents(content)) or "nothing",
         "to test it": _command(path, facts),
     }

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive
+from common.frame_size import shorter
 from common.terminal import escape_output
 from datasets.sampling import SAMPLERS
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -131,9 +132,9 @@ def largest_difference(model: VideoMambaPro, exported: Forward) -> float:
 
 def random_clips(model: VideoMambaPro, batch: int) -> Tensor:
     """Return clips of normal noise (batch, 3, frames, height, width), the same for every call with this batch size."""
-    side = model.patch_embed.img_size
+    height, width = model.patch_embed.img_size
     generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, 3, model.num_frames, side, side, generator=generator)
+    return torch.randn(batch, 3, model.num_frames, height, width, generator=generator)
 
 
 def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
@@ -170,7 +171,7 @@ def _metadata(predictor: Predictor) -> dict:
         "sampling_rate": plan.sample.keywords.get("sampling_rate"),
         "segments": plan.segments,
         "crops": plan.crops,
-        "short_side": resize.size,
+        "short_side": shorter(resize.size),
         "interpolation": resize.interpolation,
         "antialias": resize.antialias,
         "mean": IMAGENET_MEAN,

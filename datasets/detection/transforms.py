@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from datasets.detection import boxes as box
-from datasets.transforms import ResizeShortSide
+from datasets.transforms import ResizeToCover
 
 LEAST_VISIBLE = 1.0
 """Pixels of a box, in width and in height, that must be visible in a crop."""
@@ -53,7 +53,7 @@ class RandomView:
         """Transform a clip and its boxes (n, 4) with n > 0."""
         jittered = box.jitter(boxes, rng, self.jitter)
         short = round(1 / rng.uniform(1 / self.short_side[1], 1 / self.short_side[0]))
-        clip = ResizeShortSide(short)(_to_clip(frames), rng)
+        clip = ResizeToCover(short)(_to_clip(frames), rng)
         height, width = clip.shape[-2:]
         jittered = box.scale(jittered, width, height)
         left, top = (int(rng.integers(0, side - self.size + 1)) for side in (width, height))
