@@ -120,37 +120,37 @@ def _other_head(model: Any, source: dict[str, Tensor], time_pool: str) -> str:
     return ""
 
 
-def _adapt(name: str, theirs: Tensor, ours: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
-    """The file's tensor in the model's shape: (tensor or None to leave ours, action, note)."""
-    if theirs.shape == ours.shape:
-        return theirs, "loaded", ""
-    change = f"{tuple(theirs.shape)} -> {tuple(ours.shape)}"
-    if name == "patch_embed.proj.weight" and _inflatable(theirs, ours):
-        return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
-    if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
-        side = int((ours.shape[1] - 1) ** 0.5)
-        return resize_spatial(theirs, side, side), "interpolated", f"{change}, bicubic"
-    if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
-        return resize_temporal(theirs, ours.shape[1]), "interpolated", f"{change}, linear"
-    if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
-        if (theirs.shape[0], ours.shape[0]) == KINETICS_710_TO_400:
-            return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
+def _adapt(name: str, saved: Tensor, wanted: Tensor, path: str | Path) -> tuple[Tensor | None, str, str]:
+    """The file's tensor in the model's shape: (tensor or None to leave wanted, action, note)."""
+    if saved.shape == wanted.shape:
+        return saved, "loaded", ""
+    change = f"{tuple(saved.shape)} -> {tuple(wanted.shape)}"
+    if name == "patch_embed.proj.weight" and _inflatable(saved, wanted):
+        return _inflate(saved, wanted), "inflated", f"{change}, centre tap"
+    if name == "pos_embed" and saved.shape[2] == wanted.shape[2]:
+        side = int((wanted.shape[1] - 1) ** 0.5)
+        return resize_spatial(saved, side, side), "interpolated", f"{change}, bicubic"
+    if name == "temporal_pos_embedding" and saved.shape[2] == wanted.shape[2]:
+        return resize_temporal(saved, wanted.shape[1]), "interpolated", f"{change}, linear"
+    if name.startswith("head.") and saved.shape[1:] == wanted.shape[1:]:
+        if (saved.shape[0], wanted.shape[0]) == KINETICS_710_TO_400:
+            return saved[: wanted.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
         return None, "initialised", f"{change}, another number of classes"
     raise CheckpointError(
-        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
+        f"{path}: {name} is {tuple(saved.shape)}, the model's is {tuple(wanted.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
 
 
-def _inflatable(theirs: Tensor, ours: Tensor) -> bool:
-    one_frame = theirs.dim() == 4 or (theirs.dim() == 5 and theirs.shape[2] == 1)
-    return one_frame and theirs.shape[:2] == ours.shape[:2] and theirs.shape[-2:] == ours.shape[-2:]
+def _inflatable(saved: Tensor, wanted: Tensor) -> bool:
+    one_frame = saved.dim() == 4 or (saved.dim() == 5 and saved.shape[2] == 1)
+    return one_frame and saved.shape[:2] == wanted.shape[:2] and saved.shape[-2:] == wanted.shape[-2:]
 
 
-def _inflate(theirs: Tensor, ours: Tensor) -> Tensor:
+def _inflate(saved: Tensor, wanted: Tensor) -> Tensor:
     """A one-frame patch kernel as the centre tap of a tubelet kernel, the other taps 0."""
-    kernel = torch.zeros_like(ours)
-    kernel[:, :, ours.shape[2] // 2] = theirs if theirs.dim() == 4 else theirs[:, :, 0]
+    kernel = torch.zeros_like(wanted)
+    kernel[:, :, wanted.shape[2] // 2] = saved if saved.dim() == 4 else saved[:, :, 0]
     return kernel
 
 

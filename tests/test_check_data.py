@@ -231,6 +231,6 @@ def test_several_lists_and_byte_copies_across_them(tmp_path, capsys):
     assert f"{train} 3: {tmp_path / 'again.mp4'}: odd: it is a byte copy of {train} 2" in told
     assert f"{test} 1: {tmp_path / 'COPY.MP4'}: odd: it is a byte copy of {train} 1" in told
     assert told.count("byte copy") == 2
-    assert f"1 files stand in both {lists[0]} and {lists[1]}" in told
+    assert f"1 files are in both {lists[0]} and {lists[1]}" in told
     assert (tmp_path / "checked" / "labels.txt").read_text() == "left\nright\n"
     assert (tmp_path / "checked" / "test.csv").read_text() == (tmp_path / "test.csv").read_text()

@@ -18,7 +18,7 @@ def told(caplog, *epochs, names=None):
     caplog.set_level(logging.WARNING)
     check = CollapseCheck(names)
     for predictions in epochs:
-        check.note(LABELS, np.array(predictions))
+        check.update(LABELS, np.array(predictions))
     return [record.message for record in caplog.records]
 
 
@@ -42,7 +42,7 @@ def test_a_validation_of_one_class_proves_nothing(caplog):
     caplog.set_level(logging.WARNING)
     check = CollapseCheck()
     for _ in range(4):
-        check.note(np.zeros(6, dtype=int), np.zeros(6, dtype=int))
+        check.update(np.zeros(6, dtype=int), np.zeros(6, dtype=int))
     assert not caplog.records
 
 

@@ -98,7 +98,7 @@ def test_a_dry_run_of_a_detector(data, caplog):
     assert "the first gives clips (1, 3, 8, 32, 32)" in caplog.text, "training"
     assert "the first gives clips (1, 3, 8, 32, 48)" in caplog.text, "the whole picture"
     assert "train: 3 seconds with 3 boxes of the ground truth, 2 classes" in caplog.text
-    assert "30 epochs x 1 updates x 3 clips" in caplog.text
+    assert "30 epochs x 1 steps x 3 clips" in caplog.text
     assert "(90 clips trained + 90 validated / 3 + 3 views tested / 3)" in caplog.text
 
 
@@ -109,7 +109,7 @@ def test_a_dry_run_of_a_detector_names_movies_that_are_not_there_once(data, tmp_
         with open(tmp_path / "boxes" / f"{name}.csv", "a", encoding="utf-8") as file:
             file.writelines(f"gone,{second},.1,.2,.5,.9,5,0\n" for second in (3, 4))
     assert run([*words, "--data_path", str(tmp_path / "boxes")], script) == 1
-    assert f"train.csv, line 4: {data / 'gone'} is not there" in caplog.text
+    assert f"train.csv, line 4: {data / 'gone'} does not exist" in caplog.text
     assert "2 fault(s); nothing was built" in caplog.text
 
 

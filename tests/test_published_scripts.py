@@ -15,7 +15,7 @@ import run_class_finetuning
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run
 from engines.early_check import check_command_line
-from engines.published_flags import Fate, RefusedFlagError, published_flags, translate
+from engines.published_flags import Handling, RefusedFlagError, published_flags, translate
 from models.arguments import ModelSettings
 from models.build import build_model
 from tools.flag_table import document
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 SCRIPT = run_class_finetuning.SCRIPT
 
-# What stands in every script of theirs, beside the columns of the table.
+# Flags that every published script sets, in addition to the columns of the table.
 OF_VIDEOMAMBA = (
     "--num_sample 2 --save_ckpt_freq 100 --num_workers 12 --tubelet_size 1 --opt adamw --opt_betas 0.9 0.999 "
     "--test_num_crop 3 --dist_eval --test_best --bf16"
@@ -116,21 +116,21 @@ def test_every_flag_has_the_fate_that_the_table_says():
     native = run_class_finetuning.get_parser()._option_string_actions
     for flag in published_flags().values():
         known = flag.option in native or flag.option.replace("--no_", "--no-") in native
-        assert known == (flag.fate is Fate.SAME), flag.option
-        if flag.fate is Fate.REPLACED:
-            assert flag.becomes.replace("--no_", "--no-") in native, flag.option
-        elif flag.fate is not Fate.SAME:
+        assert known == (flag.handling is Handling.SAME), flag.option
+        if flag.handling is Handling.REPLACED:
+            assert flag.replacement.replace("--no_", "--no-") in native, flag.option
+        elif flag.handling is not Handling.SAME:
             assert flag.remark, flag.option
 
 
-# Written down from the two parsers, so that no flag of theirs is forgotten.
+# Copied from the two parsers, so that none of their flags is forgotten.
 PARSERS = (DATA / "published_parsers.txt").read_text().split("\n\n")
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_every_flag_of_the_published_parsers_is_in_the_table(index):
     whose, *names = PARSERS[index].split()
-    table = {flag.option[2:] for flag in published_flags().values() if flag.whose in ("both", whose)}
+    table = {flag.option[2:] for flag in published_flags().values() if flag.origin in ("both", whose)}
     assert table == set(names)
 
 
@@ -196,7 +196,7 @@ def faulty_words(data):
         "is not a folder": ["--data_path", "/no/such/folder"],
         "no run 'tiny_f9'": [*lists, "--recipe", "k400/tiny_f9"],
         "is for run_pretrain_imagenet.py": [*lists, "--recipe", "imagenet/tiny_res224"],
-        "both give defaults": [*lists, "--recipe", "k400", "--config", "x.yaml"],
+        "both set defaults": [*lists, "--recipe", "k400", "--config", "x.yaml"],
         "contradicts --data_set SSV2": [*lists, "--data_set", "SSV2", "--nb_classes", "7"],
         "--short_side_size 90 and --input_size 100": [*lists, "--input_size", "100", "--short_side_size", "90"],
         "--num_frames 9 must be a multiple of --tubelet_size 2": [*lists, "--num_frames", "9", "--tubelet_size", "2"],

@@ -100,20 +100,22 @@ class _Faults:
 
     def __init__(self, path: str | os.PathLike, form: str):
         self._path, self._form = path, form
-        self._told: list[str] = []
+        self._messages: list[str] = []
         self._count = 0
 
     def add(self, number: int, line: str, reason: str) -> None:
         self._count += 1
         if self._count <= MAX_REPORTED:
-            self._told.append(f'  line {number}: {reason}: "{line[:200]}"')
+            self._messages.append(f'  line {number}: {reason}: "{line[:200]}"')
 
     def raise_any(self) -> None:
         if not self._count:
             return
         more = [f"  and {self._count - MAX_REPORTED} more"] if self._count > MAX_REPORTED else []
         remedy = f"Each line should be `{self._form}`, with boxes as fractions of the frame and without a header line."
-        raise AnnotationError("\n".join([f"{self._path}: {self._count} faulty line(s)", *self._told, *more, remedy]))
+        raise AnnotationError(
+            "\n".join([f"{self._path}: {self._count} faulty line(s)", *self._messages, *more, remedy])
+        )
 
 
 def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Second, Persons]:
