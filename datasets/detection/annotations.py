@@ -286,20 +286,17 @@ def _action(text: str) -> int:
     return int(text)
 
 
-def _detected_box(columns: list[str]) -> Box:
+def _detected_box(columns: list[str], margin: float = FARTHEST_OUT) -> Box:
     x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
     for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
-        if not -FARTHEST_OUT <= value <= 1 + FARTHEST_OUT:
-            raise _LineError(f"{name} = {value:g} is far outside the frame, 0 to 1; divide pixels by its size")
+        if not -margin <= value <= 1 + margin:
+            hint = "; divide pixels by the width or height" if value > 2 else ""
+            raise _LineError(f"{name} = {value:g} is {'far ' if margin else ''}outside the frame, 0 to 1{hint}")
     return x1, y1, x2, y2
 
 
 def _box(columns: list[str]) -> Box:
-    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
-    for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
-        if not 0 <= value <= 1:
-            hint = "; divide pixels by the width or height" if value > 2 else ""
-            raise _LineError(f"{name} = {value:g} is outside the frame, 0 to 1{hint}")
+    x1, y1, x2, y2 = _detected_box(columns, margin=0.0)
     if x1 >= x2 or y1 >= y2:
         low, high = ("x1", "x2") if x1 >= x2 else ("y1", "y2")
         raise _LineError(f"the box is empty: {low} is not below {high}; fix or remove it")
