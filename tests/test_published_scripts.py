@@ -135,7 +135,7 @@ def test_every_flag_of_the_published_parsers_is_in_the_table(index):
 
 
 @pytest.mark.parametrize(
-    ("words", "becomes", "told"),
+    ("words", "becomes", "fragment"),
     [
         ("--no_amp", "--no_bf16", "--no_amp is read as --no_bf16 (float32)"),
         ("-b 4 -j 2", "--batch_size 4 --num_workers 2", "-b is read as --batch_size"),
@@ -147,14 +147,14 @@ def test_every_flag_of_the_published_parsers_is_in_the_table(index):
         ("--num_segments 1", "", "--num_segments 1 is ignored: it changes nothing"),
     ],
 )
-def test_flags_are_translated_with_a_line_each(words, becomes, told):
+def test_flags_are_translated_with_a_line_each(words, becomes, fragment):
     translated, notes = translate(words.split())
     assert translated == becomes.split()
-    assert len(notes) >= 1 and told in " ".join(notes)
+    assert len(notes) >= 1 and fragment in " ".join(notes)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragment"),
     [
         ("--num_segments 3", "--num_segments has no counterpart: a clip has --num_frames frames"),
         ("--model_key teacher", "tools.checkpoint convert --ema"),
@@ -165,10 +165,10 @@ def test_flags_are_translated_with_a_line_each(words, becomes, told):
         ("--time_stride 16", "--data_set Kinetics_sparse"),
     ],
 )
-def test_what_would_change_the_result_is_refused(words, told):
+def test_what_would_change_the_result_is_refused(words, fragment):
     with pytest.raises(RefusedFlagError) as refused:
         translate(words.split())
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert fragment in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_flag_that_a_script_has_itself_is_left_alone():
@@ -224,20 +224,20 @@ for words in {cases}:
 """
 
 
-def test_faults_are_told_in_one_line_without_torch(data):
+def test_faults_are_reported_in_one_line_without_torch(data):
     cases = faulty_words(data)
     right = ["--data_path", str(data / "spaces"), "--input_size", "100", "--no_amp"]
     code = WITHOUT_TORCH.format(cases=[*cases.values(), right])
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     lines = ended.stderr.splitlines()
     assert len(lines) == 2 * len(cases) + 1, ended.stderr
-    for told, line, status in zip(cases, lines[::2], lines[1::2], strict=False):
-        assert status == "2" and told in line
+    for fragment, line, status in zip(cases, lines[::2], lines[1::2], strict=False):
+        assert status == "2" and fragment in line
     assert lines[-1] == "passed", "the control"
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "told"),
+    ("script", "words", "fragment"),
     [
         ("run_class_finetuning.py", ["--data_set", "LVU"], "--data_set LVU"),
         ("run_pretrain_imagenet.py", ["--finetune", "gone.pth"], "--finetune gone.pth: there is no such file"),
@@ -246,13 +246,13 @@ def test_faults_are_told_in_one_line_without_torch(data):
         ("run_demo_app.py", ["--checkpoint", "gone.pth"], "--checkpoint gone.pth: there is no such file"),
     ],
 )
-def test_the_scripts_refuse_before_they_import_torch(script, words, told):
+def test_the_scripts_refuse_before_they_import_torch(script, words, fragment):
     code = f"import runpy, sys; sys.modules['torch'] = None; sys.argv = {[script, *words]}; "
     code += f"runpy.run_path({script!r}, run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert told in ended.stderr
+    assert fragment in ended.stderr
 
 
 def test_what_is_found_while_a_run_is_put_together_is_one_line_too(data, capsys):
