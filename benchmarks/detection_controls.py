@@ -1,13 +1,13 @@
-"""Repeats the test of the detector of scripts/demo_detection.sh in ways that must fail, to show what it has learned.
+"""Repeat the test of scripts/demo_detection.sh with controls that must fail, to show what the detector has learned.
 
     python -m benchmarks.detection_controls OUTPUT_DIR
 
-    whole picture     every box is pooled from the whole picture
-    frames shuffled   the frames of every clip in random order: motions must fall, digits stay
-    labels exchanged  within every clip, each box is judged by the labels of another one
-    random scores     what guessing reaches
+    whole picture     every box is replaced by the whole picture
+    frames shuffled   frames in random order: the mAP of the motions must fall, that of the digits must not
+    labels exchanged  each box is evaluated with the labels of another one in its clip
+    random scores     chance level
 
-Mean average precision at IoU 0.5 over all classes, the motions and the digits goes to OUTPUT_DIR/controls.json.
+The mAP at IoU 0.5 over all classes, over the motions and over the digits is written to OUTPUT_DIR/controls.json.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def whole_picture(batch: Batch) -> Batch:
 
 
 def shuffled_frames(batch: Batch, generator: torch.Generator) -> Batch:
-    """Put the frames (N, C, T, H, W) of each clip in an order of its own."""
+    """Shuffle the frames of each clip (N, C, T, H, W) separately."""
     clips: Tensor = batch["clips"]
     orders = [torch.randperm(clips.shape[2], generator=generator) for _ in clips]
     return batch | {"clips": torch.stack([clip[:, order] for clip, order in zip(clips, orders, strict=True)])}
@@ -81,7 +81,7 @@ def mean_precisions(records: Sequence[Keyframe], scores: Scores, objective: Dete
 
 
 def score(objective: Detection, loader: ClipLoader, device: torch.device, change: Callable[[Batch], Batch]) -> Scores:
-    """Return the scores (boxes, classes) of every record of the test, its batches changed."""
+    """Return the scores (boxes, classes) of every record of the test, with changed batches."""
     scores = {}
     with torch.no_grad():
         for batch in tqdm(loader, unit="batch"):
@@ -91,17 +91,17 @@ def score(objective: Detection, loader: ClipLoader, device: torch.device, change
 
 
 def measure(output: Path, number: int = 0) -> dict[str, dict[str, float]]:
-    """Test the detector of a run as it is and in all ways that must fail.
+    """Test the detector of a run, unchanged and with all controls.
 
     Args:
-        output: folder of the run.
-        number: seed of everything random.
+        output: Folder of the run.
+        number: Random seed.
 
     Returns:
         {"detector": {"all": mAP, "motions": mAP, "digits": mAP}, ...}, 0 to 1.
 
     Raises:
-        FileNotFoundError, ValueError: the run or its data cannot be read.
+        FileNotFoundError, ValueError: The run or its data cannot be read.
     """
     checkpoint = output / CHECKPOINT
     words = ["--config", str(output / "args.json"), "--eval", "--resume", str(checkpoint), "--output_dir", ""]
@@ -130,11 +130,11 @@ def measure(output: Path, number: int = 0) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the run that the command line names; returns the exit status."""
+    """Run the command line; return the exit status."""
     escape_output()
     parser = FlagParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("output_dir", type=Path, help="of scripts/demo_detection.sh")
-    parser.add_argument("--seed", type=seed, default=0, help="of shuffled frames and random scores")
+    parser.add_argument("output_dir", type=Path, help="output folder of scripts/demo_detection.sh")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of shuffled frames and random scores")
     options = parser.parse_args(arguments)
     try:
         found = measure(options.output_dir, options.seed)

@@ -1,11 +1,11 @@
-"""What can be learnt from few videos: `--recipe custom/small` against a floor without a network, and against chance.
+"""Compare `--recipe custom/small` on few videos with baselines without a network, and with chance.
 
     python -m benchmarks.few_videos --data_path LISTS --data_root VIDEOS --per_class 20 5 --seeds 0 1 2
 
-Disjoint sets of classes are drawn from the lists, and of each class so many training videos as --per_class says; all
-test videos of the classes are tested. Beside the recipe stand, on the same videos: the floor (video_floor.py), a
-k-nearest-neighbour classifier and a linear probe on features of the backbone, the recipe from random weights, and a
-control, the recipe on shuffled labels, which must stay at chance. Runs that have finished are not repeated.
+Disjoint sets of classes are drawn from the lists, with --per_class training videos of each class; all test videos of
+these classes are tested. On the same videos, the recipe is compared with the floor (video_floor.py), a
+k-nearest-neighbour classifier and a linear probe on features of the backbone, the recipe from random weights, and, as
+a control, the recipe with shuffled labels, which must stay at chance. Finished runs are not repeated.
 """
 
 import argparse
@@ -43,13 +43,13 @@ VARIANTS = {"recipe": [], "from random weights": ["--finetune", ""], "shuffled l
 
 @dataclass(frozen=True)
 class Task:
-    """Classes, and the training videos drawn of them.
+    """A set of classes and a draw of training videos.
 
     Attributes:
-        classes: labels in the lists given.
-        per_class: training videos of a class, at most.
-        draw: number of the draw, the seed of the run too.
-        number: of the set of classes.
+        classes: Labels in the given lists.
+        per_class: Maximum number of training videos per class.
+        draw: Seed of the draw and of the run.
+        number: Number of the set of classes.
     """
 
     classes: tuple[int, ...]
@@ -59,12 +59,12 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Folder of the task below --output."""
+        """Name of the task's folder in --output."""
         return f"set{self.number}_{self.per_class}_videos_seed{self.draw}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the table; returns 1 where a run failed."""
+    """Run what is missing and write the table; return 1 if a run failed."""
     options, passed_on = parse_arguments(arguments)
     data = DataSettings(data_path=options.data_path, data_root=options.data_root)
     tasks = plan(number_of_labels(data), options)
@@ -86,21 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: the options, and the flags that go to the runs."""
+    """Parse the command line into options and the flags that are passed to the runs."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", required=True, help="folder with train.csv, and test.csv or val.csv to test on")
-    parser.add_argument("--data_root", default="", help="folder that the paths in the lists start from")
-    parser.add_argument("--classes", type=positive_int, default=6, help="classes of a set (default: 6)")
+    parser.add_argument("--data_root", default="", help="folder to which the paths in the lists are relative")
+    parser.add_argument("--classes", type=positive_int, default=6, help="classes per set (default: 6)")
     parser.add_argument("--sets", type=positive_int, default=2, help="disjoint sets of classes (default: 2)")
     parser.add_argument(
-        "--per_class", type=positive_int, nargs="+", default=[20, 5], help="training videos of a class (default: 20 5)"
+        "--per_class", type=positive_int, nargs="+", default=[20, 5], help="training videos per class (default: 20 5)"
     )
-    parser.add_argument("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="of videos and runs (default: 0 1 2)")
+    parser.add_argument(
+        "--seeds", type=seed, nargs="+", default=[0, 1, 2], help="seeds of videos and runs (default: 0 1 2)"
+    )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(default: all)")
     parser.add_argument("--output", type=Path, default=Path("outputs/few_videos"), help="folder (%(default)s)")
     parser.add_argument("--document", type=Path, default=Path("outputs/few_videos.md"), help="table (%(default)s)")
-    parser.add_argument("--jobs", type=positive_int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of what there is")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="parallel runs (default: 1)")
+    parser.add_argument("--table_only", action="store_true", help="run nothing; write the table of existing results")
     return parser.parse_known_args(arguments)
 
 
@@ -111,10 +113,10 @@ def number_of_labels(data: DataSettings) -> int:
 
 
 def plan(classes: int, options: argparse.Namespace) -> list[Task]:
-    """List the tasks; a whole seed before the next, so that what is there after a while is complete.
+    """List the tasks, all of one seed before the next, so that partial results are complete for some seeds.
 
     Raises:
-        SystemExit: there are too few classes for disjoint sets.
+        SystemExit: There are too few classes for disjoint sets.
     """
     if classes < options.classes * options.sets:
         raise SystemExit(f"{options.sets} disjoint sets of {options.classes} classes need more than {classes} classes")
@@ -129,13 +131,13 @@ def plan(classes: int, options: argparse.Namespace) -> list[Task]:
 
 
 def write_task(task: Task, data: DataSettings, folder: Path) -> None:
-    """Write the lists of a task, with labels from 0, and in shuffled/ those of the control."""
+    """Write the lists of a task, with labels from 0, and those of the control to shuffled/."""
     rng = np.random.default_rng((task.draw, task.number, task.per_class))
     rows, kind = {}, None
     for mode in ("train", "test"):
         records, kind = read_list(find_list_of(mode, data), data_root=data.data_root)
-        ours = [record for record in records if record.target in task.classes]
-        rows[mode] = [replace(record, target=task.classes.index(record.target)) for record in ours]
+        chosen = [record for record in records if record.target in task.classes]
+        rows[mode] = [replace(record, target=task.classes.index(record.target)) for record in chosen]
     kept = []
     for label in range(len(task.classes)):
         members = [record for record in rows["train"] if record.target == label]
@@ -164,12 +166,12 @@ def _commands(tasks: Sequence[Task], options: argparse.Namespace, passed_on: lis
 
 
 def run_name(task: Task, variant: str) -> str:
-    """Folder of a run below --output."""
+    """Return the name of a run's folder in --output."""
     return f"{task.name}/{variant.replace(' ', '_')}"
 
 
 def write_references(folder: Path, options: argparse.Namespace) -> None:
-    """Score floor, neighbours and probe on the lists of a task, and write references.json unless it is there."""
+    """Write the accuracies of floor, neighbours and probe on a task to references.json, unless it exists."""
     target = folder / "references.json"
     if target.is_file():
         return
@@ -192,10 +194,10 @@ def write_references(folder: Path, options: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def frame_features(weights: str, clips: Tensor) -> np.ndarray:
-    """Features of an image backbone, averaged over frames and views.
+    """Compute features of an image backbone, averaged over frames and views.
 
     Args:
-        weights: of an image model.
+        weights: Checkpoint of an image model.
         clips: uint8 (videos, views, C, T, H, W).
 
     Returns:
@@ -212,7 +214,7 @@ def frame_features(weights: str, clips: Tensor) -> np.ndarray:
 
 
 def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:
-    """Write the table: for each number of training videos, the mean over sets and seeds of each way."""
+    """Return the tables: for each number of training videos, the mean accuracy of each method over sets and seeds."""
     parts = [
         "### Few videos\n",
         f"Written by `{command}` on {machine()}.\nTop-1 in percent: mean and standard deviation over tasks (sets of "
@@ -220,12 +222,12 @@ def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -
     ]
     for per_class in options.per_class:
         scores = [score_of(task, options) for task in tasks if task.per_class == per_class]
-        parts += [f"{per_class} training videos of each of {options.classes} classes:\n", table(scores)]
+        parts += [f"{per_class} training videos per class, {options.classes} classes:\n", table(scores)]
     return "\n".join(parts)
 
 
 def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
-    """The scores of one task, those that are there."""
+    """Return the existing accuracies of a task."""
     folder = options.output / task.name
     references = folder / "references.json"
     scores = json.loads(references.read_text()) if references.is_file() else {}
@@ -237,14 +239,14 @@ def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
 
 
 def table(scores: Sequence[dict[str, float]]) -> str:
-    """Rows of the ways, and in how many tasks each beat the floor: the regression on colours and differences."""
-    lines = ["| way | top-1 | tasks | above the floor in |", "| --- | ---: | ---: | ---: |"]
-    for way in dict.fromkeys(way for score in scores for way in score):
-        values = [score[way] for score in scores if way in score]
-        pairs = [(score[way], score["both"]) for score in scores if way in score and "both" in score]
+    """Return the table of the methods, with the number of tasks in which each is better than the floor."""
+    lines = ["| method | top-1 | tasks | above the floor in |", "| --- | ---: | ---: | ---: |"]
+    for method in dict.fromkeys(method for score in scores for method in score):
+        values = [score[method] for score in scores if method in score]
+        pairs = [(score[method], score["both"]) for score in scores if method in score and "both" in score]
         spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        above = f"{sum(ours > floor for ours, floor in pairs)} of {len(pairs)}"
-        lines.append(f"| {way} | {statistics.mean(values):.1f}{spread} | {len(values)} | {above} |")
+        above = f"{sum(top1 > floor for top1, floor in pairs)} of {len(pairs)}"
+        lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {len(values)} | {above} |")
     return "\n".join([*lines, ""])
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/results.md: published runs with what others got from them, and what was measured with this repository.
+"""Write docs/results.md: published runs, reruns by others, and measurements with this repository.
 
     python -m benchmarks.results_page [--output docs/results.md]
 
@@ -23,9 +23,9 @@ Written by `python -m benchmarks.results_page`.
 
 ## Published runs
 
-Top-1 in percent. VideoMamba's figures come from its model zoo, VideoMambaPro's from its paper, as its readers quote
-them. None of these runs was repeated here: each takes several GPUs for days. Every row is a recipe; this command runs
-it (for VideoMamba, add `--model videomamba_tiny`, `_small` or `_middle`):
+Top-1 in percent. VideoMamba's figures come from its model zoo, VideoMambaPro's from its paper, as quoted by
+others. None of these runs was repeated here, because each takes several GPUs for days. Every row is a recipe, run by
+this command (for VideoMamba, add `--model videomamba_tiny`, `_small` or `_middle`):
 
     torchrun --nproc_per_node 8 SCRIPT --recipe RECIPE --data_path LISTS --data_root DIR --finetune WEIGHTS
 
@@ -33,7 +33,7 @@ SCRIPT is named above each table. docs/data.md describes the lists, `python -m t
 """
 MEASURED_HEAD = """## Measured here
 
-All of this ran on CPUs, with the commands given; the logs contain seeds and settings.
+Everything was measured on CPUs, with the given commands; the logs contain seeds and settings.
 """
 
 
@@ -61,16 +61,16 @@ def table_of(rows: Sequence[tuple[Recipe, dict[str, str]]]) -> str:
     """Return the Markdown table of one file's runs.
 
     Args:
-        rows: each recipe with what reruns.yaml says of it: `reruns` and `explanation`, both optional.
+        rows: Each recipe with its entry in reruns.yaml: `reruns` and `explanation`, both optional.
     """
     families = [family for family in FAMILIES if any(family in recipe.reported for recipe, _ in rows)]
-    told = any(more for _, more in rows)
+    explained = any(more for _, more in rows)
     columns = ["recipe", *(FAMILIES[family] for family in families)]
-    columns += ["other people's runs", "what may explain a difference"] if told else []
-    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(families) + " --- | --- |" * told]
+    columns += ["other people's runs", "possible explanation"] if explained else []
+    lines = ["| " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(families) + " --- | --- |" * explained]
     for recipe, more in rows:
         cells = [f"`{recipe.name}`", *(f"{recipe.reported.get(family, '')}" for family in families)]
-        cells += [more.get("reruns", ""), more.get("explanation", "")] if told else []
+        cells += [more.get("reruns", ""), more.get("explanation", "")] if explained else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

@@ -1,4 +1,4 @@
-"""Runs commands that each write a results.json into a folder of their own; what has finished is not run again."""
+"""Run commands that each write results.json to a separate folder; finished ones are not repeated."""
 
 import json
 import os
@@ -24,18 +24,18 @@ def run_missing(
     limit_threads: bool = True,
     restart_flag: str = "--no_auto_resume",
 ) -> list[str]:
-    """Run the commands that have not finished, `jobs` at a time, each with its share of the CPU cores.
+    """Run the commands that have not finished, `jobs` in parallel, each with its share of the CPU cores.
 
     Args:
-        commands: name of a run, which is its folder below `output` -> command that writes results.json there.
-        output: parent of the folders; a run's output goes to run.log in its folder.
-        jobs: runs at a time.
-        limit_threads: give each run CPU cores / jobs threads, unless OMP_NUM_THREADS says how many.
-        restart_flag: has a command start again where its folder holds a run of other settings; "" where it always
-            does.
+        commands: Command of each run, by the name of its folder in `output`; it writes results.json to this folder.
+        output: Parent of the folders; each run is logged to run.log in its folder.
+        jobs: Number of parallel runs.
+        limit_threads: Limit each run to CPU cores / jobs threads, unless OMP_NUM_THREADS is set.
+        restart_flag: Flag that restarts a run if its folder contains one with other settings; "" if the command
+            always restarts.
 
     Returns:
-        the names of the runs that failed.
+        The names of the runs that failed.
     """
     missing = [name for name, command in commands.items() if not is_finished(output / name, command)]
     print(f"{len(commands) - len(missing)} of {len(commands)} runs exist; {jobs} in parallel", flush=True)
@@ -54,18 +54,18 @@ def run_missing(
 
 
 def command_line(module: str, arguments: Sequence[str] | None) -> str:
-    """Return the command that makes a document: this process's, without --table_only, which makes nothing."""
+    """Return the command that creates a document: that of this process without --table_only, which runs nothing."""
     words = arguments if arguments is not None else sys.argv[1:]
     return shlex.join(["python", "-m", module, *(word for word in words if word != "--table_only")])
 
 
 def machine() -> str:
-    """Name what a measurement depends on beside its command."""
+    """Describe the machine and the version of PyTorch."""
     return f"{platform.machine()}, {os.cpu_count()} CPU cores, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def is_finished(folder: Path, command: list[str]) -> bool:
-    """Whether the run of `folder` has been tested, with the same command."""
+    """Return whether the run in a folder has finished with the same command."""
     return (folder / "results.json").is_file() and _same_command(folder, command)
 
 
@@ -75,7 +75,7 @@ def _same_command(folder: Path, command: list[str]) -> bool:
 
 
 def _run(folder: Path, command: list[str], environment: dict[str, str], restart_flag: str) -> int:
-    """Run one command; what other settings left in the folder is not continued."""
+    """Run one command; a run with other settings in the same folder is not resumed."""
     folder.mkdir(parents=True, exist_ok=True)
     fresh = [restart_flag] if restart_flag and not _same_command(folder, command) else []
     (folder / "results.json").unlink(missing_ok=True)

@@ -1,14 +1,14 @@
-"""Two studies on real videos: what the method's changes are worth, and what other models reach in equal time.
+"""Two studies on real videos: an ablation of the method, and a comparison with other models at equal training time.
 
     python -m benchmarks.study method --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --steps 600
         [--image_path LISTS --image_root IMAGES]
     python -m benchmarks.study peers  --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --seconds 600
 
-Folders of lists may hold labels.txt, as tools.make_lists writes them. Every variant is trained on each split and
+Folders of lists may contain labels.txt, as written by tools.make_lists. Every variant is trained on each split and
 tested on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with
-the same settings is not run again, one that was cut short goes on (`peers`: starts again). The table has the accuracy
-over all splits with its interval, and McNemar's test against the first variant. Unknown flags go to the runs
-(`--device cuda`).
+the same settings is not repeated, and an interrupted one is resumed (`peers`: restarted). The table contains the
+accuracy over all splits with its confidence interval, and McNemar's test against the first variant. Unknown flags are
+passed to the runs (`--device cuda`).
 """
 
 import argparse
@@ -35,12 +35,12 @@ METHODS = {
     "VideoMamba": V2 + NEITHER,
     "VideoMamba with both changes": V2 + BOTH,
 }
-"""What the scan is, with the flags that make it so."""
+"""Flags of each variant of the scan."""
 STEPS = next(setting.choices for setting in ModelConfig.settings() if setting.name == "dt_init")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing and write the table; returns 1 where a run failed."""
+    """Run what is missing and write the table; return 1 if a run failed."""
     options, passed_on = parse_arguments(arguments)
     variants = [name for name in _variants(options) if name in (options.variants or _variants(options))]
     failed = [] if options.table_only else _run(options, variants, passed_on)
@@ -106,7 +106,7 @@ def _lists(options: argparse.Namespace, split: int) -> list[str]:
 
 
 def _runs(options: argparse.Namespace, variants: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Variant, split and seed of all runs; a whole seed before the next."""
+    """Return variant, split and seed of all runs, all runs of one seed before the next."""
     splits = range(len(options.splits))
     return [(variant, split, number) for number in options.seeds for split in splits for variant in variants]
 
@@ -128,7 +128,7 @@ def _method_flags(variant: str) -> list[str]:
 
 
 def _pretrained(options: argparse.Namespace, variant: str) -> str:
-    """Folder below --output of the backbone that a variant starts from."""
+    """Return the folder in --output of the backbone from which a variant starts."""
     return f"images/{folder_name(variant.rsplit(', ', 1)[0])}"
 
 

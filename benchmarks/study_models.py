@@ -1,7 +1,7 @@
-"""What a user would train instead, small enough for two CPU cores: every model takes clips (N, 3, T, H, W).
+"""Other models for comparison, small enough for two CPU cores; every model takes clips (N, 3, T, H, W).
 
-The others come from their libraries, with random weights: torchvision's video networks, made narrower, VideoMAE's
-vision transformer from transformers, and networks that see single frames and average their answers.
+All have random weights: narrower versions of torchvision's video networks, VideoMAE's vision transformer from
+transformers, and networks that classify single frames and average their logits.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class FrameAverage(nn.Module):
 
 
 class FramesFirst(nn.Module):
-    """A model of transformers, which takes (N, T, 3, H, W) and wraps its logits."""
+    """A model of the transformers library, which takes (N, T, 3, H, W) and returns its logits in an object."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -44,14 +44,14 @@ class FramesFirst(nn.Module):
 
 
 def narrow(build: Callable[..., nn.Module], divisor: int, num_classes: int) -> nn.Module:
-    """Build a convolutional network with all widths divided by `divisor`, but for the pixels and the classes.
+    """Build a convolutional network with all widths divided by `divisor`, except input channels and classes.
 
     Args:
-        build: takes num_classes; its widths are multiples of `divisor`.
-        divisor: of the channels; computation falls with its square.
-        num_classes: of the result.
+        build: Function of num_classes; the widths of its network are multiples of `divisor`.
+        divisor: Divisor of the widths; the computation falls with its square.
+        num_classes: Number of classes.
     """
-    model = build(num_classes=num_classes * divisor)  # is divided as the widths are
+    model = build(num_classes=num_classes * divisor)  # divided like the widths
     for name, module in list(model.named_modules()):
         if (thin := _thinner(module, divisor)) is not None:
             parent, _, child = name.rpartition(".")
@@ -60,7 +60,7 @@ def narrow(build: Callable[..., nn.Module], divisor: int, num_classes: int) -> n
 
 
 def _thinner(module: nn.Module, divisor: int) -> nn.Module | None:
-    """The module with fewer channels; None for one without channels."""
+    """Return the module with fewer channels, or None if it has no channels."""
     if isinstance(module, nn.Conv3d):
         channels = module.in_channels if module.in_channels == 3 else module.in_channels // divisor
         return nn.Conv3d(
@@ -76,7 +76,7 @@ def _thinner(module: nn.Module, divisor: int) -> nn.Module | None:
 
 def _s3d(num_classes: int) -> nn.Module:
     model = narrow(video.s3d, 2, num_classes)
-    model.avgpool = nn.AdaptiveAvgPool3d(1)  # its own needs 224 pixels and 16 frames
+    model.avgpool = nn.AdaptiveAvgPool3d(1)  # the original one needs 224 pixels and 16 frames
     return model
 
 
@@ -112,11 +112,11 @@ def build_peer(name: str, num_classes: int, frames: int, size: int) -> nn.Module
     """Build one of `PEERS` with random weights.
 
     Raises:
-        ImportError: VideoMAE's without the transformers library.
+        ImportError: VideoMAE's transformer needs the transformers library.
     """
     return PEERS[name](num_classes, frames, size)
 
 
 def parameters(model: nn.Module) -> int:
-    """Count the trainable numbers of a model."""
+    """Count the trainable parameters of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""From the results of a study's runs to its tables: accuracies, McNemar's tests, classes that need motion."""
+"""Tables of a study from the results of its runs: accuracies, McNemar's tests, classes that need motion."""
 
 import json
 import statistics
@@ -19,10 +19,10 @@ class Variant:
     """The predictions of one variant.
 
     Attributes:
-        name: of the variant.
-        labels: (split, line of its test list) -> label, of all tests.
-        right: seed -> (split, line) -> whether the video was classified rightly; seeds with all splits.
-        extra: figures of the runs by name, the mean over runs.
+        name: Name of the variant.
+        labels: Label of each test, by split and line of the test list.
+        right: Whether each test was classified correctly, by seed, and by split and line; only seeds with all splits.
+        extra: Other figures by name, averaged over the runs.
     """
 
     name: str
@@ -32,28 +32,28 @@ class Variant:
 
     @property
     def accuracies(self) -> list[float]:
-        """Percent of the videos of all splits, by seed."""
+        """Accuracy over all splits in percent, one per seed."""
         return [100 * statistics.mean(right.values()) for right in self.right.values()]
 
 
 def run_name(variant: str, split: int, number: int) -> str:
-    """Folder of a run below --output."""
+    """Return the name of a run's folder in --output."""
     return f"{folder_name(variant)}/split{split + 1}_seed{number}"
 
 
 def folder_name(variant: str) -> str:
-    """Return the name of a variant as a folder."""
+    """Return a folder name for a variant."""
     return "_".join("".join(c if c.isalnum() else " " for c in variant).split())
 
 
 def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> Variant | None:
-    """Read the results of a variant; None before all splits of one seed are there.
+    """Read the results of a variant; return None if no seed has results for all splits.
 
     Args:
-        name: of the variant.
-        output: folder of the runs.
-        seeds: of the runs.
-        splits: number of splits.
+        name: Name of the variant.
+        output: Folder of the runs.
+        seeds: Seeds of the runs.
+        splits: Number of splits.
     """
     labels, right, extra = {}, {}, {}
     for number in seeds:
@@ -74,25 +74,25 @@ def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> 
 
 
 def discordant(first: Variant, second: Variant, label: int | None = None) -> tuple[int, int]:
-    """Count the videos that only the first, and only the second variant classified rightly.
+    """Count the videos that only the first, and only the second variant classified correctly.
 
-    In their first shared seed alone: the same video in another seed is no independent trial.
+    Only the first shared seed counts, because the same video with another seed is not an independent trial.
 
     Args:
-        first: a variant.
-        second: another.
-        label: of the videos counted; None for all.
+        first: First variant.
+        second: Second variant.
+        label: Label of the videos to count; None for all.
     """
     number = next((seed for seed in first.right if seed in second.right), None)
     if number is None:
         return 0, 0
-    ours, theirs = first.right[number], second.right[number]
-    shared = [key for key in ours if key in theirs and label in (None, first.labels[key])]
-    return sum(ours[k] and not theirs[k] for k in shared), sum(theirs[k] and not ours[k] for k in shared)
+    a, b = first.right[number], second.right[number]
+    shared = [key for key in a if key in b and label in (None, first.labels[key])]
+    return sum(a[key] and not b[key] for key in shared), sum(b[key] and not a[key] for key in shared)
 
 
 def interval(right: dict[tuple[int, int], bool]) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share of right answers, in percent."""
+    """Return Wilson's 95 % confidence interval of the accuracy, in percent."""
     bounds = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
     return 100 * float(bounds.low), 100 * float(bounds.high)
 
@@ -109,12 +109,12 @@ def write_study(
     """Write the document of a study and return it.
 
     Args:
-        path: the file.
-        study: its name.
-        variants: that have been run, the reference first.
-        command: that made it.
-        pairs: names of a variant that sees no motion and of one that does, to compare by class.
-        names: of the classes; numbers where there are none.
+        path: File to write.
+        study: Name of the study.
+        variants: Variants with results, the reference first.
+        command: Command that created the results.
+        pairs: Pairs of variants to compare by class, the first without and the second with motion.
+        names: Class names; empty for their numbers.
     """
     by_name = {variant.name: variant for variant in variants}
     parts = [f"### Study: {study}\n", f"Written by `{command}` on {machine()}.\n", _accuracies(variants)]
@@ -129,7 +129,7 @@ def write_study(
 
 
 def _accuracies(variants: Sequence[Variant]) -> str:
-    """A row a variant: mean over seeds, the interval of the first, and McNemar's test against the first variant."""
+    """Return a row per variant: mean over seeds, interval of the first seed, test against the first variant."""
     if not variants:
         return "No variant has been run on all splits.\n"
     names = list(dict.fromkeys(name for variant in variants for name in variant.extra))
@@ -148,7 +148,7 @@ def _accuracies(variants: Sequence[Variant]) -> str:
 
 
 def _classes(static: Variant, moving: Variant, names: Sequence[str]) -> str:
-    """A row a class, the largest gain by motion first, with Holm's correction for having asked all classes."""
+    """Return a row per class, largest gain by motion first, with Holm's correction for multiple comparisons."""
     number = next(seed for seed in static.right if seed in moving.right)
     rows = []
     for label in sorted(set(static.labels.values())):

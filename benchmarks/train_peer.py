@@ -1,11 +1,11 @@
-"""Trains one of benchmarks/study_models.py for a given time, tests it and writes results.json.
+"""Train a model of benchmarks/study_models.py for a given time, test it and write results.json.
 
     python -m benchmarks.train_peer --peer "r3d_18, widths / 8" --seconds 300 --data_path LISTS --data_root VIDEOS \
         --output_dir DIR
 
-One loop for all models, so that they differ in nothing else: AdamW, cosine over the time used, cross entropy with
-smoothed labels. Time is the processor time of this process, all threads together, on a CPU, which other programs do
-not change, and the wall clock on a GPU.
+All models share one training loop: AdamW, cosine schedule over the elapsed time, cross entropy with label smoothing.
+On a CPU, time is the processor time of all threads of this process, which other programs do not affect; on a GPU, it
+is wall time.
 """
 
 import argparse
@@ -29,11 +29,12 @@ from datasets.build import build_dataset, build_loader
 from engines.objectives.classification import Classification
 from engines.results import describe_list
 
-WARMUP, SMOOTHING = 0.1, 0.1  # share of the time; of the labels
+WARMUP = 0.1  # fraction of the time
+SMOOTHING = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, test and write."""
+    """Run the command line; return the exit status."""
     options = parse_arguments(arguments)
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
@@ -64,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = FlagParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", choices=PEERS, required=True, help="which model")
-    parser.add_argument("--seconds", type=positive, default=300, help="of training (default: 300)")
+    parser.add_argument("--peer", choices=PEERS, required=True, help="model to train")
+    parser.add_argument("--seconds", type=positive, default=300, help="training time (default: 300)")
     parser.add_argument("--lr", type=positive, default=1e-3, help="peak learning rate (default: 0.001)")
-    parser.add_argument("--weight_decay", type=non_negative, default=0.05, help="of AdamW (default: 0.05)")
+    parser.add_argument("--weight_decay", type=non_negative, default=0.05, help="weight decay (default: 0.05)")
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for results.json")
@@ -80,7 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(model: nn.Module, loader, options: argparse.Namespace, device: torch.device) -> tuple[int, float]:
-    """Train until the time is used up; return the clips seen and the seconds."""
+    """Train for the given time; return the numbers of clips and seconds."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=options.weight_decay)
     clock = time.monotonic if device.type == "cuda" else time.process_time
     model.train()
@@ -105,7 +106,7 @@ def train(model: nn.Module, loader, options: argparse.Namespace, device: torch.d
 
 @torch.no_grad()
 def test(objective: Classification, loader, device: torch.device) -> list[dict[str, int]]:
-    """Predict every video of a test from all its views: rows of line, label and prediction."""
+    """Predict every video from all its views; return rows of line, label and prediction."""
     rows = []
     for batch in loader:
         scores = objective.outputs(batch, device, clips_per_forward=16)
@@ -118,7 +119,7 @@ def test(objective: Classification, loader, device: torch.device) -> list[dict[s
 
 
 def _resident_bytes() -> int:
-    """The most memory that this process has had."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

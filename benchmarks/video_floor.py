@@ -1,9 +1,9 @@
-"""What a regression without any network makes of videos: of colours, of frame differences, and of both.
+"""Accuracy of a regression without any network, on colours, on frame differences, and on both.
 
     python -m benchmarks.video_floor --data_path LISTS --data_root VIDEOS
 
-A network that does not beat this floor has learnt nothing about actions. The frames and crops are those of a test with
-one segment. Chance and the share of the largest class stand beside it.
+A network that is not better than this floor has learned nothing about actions. The frames and crops are those of a
+test with one segment. Chance and the share of the largest class are printed, too.
 """
 
 import warnings
@@ -26,11 +26,11 @@ from datasets.build import build_dataset, build_loader
 from datasets.lists import find_list_of
 
 GRID, BINS, MOST_FOLDS = 4, 8, 5
-STRENGTHS = np.logspace(-4, 1, 6)  # of the regression's C, chosen by cross-validation of the training list
+STRENGTHS = np.logspace(-4, 1, 6)  # C of the regression, chosen by cross-validation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the floor of two lists."""
+    """Run the command line; return the exit status."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     add_data_arguments(parser)
     parser.set_defaults(num_frames=8, input_size=96, short_side_size=96, sampling="sparse", test_num_segment=1,
@@ -59,13 +59,13 @@ def _read(data: DataSettings) -> Videos:
 
 
 def video_floor(clips: Tensor, labels: np.ndarray, test_clips: Tensor, test_labels: np.ndarray) -> dict[str, float]:
-    """Score chance, the largest class and the three regressions, in percent of the test videos.
+    """Return the accuracies of chance, the largest class and the three regressions, in percent.
 
     Args:
-        clips: of training, uint8 (videos, views, C, T, H, W).
-        labels: (videos,).
-        test_clips: likewise, of the test.
-        test_labels: likewise.
+        clips: Training clips, uint8 (videos, views, C, T, H, W).
+        labels: Training labels (videos,).
+        test_clips: Test clips, in the same form.
+        test_labels: Test labels (videos,).
     """
     scores = {
         "chance": 100 / len(np.unique(labels)),
@@ -73,17 +73,17 @@ def video_floor(clips: Tensor, labels: np.ndarray, test_clips: Tensor, test_labe
     }
     colours, test_colours = colour_features(clips), colour_features(test_clips)
     motion, test_motion = motion_features(clips), motion_features(test_clips)
-    for name, ours, theirs in (
+    for name, features, test_features in (
         ("colours", colours, test_colours),
         ("frame differences", motion, test_motion),
         ("both", np.hstack([colours, motion]), np.hstack([test_colours, test_motion])),
     ):
-        scores[name] = 100 * float(np.mean(regress(ours, labels, theirs) == test_labels))
+        scores[name] = 100 * float(np.mean(regress(features, labels, test_features) == test_labels))
     return scores
 
 
 def colour_features(clips: Tensor) -> np.ndarray:
-    """Mean and spread of the colours in each field of a grid, and a histogram of each channel, (videos, features)."""
+    """Return mean and spread of the colours per grid cell, and a histogram per channel, (videos, features)."""
     values = clips.float() / 255  # (videos, views, C, T, H, W)
     fields = F.adaptive_avg_pool2d(values.mean((1, 3)), GRID).flatten(1)
     spread = F.adaptive_avg_pool2d(values.std(3, correction=0).mean(1), GRID).flatten(1)
@@ -93,7 +93,7 @@ def colour_features(clips: Tensor) -> np.ndarray:
 
 
 def motion_features(clips: Tensor) -> np.ndarray:
-    """Differences of neighbouring frames: by field of a grid, by time, and a histogram, (videos, features)."""
+    """Return frame differences per grid cell and per time step, and their histogram, (videos, features)."""
     grey = clips.float().mean(2) / 255  # (videos, views, T, H, W)
     change = grey.diff(dim=2).abs()
     fields = F.adaptive_avg_pool2d(change.mean((1, 2)), GRID).flatten(1)
@@ -103,7 +103,7 @@ def motion_features(clips: Tensor) -> np.ndarray:
 
 
 def regress(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray) -> np.ndarray:
-    """Predict the classes of the test by a softmax regression, its strength chosen within the training list."""
+    """Predict the test classes by softmax regression, with the regularisation chosen by cross-validation."""
     folds = min(MOST_FOLDS, int(np.bincount(labels)[np.unique(labels)].min()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

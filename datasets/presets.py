@@ -48,7 +48,7 @@ PRESETS = {
 # Names of VideoMAE's and VideoMamba's scripts for what has another name here.
 ALIASES = {"kinetics-400": "Kinetics", "mitv1_sparse": "Kinetics_sparse", "imnet": "ImageNet"}
 
-# Names of theirs that have no counterpart, and what there is instead.
+# Published names without a counterpart, and the alternatives.
 _REFUSED = {
     "lvu": "cuts long films into windows, which this repository does not do yet; Kinetics_sparse spreads the frames "
     "of a clip over the whole film",
@@ -60,7 +60,7 @@ def get_preset(name: str) -> Preset:
     """Look up a preset by name or alias, ignoring case.
 
     Raises:
-        ValueError: There is no such preset; the message lists all of them, or says why a published name is not there.
+        ValueError: There is no such preset; the message lists all, or says why a published name is not supported.
     """
     preset = find_preset(name)
     if preset is not None:

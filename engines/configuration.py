@@ -94,7 +94,7 @@ def parse_arguments(
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
     first = parser.parse_args(argv)
     if first.recipe and first.config:
-        raise RecipeError("--recipe and --config both give defaults; use one of them")
+        raise RecipeError("--recipe and --config both set defaults; use one of them")
     recipe, chosen = None, {}
     if first.recipe:
         recipe = load_recipe(first.recipe)

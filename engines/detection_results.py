@@ -83,8 +83,8 @@ def _examples(
     truth: np.ndarray, detections: np.ndarray, ap: Mapping[int, float | None], names: Mapping[int, str]
 ) -> list[dict[str, Any]]:
     """Return the true and false positives with the highest scores, for the best and the worst classes."""
-    judged = {action: value for action, value in ap.items() if value is not None}
-    ranking = sorted(judged, key=lambda action: -judged[action])
+    evaluated = {action: value for action, value in ap.items() if value is not None}
+    ranking = sorted(evaluated, key=lambda action: -evaluated[action])
     examples = []
     for action in dict.fromkeys(ranking[:SHOWN_CLASSES] + ranking[-SHOWN_CLASSES:]):
         found = detections[detections["action"] == action]

@@ -1,7 +1,7 @@
-"""What is wrong with a command line is told before PyTorch is imported: names, files and numbers that contradict.
+"""Check a command line before PyTorch is imported: names, missing files, and numbers that contradict each other.
 
-Only a part of the flags is known here; the others, and what a checkpoint says, are checked by `engines.configuration`.
-This module, and all that it imports, must do without torch.
+Only some flags are known here; `engines.configuration` checks the others and the contents of checkpoints. This module
+and its imports must not import torch.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
-WHERE_WEIGHTS_ARE = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
+WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
-_OWN_FILES = (
+_FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
     *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
 )
-_WEIGHTS = ("finetune", "teacher")
-_OF_THE_COMMAND_LINE = {"recipe", "config"}
+_WEIGHT_FLAGS = ("finetune", "teacher")
+_NEVER_DEFAULTS = {"recipe", "config"}
 
 
 def check_command_line(
@@ -48,7 +48,7 @@ def check_command_line(
         script: File name of the run script.
         words: Words of the command line; None for those of this process.
         defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
-        classifies: Whether the run reads lists of labelled clips, or else annotated boxes.
+        classifies: Whether the run reads lists of labelled clips rather than annotated boxes.
     """
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
@@ -80,7 +80,7 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
-        _require_file("checkpoint", flags.checkpoint, WHERE_WEIGHTS_ARE)
+        _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
         _require_file("label_names", flags.label_names)
         if flags.recipe:
             load_recipe(flags.recipe)
@@ -91,11 +91,11 @@ def check_inference(words: Sequence[str] | None = None) -> None:
 
 
 def _parser(script: str, *groups: type) -> FlagParser:
-    """A parser of the flags that are checked here; all have the names and types of the run's parser."""
+    """Return a parser of the flags that are checked here, with the names and types of the run's parser."""
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", *_WEIGHTS):
+    for name in ("model", "recipe", "config", "resume", *_WEIGHT_FLAGS):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -104,10 +104,10 @@ def _parser(script: str, *groups: type) -> FlagParser:
 
 
 def _take_defaults(parser: FlagParser, words: Sequence[str], script: str, defaults: str) -> None:
-    """Give the parser the defaults that --recipe or --config chooses, as `engines.configuration` does later."""
+    """Set the parser's defaults from --recipe or --config, as `engines.configuration` does later."""
     named, _ = parser.parse_known_args(words)
     if named.recipe and named.config:
-        raise ValueError("--recipe and --config both give defaults; use one of them")
+        raise ValueError("--recipe and --config both set defaults; use one of them")
     known = vars(named).keys()
     if named.config:
         content = read_yaml(Path(named.config))
@@ -118,20 +118,21 @@ def _take_defaults(parser: FlagParser, words: Sequence[str], script: str, defaul
     else:
         return
     if isinstance(content, dict):
-        taken = {name: value for name, value in content.items() if name in known - _OF_THE_COMMAND_LINE}
+        taken = {name: value for name, value in content.items() if name in known - _NEVER_DEFAULTS}
         parser.set_defaults(**{name: value for name, value in taken.items() if value is not None})
 
 
 def _check_files(flags: argparse.Namespace) -> None:
-    """Check the model's name and the files that are named."""
+    """Check the name of the model, and that all files exist."""
     if flags.model.startswith(_VISION_TRANSFORMERS):
         raise ValueError(
             f"--model {flags.model} is a vision transformer; the networks here are videomambapro_tiny, _small, "
-            "_middle and videomamba_*. If the command is VideoMAE's, halve --lr too: it leaves --num_sample out"
+            "_middle and videomamba_*. If the command is VideoMAE's, halve --lr too: VideoMAE does not multiply it by "
+            "--num_sample"
         )
-    for name in _WEIGHTS:
+    for name in _WEIGHT_FLAGS:
         _require_weights(name, getattr(flags, name))
-    for name in _OWN_FILES:
+    for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
 
 
@@ -148,7 +149,7 @@ def _check_annotations(flags: argparse.Namespace) -> None:
 
 
 def _check_data(flags: argparse.Namespace, script: str) -> None:
-    """Check data set, lists and sizes."""
+    """Check the dataset, the lists and the sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
@@ -157,7 +158,7 @@ def _check_data(flags: argparse.Namespace, script: str) -> None:
 
 
 def _check_lists(flags: argparse.Namespace, script: str) -> None:
-    """Look for the lists that the run will read."""
+    """Check that the lists of the run exist."""
     tested: Mode = "test" if script == "run_class_finetuning.py" else "validation"
     modes: list[Mode] = [tested]
     if not flags.eval:
@@ -174,7 +175,7 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
 
 
 def _check_square(words: Sequence[str]) -> None:
-    """Refuse `--input_size 128 224`, whose second number would only be an unknown argument."""
+    """Refuse `--input_size 128 224`, whose second number would otherwise be reported as an unknown argument."""
     place = next((i for i, word in enumerate(words) if word.replace("-", "_") == "__input_size"), len(words))
     sizes = list(takewhile(str.isdigit, words[place + 1 :]))
     if len(sizes) > 1:
@@ -194,8 +195,8 @@ def _check_sizes(flags: argparse.Namespace, script: str) -> None:
 
 def _require_weights(name: str, value: str) -> None:
     if "://" in value:
-        raise ValueError(f"--{name} {value} is an address: download the file first, and name it here")
-    _require_file(name, value, WHERE_WEIGHTS_ARE)
+        raise ValueError(f"--{name} {value} is an address: download the file and give its path")
+    _require_file(name, value, WEIGHTS_HINT)
 
 
 def _require_file(name: str, value: str, remedy: str = "") -> None:

@@ -63,9 +63,9 @@ def check_data(
 
 
 def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
-    """A record of each movie or frame folder that is not there, and why it will not do."""
+    """Return a record of each movie or frame folder that does not exist, and the reason."""
     firsts = {record.path: record for record in reversed(dataset.records)}
-    return [(record, "is not there") for path, record in firsts.items() if not os.path.exists(path)]
+    return [(record, "does not exist") for path, record in firsts.items() if not os.path.exists(path)]
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:

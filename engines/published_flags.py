@@ -1,7 +1,7 @@
-"""What becomes of flags that other code bases have: kept, replaced, ignored with the reason, or refused with it.
+"""How the flags of other code bases are handled: kept, replaced, or ignored or refused with a reason.
 
-The table is published_flags.yaml; docs/flags.md is written from it (tools/flag_table.py). PyTorch is not imported, so
-that a command line is refused at once.
+The table is published_flags.yaml; tools/flag_table.py writes docs/flags.md from it. PyTorch is not imported, so that a
+command line is refused at once.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,8 +15,8 @@ from engines.recipe import read_yaml
 TABLE = Path(__file__).with_suffix(".yaml")
 
 
-class Fate(Enum):
-    """What happens to a flag; the values are the words of the table."""
+class Handling(Enum):
+    """How a flag is handled; the values are the words in the table."""
 
     SAME = "same"
     REPLACED = "replaced"
@@ -29,42 +29,42 @@ class PublishedFlag:
     """A flag of another code base.
 
     Attributes:
-        option: as it is typed, "--orig_t_size".
-        whose: "both" (VideoMamba and VideoMAE), "videomamba", "videomae" or "other".
-        values: how many it takes, 0 or 1.
-        fate: what happens to it.
-        remark: the reason; for a flag that is kept, how it differs.
-        becomes: the flag that replaces it; empty for other fates.
-        harmless: values of a refused flag that change nothing and are ignored instead.
+        option: The flag as typed, such as "--orig_t_size".
+        origin: "both" (VideoMamba and VideoMAE), "videomamba", "videomae" or "other".
+        values: Number of values, 0 or 1.
+        handling: How it is handled.
+        remark: The reason, or how a flag that is kept differs.
+        replacement: The flag that replaces it; empty unless it is replaced.
+        harmless: Values of a refused flag that change nothing and are therefore ignored.
     """
 
     option: str
-    whose: str
+    origin: str
     values: int
-    fate: Fate
+    handling: Handling
     remark: str
-    becomes: str = ""
+    replacement: str = ""
     harmless: tuple[str, ...] = ()
 
 
 class RefusedFlagError(ValueError):
-    """A flag that would change the result, and that this repository does not have."""
+    """A flag that would change the result and has no equivalent in this repository."""
 
 
 @cache
 def published_flags() -> dict[str, PublishedFlag]:
-    """Read the table: option with dashes alone -> flag, in the table's order."""
+    """Read the table: option, written with dashes only -> flag, in the order of the file."""
     flags = {}
-    for name, (whose, values, fate, remark, *harmless) in read_yaml(TABLE).items():
+    for name, (origin, values, handling, remark, *harmless) in read_yaml(TABLE).items():
         option = name if name.startswith("-") else f"--{name}"
-        replaced = fate.startswith("-")
+        replaced = handling.startswith("-")
         flags[_plain(option)] = PublishedFlag(
             option,
-            whose,
+            origin,
             values,
-            Fate.REPLACED if replaced else Fate(fate),
+            Handling.REPLACED if replaced else Handling(handling),
             remark,
-            fate if replaced else "",
+            handling if replaced else "",
             tuple(harmless[0]) if harmless else (),
         )
     return flags
@@ -75,13 +75,13 @@ def translate(words: Sequence[str], known: Collection[str] = ()) -> tuple[list[s
 
     Args:
         words: Words of the command line.
-        known: Flags of the script, which are left alone whatever the table says.
+        known: Flags of the script, which are never translated.
 
     Returns:
         The words, and one line for each flag that was replaced or ignored.
 
     Raises:
-        RefusedFlagError: A flag would change the result; the message says what there is instead.
+        RefusedFlagError: A flag would change the result; the message names the alternative.
     """
     own = {_plain(option) for option in known}
     translated, notes = [], []
@@ -90,18 +90,18 @@ def translate(words: Sequence[str], known: Collection[str] = ()) -> tuple[list[s
         word = rest.pop(0)
         option, equals, value = word.partition("=")
         flag = published_flags().get(_plain(option)) if word.startswith("-") else None
-        if flag is None or flag.fate is Fate.SAME or _plain(option) in own:
+        if flag is None or flag.handling is Handling.SAME or _plain(option) in own:
             translated.append(word)
             continue
-        if flag.fate is Fate.REPLACED:
-            translated.append(flag.becomes + equals + value)
-            notes.append(f"{option} is read as {flag.becomes}{f' ({flag.remark})' if flag.remark else ''}")
+        if flag.handling is Handling.REPLACED:
+            translated.append(flag.replacement + equals + value)
+            notes.append(f"{option} is read as {flag.replacement}{f' ({flag.remark})' if flag.remark else ''}")
             continue
         if flag.values and not equals and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
-        if flag.fate is Fate.REFUSED and value not in flag.harmless:
+        if flag.handling is Handling.REFUSED and value not in flag.harmless:
             raise RefusedFlagError(f"{option} {flag.remark}")
-        reason = "it changes nothing" if flag.fate is Fate.REFUSED else flag.remark
+        reason = "it changes nothing" if flag.handling is Handling.REFUSED else flag.remark
         notes.append(f"{f'{option} {value}'.rstrip()} is ignored: {reason}")
     return translated, notes
 

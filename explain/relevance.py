@@ -80,7 +80,7 @@ def token_contributions(
             patches, tokens = model.patch_embed(clips), model.embed(clips)
             if class_indices is None:
                 class_indices = plain_logits(model, tokens).argmax(1)
-        # Positions are the same in every clip, and so is the mean: neither tells where in this one the class is seen.
+        # Positions are the same in every clip, and so is the mean: neither shows where in this one the class is seen.
         apart = patches - patches.mean((1, 2), keepdim=True)
         difference = torch.cat([torch.zeros_like(tokens[:, :1]), model.line_up(apart)], dim=1)
         gradient = torch.zeros_like(tokens)

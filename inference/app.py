@@ -1,4 +1,4 @@
-"""A small local web page: drop a video, watch it beside its classes, curve and heat maps.
+"""A small local web page that shows a video with its classes, probability curve and heat maps.
 
 The browser sends the content of a video and never a file name, so no request can read or delete a file. The content is
 stored in a temporary file while it is received and decoded; decoding happens in a separate process with a time limit.
@@ -54,9 +54,9 @@ def create_app(predictor: Predictor, limits: Limits, date: str = "") -> Starlett
     """Create the page as an ASGI application, to be served on 127.0.0.1.
 
     Args:
-        predictor: the model.
-        limits: limits of an uploaded video.
-        date: date of the weights; empty if unknown.
+        predictor: The model.
+        limits: Limits of an uploaded video.
+        date: Date of the weights; empty if unknown.
     """
     guard = Guard(limits.seconds)
     turn = asyncio.Lock()  # one video at a time, the others wait
@@ -86,7 +86,7 @@ def create_app(predictor: Predictor, limits: Limits, date: str = "") -> Starlett
                     answer = await asyncio.to_thread(_look, predictor, upload.name, guard, limits, _width(request))
                     return JSONResponse(answer)
             except UnreadableVideoError as error:
-                # What the decoder says stands in brackets, and may name the file here.
+                # The decoder's message is in parentheses and may contain the path of the temporary file.
                 reason = error.reason.partition(" (")[0].replace(upload.name, "the video")
                 return PlainTextResponse(printable(f"This file cannot be shown: {reason}."), 422)
             except ScoresNotFiniteError as error:
@@ -111,20 +111,20 @@ def look(predictor: Predictor, reader: FrameReader, width: int = WIDEST) -> dict
     """Compute what the page shows of a video; all pictures are data URLs.
 
     Args:
-        predictor: the model.
-        reader: reader of the video.
-        width: width of the curve in pixels.
+        predictor: The model.
+        reader: Reader of the video.
+        width: Width of the curve in pixels.
 
     Returns:
-        a dict with `frames`, their number; `classes`, the five most probable ones with name and probability; `unsure`,
+        A dict with `frames`, their number; `classes`, the five most probable ones with name and probability; `unsure`,
         whether all of them are less probable than `UNSURE`; `curve`, its picture, with `left` and `right`, the
-        positions of the first and the last frame as shares of the width; `cells`, the frames with heat maps, each with
+        positions of first and last frame as fractions of the width; `cells`, the frames with heat maps, each with
         number, caption and the pictures without and with heat; `bar` and `strongest`, the colour bar and the logit at
         its end.
 
     Raises:
-        UnreadableVideoError: frames cannot be decoded.
-        ScoresNotFiniteError: the model's scores are not finite.
+        UnreadableVideoError: Frames cannot be decoded.
+        ScoresNotFiniteError: The model's scores are not finite.
     """
     top = predictor.predict(reader).top(5)
     classes = [{"name": printable(score.name), "probability": score.probability} for score in top]
@@ -174,7 +174,7 @@ async def _receive(request: Request, file: IO[bytes], limits: Limits) -> None:
 
 
 def _about(predictor: Predictor, date: str) -> dict[str, Any]:
-    """What the page says of the model, as HTML."""
+    """Return the description of the model for the page, as HTML."""
     _, frames, height, width = predictor.plan.clip_shape
     views = (
         f"{predictor.views} view{'s' if predictor.views > 1 else ''} of {frames} frames of {width} × {height} pixels"
@@ -189,7 +189,7 @@ def _about(predictor: Predictor, date: str) -> dict[str, Any]:
 
 
 def _width(request: Request) -> int:
-    """The width that a request asks for, within bounds."""
+    """Return the width that a request asks for, within limits."""
     asked = request.query_params.get("width", "")
     return min(max(int(asked), NARROWEST), WIDEST) if asked.isdecimal() and len(asked) < 6 else WIDEST
 

@@ -16,7 +16,7 @@ class LabelledBox:
     """A box with its label.
 
     Attributes:
-        box: x1, y1, x2, y2 as shares of the picture.
+        box: x1, y1, x2, y2 as fractions of the picture.
         lines: Lines of the label; long lines are cut off.
         colour: Colour of the outline, in a form that Pillow knows.
     """
@@ -44,7 +44,7 @@ def _pixels(labelled: LabelledBox, size: tuple[int, int]) -> tuple[int, int, int
     """Return the corners of a box in whole pixels, clipped to the picture."""
     width, height = size
     x1, y1, x2, y2 = labelled.box
-    left, top = (min(max(0, round(share * side)), side - 1) for share, side in ((x1, width), (y1, height)))
+    left, top = (min(max(0, round(fraction * side)), side - 1) for fraction, side in ((x1, width), (y1, height)))
     right, bottom = round(x2 * width) - 1, round(y2 * height) - 1
     return left, top, min(max(right, left), width - 1), min(max(bottom, top), height - 1)
 

@@ -74,7 +74,7 @@ class Detector:
     bf16: bool
 
     def dataset(self, video: VideoDetections) -> KeyframeDataset:
-        """Return a data set that can open the video of some detections."""
+        """Return a dataset that opens the video of these detections."""
         return self._dataset(video.records, "")
 
     def detect(self, paths: Sequence[str], boxes: str) -> Iterator[VideoDetections]:
@@ -180,13 +180,13 @@ def load_detector(
     label_map = _label_map_of(facts, label_names)
     model = build_described(facts, **({"backend": backend} if backend else {}))
     load_checkpoint(model, checkpoint, require_head=True)
-    place = resolve_device(device)
+    target = resolve_device(device)
     if bf16 is None:
-        bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        bf16 = target.type == "cuda" and torch.cuda.is_bf16_supported()
     return Detector(
-        objective=Detection(model.to(place), label_map, _judged_by(facts)).eval(),
+        objective=Detection(model.to(target), label_map, _test_settings_of(facts)).eval(),
         settings=_settings_of(facts, overrides),
-        device=place,
+        device=target,
         bf16=bf16,
     )
 
@@ -224,11 +224,11 @@ def _label_map_of(facts: CheckpointFacts, label_names: str | Path | Sequence[str
 def _settings_of(facts: CheckpointFacts, overrides: dict[str, Any]) -> DetectionSettings:
     """Return the settings in a checkpoint, except for the location of its videos, with overrides."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    of_the_file = {"patch_size": facts.config["patch_size"], "start_second": 0, "filename_tmpl": ""}
-    return DetectionSettings.from_flags(argparse.Namespace(**(facts.flags | of_the_file | given)))
+    from_file = {"patch_size": facts.config["patch_size"], "start_second": 0, "filename_tmpl": ""}
+    return DetectionSettings.from_flags(argparse.Namespace(**(facts.flags | from_file | given)))
 
 
-def _judged_by(facts: CheckpointFacts) -> DetectionTestSettings:
+def _test_settings_of(facts: CheckpointFacts) -> DetectionTestSettings:
     known = DetectionTestSettings()
     return replace(known, person_score=facts.flags.get("person_score", known.person_score))
 

@@ -33,11 +33,11 @@ def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH)
     """Yield up to `MAX_FRAMES` frames, evenly spaced over the video, `width` pixels wide.
 
     Args:
-        reader: reader of the video.
-        timeline: from `follow(..., explain=True)` for this video.
+        reader: Reader of the video.
+        timeline: Result of `follow(..., explain=True)` for this video.
 
     Raises:
-        UnreadableVideoError: frames cannot be decoded.
+        UnreadableVideoError: Frames cannot be decoded.
     """
     curve, heat = timeline
     count = min(MAX_FRAMES, len(heat.times))
@@ -48,8 +48,8 @@ def heat_cells(reader: FrameReader, timeline: Timeline, width: int = CELL_WIDTH)
     for number, time, frame, row in zip(numbers, heat.times[chosen], frames, curve.at(numbers), strict=True):
         picture = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
         best = int(row.argmax())
-        told = f"{curve.when(number)}\n{caption(curve.label_names[best], row[best])}"
-        yield Cell(int(number), told, picture, heat.overlay(picture, time, certainty(row[best], len(row))))
+        text = f"{curve.when(number)}\n{caption(curve.label_names[best], row[best])}"
+        yield Cell(int(number), text, picture, heat.overlay(picture, time, certainty(row[best], len(row))))
 
 
 def draw_heat_grid(reader: FrameReader, timeline: Timeline) -> np.ndarray:

@@ -19,9 +19,8 @@ from inference.predictor import Predictor
 
 COLOURS = matplotlib.colormaps["inferno"]
 STRONGEST = 0.75  # opacity of the strongest colour
-EVIDENCE = (
-    1.0  # logits of a clip that, evenly distributed over its patches, give the full colour; lower bound of the scale
-)
+EVIDENCE = 1.0
+"""Lower bound of the scale: this logit, evenly distributed over the patches of a clip, has the full colour."""
 CLIPS_PER_BACKWARD = 2  # the gradient needs the activations of every layer
 FRAME = 0.5  # opacity of the border of the crops
 UNIT = "added to the logit"  # per patch
@@ -35,8 +34,8 @@ class HeatTrack:
         times: (m,) mean frame number of each tubelet, ascending.
         frames: (m,) first frame of each tubelet.
         maps: (m, crops, rows, columns) float32, non-negative: contributions to the logit of the window's class.
-        tubelets: number of tubelets per clip.
-        crop_share: side of a crop divided by that of the largest crop of its shape in the picture.
+        tubelets: Number of tubelets per clip.
+        crop_share: Side of a crop divided by that of the largest crop of its shape in the picture.
     """
 
     times: np.ndarray
@@ -62,9 +61,9 @@ class HeatTrack:
         """Overlay the heat map and the border of the crops on a frame.
 
         Args:
-            picture: the frame, uint8 (H, W, 3), in any size.
-            frame: frame number.
-            certainty: factor of the opacity, 0 to 1, see `inference.predictor.certainty`.
+            picture: The frame, uint8 (H, W, 3), in any size.
+            frame: Frame number.
+            certainty: Factor of the opacity, 0 to 1, see `inference.predictor.certainty`.
 
         Returns:
             uint8 (H, W, 3). The heat fades out towards the border of the crops.
@@ -100,13 +99,13 @@ def explain_windows(predictor: Predictor, clips: torch.Tensor, frames: np.ndarra
     """Compute what the patches of windows add to the logits of classes.
 
     Args:
-        predictor: the model.
+        predictor: The model.
         clips: (n, crops, C, T, H, W).
         frames: (n, T) frame numbers.
         labels: (n,) the class to explain in each window.
 
     Returns:
-        a track with the tubelets of one window after another; `join_windows` sorts them by time.
+        A track with the tubelets of one window after another; `join_windows` sorts them by time.
     """
     windows, crops = clips.shape[:2]
     classes = torch.as_tensor(labels).repeat_interleave(crops)

@@ -35,17 +35,17 @@ def follow(
     Each window is read like a video of that length in the test, with one segment and all crops.
 
     Args:
-        predictor: the model.
-        reader: reader of the video, from `predictor.open`.
-        window: frames per window; 0 for the span of a clip of the model. A shorter video is a single window.
-        stride: frames between windows; 0 for a quarter of the window.
-        explain: also compute the relevance of every token for the most probable class of its window.
-        progress: wraps the list of steps in a progress bar.
+        predictor: The model.
+        reader: Reader of the video, from `predictor.open`.
+        window: Frames per window; 0 for the span of a clip of the model. A shorter video is a single window.
+        stride: Frames between windows; 0 for a quarter of the window.
+        explain: Also compute the relevance of every token for the most probable class of its window.
+        progress: Wraps the list of steps in a progress bar.
 
     Raises:
-        UnreadableVideoError: frames cannot be decoded.
-        ScoresNotFiniteError: the scores of a window are not finite.
-        ValueError: window or stride is negative.
+        UnreadableVideoError: Frames cannot be decoded.
+        ScoresNotFiniteError: The scores of a window are not finite.
+        ValueError: Window or stride is negative.
     """
     total = len(reader)
     window = min(window or predictor.span, total)
@@ -71,7 +71,7 @@ def read_windows(
     """Read windows that start at `starts` (n,).
 
     Returns:
-        their clips, float32 (n, crops, C, T, H, W), and frame numbers (n, T).
+        Their clips, float32 (n, crops, C, T, H, W), and frame numbers (n, T).
     """
     sampled = predictor.plan.sample(window, mode="test", segment=0, num_segments=1)
     wanted = starts[:, None] + sampled

@@ -137,62 +137,62 @@ def _grid_of_file(source: dict[str, Tensor], stored: dict[str, Any]) -> tuple[in
 
 def _adapt(
     name: str,
-    theirs: Tensor,
-    ours: Tensor,
+    saved: Tensor,
+    wanted: Tensor,
     path: str | Path,
     grids: tuple[tuple[int, int] | None, tuple[int, int]],
 ) -> tuple[Tensor | None, str, str]:
-    """The file's tensor in the model's shape: (tensor or None to leave ours, action, note).
+    """The file's tensor in the model's shape: (tensor or None to leave wanted, action, note).
 
     `grids` are the rows and columns of patches of the file and of the model.
     """
-    change = f"{tuple(theirs.shape)} -> {tuple(ours.shape)}"
-    if name == "pos_embed" and theirs.shape[2] == ours.shape[2]:
-        return _adapt_positions(theirs, ours, path, grids)
-    if theirs.shape == ours.shape:
-        return theirs, "loaded", ""
-    if name == "patch_embed.proj.weight" and _inflatable(theirs, ours):
-        return _inflate(theirs, ours), "inflated", f"{change}, centre tap"
-    if name == "temporal_pos_embedding" and theirs.shape[2] == ours.shape[2]:
-        return resize_temporal(theirs, ours.shape[1]), "interpolated", f"{change}, linear"
-    if name.startswith("head.") and theirs.shape[1:] == ours.shape[1:]:
-        if (theirs.shape[0], ours.shape[0]) == KINETICS_710_TO_400:
-            return theirs[: ours.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
+    change = f"{tuple(saved.shape)} -> {tuple(wanted.shape)}"
+    if name == "pos_embed" and saved.shape[2] == wanted.shape[2]:
+        return _adapt_positions(saved, wanted, path, grids)
+    if saved.shape == wanted.shape:
+        return saved, "loaded", ""
+    if name == "patch_embed.proj.weight" and _inflatable(saved, wanted):
+        return _inflate(saved, wanted), "inflated", f"{change}, centre tap"
+    if name == "temporal_pos_embedding" and saved.shape[2] == wanted.shape[2]:
+        return resize_temporal(saved, wanted.shape[1]), "interpolated", f"{change}, linear"
+    if name.startswith("head.") and saved.shape[1:] == wanted.shape[1:]:
+        if (saved.shape[0], wanted.shape[0]) == KINETICS_710_TO_400:
+            return saved[: wanted.shape[0]], "sliced", f"{change}, Kinetics-400's rows"
         return None, "initialised", f"{change}, another number of classes"
     raise CheckpointError(
-        f"{path}: {name} is {tuple(theirs.shape)}, the model's is {tuple(ours.shape)}; use the --model of that "
+        f"{path}: {name} is {tuple(saved.shape)}, the model's is {tuple(wanted.shape)}; use the --model of that "
         "size and the --tubelet_size the file was trained with"
     )
 
 
 def _adapt_positions(
-    theirs: Tensor, ours: Tensor, path: str | Path, grids: tuple[tuple[int, int] | None, tuple[int, int]]
+    saved: Tensor, wanted: Tensor, path: str | Path, grids: tuple[tuple[int, int] | None, tuple[int, int]]
 ) -> tuple[Tensor, str, str]:
     """The file's spatial positions on the model's grid; as `_adapt`."""
     old, new = grids
-    (rows, columns), count = new, theirs.shape[1] - 1
-    if old is None and theirs.shape == ours.shape:
-        return theirs, "loaded", f"the file does not record its grid of patches, taken as {rows} x {columns}"
+    (rows, columns), count = new, saved.shape[1] - 1
+    if old is None and saved.shape == wanted.shape:
+        return saved, "loaded", f"the file does not record its grid of patches, taken as {rows} x {columns}"
     if old is None or old[0] * old[1] != count:
         raise CheckpointError(
             f"{path} has {count} spatial positions and does not record their rows and columns; load it with the "
             "--input_size it was trained with"
         )
     if old == new:
-        return theirs, "loaded", ""
+        return saved, "loaded", ""
     note = f"{old[0]} x {old[1]} -> {rows} x {columns} patches, bicubic"
-    return resize_spatial(theirs, old, new), "interpolated", note
+    return resize_spatial(saved, old, new), "interpolated", note
 
 
-def _inflatable(theirs: Tensor, ours: Tensor) -> bool:
-    one_frame = theirs.dim() == 4 or (theirs.dim() == 5 and theirs.shape[2] == 1)
-    return one_frame and theirs.shape[:2] == ours.shape[:2] and theirs.shape[-2:] == ours.shape[-2:]
+def _inflatable(saved: Tensor, wanted: Tensor) -> bool:
+    one_frame = saved.dim() == 4 or (saved.dim() == 5 and saved.shape[2] == 1)
+    return one_frame and saved.shape[:2] == wanted.shape[:2] and saved.shape[-2:] == wanted.shape[-2:]
 
 
-def _inflate(theirs: Tensor, ours: Tensor) -> Tensor:
+def _inflate(saved: Tensor, wanted: Tensor) -> Tensor:
     """A one-frame patch kernel as the centre tap of a tubelet kernel, the other taps 0."""
-    kernel = torch.zeros_like(ours)
-    kernel[:, :, ours.shape[2] // 2] = theirs if theirs.dim() == 4 else theirs[:, :, 0]
+    kernel = torch.zeros_like(wanted)
+    kernel[:, :, wanted.shape[2] // 2] = saved if saved.dim() == 4 else saved[:, :, 0]
     return kernel
 
 

@@ -9,8 +9,8 @@ def try_to_report(output_dir: str, dataset) -> None:
     """Write the report of `output_dir` with sample frames from `dataset`; log any error as a warning.
 
     Args:
-        output_dir: contains results.json, and log.txt if the run trained.
-        dataset: the tested data set, see `reports.media`.
+        output_dir: Contains results.json, and log.txt if the run trained.
+        dataset: The tested data set, see `reports.media`.
     """
     try:
         # Imported here because matplotlib takes a second, and a run must not fail if it is missing.

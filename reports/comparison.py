@@ -22,12 +22,12 @@ class Comparison:
     """Accuracies of two runs on the same videos, in percent.
 
     Attributes:
-        videos: number of videos compared.
-        accuracy_a: accuracy of run A.
-        accuracy_b: accuracy of run B.
-        only_a: number of videos that only A classified correctly.
-        only_b: number of videos that only B classified correctly.
-        p_value: of McNemar's test; the null hypothesis is that both runs are equally accurate.
+        videos: Number of videos compared.
+        accuracy_a: Accuracy of run A.
+        accuracy_b: Accuracy of run B.
+        only_a: Number of videos that only A classified correctly.
+        only_b: Number of videos that only B classified correctly.
+        p_value: Result of McNemar's test; the null hypothesis is that both runs are equally accurate.
     """
 
     videos: int
@@ -61,10 +61,10 @@ class Outcome:
     """The result of a comparison.
 
     Attributes:
-        overall: over all videos.
-        classes: label -> comparison of the videos of this class.
-        corrected: label -> p-value with Holm's correction.
-        left_out: number of videos that only one of the runs could read.
+        overall: Comparison of all videos.
+        classes: Comparison of the videos of each class, by label.
+        corrected: P-value of each class with Holm's correction, by label.
+        left_out: Number of videos that only one of the runs could read.
     """
 
     overall: Comparison
@@ -77,8 +77,8 @@ def read_results(path: Path) -> dict[str, Any]:
     """Read a results.json.
 
     Raises:
-        OSError: the file cannot be read.
-        CompareError: it is not a results.json, or has no predictions.
+        OSError: The file cannot be read.
+        CompareError: It is not a results.json, or has no predictions.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def read_results(path: Path) -> dict[str, Any]:
         raise CompareError(f"{path} is not a results.json: {error}") from error
     if not isinstance(results, dict) or "predictions" not in results:
         raise CompareError(
-            f"{path} contains no predicted classes; if it is of a classifier, repeat the test with --eval"
+            f"{path} contains no predicted classes; if it belongs to a classifier, repeat the test with --eval"
         )
     return results | {"file": str(path)}
 
@@ -95,7 +95,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Outcome:
     """Compare two results of `read_results`, video by video.
 
     Raises:
-        CompareError: the lists differ, or there is no video that both could read.
+        CompareError: The lists differ, or there is no video that both could read.
     """
     if first["list"]["sha256"] != second["list"]["sha256"]:
         lists = [f"{results['list']['file']} ({results['list']['records']} records)" for results in (first, second)]
@@ -119,7 +119,7 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Outcome:
 
 
 def _compare(right: np.ndarray) -> Comparison:
-    """Compare A and B from whether they are right, bool (videos, 2)."""
+    """Compare A and B by whether their predictions are right, bool (videos, 2)."""
     only_a, only_b = (int((right[:, run] & ~right[:, 1 - run]).sum()) for run in (0, 1))
     accuracy_a, accuracy_b = (100 * right.mean(0)).tolist()
     return Comparison(len(right), accuracy_a, accuracy_b, only_a, only_b, mcnemar(only_a, only_b))

@@ -1,6 +1,5 @@
-"""The report of an action detection test: its classes, and key frames of the best and the worst of them."""
+"""The report of an action detection test: all classes, and key frames of the best and worst ones."""
 
-import io
 import logging
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ from PIL import Image
 
 from common.palette import SERIES
 from inference.box_drawing import LabelledBox, draw_boxes
-from reports.media import QUALITY, Picture, data_uri
+from reports.media import Picture, webp
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ def detection_section(results: dict, dataset, problem: str | None) -> dict:
     Args:
         results: Contents of results.json.
         dataset: The `KeyframeDataset` that was tested; None if the videos are not available.
-        problem: The reason, if there is no data set.
+        problem: Why there is no dataset.
     """
     pictures = KeyframePictures(dataset, problem)
     rows = [
@@ -42,7 +41,7 @@ def detection_section(results: dict, dataset, problem: str | None) -> dict:
     }
     return {
         "classes_by_ap": rows,
-        "judged_classes": sum(row["ap"] is not None for row in rows),
+        "evaluated_classes": sum(row["ap"] is not None for row in rows),
         "examples_by_class": {name: shown for name, shown in examples.items() if shown},
     }
 
@@ -52,12 +51,14 @@ class KeyframePictures:
 
     Args:
         dataset: A `KeyframeDataset`; None if the videos are not available.
-        problem: The reason, if there is no data set.
+        problem: Why there is no dataset.
     """
 
     def __init__(self, dataset, problem: str | None = None):
         self._dataset, self._problem = dataset, problem
-        self._records = {} if dataset is None else {(one.video, one.second): one for one in dataset.records}
+        self._records = (
+            {} if dataset is None else {(record.video, record.second): record for record in dataset.records}
+        )
 
     def still(self, example: dict) -> Picture:
         """Return the key frame of an example of results.json with its box and the ground truth of its class."""
@@ -69,7 +70,7 @@ class KeyframePictures:
             reader = self._dataset.open_record(record)
             (frame,) = reader.read([self._dataset.key_frame(record, len(reader))])
             boxes = [*self._truth(record, example["name"]), _detected(example)]
-            return Picture(_webp(key_frame_picture(frame, boxes)))
+            return Picture(webp(key_frame_picture(frame, boxes)))
         except Exception as error:  # the page shows the message instead of the picture
             _logger.debug("no picture of %s", record.path, exc_info=True)
             return Picture(None, str(error))
@@ -91,9 +92,3 @@ def key_frame_picture(frame: np.ndarray, boxes: Sequence[LabelledBox]) -> Image.
     picture = Image.fromarray(frame).resize((max(1, round(width * HEIGHT / height)), HEIGHT), Image.Resampling.BICUBIC)
     draw_boxes(picture, boxes)
     return picture
-
-
-def _webp(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY)
-    return data_uri(buffer.getvalue(), "image/webp")

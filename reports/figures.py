@@ -54,9 +54,9 @@ def training_panels(
     """Return functions that draw loss, score, learning rate and throughput per epoch; non-finite numbers leave a gap.
 
     Args:
-        epochs: records of log.txt.
-        score: name of the figure that selects the best checkpoint; None leaves its axes empty.
-        chance: score of random guessing, drawn as a dashed line.
+        epochs: Records of log.txt.
+        score: Name of the figure that selects the best checkpoint; None leaves its axes empty.
+        chance: Score of random guessing, drawn as a dashed line.
     """
     scale = SCORES.get(score, Scale(score or "no score"))
 
@@ -64,7 +64,7 @@ def training_panels(
         _curves(axes, epochs, {"train_loss": "training", "val_loss": "validation", "val_ema_loss": "validation, EMA"})
         axes.set(ylabel="loss")
 
-    def judged(axes: Axes) -> None:
+    def validation_score(axes: Axes) -> None:
         _curves(axes, epochs, {f"val_{score}": "validation", f"val_ema_{score}": "validation, EMA"})
         axes.set(ylabel=scale.label, ylim=scale.limits)
         if chance is not None:
@@ -83,7 +83,7 @@ def training_panels(
         axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
 
-    return [loss, judged, rate, throughput]
+    return [loss, validation_score, rate, throughput]
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
@@ -112,15 +112,15 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def reliability_diagram(calibration: dict) -> Figure:
-    """Draw accuracy against confidence by bin, and how many videos each bin has."""
+    """Draw accuracy against confidence, and the number of videos, per bin."""
     bins = calibration["bins"]
     places = [(entry["from"] + entry["to"]) / 2 for entry in bins]
     width = bins[0]["to"] - bins[0]["from"]
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     accuracy, videos = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     accuracy.bar(places, [entry["accuracy"] or 0 for entry in bins], 0.9 * width, color=BLUE, label="accuracy")
-    told = [entry for entry in bins if entry["videos"]]
-    confidences = [entry["confidence"] for entry in told]
+    filled = [entry for entry in bins if entry["videos"]]
+    confidences = [entry["confidence"] for entry in filled]
     accuracy.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="accuracy = confidence")
     accuracy.scatter(confidences, confidences, color=ORANGE, zorder=3, s=14, label="mean confidence")
     accuracy.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
@@ -131,7 +131,7 @@ def reliability_diagram(calibration: dict) -> Figure:
 
 
 def _curves(axes: Axes, epochs: Sequence[dict], labels: dict[str, str]) -> None:
-    """Draw the numbers of log.txt that are there, each under its label."""
+    """Draw those numbers of log.txt that exist, with their labels."""
     numbers = [record["epoch"] + 1 for record in epochs]
     for (key, label), colour in zip(labels.items(), SERIES, strict=False):
         values = [record.get(key) for record in epochs]

@@ -1,6 +1,6 @@
 """Frames of tested videos as data URIs, small enough for dozens of them on a page.
 
-Frames are read through the tested data set: those of a single view in the middle of the video (`plan.sample`).
+The tested dataset reads the frames, those of a single view in the middle of the video (`plan.sample`).
 """
 
 import base64
@@ -29,8 +29,8 @@ class Pictures:
     """Pictures of videos by their line in the list.
 
     Args:
-        dataset: a `ClipDataset`, or None if the videos are not available.
-        problem: the reason why they are not available.
+        dataset: A `ClipDataset`, or None if the videos are not available.
+        problem: The reason why they are not available.
     """
 
     def __init__(self, dataset, problem: str | None = None):
@@ -64,9 +64,14 @@ def animated_webp(frames: np.ndarray) -> str:
     height, width = frames.shape[1:3]
     size = (max(1, round(width * HEIGHT / height)), HEIGHT)
     first, *rest = (Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames)
-    buffer = io.BytesIO()
     animation = {"save_all": True, "append_images": rest, "duration": FRAME_MILLISECONDS, "loop": 0} if rest else {}
-    first.save(buffer, "WEBP", quality=QUALITY, **animation)
+    return webp(first, **animation)
+
+
+def webp(picture: Image.Image, **options) -> str:
+    """Encode a picture as a WebP data URI; `options` are those of Pillow."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY, **options)
     return data_uri(buffer.getvalue(), "image/webp")
 
 

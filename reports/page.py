@@ -40,20 +40,20 @@ def write_report(
     """Write report.html and its figures as PNG files to `output_dir`, and return the path of the page.
 
     Args:
-        output_dir: contains results.json, log.txt, or both.
-        dataset: the tested data set, for frames of its videos; None omits them.
-        label_names: names of the classes by label; None uses those in results.json, or else the labels.
-        no_pictures: why there is no `dataset`, shown on the page.
+        output_dir: Contains results.json, log.txt, or both.
+        dataset: The tested data set, for frames of its videos; None omits them.
+        label_names: Names of the classes by label; None uses those in results.json, or else the labels.
+        no_pictures: Why there is no `dataset`, shown on the page.
 
     Raises:
-        FileNotFoundError: there is neither results.json nor log.txt.
-        ValueError: results.json is too old and has no predictions, or the number of names is not that of the classes.
+        FileNotFoundError: There is neither results.json nor log.txt.
+        ValueError: Results.json is too old and has no predictions, or the number of names is not that of the classes.
     """
     folder = Path(output_dir)
     epochs = read_log(folder / "log.txt")
     results = _read_json(folder / "results.json")
     if results is None and not epochs:
-        raise FileNotFoundError(f"{folder} has neither results.json nor log.txt; it is no --output_dir of a run")
+        raise FileNotFoundError(f"{folder} has neither results.json nor log.txt; it is not the --output_dir of a run")
     settings = _read_json(folder / "args.json") or {}
     sections = {"theme": theme(), "settings": settings, "about": _about(folder, settings, results), "tables": {}}
     if epochs:
@@ -64,11 +64,12 @@ def write_report(
         if not {"figures", "predictions"} & results.keys():
             raise ValueError(f"{folder / 'results.json'} is of an older version without predictions; test again")
         root = settings.get("data_root") or ""
+        problem = no_pictures or "the videos were not opened for this report"
         excluded = [file | {"path": _below(file["path"], root)} for file in results["excluded"]]
         sections["evaluation"] = results | {"excluded": excluded, "excluded_shown": excluded[:SHOWN_EXCLUDED]}
         sections["tables"]["excluded"] = excluded
         if "classes" in results:
-            pictures = Pictures(dataset, no_pictures or "the videos were not opened for this report")
+            pictures = Pictures(dataset, problem)
             names = class_names(results, label_names)
             results["worst_mistakes"] = [
                 row | {"path": _below(row["path"], root)} for row in results["worst_mistakes"]
@@ -76,7 +77,6 @@ def write_report(
             sections["evaluation"] |= _classification(folder, results, names, pictures)
             sections["tables"] |= _tables_by_class(results, names)
         elif "ap" in results:
-            problem = no_pictures or "the videos were not opened for this report"
             sections["evaluation"] |= detection_section(results, dataset, problem)
             sections["tables"]["classes"] = sections["evaluation"]["classes_by_ap"]
     page = _template().render(sections)
@@ -98,7 +98,7 @@ def read_log(path: Path) -> list[dict]:
             record = json.loads(line)
             records[record["epoch"]] = record
         except (json.JSONDecodeError, KeyError, TypeError):
-            _logger.warning("%s, line %d is no record of an epoch and is left out", path, number)
+            _logger.warning("%s, line %d is not a record of an epoch and is ignored", path, number)
     return [records[epoch] for epoch in sorted(records)]
 
 
@@ -111,11 +111,13 @@ def class_names(results: dict, label_names: Sequence[str] | None = None) -> list
     """Return the names of the classes: those given, else those in results.json, else the labels.
 
     Raises:
-        ValueError: the number of names is not that of the classes.
+        ValueError: There are more or fewer names than classes.
     """
     names = label_names or results.get("label_names") or [str(label) for label in range(results["classes"])]
     if len(names) != results["classes"]:
-        raise ValueError(f"there are {len(names)} label names and {results['classes']} classes; give a name a line")
+        raise ValueError(
+            f"there are {len(names)} label names and {results['classes']} classes; give one name per line"
+        )
     return list(names)
 
 

@@ -11,14 +11,14 @@ class Verdict(NamedTuple):
     """An accuracy in comparison with chance; numbers are in percent.
 
     Attributes:
-        sentence: the verdict.
+        sentence: The verdict.
         level: "good", "weak" or "bad".
-        top1: accuracy.
-        low: lower limit of its 95 % confidence interval (Wilson).
-        high: upper limit.
-        chance: accuracy of random guessing.
-        majority: share of the most frequent class.
-        majority_name: name of that class.
+        top1: Accuracy.
+        low: Lower limit of its 95 % confidence interval (Wilson).
+        high: Upper limit.
+        chance: Accuracy of random guessing.
+        majority: Share of the most frequent class.
+        majority_name: Name of that class.
     """
 
     sentence: str
@@ -35,8 +35,8 @@ def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
     """Compare the accuracy with the share of the most frequent class.
 
     Args:
-        counts: confusion matrix (classes, classes), true class by row.
-        names: names of the classes.
+        counts: Confusion matrix (classes, classes), true class by row.
+        names: Names of the classes.
     """
     videos, hits = int(counts.sum()), int(counts.trace())
     largest = int(counts.sum(1).argmax())

@@ -68,7 +68,7 @@ def test_finished_runs_are_not_repeated_and_changed_ones_are(stand_in, tmp_path,
     assert "type:" not in text, "a factor of one level has no effect to tell"
 
 
-def test_an_interrupted_run_goes_on_and_a_failed_one_is_told(stand_in, tmp_path, capsys):
+def test_an_interrupted_run_goes_on_and_a_failed_one_is_reported(stand_in, tmp_path, capsys):
     words = ["--output", str(tmp_path), "--document", str(tmp_path / "a.md"), "--seeds", "9", "--jobs", "1",
              "--fix", "type=v1", "dt_init=mamba", "mask=on", "residual=on"]  # fmt: skip
     assert ablation.main(words) == 1

@@ -86,7 +86,7 @@ def test_each_is_named_once_and_none_counted_as_another(root, caplog, mode, fram
 
 @pytest.mark.parametrize("guard", ["0", "60"])
 @pytest.mark.parametrize("mode", ["train", "validation", "test"])
-def test_pictures_too_long_to_resize_are_told(tmp_path, mode, guard):
+def test_pictures_too_long_to_resize_are_reported(tmp_path, mode, guard):
     """Resized by their shorter side, they would become 32 x 256000."""
     good, long = numbered_frames(4, 32, 48), numbered_frames(4, 2, 16000)
     folders = [write_folder(tmp_path / f"{i}", long if i == 1 else good) for i in range(3)]
@@ -121,9 +121,9 @@ def test_every_rank_names_its_own_broken_videos(root, capfd, monkeypatch):
     for rank in (0, 1):
         setup_logging(rank)
         list(build_loader(build_dataset("test", flags), "test", flags, rank=rank, world_size=2))
-        told = capfd.readouterr().err
-        assert told, f"rank {rank} has broken videos"
-        named += told
+        printed = capfd.readouterr().err
+        assert printed, f"rank {rank} has broken videos"
+        named += printed
     assert all(named.count(f"{name}:") == 1 for name in SAID)
 
 

@@ -1,4 +1,4 @@
-"""check_data boxes: everything wrong with annotations, boxes and movies is told with file, line and remedy."""
+"""check_data boxes: everything wrong with annotations, boxes and movies is reported with file, line and remedy."""
 
 import shutil
 import subprocess
@@ -26,8 +26,8 @@ def check(folder, capsys, *flags):
     where = ["--data_path", str(folder), "--data_root", str(folder / "media"), "--workers", "1"]
     time = [] if "--start_second" in flags else ["--fps", "4", "--start_second", "0"]
     status = main(["boxes", *where, *time, *flags])
-    told = capsys.readouterr()
-    return status, told.out + told.err
+    printed = capsys.readouterr()
+    return status, printed.out + printed.err
 
 
 def append(path, *lines):
@@ -38,10 +38,10 @@ def append(path, *lines):
 
 
 def test_a_whole_data_set_has_no_faults(scenes, capsys):
-    status, told = check(scenes, capsys)
-    assert status == 0 and "4 movies or frame folders checked: 0 faults, 1 notes" in told
-    assert "val_predicted_boxes.csv: 3 of 3 annotated persons have a box of IoU 0.5" in told
-    assert f"{scenes / 'train.csv'}: 3 persons in 2 seconds of 2 videos" in told
+    status, printed = check(scenes, capsys)
+    assert status == 0 and "4 movies or frame folders checked: 0 faults, 1 notes" in printed
+    assert "val_predicted_boxes.csv: 3 of 3 annotated persons have a box of IoU 0.5" in printed
+    assert f"{scenes / 'train.csv'}: 3 persons in 2 seconds of 2 videos" in printed
 
 
 @pytest.mark.parametrize(
@@ -52,33 +52,33 @@ def test_a_whole_data_set_has_no_faults(scenes, capsys):
         ("a,1,0.4,0.1,0.3,0.2,12,0", "x1 is not below x2"),
     ],
 )
-def test_faulty_rows_of_any_file_are_told(scenes, capsys, row, fault):
+def test_faulty_rows_of_any_file_are_reported(scenes, capsys, row, fault):
     line = append(scenes / "train.csv", row)
     boxes = append(scenes / "val_predicted_boxes.csv", f"c,1,{PLACE},,7")
     append(scenes / "val.csv", "c,x")
     (scenes / "exclusions.csv").write_text("nobody\n")
-    status, told = check(scenes, capsys)
-    assert status == 1 and f"train.csv: 1 faulty line(s)\n  line {line}: " in told and fault in told
+    status, printed = check(scenes, capsys)
+    assert status == 1 and f"train.csv: 1 faulty line(s)\n  line {line}: " in printed and fault in printed
     # without annotations of the validation its boxes are not looked at
-    assert "val.csv: 1 faulty line(s)" in told and "exclusions.csv: 1 faulty line(s)\n  line 1" in told
+    assert "val.csv: 1 faulty line(s)" in printed and "exclusions.csv: 1 faulty line(s)\n  line 1" in printed
     write_lines(scenes / "val.csv", f"c,1,{PLACE},12")
     assert f"val_predicted_boxes.csv: 1 faulty line(s)\n  line {boxes}: score 7" in check(scenes, capsys)[1]
 
 
-def test_seconds_without_frames_are_told(scenes, capsys):
+def test_seconds_without_frames_are_reported(scenes, capsys):
     line = append(scenes / "val.csv", f"c,2,{PLACE},12,0", f"c,9,{PLACE},12,0")
-    status, told = check(scenes, capsys)
+    status, printed = check(scenes, capsys)
     assert status == 1
-    assert f"val.csv, line {line}: second 2 of {scenes / 'media' / 'c'} has no frame: it has 8 frames" in told
-    assert "(2 such seconds; --start_second, --fps)" in told
+    assert f"val.csv, line {line}: second 2 of {scenes / 'media' / 'c'} has no frame: it has 8 frames" in printed
+    assert "(2 such seconds; --start_second, --fps)" in printed
 
 
-def test_missing_videos_and_frames_are_told(scenes, capsys):
+def test_missing_videos_and_frames_are_reported(scenes, capsys):
     shutil.rmtree(scenes / "media" / "a")
     (scenes / "media" / "b" / "b_000004.jpg").unlink()
-    status, told = check(scenes, capsys)
-    assert status == 1 and f"train.csv, line 1: {scenes / 'media' / 'a'} exists neither" in told
-    assert "train.csv, line 3: " in told and "b_000004.jpg missing between b_000001.jpg and b_000008.jpg" in told
+    status, printed = check(scenes, capsys)
+    assert status == 1 and f"train.csv, line 1: {scenes / 'media' / 'a'} exists neither" in printed
+    assert "train.csv, line 3: " in printed and "b_000004.jpg missing between b_000001.jpg and b_000008.jpg" in printed
 
 
 def test_movies_are_read_at_their_annotated_seconds(scenes, capsys):
@@ -89,10 +89,10 @@ def test_movies_are_read_at_their_annotated_seconds(scenes, capsys):
     cut = write_video(media / "b.mkv", numbered_frames(200), rate=25)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     line = append(scenes / "train.csv", f"a,3,{PLACE},12,0", f"b,6,{PLACE},12,0", f"a,60,{PLACE},12,0")
-    status, told = check(scenes, capsys)
+    status, printed = check(scenes, capsys)
     assert status == 1
-    assert "line 3: cannot read" in told and "no frame within 1 s of 6 s after its start" in told
-    assert f"line {line + 2}: second 60 of {whole} has no frame" in told and "(1 such seconds" in told
+    assert "line 3: cannot read" in printed and "no frame within 1 s of 6 s after its start" in printed
+    assert f"line {line + 2}: second 60 of {whole} has no frame" in printed and "(1 such seconds" in printed
     whole.write_text("nothing")
     assert "it is not a video, or damaged" in check(scenes, capsys)[1]
 
@@ -105,28 +105,30 @@ def test_folders_from_second_900_are_held_to_15_minutes(scenes, capsys, frames, 
     tiny = numbered_frames(1, 8, 8)
     write_folder(scenes / "media" / "a", tiny.repeat(frames, axis=0), "a_{:06}.jpg")
     write_lines(scenes / "train.csv", *(f"a,0905,{PLACE},{class_id},0" for class_id in (12, 7, 300)))
-    found, told = check(scenes, capsys, "--fps", "1", "--start_second", "900")
-    assert found == status and words in told
-    assert ("but 15 minutes at 1 per second are 901" in told) == (frames != 901)
+    found, printed = check(scenes, capsys, "--fps", "1", "--start_second", "900")
+    assert found == status and words in printed
+    assert ("but 15 minutes at 1 per second are 901" in printed) == (frames != 901)
 
 
 def test_classes_rows_and_videos_that_are_odd_are_noted(scenes, capsys):
     write_lines(scenes / "train.csv", f"a,1,{PLACE},12,0", f"a,1,{PLACE},12,0")
     line = append(scenes / "val.csv", f"a,1,{PLACE},7,0")
-    status, told = check(scenes, capsys)
+    status, printed = check(scenes, capsys)
     assert status == 0
     train, val, labels = (scenes / name for name in ("train.csv", "val.csv", "label_map.pbtxt"))
-    assert f'note: {labels}, line 9: class 300, "talk", has no box in {train}' in told
-    assert f'note: {val}, line 1: class 300, "talk", is evaluated but has no box in training' in told
-    assert f"note: {train}, line 1: a person in this second has the same action twice" in told
-    assert f"note: {val}, line {line}: a is also in the training annotations ({train}, line 1); 1 such videos" in told
-    assert f"1 annotated seconds have no such box, the first one is a,1 ({val}, line {line})" in told
+    assert f'note: {labels}, line 9: class 300, "talk", has no box in {train}' in printed
+    assert f'note: {val}, line 1: class 300, "talk", is evaluated but has no box in training' in printed
+    assert f"note: {train}, line 1: a person in this second has the same action twice" in printed
+    assert (
+        f"note: {val}, line {line}: a is also in the training annotations ({train}, line 1); 1 such videos" in printed
+    )
+    assert f"1 annotated seconds have no such box, the first one is a,1 ({val}, line {line})" in printed
 
 
-def test_boxes_of_other_pictures_are_told(scenes, capsys):
+def test_boxes_of_other_pictures_are_reported(scenes, capsys):
     write_lines(scenes / "val_predicted_boxes.csv", "c,1,0.9,0.9,1.0,1.0,,0.9", "d,1,0.0,0.0,0.1,0.1,,0.9")
-    status, told = check(scenes, capsys)
-    assert status == 1 and "0 of 3 annotated persons" in told and "do these boxes belong to other videos" in told
+    status, printed = check(scenes, capsys)
+    assert status == 1 and "0 of 3 annotated persons" in printed and "do these boxes belong to other videos" in printed
 
 
 def test_faults_come_before_torch_is_imported(scenes):
@@ -135,5 +137,5 @@ def test_faults_come_before_torch_is_imported(scenes):
         "print(status, 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", program, "boxes", "--data_path", str(scenes), "--data_root", str(scenes)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert told.stdout.endswith("1 False\n") and "neither as a folder of frames nor as a movie" in told.stderr
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert printed.stdout.endswith("1 False\n") and "neither as a folder of frames nor as a movie" in printed.stderr

@@ -66,7 +66,7 @@ def test_a_video_that_others_made():
     assert found["broken"] == []
 
 
-def test_odd_videos_are_told_and_kept(tmp_path):
+def test_odd_videos_are_reported_and_kept(tmp_path):
     frames = numbered_frames(18, 64, 96)
     turned = write_video(tmp_path / "turned.mp4", frames)
     turn_video(turned, 90)
@@ -80,7 +80,7 @@ def test_odd_videos_are_told_and_kept(tmp_path):
     assert not (varying["broken"] or pixels["broken"])
 
 
-def test_broken_videos_are_told(tmp_path):
+def test_broken_videos_are_reported(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     whole = write_video(tmp_path / "whole.mp4", noise())
@@ -188,7 +188,7 @@ def test_the_list_itself_is_never_replaced(listed, capsys):
     assert "would be replaced" in capsys.readouterr().err and lines(listed) == before
 
 
-def test_what_many_clips_have_in_common_is_told_once(tmp_path, capsys):
+def test_what_many_clips_have_in_common_is_reported_once(tmp_path, capsys):
     clips = [f"{i}.mp4 0" for i in range(7)]
     for i in range(6):
         write_video(tmp_path / f"{i}.mp4", numbered_frames(18 + i, 32, 48), pixels="yuv444p")
@@ -201,7 +201,7 @@ def test_what_many_clips_have_in_common_is_told_once(tmp_path, capsys):
     assert problems[0] in capsys.readouterr().out
 
 
-def test_pictures_that_differ_from_those_decoded_in_order_are_told(tmp_path, monkeypatch):
+def test_pictures_that_differ_from_those_decoded_in_order_are_reported(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4", numbered_frames(18, 64, 96))
     read = VideoFile.read
     monkeypatch.setattr(VideoFile, "read", lambda self, indices: read(self, [max(0, i - 1) for i in indices]))
@@ -220,14 +220,14 @@ def test_the_stream_that_is_shown_is_judged(tmp_path):
     assert found["odd"] == ["2 video streams, number 2 is used"] and found["about"]["codec"] == "h264"
 
 
-def test_mirrors_are_told(tmp_path):
+def test_mirrors_are_reported(tmp_path):
     matrix = (-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     found = facts(copy(encode(tmp_path / "v.mp4"), tmp_path / "m.mp4", matrix=matrix))
     assert found["broken"] == [] and found["odd"][0].endswith("mirrored")
 
 
 def test_several_lists_and_byte_copies_across_them(tmp_path, capsys):
-    """The classes of both lists are told, and a clip of the test list that is one of the training list's is found."""
+    """The classes of both lists are reported, and a test clip that is a copy of a training clip is found."""
     for i in range(3):
         write_video(tmp_path / f"{i}.mp4", numbered_frames(18, 64, 96) // (i + 1))
     shutil.copy(tmp_path / "0.mp4", tmp_path / "COPY.MP4")
@@ -237,11 +237,11 @@ def test_several_lists_and_byte_copies_across_them(tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("left\nright\n")
     lists = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
     assert main([*lists, "--data_root", str(tmp_path), "--workers", "1"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     train, test = (f"{path}, line" for path in lists)
-    assert f"{train} 3: {tmp_path / 'again.mp4'}: odd: it is a byte copy of {train} 2" in told
-    assert f"{test} 1: {tmp_path / 'COPY.MP4'}: odd: it is a byte copy of {train} 1" in told
-    assert told.count("byte copy") == 2
-    assert f"1 files stand in both {lists[0]} and {lists[1]}" in told
+    assert f"{train} 3: {tmp_path / 'again.mp4'}: odd: it is a byte copy of {train} 2" in printed
+    assert f"{test} 1: {tmp_path / 'COPY.MP4'}: odd: it is a byte copy of {train} 1" in printed
+    assert printed.count("byte copy") == 2
+    assert f"1 files are in both {lists[0]} and {lists[1]}" in printed
     assert (tmp_path / "checked" / "labels.txt").read_text() == "left\nright\n"
     assert (tmp_path / "checked" / "test.csv").read_text() == (tmp_path / "test.csv").read_text()

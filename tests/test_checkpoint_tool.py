@@ -74,8 +74,8 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     path = saved(tmp_path, {"model": image_weights()})
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
-    for told in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not recorded"):
-        assert told in text
+    for fragment in ("videomambapro_nano", "v1", "images", "1000", "32", "num_frames          not recorded"):
+        assert fragment in text
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
 
@@ -129,7 +129,7 @@ def test_of_our_own_runs_the_weights_that_were_tested_are_taken(tmp_path):
     torch.testing.assert_close(fresh.head.weight.detach(), model["head.weight"] + 1)
 
 
-def test_what_cannot_be_done_is_told(tmp_path, capsys):
+def test_what_cannot_be_done_is_reported(tmp_path, capsys):
     path = saved(tmp_path, build().state_dict())
     assert main(["convert", str(path), str(tmp_path / "x.pth"), "--ema"]) == 1
     assert "contains no EMA" in capsys.readouterr().err

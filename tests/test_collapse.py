@@ -13,41 +13,41 @@ from engines.objectives.collapse import CollapseCheck
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 
 
-def told(caplog, *epochs, names=None):
+def warnings_after(caplog, *epochs, names=None):
     """The warnings after validations with these predictions."""
     caplog.set_level(logging.WARNING)
     check = CollapseCheck(names)
     for predictions in epochs:
-        check.note(LABELS, np.array(predictions))
+        check.update(LABELS, np.array(predictions))
     return [record.message for record in caplog.records]
 
 
-def test_one_class_alone_is_told_once_with_its_name_and_what_helps(caplog):
-    (line,) = told(caplog, *[[1] * 6] * 5, names=["cars", "people", "bikes"])
+def test_one_class_alone_is_reported_once_with_its_name_and_what_helps(caplog):
+    (line,) = warnings_after(caplog, *[[1] * 6] * 5, names=["cars", "people", "bikes"])
     assert "all 6 validation videos were assigned to people" in line and "--finetune" in line and "\n" not in line
 
 
-def test_the_share_of_the_majority_is_told_after_three_epochs_in_a_row(caplog):
+def test_the_share_of_the_majority_is_reported_after_three_epochs_in_a_row(caplog):
     at_majority = [0, 1, 1, 1, 1, 0]  # three of six, as class 0 has
-    assert not told(caplog, at_majority, at_majority, LABELS, at_majority, at_majority)
-    (line,) = told(caplog, *[at_majority] * 4)
+    assert not warnings_after(caplog, at_majority, at_majority, LABELS, at_majority, at_majority)
+    (line,) = warnings_after(caplog, *[at_majority] * 4)
     assert "for 3 epochs top-1 has been 50.00 %" in line
 
 
 def test_a_classifier_that_learns_is_left_in_peace(caplog):
-    assert not told(caplog, [0, 0, 1, 1, 1, 1], LABELS, LABELS)
+    assert not warnings_after(caplog, [0, 0, 1, 1, 1, 1], LABELS, LABELS)
 
 
 def test_a_validation_of_one_class_proves_nothing(caplog):
     caplog.set_level(logging.WARNING)
     check = CollapseCheck()
     for _ in range(4):
-        check.note(np.zeros(6, dtype=int), np.zeros(6, dtype=int))
+        check.update(np.zeros(6, dtype=int), np.zeros(6, dtype=int))
     assert not caplog.records
 
 
 class ByBrightness(Classification):
-    """Told by the mean of a clip, which is what sets the classes of `MemoryVideos` apart."""
+    """Determined by the mean of a clip, which is what sets the classes of `MemoryVideos` apart."""
 
     def predict(self, clips):
         return -(clips.mean((1, 2, 3, 4))[:, None] - torch.tensor([0.0, 0.5, 1.0])).square()

@@ -114,11 +114,11 @@ def test_names_of_published_scripts_are_presets(name, preset):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "fragment"),
     [("LVU", "windows.*Kinetics_sparse"), ("image_folder", "tools.make_lists folder"), ("Kinetik", "choose from")],
 )
-def test_a_published_name_without_a_counterpart_is_refused_with_the_reason(name, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_published_name_without_a_counterpart_is_refused_with_the_reason(name, fragment):
+    with pytest.raises(ValueError, match=fragment):
         get_preset(name)
 
 

@@ -121,12 +121,12 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("line", "fault"), FAULTS)
-def test_faulty_annotations_are_told_with_file_and_line(tmp_path, line, fault):
+def test_faulty_annotations_are_reported_with_file_and_line(tmp_path, line, fault):
     file = write_lines(tmp_path / "train.csv", GOOD, "", line, GOOD)
     with pytest.raises(AnnotationError) as raised:
         read_annotations(file, OWN)
-    told = str(raised.value)
-    assert told.startswith(f"{file}: 1 faulty line(s)\n  line 3: ") and fault in told and line in told
+    printed = str(raised.value)
+    assert printed.startswith(f"{file}: 1 faulty line(s)\n  line 3: ") and fault in printed and line in printed
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_faulty_annotations_are_told_with_file_and_line(tmp_path, line, fault):
         ("a,0902,0.1,0.1,0.2,2,,0.9", "y2 = 2 is outside the frame"),
     ],
 )
-def test_faulty_detected_persons_are_told_with_file_and_line(tmp_path, line, fault):
+def test_faulty_detected_persons_are_reported_with_file_and_line(tmp_path, line, fault):
     file = write_lines(tmp_path / "boxes.csv", "a,0902,0.1,0.1,0.2,0.2,,0.9", line)
     with pytest.raises(AnnotationError) as raised:
         read_person_boxes(file, 0.8)
@@ -168,7 +168,7 @@ def test_faulty_exclusions_and_files_that_are_none(tmp_path):
         read_person_boxes(tmp_path / "absent.csv", 0.8)
 
 
-def test_faults_are_told_before_torch_is_imported(tmp_path):
+def test_faults_are_reported_before_torch_is_imported(tmp_path):
     write_scenes(tmp_path, {"a": (64, 64)})
     with open(tmp_path / "train.csv", "a") as file:
         file.write("a,1,0.5,0.5,0.4,0.6,12,1\n")
@@ -177,8 +177,12 @@ def test_faults_are_told_before_torch_is_imported(tmp_path):
         "try:\n    read_keyframes('train', DetectionListSettings(data_path=sys.argv[1]))\n"
         "except ValueError as error:\n    print(error)\nprint('torch' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "train.csv: 1 faulty line(s)\n  line 3: the box is empty" in told.stdout and told.stdout.endswith("False\n")
+    printed = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "train.csv: 1 faulty line(s)\n  line 3: the box is empty" in printed.stdout and printed.stdout.endswith(
+        "False\n"
+    )
 
 
 def records_of(tmp_path, mode, **settings):
@@ -242,7 +246,7 @@ def test_boxes_of_other_videos_are_refused(three_videos):
         records_of(three_videos, "test")
 
 
-def test_missing_videos_are_told(three_videos, caplog):
+def test_missing_videos_are_reported(three_videos, caplog):
     with pytest.raises(FileNotFoundError, match=r"none of the 2 videos exists.*line 1: elsewhere/a; set --data_root"):
         records_of(three_videos, "test", data_root="elsewhere")
     (three_videos / "media" / "b").rename(three_videos / "media" / "c")
@@ -250,7 +254,7 @@ def test_missing_videos_are_told(three_videos, caplog):
     assert "1 of 2 videos are missing, the first in line 4" in caplog.text
 
 
-def test_a_missing_list_is_told_with_its_flag(tmp_path):
+def test_a_missing_list_is_reported_with_its_flag(tmp_path):
     write_scenes(tmp_path, {"a": (64, 64)})
     with pytest.raises(FileNotFoundError, match=r"no ava_val_v2.2.csv or val.csv in .*--val_csv FILE"):
         build_detection_dataset("test", small_settings(tmp_path))

@@ -147,8 +147,8 @@ def test_crops_drawn_again_are_counted_in_the_log(tmp_path, caplog):
             loader.sampler.set_epoch(epoch)
             counts.append(sum(batch.get("redrawn", 0) for batch in loader))
     assert 0 < sum(counts) <= 8
-    told = [int(record.message.split()[0]) for record in caplog.records if "cropped a second time" in record.message]
-    assert told == [count for count in counts if count]
+    logged = [int(record.message.split()[0]) for record in caplog.records if "cropped a second time" in record.message]
+    assert logged == [count for count in counts if count]
 
 
 def test_unreadable_seconds_are_replaced_in_training_and_left_out_in_evaluation(scenes):
@@ -168,8 +168,8 @@ def test_unreadable_seconds_are_replaced_in_training_and_left_out_in_evaluation(
     assert len(read) == len(dataset) - 2 == 6
     missing = [dataset.records[index] for index in loader.unreadable]
     assert {(record.video, record.second) for record in missing} == {("b", 1), ("a", 3)}
-    told = " ".join(loader.unreadable.values())
-    assert "it has no second 3, only 0 to 2" in told and "val.csv, line 3" in told
+    reasons = " ".join(loader.unreadable.values())
+    assert "it has no second 3, only 0 to 2" in reasons and "val.csv, line 3" in reasons
 
 
 def test_an_evaluation_of_which_nothing_can_be_read_gives_empty_batches(scenes):
@@ -195,7 +195,7 @@ def test_folders_begin_with_their_lowest_number_whatever_the_names(tmp_path, tem
     assert shown_numbers(sample.clips[0]) == [11, 13, 15, 17]
 
 
-def test_wrong_names_of_frames_are_told_with_the_right_ones(tmp_path):
+def test_wrong_names_of_frames_are_reported_with_the_right_ones(tmp_path):
     write_label_map(tmp_path)
     write_folder(tmp_path / "media" / "movie", numbered_frames(10), "movie_{:06}.jpg")
     write_lines(tmp_path / "val.csv", "movie,1,0.1,0.1,0.5,0.5,7")

@@ -91,9 +91,9 @@ def test_the_tool_judges_the_file_as_the_run_did(folder, capsys):
         "--exclusions": folder / "exclusions.csv",
     }
     assert evaluate_ava([*(str(word) for pair in files.items() for word in pair), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     results = json.loads((folder / "out" / "results.json").read_text())
-    assert (told["map"], told["ap"]) == (results["map"], results["ap"]) and 0 < told["map"] < 1
+    assert (printed["map"], printed["ap"]) == (results["map"], results["ap"]) and 0 < printed["map"] < 1
 
 
 def test_the_report_shows_classes_and_key_frames_with_boxes(folder):
@@ -128,9 +128,11 @@ def used(folder):
 
 
 def test_inference_gives_the_scores_of_the_evaluation(used):
-    tested, told = rows_of(used / "out" / "detections.csv"), rows_of(used / "used.csv")
-    assert set(told) - set(tested) == {row for row in told if row[:2] == EXCLUDED} and set(tested) <= set(told)
-    assert [told[row] for row in tested] == pytest.approx(list(tested.values()), abs=1e-6)
+    tested, written = rows_of(used / "out" / "detections.csv"), rows_of(used / "used.csv")
+    assert set(written) - set(tested) == {row for row in written if row[:2] == EXCLUDED} and set(tested) <= set(
+        written
+    )
+    assert [written[row] for row in tested] == pytest.approx(list(tested.values()), abs=1e-6)
     assert len(set(tested.values())) > len(tested) / 2, "scores differ"
 
 
@@ -195,20 +197,20 @@ def test_the_order_of_classes_and_seconds_is_of_the_file_whatever_batch_or_start
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragment"),
     [
         ([], "is an action detector and needs the boxes of the persons: give --boxes FILE"),
         (["--boxes", "absent.csv"], "absent.csv does not exist"),
         (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "which has no --heatmap, --quick"),
     ],
 )
-def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys, words, told):
+def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys, words, fragment):
     with pytest.raises(SystemExit) as stopped:
         run(folder, folder / "movies" / "first.mp4", *words)
-    assert stopped.value.code == 2 and told in capsys.readouterr().err
+    assert stopped.value.code == 2 and fragment in capsys.readouterr().err
 
 
-def test_a_faulty_file_of_boxes_is_told_with_its_line(folder, tmp_path, capsys):
+def test_a_faulty_file_of_boxes_is_reported_with_its_line(folder, tmp_path, capsys):
     boxes = write_lines(tmp_path / "boxes.csv", "first,0001,0.1,0.1,0.5,0.5,,0.9", "first,0002,12,30,200,310,,0.9")
     with pytest.raises(SystemExit):
         run(folder, folder / "movies" / "first.mp4", "--boxes", boxes)
@@ -245,8 +247,8 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(folder, tmp_path, capsys
         "not a video" in records["second"]["error"] and "has no box for video unknown" in records["unknown"]["error"]
     )
     assert [entry["second"] for entry in records["third"]["unreadable"]] == [999] and records["third"]["seconds"]
-    told = capsys.readouterr().err
-    assert "3 of 4 could not be read or predicted" in told and "cannot read second 999 of" in told
+    printed = capsys.readouterr().err
+    assert "3 of 4 could not be read or predicted" in printed and "cannot read second 999 of" in printed
 
 
 def test_the_example_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
@@ -256,7 +258,7 @@ def test_the_example_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "boxes.csv").write_text(boxes)
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[1], "docs/detection.md", "exec"), {})
-    told = capsys.readouterr().out
-    assert [line.split()[:2] for line in told.splitlines() if line.startswith("video")] == [
+    printed = capsys.readouterr().out
+    assert [line.split()[:2] for line in printed.splitlines() if line.startswith("video")] == [
         ["video.mp4", str(second)] for second in (1, 2, 3)
     ]

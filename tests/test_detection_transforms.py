@@ -94,10 +94,10 @@ def test_a_crop_without_boxes_is_drawn_again_around_one():
     boxes = np.array([[0.0, 0.0, 0.05, 0.05], [0.97, 0.9, 0.98, 0.91]])
     frames = coloured((64, 128), boxes)
     rng = np.random.default_rng(0)
-    told = [view(frames, boxes, rng) for _ in range(100)]
-    assert 0 < sum(t.redrawn for t in told) < 100
-    assert {i for t in told for i in t.kept.tolist()} == {0, 1}
-    assert all(len(t.kept) >= 1 for t in told)
+    views = [view(frames, boxes, rng) for _ in range(100)]
+    assert 0 < sum(t.redrawn for t in views) < 100
+    assert {i for t in views for i in t.kept.tolist()} == {0, 1}
+    assert all(len(t.kept) >= 1 for t in views)
 
 
 def test_the_short_side_is_drawn_from_the_whole_range():

@@ -109,7 +109,7 @@ def test_a_dry_run_of_a_detector_names_movies_that_are_not_there_once(data, tmp_
         with open(tmp_path / "boxes" / f"{name}.csv", "a", encoding="utf-8") as file:
             file.writelines(f"gone,{second},.1,.2,.5,.9,5,0\n" for second in (3, 4))
     assert run([*words, "--data_path", str(tmp_path / "boxes")], script) == 1
-    assert f"train.csv, line 4: {data / 'gone'} is not there" in caplog.text
+    assert f"train.csv, line 4: {data / 'gone'} does not exist" in caplog.text
     assert "2 fault(s); nothing was built" in caplog.text
 
 

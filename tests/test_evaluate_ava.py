@@ -36,13 +36,13 @@ def words(files, *more):
 
 def test_files_of_the_published_evaluator_get_its_numbers(files, capsys):
     assert main(words(files, "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["map"] == pytest.approx(GOLDEN["map"], abs=1e-12)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["map"] == pytest.approx(GOLDEN["map"], abs=1e-12)
     expected = {f"class {action}": value for action, value in GOLDEN["ap"].items()}
-    assert told["ap"] == {name: ap if ap is None else pytest.approx(ap, abs=1e-12) for name, ap in expected.items()}
+    assert printed["ap"] == {name: ap if ap is None else pytest.approx(ap, abs=1e-12) for name, ap in expected.items()}
     assert main(words(files, "--json", "--max_rows_per_frame", "8")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["map"] == pytest.approx(GOLDEN["map_at_most_8_rows_a_frame"], abs=1e-12)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["map"] == pytest.approx(GOLDEN["map_at_most_8_rows_a_frame"], abs=1e-12)
 
 
 def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, capsys):
@@ -55,7 +55,7 @@ def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, cap
 
 
 @pytest.mark.parametrize(
-    ("flag", "line", "told"),
+    ("flag", "line", "fragment"),
     [
         ("--ground_truth", "aaa,902,0.1,0.1,0.2", "line 3: there are 5 columns instead of 7 or 8"),
         ("--ground_truth", "aaa,902,0.1,0.1,0.2,1.2,3,0", "line 3: y2 = 1.2 is outside the frame"),
@@ -71,7 +71,7 @@ def test_the_table_tells_the_mean_the_classes_and_what_does_not_count(files, cap
         ("--label_map", "id: 5", "line 3: id 5 has no name before it"),
     ],
 )  # fmt: skip
-def test_a_faulty_line_is_told_with_file_and_number(files, capsys, flag, line, told):
+def test_a_faulty_line_is_reported_with_file_and_number(files, capsys, flag, line, fragment):
     file = files[flag]
     rows = file.read_text().splitlines() if flag != "--label_map" else ['item { name: "a" id: 1 }'] * 2
     if flag == "--label_map":
@@ -80,7 +80,7 @@ def test_a_faulty_line_is_told_with_file_and_number(files, capsys, flag, line, t
     file.write_text("\n".join(rows))
     assert main(words(files)) == 1
     message = capsys.readouterr().err
-    assert str(file) in message and "line 3" in message and told in message
+    assert str(file) in message and "line 3" in message and fragment in message
 
 
 def test_files_that_are_missing_empty_or_of_other_videos_are_named(files, capsys):

@@ -170,9 +170,9 @@ def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, t
         f"sys.argv = ['classify.py', 'c.onnx', {str(video)!r}]; "
         f"runpy.run_path({str(exported / 'classify.py')!r}, run_name='__main__')"
     )
-    told = subprocess.run([sys.executable, "-I", "-c", alone], cwd=tmp_path, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    rows = [line.split(" ", 1) for line in told.stdout.splitlines()]
+    printed = subprocess.run([sys.executable, "-I", "-c", alone], cwd=tmp_path, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    rows = [line.split(" ", 1) for line in printed.stdout.splitlines()]
     expected = predictor.predict(str(video)).probabilities
     assert len(rows) == 5 and expected.max() > 0.2
     for probability, name in rows:

@@ -84,7 +84,7 @@ def test_a_damaged_folder_does_not_decide(tmp_path):
     assert data_set(tmp_path).first_frame == 1
 
 
-def test_frames_of_another_name_are_told_with_the_flag(tmp_path):
+def test_frames_of_another_name_are_reported_with_the_flag(tmp_path):
     write_frames(tmp_path / "v0", template="frame_{:06}.png")
     write_frames(tmp_path / "v0", template="flow_x_{:05}.png")
     (tmp_path / "train.csv").write_text("v0 12 0\n")
@@ -92,7 +92,7 @@ def test_frames_of_another_name_are_told_with_the_flag(tmp_path):
         data_set(tmp_path)
 
 
-def test_rgb_frames_are_preferred_to_flow_and_strays_are_told(tmp_path, capsys):
+def test_rgb_frames_are_preferred_to_flow_and_strays_are_reported(tmp_path, capsys):
     for name in ("a/v0", "b/v0", "b/v1"):
         for template in ("img_{:05}.png", "flow_x_{:05}.png", "flow_y_{:05}.png"):
             write_frames(tmp_path / name, 5, template=template)
@@ -137,7 +137,7 @@ def test_unpadded_numbers_are_counted_not_sorted_as_text(tmp_path, capsys):
     assert flags_told(capsys.readouterr().out)[-4:] == ["--filename_tmpl", "{}.png", "--first_frame", "0"]
 
 
-def test_a_gap_is_told_where_a_folder_is_predicted(tmp_path):
+def test_a_gap_is_reported_where_a_folder_is_predicted(tmp_path):
     (write_frames(tmp_path / "v0") / "img_00005.png").unlink()
     with pytest.raises(UnreadableVideoError, match="img_00005.png missing between"):
         opener_of(str(tmp_path / "v0"), "img_{:05}.png", "decord")
@@ -162,7 +162,7 @@ def test_what_a_list_says_of_folders_is_held_to_them_before_a_run(tmp_path):
     assert any("1 folder(s) contain more frames than the list says, the first in line 2" in w for w in check.warnings)
 
 
-def test_a_folder_in_a_list_of_videos_is_told(tmp_path, caplog):
+def test_a_folder_in_a_list_of_videos_is_reported(tmp_path, caplog):
     (tmp_path / "v0.mp4").mkdir()
     (tmp_path / "v1.mp4").touch()
     (tmp_path / "train.csv").write_text("v1.mp4 0\nv0.mp4 1\n")

@@ -42,14 +42,14 @@ def make(folder, *flags):
 
 def test_the_written_files_are_read_by_a_run(published, capsys):
     assert make(published) == 0
-    told = capsys.readouterr().out
-    assert "train: 2 videos, 4 rows" in told and "val: 1 videos, 2 rows" in told
+    printed = capsys.readouterr().out
+    assert "train: 2 videos, 4 rows" in printed and "val: 1 videos, 2 rows" in printed
     annotations = published / "annotations"
     assert (published / "lists" / "missing.txt").read_text().splitlines() == [
         f"train: gone ({annotations / 'ava_train_v2.2.csv'}, line 3)",
         f"val: e ({annotations / 'ava_val_v2.2.csv'}, line 3)",
     ]
-    words = shlex.split(next(line for line in told.splitlines() if line.startswith("train with:")))
+    words = shlex.split(next(line for line in printed.splitlines() if line.startswith("train with:")))
     root = words[words.index("--data_root") + 1]
     settings = small_settings(published / "lists", data_root=root)
     train, test = (read_keyframes(mode, settings).records for mode in ("train", "test"))
@@ -68,7 +68,7 @@ def test_nothing_is_replaced_unasked(published, capsys):
     assert not (published / "lists" / "val_predicted_boxes.csv").exists()
 
 
-def test_faults_are_told_and_nothing_is_written(published, capsys):
+def test_faults_are_reported_and_nothing_is_written(published, capsys):
     with open(published / "annotations" / "ava_val_v2.2.csv", "a") as file:
         file.write("d,0001,0.5,0.1,0.4,0.2,12,0\n")
     assert make(published) == 1

@@ -15,7 +15,7 @@ import run_class_finetuning
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run
 from engines.early_check import check_command_line
-from engines.published_flags import Fate, RefusedFlagError, published_flags, translate
+from engines.published_flags import Handling, RefusedFlagError, published_flags, translate
 from models.arguments import ModelSettings
 from models.build import build_model
 from tools.flag_table import document
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 SCRIPT = run_class_finetuning.SCRIPT
 
-# What stands in every script of theirs, beside the columns of the table.
+# Flags that every published script sets, in addition to the columns of the table.
 OF_VIDEOMAMBA = (
     "--num_sample 2 --save_ckpt_freq 100 --num_workers 12 --tubelet_size 1 --opt adamw --opt_betas 0.9 0.999 "
     "--test_num_crop 3 --dist_eval --test_best --bf16"
@@ -116,26 +116,26 @@ def test_every_flag_has_the_fate_that_the_table_says():
     native = run_class_finetuning.get_parser()._option_string_actions
     for flag in published_flags().values():
         known = flag.option in native or flag.option.replace("--no_", "--no-") in native
-        assert known == (flag.fate is Fate.SAME), flag.option
-        if flag.fate is Fate.REPLACED:
-            assert flag.becomes.replace("--no_", "--no-") in native, flag.option
-        elif flag.fate is not Fate.SAME:
+        assert known == (flag.handling is Handling.SAME), flag.option
+        if flag.handling is Handling.REPLACED:
+            assert flag.replacement.replace("--no_", "--no-") in native, flag.option
+        elif flag.handling is not Handling.SAME:
             assert flag.remark, flag.option
 
 
-# Written down from the two parsers, so that no flag of theirs is forgotten.
+# Copied from the two parsers, so that none of their flags is forgotten.
 PARSERS = (DATA / "published_parsers.txt").read_text().split("\n\n")
 
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_every_flag_of_the_published_parsers_is_in_the_table(index):
     whose, *names = PARSERS[index].split()
-    table = {flag.option[2:] for flag in published_flags().values() if flag.whose in ("both", whose)}
+    table = {flag.option[2:] for flag in published_flags().values() if flag.origin in ("both", whose)}
     assert table == set(names)
 
 
 @pytest.mark.parametrize(
-    ("words", "becomes", "told"),
+    ("words", "becomes", "fragment"),
     [
         ("--no_amp", "--no_bf16", "--no_amp is read as --no_bf16 (float32)"),
         ("-b 4 -j 2", "--batch_size 4 --num_workers 2", "-b is read as --batch_size"),
@@ -147,14 +147,14 @@ def test_every_flag_of_the_published_parsers_is_in_the_table(index):
         ("--num_segments 1", "", "--num_segments 1 is ignored: it changes nothing"),
     ],
 )
-def test_flags_are_translated_with_a_line_each(words, becomes, told):
+def test_flags_are_translated_with_a_line_each(words, becomes, fragment):
     translated, notes = translate(words.split())
     assert translated == becomes.split()
-    assert len(notes) >= 1 and told in " ".join(notes)
+    assert len(notes) >= 1 and fragment in " ".join(notes)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragment"),
     [
         ("--num_segments 3", "--num_segments has no counterpart: a clip has --num_frames frames"),
         ("--model_key teacher", "tools.checkpoint convert --ema"),
@@ -165,10 +165,10 @@ def test_flags_are_translated_with_a_line_each(words, becomes, told):
         ("--time_stride 16", "--data_set Kinetics_sparse"),
     ],
 )
-def test_what_would_change_the_result_is_refused(words, told):
+def test_what_would_change_the_result_is_refused(words, fragment):
     with pytest.raises(RefusedFlagError) as refused:
         translate(words.split())
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert fragment in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_flag_that_a_script_has_itself_is_left_alone():
@@ -196,7 +196,7 @@ def faulty_words(data):
         "is not a folder": ["--data_path", "/no/such/folder"],
         "no run 'tiny_f9'": [*lists, "--recipe", "k400/tiny_f9"],
         "is for run_pretrain_imagenet.py": [*lists, "--recipe", "imagenet/tiny_res224"],
-        "both give defaults": [*lists, "--recipe", "k400", "--config", "x.yaml"],
+        "both set defaults": [*lists, "--recipe", "k400", "--config", "x.yaml"],
         "contradicts --data_set SSV2": [*lists, "--data_set", "SSV2", "--nb_classes", "7"],
         "--short_side_size 90 and --input_size 100": [*lists, "--input_size", "100", "--short_side_size", "90"],
         "--num_frames 9 must be a multiple of --tubelet_size 2": [*lists, "--num_frames", "9", "--tubelet_size", "2"],
@@ -224,20 +224,20 @@ for words in {cases}:
 """
 
 
-def test_faults_are_told_in_one_line_without_torch(data):
+def test_faults_are_reported_in_one_line_without_torch(data):
     cases = faulty_words(data)
     right = ["--data_path", str(data / "spaces"), "--input_size", "100", "--no_amp"]
     code = WITHOUT_TORCH.format(cases=[*cases.values(), right])
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     lines = ended.stderr.splitlines()
     assert len(lines) == 2 * len(cases) + 1, ended.stderr
-    for told, line, status in zip(cases, lines[::2], lines[1::2], strict=False):
-        assert status == "2" and told in line
+    for fragment, line, status in zip(cases, lines[::2], lines[1::2], strict=False):
+        assert status == "2" and fragment in line
     assert lines[-1] == "passed", "the control"
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "told"),
+    ("script", "words", "fragment"),
     [
         ("run_class_finetuning.py", ["--data_set", "LVU"], "--data_set LVU"),
         ("run_pretrain_imagenet.py", ["--finetune", "gone.pth"], "--finetune gone.pth: there is no such file"),
@@ -246,13 +246,13 @@ def test_faults_are_told_in_one_line_without_torch(data):
         ("run_demo_app.py", ["--checkpoint", "gone.pth"], "--checkpoint gone.pth: there is no such file"),
     ],
 )
-def test_the_scripts_refuse_before_they_import_torch(script, words, told):
+def test_the_scripts_refuse_before_they_import_torch(script, words, fragment):
     code = f"import runpy, sys; sys.modules['torch'] = None; sys.argv = {[script, *words]}; "
     code += f"runpy.run_path({script!r}, run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert told in ended.stderr
+    assert fragment in ended.stderr
 
 
 def test_what_is_found_while_a_run_is_put_together_is_one_line_too(data, capsys):

@@ -89,7 +89,7 @@ def test_settings_strings(text, expected):
 
 
 @pytest.mark.parametrize("text", ["rand-m7-x4", "rand-m", "augmix-m3", "m7-n4", "rand-m7-n4x"])
-def test_settings_that_are_not_understood_are_told(text):
+def test_settings_that_are_not_understood_are_reported(text):
     with pytest.raises(ValueError, match=f"--aa {text}"):
         parse_randaugment(text)
 

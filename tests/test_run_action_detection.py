@@ -133,8 +133,8 @@ def test_a_checkpoint_tells_all_that_a_test_needs(folder, data, caplog):
     assert isinstance(rebuilt, ActionDetector) and rebuilt.head.weight.shape == (18, 4 * 32)
     with caplog.at_level("INFO"):
         args = parsed(data, "--eval", "--finetune", str(file), "--device", "cpu", flags="")
-    told = dict(time_pool="concat", num_frames=4, depth=2, embed_dim=32, patch_size=8)
-    assert {name: getattr(args, name) for name in told} == told
+    printed = dict(time_pool="concat", num_frames=4, depth=2, embed_dim=32, patch_size=8)
+    assert {name: getattr(args, name) for name in printed} == printed
     assert args.class_ids == [*range(1, 9), *range(100, 110)] and args.class_names[8] == "digit 0"
 
 
@@ -165,7 +165,7 @@ def test_a_label_map_of_other_classes_is_refused(folder, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragment"),
     [
         (["--data_path", "{other}"], "there is no ava_train_v2.2.csv or train.csv in --data_path"),
         (["--person_boxes", "{other}/boxes.csv"], "boxes.csv: there is no such file"),
@@ -174,7 +174,7 @@ def test_a_label_map_of_other_classes_is_refused(folder, data, tmp_path):
         (["--label_map", "{other}/faulty.pbtxt"], "faulty.pbtxt, line 1: id 3 has no name"),
     ],
 )
-def test_missing_files_are_named_before_torch_is_imported(data, tmp_path, words, told):
+def test_missing_files_are_named_before_torch_is_imported(data, tmp_path, words, fragment):
     (tmp_path / "label_map.pbtxt").write_text((data / "label_map.pbtxt").read_text())
     (tmp_path / "faulty.pbtxt").write_text("item { id: 3 }\n")
     words = ["--data_path", str(data), *(word.format(other=tmp_path) for word in words)]
@@ -184,7 +184,7 @@ def test_missing_files_are_named_before_torch_is_imported(data, tmp_path, words,
     code = without_torch.format(words, TASK.script)
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
-    assert told in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
+    assert fragment in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
 
 
 def test_controls_are_judged_as_the_test_was(folder, capsys):

@@ -46,8 +46,8 @@ def test_every_video_comes_as_often_and_each_time_with_other_random_numbers():
 
 
 def test_without_it_the_order_is_what_it_was():
-    plain, told = (list(TrainSampler(9, rank=0, world_size=1, seed=3, records=r)) for r in (0, 9))
-    assert plain == told and sorted(key.index for key in plain) == list(range(9))
+    plain, given = (list(TrainSampler(9, rank=0, world_size=1, seed=3, records=r)) for r in (0, 9))
+    assert plain == given and sorted(key.index for key in plain) == list(range(9))
 
 
 def test_balanced_classes_stay_balanced():

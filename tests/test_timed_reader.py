@@ -81,7 +81,7 @@ def test_pictures_are_those_of_the_other_reader(tmp_path):
     np.testing.assert_array_equal(TimedVideo(str(path), 25.0).read(range(20)), frames)
 
 
-def test_a_movie_that_is_cut_short_is_told(tmp_path):
+def test_a_movie_that_is_cut_short_is_reported(tmp_path):
     path = write_video(tmp_path / "a.mkv", numbered_frames(200), rate=25)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -94,7 +94,7 @@ def test_a_movie_that_is_cut_short_is_told(tmp_path):
     assert frame_numbers(reader.read([10, 20])) == [10, 20]
 
 
-def test_what_is_no_movie_is_told(tmp_path):
+def test_what_is_no_movie_is_reported(tmp_path):
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     for name, reason in (("text.mp4", "not a video, or damaged"), ("absent.mp4", "no such file")):
         with pytest.raises(UnreadableVideoError, match=reason):

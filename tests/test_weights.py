@@ -50,9 +50,9 @@ def test_a_file_is_compared_with_the_table(weights, capsys):
     assert main(["check", str(weights)]) == 0
     assert f"those of {TINY}" in capsys.readouterr().out
     assert main(["check", str(weights), "--name", "videomamba_s16_ssv2_f16_res224.pth"]) == 1
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for difference in ("num_classes is 400, should be 174", "num_frames is 8, should be 16", "embed_dim is 192"):
-        assert difference in told
+        assert difference in printed
     pro = published_weights()["videomambapro_t16_in1k_res224.pth"]
     assert "bimamba_type is v2, should be v1" in differences(pro, weights)
 
@@ -60,8 +60,8 @@ def test_a_file_is_compared_with_the_table(weights, capsys):
 def test_show_and_list(capsys):
     assert main([]) == 0 and capsys.readouterr().out.count("\n") == len(published_weights()) + 3
     assert main(["show", TINY]) == 0
-    told = capsys.readouterr().out
-    assert f"--model videomamba_tiny --finetune {TINY}" in told and "--data_set k400" in told
-    assert "sha256      unknown" in told
+    printed = capsys.readouterr().out
+    assert f"--model videomamba_tiny --finetune {TINY}" in printed and "--data_set k400" in printed
+    assert "sha256      unknown" in printed
     assert main(["show", "videomamba_t16_k400_f9_res224.pth"]) == 1
     assert f"did you mean {TINY}" in capsys.readouterr().err

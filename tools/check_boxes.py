@@ -18,7 +18,7 @@ from common.settings import add_options, from_flags
 from datasets.detection.lists import DetectionListSettings
 from datasets.preparation.box_check import Findings, check_annotations, check_videos
 
-MOST_TOLD = 30
+MAX_PRINTED = 30
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,8 +45,8 @@ def check_boxes(arguments: Sequence[str]) -> int:
     findings = Findings()
     splits = check_annotations(settings, findings)
     videos = check_videos(splits, settings, findings, workers=options.workers, time_limit=options.time_limit)
-    _tell("note: ", findings.notes, sys.stdout)
-    _tell("", findings.faults, sys.stderr)
+    _print_some("note: ", findings.notes, sys.stdout)
+    _print_some("", findings.faults, sys.stderr)
     for annotations in splits.values():
         persons = sum(len(persons.boxes) for persons in annotations.seconds.values())
         print(
@@ -57,8 +57,8 @@ def check_boxes(arguments: Sequence[str]) -> int:
     return 1 if findings.faults else 0
 
 
-def _tell(mark: str, lines: Sequence[str], stream) -> None:
-    for line in lines[:MOST_TOLD]:
+def _print_some(mark: str, lines: Sequence[str], stream) -> None:
+    for line in lines[:MAX_PRINTED]:
         print(f"{mark}{line}", file=stream)
-    if len(lines) > MOST_TOLD:
-        print(f"{mark}and {len(lines) - MOST_TOLD} more", file=stream)
+    if len(lines) > MAX_PRINTED:
+        print(f"{mark}and {len(lines) - MAX_PRINTED} more", file=stream)

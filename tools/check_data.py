@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     copies = find_copies(places)
     broken = 0
     for checked in lists:
-        broken += _tell_and_write(checked, {path: places[original] for path, original in copies.items()}, options)
-    _tell_shared_files(lists)
+        broken += _report_and_write(checked, {path: places[original] for path, original in copies.items()}, options)
+    _report_shared_files(lists)
     return 1 if broken else 0
 
 
@@ -106,7 +106,7 @@ def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
     return CheckedList(path, output, records, kind, facts)
 
 
-def _tell_and_write(checked: CheckedList, copies: dict[str, str], options: argparse.Namespace) -> int:
+def _report_and_write(checked: CheckedList, copies: dict[str, str], options: argparse.Namespace) -> int:
     """Print the findings of a list, write it without what is left out, and return the number of broken files.
 
     Args:
@@ -291,13 +291,13 @@ def _add_copies(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]
             verdicts[i] = ("odd" if verdict == "good" else verdict, [*findings, finding])
 
 
-def _tell_shared_files(lists: Sequence[CheckedList]) -> None:
+def _report_shared_files(lists: Sequence[CheckedList]) -> None:
     """Print how many files two lists have in common."""
     for i, later in enumerate(lists):
         for earlier in lists[:i]:
             shared = {record.path for record in later.records} & {record.path for record in earlier.records}
             if shared:
-                print(f"{len(shared)} files stand in both {earlier.path} and {later.path}")
+                print(f"{len(shared)} files are in both {earlier.path} and {later.path}")
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:

@@ -132,8 +132,8 @@ def write_scenes(output: Path, settings: dict, workers: int) -> None:
         for split in SPLITS:
             progress.set_description(split)
             write = partial(_write_scene, output=output, split=split, settings=settings)
-            told = run_all(pool, write, settings[split], progress)
-            rows, detected, exclusions = (sum(lines, []) for lines in zip(*told, strict=True))
+            scenes = run_all(pool, write, settings[split], progress)
+            rows, detected, exclusions = (sum(lines, []) for lines in zip(*scenes, strict=True))
             _write_lines(output / f"{split}.csv", rows)
             if split != "train":
                 _write_lines(output / f"{split}_predicted_boxes.csv", detected)

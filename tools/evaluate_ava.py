@@ -1,7 +1,7 @@
 """Evaluate action detections: `python -m tools.evaluate_ava --ground_truth G --detections D --label_map L`.
 
-Print AVA's frame mAP at IoU 0.5 and the average precision of each class. The files may come from any system and data
-set: annotations and detections in AVA's columns (docs/detection.md), and a label map with the classes to evaluate.
+Print AVA's frame mAP at IoU 0.5 and the average precision of each class. The files may come from any system and any
+dataset: annotations and detections in AVA's columns (docs/detection.md), and a label map with the classes to evaluate.
 Rows of other classes are ignored. PyTorch is not needed.
 """
 
@@ -28,7 +28,7 @@ from engines.ava_evaluation import BOX, DETECTION, GROUND_TRUTH, IOU_THRESHOLD, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     escape_output()
     options = get_parser().parse_args(arguments)
     try:
@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps({"map": mean, "ap": by_name}, ensure_ascii=False))
         return 0
     for file, rows in ((options.ground_truth, truth), (options.detections, detections)):
-        print(_described(file, rows, label_map, excluded))
+        print(_describe(file, rows, label_map, excluded))
     width = max(map(len, label_map.names))
     for name, value in by_name.items():
         print(f"{name:{width}}  {'no ground truth' if value is None else f'{100 * value:6.2f}'}")
-    judged = sum(value is not None for value in by_name.values())
-    print(f"mAP at IoU {IOU_THRESHOLD}: {100 * mean:.2f} % over {judged} of {len(label_map)} classes")
+    evaluated = sum(value is not None for value in by_name.values())
+    print(f"mAP at IoU {IOU_THRESHOLD}: {100 * mean:.2f} % over {evaluated} of {len(label_map)} classes")
     return 0
 
 
@@ -70,39 +70,43 @@ def get_parser() -> argparse.ArgumentParser:
         "--max_rows_per_frame",
         type=non_negative_int,
         default=0,
-        help="evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, "
-        "as in SlowFast and VideoMAE)",
+        help="number of rows with the highest scores to evaluate per second; 50 in AVA's official script (default: 0 "
+        "for all, as in SlowFast and VideoMAE)",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object of unrounded shares and no table")
+    parser.add_argument(
+        "--json", action="store_true", help="print unrounded numbers, 0 to 1, as JSON instead of a table"
+    )
     return parser
 
 
 def _check_common(truth: np.ndarray, detections: np.ndarray, options) -> None:
     """Refuse files without a common second, whose mAP would be 0."""
-    annotated, found = (set(zip(rows["video"], rows["second"].tolist(), strict=True)) for rows in (truth, detections))
-    if annotated & found:
-        return
-    raise ValueError(
-        f"{options.detections} and {options.ground_truth} have no second in common; they begin with video,second "
-        f"{_frame(detections)} and {_frame(truth)}: are they of the same videos?"
-    )
+    found, annotated = _frames(detections), _frames(truth)
+    if set(found).isdisjoint(annotated):
+        first, other = (",".join(map(str, frames[0])) for frames in (found, annotated))
+        raise ValueError(
+            f"{options.detections} and {options.ground_truth} have no second in common; they begin with video,second "
+            f"{first} and {other}: are they of the same videos?"
+        )
 
 
-def _frame(rows: np.ndarray) -> str:
-    return f"{rows[0]['video']},{rows[0]['second']}"
+def _frames(rows: np.ndarray) -> list[tuple[str, int]]:
+    return list(zip(rows["video"], rows["second"].tolist(), strict=True))
 
 
-def _described(file: str, rows: np.ndarray, label_map: LabelMap, excluded: Iterable[tuple[str, int]]) -> str:
+def _describe(file: str, rows: np.ndarray, label_map: LabelMap, excluded: Iterable[tuple[str, int]]) -> str:
     """Describe the contents of a file and the rows that are ignored."""
-    frames = list(zip(rows["video"], rows["second"].tolist(), strict=True))
+    frames = _frames(rows)
     empty = (rows[BOX[0]] >= rows[BOX[2]]) | (rows[BOX[1]] >= rows[BOX[3]])
-    left_out = {
+    reasons = {
         "of classes that are not in the label map": ~np.isin(rows["action"], label_map.ids),
         "in excluded seconds": np.array([frame in excluded for frame in frames]),
         "with an empty box": empty,
     }
-    told = [f"{int(rows.sum())} {why}" for why, rows in left_out.items() if rows.any()]
-    return f"{file}: {len(rows)} rows, {len(set(frames))} seconds" + (f"; ignored: {', '.join(told)}" if told else "")
+    ignored = [f"{int(rows.sum())} {why}" for why, rows in reasons.items() if rows.any()]
+    return f"{file}: {len(rows)} rows, {len(set(frames))} seconds" + (
+        f"; ignored: {', '.join(ignored)}" if ignored else ""
+    )
 
 
 if __name__ == "__main__":

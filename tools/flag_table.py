@@ -1,37 +1,34 @@
-"""Writes docs/flags.md: what becomes of the flags of VideoMamba's and VideoMAE's fine-tuning scripts.
-
-python -m tools.flag_table
-"""
+"""Write docs/flags.md, the handling of flags from other code bases: `python -m tools.flag_table`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.flag_parser import FlagParser
-from engines.published_flags import Fate, PublishedFlag, published_flags
+from engines.published_flags import Handling, PublishedFlag, published_flags
 
 _HEAD = """# Flags of published scripts
 
 Written by `python -m tools.flag_table` from [engines/published_flags.yaml](../engines/published_flags.yaml), the table
 that the command line uses.
 
-The command lines of VideoMamba's and VideoMAE's fine-tuning scripts run here as they are; replace the paths, and
-VideoMAE's `--model`. Each of their flags has one of four fates:
+The command lines of VideoMamba's and VideoMAE's fine-tuning scripts work here; only the paths and VideoMAE's
+`--model` have to be replaced. Each of their flags is handled in one of four ways:
 
 - **same**: a flag of this repository with the same meaning.
-- **replaced**: read as the flag that is named, with one line in the log.
+- **replaced**: read as the named flag, with one line in the log.
 - **ignored**: accepted without effect, with one line in the log that gives the reason.
-- **refused**: it would change the result. The run ends with status 2 and a line that says what there is instead.
+- **refused**: it would change the result. The run ends with status 2 and a line that names the alternative.
 
-Dashes and underscores are interchangeable (`--batch-size`), and no flag is abbreviated. Their data set names are
-accepted too: `Kinetics-400` is `Kinetics` (dense sampling), `mitv1_sparse` is `Kinetics_sparse`; `LVU` (windows over
-long films) and `image_folder` are refused with the reason.
+Dashes and underscores are interchangeable (`--batch-size`), and flags cannot be abbreviated. The published dataset
+names are accepted too: `Kinetics-400` is `Kinetics` (dense sampling), `mitv1_sparse` is `Kinetics_sparse`; `LVU`
+(windows over long films) and `image_folder` are refused with a reason.
 
-Two differences that no flag shows:
+Two differences are not visible in any flag:
 
-- VideoMamba's script loads ImageNet weights by itself when `--finetune` is missing. Nothing is downloaded here: name
-  the file with `--finetune` ([weights.md](weights.md)).
-- VideoMAE does not multiply the learning rate by `--num_sample`; VideoMamba and this repository do. The log says
-  what `--lr` comes to.
+- VideoMamba's script loads ImageNet weights automatically when `--finetune` is missing. Nothing is downloaded here:
+  name the file with `--finetune` ([weights.md](weights.md)).
+- VideoMAE does not multiply the learning rate by `--num_sample`; VideoMamba and this repository do. The log contains
+  the resulting learning rate.
 """
 _OWNERS = {"both": "VideoMamba, VideoMAE", "videomamba": "VideoMamba", "videomae": "VideoMAE"}
 
@@ -45,42 +42,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def document() -> str:
-    """The document, in Markdown."""
+    """Return the document in Markdown."""
     flags = published_flags().values()
-    theirs = [
-        f"| `{flag.option}` | {_OWNERS[flag.whose]} | {_fate(flag)} | {_cell(flag.remark)} |"
+    published = [
+        f"| `{flag.option}` | {_OWNERS[flag.origin]} | {_handling(flag)} | {_cell(flag.remark)} |"
         for flag in flags
-        if flag.whose in _OWNERS
+        if flag.origin in _OWNERS
     ]
     others = [
-        f"| `{flag.option}` | {_fate(flag)} | {_cell(flag.remark)} |" for flag in flags if flag.whose not in _OWNERS
+        f"| `{flag.option}` | {_handling(flag)} | {_cell(flag.remark)} |"
+        for flag in flags
+        if flag.origin not in _OWNERS
     ]
     return "\n".join([
         _HEAD,
         "## VideoMamba and VideoMAE",
         "",
-        "| flag | of | fate | remark |",
+        "| flag | code base | handling | remark |",
         "| --- | --- | --- | --- |",
-        *theirs,
+        *published,
         "",
         "## Other code bases",
         "",
-        "Names that users of timm, MAE and others try first.",
+        "Names that users of timm, MAE and other code bases may try.",
         "",
-        "| flag | fate | remark |",
+        "| flag | handling | remark |",
         "| --- | --- | --- |",
         *others,
         "",
     ])  # fmt: skip
 
 
-def _fate(flag: PublishedFlag) -> str:
-    if flag.fate is Fate.REPLACED:
-        return f"`{flag.becomes}`"
+def _handling(flag: PublishedFlag) -> str:
+    if flag.handling is Handling.REPLACED:
+        return f"`{flag.replacement}`"
     if flag.harmless:
         values = ", ".join(f"`{_cell(value)}`" for value in flag.harmless)
         return f"refused; {values}: ignored"
-    return flag.fate.value
+    return flag.handling.value
 
 
 def _cell(text: str) -> str:

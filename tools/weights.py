@@ -1,8 +1,8 @@
-"""Tells which weights VideoMamba and VideoMambaPro publish, where they are, and whether a file is what its name says.
+"""List the weights that VideoMamba and VideoMambaPro publish, and compare downloaded files with the list.
 
-    python -m tools.weights                      every file, with the accuracy that its authors report
-    python -m tools.weights show FILE            one of them: its address, what it holds, the commands that use it
-    python -m tools.weights check FILE           compare a file that you have with what the table says of it
+    python -m tools.weights                      list all files, with the accuracy that their authors report
+    python -m tools.weights show FILE            show the address of a file, its contents and the commands that use it
+    python -m tools.weights check FILE           compare a downloaded file with the list
     python -m tools.weights document             write docs/weights.md
 
 Nothing is downloaded.
@@ -35,8 +35,8 @@ _HEAD = """# Published weights
 
 Written by `python -m tools.weights document` from [tools/weights.yaml](../tools/weights.yaml) and the recipes.
 
-The files below are their authors'; nothing is downloaded for you. Get one, compare it with the
-table, and start from it or test it:
+The files belong to their authors; nothing is downloaded automatically. Download one, compare it with the table, and
+fine-tune or test it:
 
 ```bash
 curl -LO {home}videomamba_t16_in1k_res224.pth
@@ -46,32 +46,33 @@ python run_class_finetuning.py --finetune videomamba_t16_in1k_res224.pth --model
 
 - VideoMamba's files are at `{home}FILE`, and on
   [Hugging Face]({mirror}) under the same names.
-- VideoMamba's weights belong to `--model videomamba_tiny`, `_small` or `_middle` (type v2, neither of the two
-  changes), VideoMambaPro's to `--model videomambapro_tiny`. A file of the other type is refused with the model to
-  ask for.
-- Resolution and number of frames may differ from the file's: positions are interpolated. A head with other classes is
-  left out.
-- Reported: top-1 in percent by the authors; it was not measured here. Views (segments x crops) are those of their
-  scripts; for Something-Something V2 their table of results says 4 x 3.
-- SHA-256 digests are not published, so they are unknown here too; `tools.weights check` prints that of your file.
-- `python -m tools.checkpoint inspect FILE` shows what any file holds, and the command that tests it.
+- VideoMamba's weights require `--model videomamba_tiny`, `_small` or `_middle` (type v2, neither of the two changes),
+  VideoMambaPro's require `--model videomambapro_tiny`. The error for a file of the other type names the right model.
+- Resolution and number of frames may differ from those of the file: positional embeddings are interpolated. A head for
+  other classes is not loaded.
+- Reported: top-1 in percent as reported by the authors, not measured here. Views (segments x crops) are those of their
+  scripts; their table of results states 4 x 3 for Something-Something V2.
+- SHA-256 digests are not published; `tools.weights check` prints the one of your file.
+- `python -m tools.checkpoint inspect FILE` shows the contents of any checkpoint and the command that tests it.
 """
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A file that the authors publish.
+    """A published file.
 
     Attributes:
-        file: its name.
-        data: file of recipes/ that its data set has, or "video-text".
-        model: registered name; empty where there is none.
-        classes, frames, size: of its head (0: none) and its clips.
-        views: "4 x 3", segments and crops of the reported test; empty for images.
-        reported: top-1 in percent, or a word.
-        recipe: the published run; empty for none.
-        address: where it is; empty where no address was seen.
-        remark: what to know.
+        file: Name of the file.
+        data: Name of the dataset's file in recipes/, or "video-text".
+        model: Registered name of the model; empty if there is none.
+        classes: Outputs of the head; 0 if the file has no head.
+        frames: Frames of a clip.
+        size: Side of a clip in pixels.
+        views: Segments and crops of the reported test, such as "4 x 3"; empty for images.
+        reported: Top-1 in percent, or "unknown" or "none".
+        recipe: Recipe of the published run; empty if there is none.
+        address: Address of the file; empty if it is unknown.
+        remark: Further information.
     """
 
     file: str
@@ -87,7 +88,7 @@ class PublishedWeights:
     remark: str
 
     def commands(self) -> list[str]:
-        """The command lines that use the file."""
+        """Return the command lines that use the file."""
         if not self.model:
             return []
         start = f"python run_class_finetuning.py --model {self.model} --finetune {self.file} ..."
@@ -103,11 +104,11 @@ def published_weights() -> dict[str, PublishedWeights]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 where a file is not what the table says."""
+    """Run the command line; return the exit status, 1 if a file differs from the table."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("show", help="one file of the table").add_argument("file")
-    checking = commands.add_parser("check", help="compare a file with the table")
+    commands.add_parser("show", help="show one file of the table").add_argument("file")
+    checking = commands.add_parser("check", help="compare a downloaded file with the table")
     checking.add_argument("file", type=Path)
     checking.add_argument("--name", default="", help="its name in the table (default: that of the file)")
     writing = commands.add_parser("document", help="write docs/weights.md")
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def document() -> str:
-    """The document, in Markdown."""
+    """Return the document in Markdown."""
     homes = read_yaml(TABLE)["homes"]
     lines = [_HEAD.format(home=homes["videomamba"], mirror=homes["mirror"].removesuffix("/blob/main/"))]
     for data, title in _TITLES.items():
@@ -151,10 +152,10 @@ def document() -> str:
 
 
 def differences(weights: PublishedWeights, path: Path) -> list[str]:
-    """Compare a file with what the table says of it; one line per difference, none where it fits.
+    """Compare a file with the table; return one line per difference.
 
     Raises:
-        FileNotFoundError, CheckpointError: as `describe_checkpoint`.
+        FileNotFoundError, CheckpointError: As in `describe_checkpoint`.
     """
     facts = describe_checkpoint(path)
     expected = {"num_classes": weights.classes or None, "img_size": weights.size}
@@ -172,7 +173,7 @@ def differences(weights: PublishedWeights, path: Path) -> list[str]:
 
 
 def _complete(file: str, row: dict, homes: dict[str, str]) -> PublishedWeights:
-    """A row of the table, with what its recipe says."""
+    """Complete a row of the table with the settings of its recipe."""
     flags, views, reported = {}, "", None
     if "recipe" in row:
         recipe = load_recipe(row["recipe"])

@@ -100,20 +100,22 @@ class _Faults:
 
     def __init__(self, path: str | os.PathLike, form: str):
         self._path, self._form = path, form
-        self._told: list[str] = []
+        self._messages: list[str] = []
         self._count = 0
 
     def add(self, number: int, line: str, reason: str) -> None:
         self._count += 1
         if self._count <= MAX_REPORTED:
-            self._told.append(f'  line {number}: {reason}: "{line[:200]}"')
+            self._messages.append(f'  line {number}: {reason}: "{line[:200]}"')
 
     def raise_any(self) -> None:
         if not self._count:
             return
         more = [f"  and {self._count - MAX_REPORTED} more"] if self._count > MAX_REPORTED else []
         remedy = f"Each line should be `{self._form}`, with boxes as fractions of the frame and without a header line."
-        raise AnnotationError("\n".join([f"{self._path}: {self._count} faulty line(s)", *self._told, *more, remedy]))
+        raise AnnotationError(
+            "\n".join([f"{self._path}: {self._count} faulty line(s)", *self._messages, *more, remedy])
+        )
 
 
 def read_annotations(path: str | os.PathLike, label_map: LabelMap) -> dict[Second, Persons]:
@@ -284,20 +286,17 @@ def _action(text: str) -> int:
     return int(text)
 
 
-def _detected_box(columns: list[str]) -> Box:
+def _detected_box(columns: list[str], margin: float = FARTHEST_OUT) -> Box:
     x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
     for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
-        if not -FARTHEST_OUT <= value <= 1 + FARTHEST_OUT:
-            raise _LineError(f"{name} = {value:g} is far outside the frame, 0 to 1; divide pixels by its size")
+        if not -margin <= value <= 1 + margin:
+            hint = "; divide pixels by the width or height" if value > 2 else ""
+            raise _LineError(f"{name} = {value:g} is {'far ' if margin else ''}outside the frame, 0 to 1{hint}")
     return x1, y1, x2, y2
 
 
 def _box(columns: list[str]) -> Box:
-    x1, y1, x2, y2 = (_number(column, name) for name, column in zip(SIDES, columns, strict=True))
-    for name, value in zip(SIDES, (x1, y1, x2, y2), strict=True):
-        if not 0 <= value <= 1:
-            hint = "; divide pixels by the width or height" if value > 2 else ""
-            raise _LineError(f"{name} = {value:g} is outside the frame, 0 to 1{hint}")
+    x1, y1, x2, y2 = _detected_box(columns, margin=0.0)
     if x1 >= x2 or y1 >= y2:
         low, high = ("x1", "x2") if x1 >= x2 else ("y1", "y2")
         raise _LineError(f"the box is empty: {low} is not below {high}; fix or remove it")

@@ -146,15 +146,15 @@ def check_videos(
                     f"{annotations.place(video)}: {path} exists neither as a folder of frames nor as a movie; "
                     "see --data_root, or remove the video (tools.make_lists ava)"
                 )
-    told: dict[VideoJob, list[str]] = {}
+    faults_of: dict[VideoJob, list[str]] = {}
     for outcome in run_jobs(look_at_video, jobs, workers=workers, time_limit=time_limit):
         job = outcome.job
         annotations, video = jobs[job]
         frames, faults = outcome.value or (0, [f"{job.path}: {outcome.error}"])
-        told[job] = [f"{annotations.place(video)}: {fault}" for fault in faults]
+        faults_of[job] = [f"{annotations.place(video)}: {fault}" for fault in faults]
         if frames:
-            told[job] += _length_faults(job, video, frames, annotations, findings)
-    findings.faults += [fault for job in jobs for fault in told[job]]
+            faults_of[job] += _length_faults(job, video, frames, annotations, findings)
+    findings.faults += [fault for job in jobs for fault in faults_of[job]]
     return len(jobs)
 
 

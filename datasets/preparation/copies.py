@@ -1,4 +1,4 @@
-"""Files that are equal byte for byte under different paths, such as a clip that stands in two splits."""
+"""Files that are equal byte for byte under different paths, such as a clip that is in two splits."""
 
 import hashlib
 import os

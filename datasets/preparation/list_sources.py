@@ -263,9 +263,9 @@ def read_jhmdb(folder: Path, fold: int) -> Source:
     if source.label_names != list(JHMDB_ACTIONS):
         lacking = sorted(set(JHMDB_ACTIONS) - set(source.label_names))
         others = sorted(set(source.label_names) - set(JHMDB_ACTIONS))
-        told = [f"lacks {', '.join(lacking)}"] if lacking else []
-        told += [f"has {', '.join(others[:5])}, which are none of its actions"] if others else []
-        raise SourceError(f"{folder} {' and '.join(told)}; give the folder `splits` that J-HMDB comes with")
+        problems = [f"lacks {', '.join(lacking)}"] if lacking else []
+        problems += [f"has {', '.join(others[:5])}, which are none of its actions"] if others else []
+        raise SourceError(f"{folder} {' and '.join(problems)}; give the folder `splits` that J-HMDB comes with")
     return source
 
 

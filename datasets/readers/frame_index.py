@@ -93,7 +93,7 @@ def index_by_packets(container: InputContainer, stream: av.VideoStream) -> Frame
     """Index a stream by the time stamps of its packets; return None if they are ambiguous.
 
     They are if a packet has no time stamp, the time stamp of another one, or too few bytes for an image, or if the
-    first packet is not a key frame or not shown first. `can_index_by_packets` tells for which streams this works.
+    first packet is not a key frame or not shown first. `can_index_by_packets` returns whether this works.
     """
     log = PacketLog()
     for _ in log.numbered(container.demux(stream)):

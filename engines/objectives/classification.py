@@ -81,7 +81,7 @@ class Classification(Objective):
         labels = self._checked_labels(outputs, records)
         ranking = self._ranking(outputs)
         if self._trained:
-            self._collapse.note(labels, ranking[:, 0])
+            self._collapse.update(labels, ranking[:, 0])
             self._trained = False
         hits = ranking == labels[:, None]
         return {

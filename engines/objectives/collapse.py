@@ -15,18 +15,18 @@ _REMEDIES = (
 
 
 class CollapseCheck:
-    """Logs a warning when validations show a collapsed classifier, at most once per sign.
+    """Warn about a collapsed classifier, at most once per symptom.
 
     Args:
-        class_names: names of the classes; None for their numbers.
+        class_names: Names of the classes; None for their numbers.
     """
 
     def __init__(self, class_names: Sequence[str] | None = None):
         self._class_names = class_names
         self._epochs_at_majority = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
-    def note(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+    def update(self, labels: np.ndarray, predictions: np.ndarray) -> None:
         """Examine the validation of an epoch.
 
         Args:
@@ -40,12 +40,14 @@ class CollapseCheck:
         self._epochs_at_majority = self._epochs_at_majority + 1 if hits == majority else 0
         if (predictions == predictions[0]).all():
             name = self._class_names[predictions[0]] if self._class_names else f"class {predictions[0]}"
-            self._tell("one class", f"all {len(labels)} validation videos were assigned to {name}")
+            self._warn_once("one class", f"all {len(labels)} validation videos were assigned to {name}")
         if self._epochs_at_majority == _EPOCHS:
             top1 = f"{100 * hits / len(labels):.2f} %"
-            self._tell("majority", f"for {_EPOCHS} epochs top-1 has been {top1}, the share of the most frequent class")
+            self._warn_once(
+                "majority", f"for {_EPOCHS} epochs top-1 has been {top1}, the share of the most frequent class"
+            )
 
-    def _tell(self, sign: str, sentence: str) -> None:
-        if sign not in self._told:
+    def _warn_once(self, symptom: str, sentence: str) -> None:
+        if symptom not in self._reported:
             _logger.warning("%s; %s", sentence, _REMEDIES)
-        self._told.add(sign)
+        self._reported.add(symptom)

@@ -33,8 +33,8 @@ class DetectionTestSettings:
     )
     max_rows_per_frame: int = option(
         0,
-        "evaluate only so many rows of highest score per second; 50 in AVA's official script (default: 0, all, as in "
-        "SlowFast and VideoMAE)",
+        "number of rows with the highest scores to evaluate per second; 50 in AVA's official script (default: 0 for "
+        "all, as in SlowFast and VideoMAE)",
         non_negative_int,
     )
 
@@ -47,7 +47,7 @@ class Detection(Objective):
         label_map: Classes, in the order of the logits.
         settings: Settings of the evaluation; None for the defaults.
         excluded: Videos and seconds that are not evaluated.
-        about: Further entries of results.json.
+        about: Additional entries of results.json.
     """
 
     score = Score("map")
@@ -108,7 +108,7 @@ class Detection(Objective):
 
     def figures(self, outputs: np.ndarray | list, records: Sequence) -> dict[str, float]:
         """Return the mean average precision at IoU 0.5, 0 to 1, of the classes with ground truth."""
-        return {"map": self._judge(*self._rows(outputs, records))[0]}
+        return {"map": self._frame_map(*self._rows(outputs, records))[0]}
 
     def describe(self, figures: dict[str, float]) -> str:
         """Format the mean average precision for a log line."""
@@ -117,7 +117,7 @@ class Detection(Objective):
     def results(self, evaluation) -> dict[str, Any]:
         """Return the settings of the test and the results per class."""
         truth, found = self._rows(evaluation.outputs, evaluation.records)
-        _, ap = self._judge(truth, found)
+        _, ap = self._frame_map(truth, found)
         names = dict(zip(self.label_map.ids, self.label_map.names, strict=True))
         return self.about | evaluation.figures | describe_detections(truth, found, ap, names)
 
@@ -134,14 +134,14 @@ class Detection(Objective):
         """Return ground truth and detections in AVA's columns."""
         return truth_rows(records), detection_rows(records, outputs, self.label_map.ids)
 
-    def _judge(self, truth: np.ndarray, found: np.ndarray) -> tuple[float, dict[int, float | None]]:
+    def _frame_map(self, truth: np.ndarray, found: np.ndarray) -> tuple[float, dict[int, float | None]]:
         """Return the mean average precision and the average precision of each class id."""
         rows = self.settings.max_rows_per_frame
         return frame_map(truth, found, self.label_map.ids, excluded=self.excluded, max_rows_per_frame=rows)
 
 
 def class_frequencies(records: Sequence[Keyframe], label_map: LabelMap) -> Tensor:
-    """Return the share of boxes that have each class, (classes,), smoothed so that none is exactly 0 or 1.
+    """Return the fraction of boxes that have each class, (classes,), smoothed so that none is exactly 0 or 1.
 
     Args:
         records: Key frames; the boxes and labels of their targets are counted.

@@ -115,7 +115,7 @@ class BalancedCrossEntropy(nn.Module):
 
     Args:
         weights: (classes,).
-        smoothing: label smoothing; soft targets already include theirs.
+        smoothing: label smoothing; soft targets are smoothed already.
     """
 
     weights: torch.Tensor

@@ -5,8 +5,8 @@ const input = form.querySelector("input");
 const example = document.querySelector("#example");
 let shown; // the answer for the video in the player
 
-input.addEventListener("change", () => input.files[0] && look(input.files[0], input.files[0].name));
-example.addEventListener("click", async () => look(await (await fetch("page/example.mp4")).blob(), "the example"));
+input.addEventListener("change", () => input.files[0] && predict(input.files[0], input.files[0].name));
+example.addEventListener("click", async () => predict(await (await fetch("page/example.mp4")).blob(), "the example"));
 player.addEventListener("error", () => (player.hidden = true)); // a format that this browser does not play
 curve.addEventListener("click", (event) => {
   const box = curve.getBoundingClientRect();
@@ -14,22 +14,22 @@ curve.addEventListener("click", (event) => {
   goTo(Math.min(1, Math.max(0, share)) * (shown.frames - 1));
 });
 
-async function look(file, name) {
+async function predict(file, name) {
   answer.hidden = true;
-  tell(`Reading ${name} …`);
+  showStatus(`Reading ${name} …`);
   input.disabled = example.disabled = true;
   try {
     shown = await predictionsOf(file);
     show(file);
-    tell(name);
+    showStatus(name);
   } catch (error) {
-    tell(error instanceof TypeError ? "The program that serves this page does not answer." : error.message, true);
+    showStatus(error instanceof TypeError ? "The program that serves this page does not answer." : error.message, true);
   }
   input.disabled = example.disabled = false;
   input.value = ""; // so that the same file can be dropped again
 }
 
-function tell(text, bad = false) {
+function showStatus(text, bad = false) {
   status.textContent = text;
   status.className = bad ? "bad" : "";
   status.hidden = false;
