@@ -2,8 +2,9 @@
 
 A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
 the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
-head supplies its first 400 rows. The head of a classifier is not loaded into a detector, nor the other way round. Any
-other difference is an error that names the tensor.
+head supplies its first 400 rows; the last norm of VideoMamba's masked pretraining, `norm`, is loaded as `norm_f`, and
+its decoder is not used. The head of a classifier is not loaded into a detector, nor the other way round. Any other
+difference is an error that names the tensor.
 """
 
 import logging
@@ -16,8 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint_file import CheckpointError, bare_name, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_state, refuse_other_switches, stored_config
+from models.checkpoint_file import (
+    ALIGNMENT_DECODER,
+    CheckpointError,
+    bare_name,
+    is_masked_pretraining,
+    read_checkpoint_file,
+    unwrap_tensors,
+)
+from models.describe import about_masked_pretraining, depth_of, mixer_state, refuse_other_switches, stored_config
 from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
@@ -94,11 +102,13 @@ def load_checkpoint(
         if tensor is not None:
             adapted[full_name] = tensor
     for name in source.keys() - report.rows.keys():
-        report.rows[name] = ("unused", "")
+        report.rows[name] = ("unused", "only for pretraining" if name.startswith(ALIGNMENT_DECODER) else "")
     _check_complete(report, path, require_head, allow_random)
     if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
         model.load_state_dict(adapted, strict=False)
     logger.info("weights from %s:\n%s", path, report.table())
+    if is_masked_pretraining(source):
+        logger.warning("%s: %s", path, about_masked_pretraining(depth_of(source) - 1))
     return report
 
 
