@@ -139,7 +139,8 @@ def _check_annotations(flags: argparse.Namespace) -> None:
     settings = from_flags(DetectionListSettings, flags)
     find_label_map(settings)
     modes: list[Mode] = ["test"] if flags.eval else ["train", "test"]
-    for split in [split_of(mode, settings) for mode in modes]:
+    splits: list[Mode] = [split_of(mode, settings) for mode in modes]
+    for split in splits:
         find_annotations(split, settings)
         if split != "train" and settings.eval_boxes == "predicted":
             find_person_boxes(split, settings)

@@ -52,8 +52,8 @@ def check_data(
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
         absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
-        told = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
-        check.faults += [fault for fault in told if fault not in check.faults]
+        missing = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
+        check.faults += [fault for fault in missing if fault not in check.faults]
         if isinstance(dataset, RawFrameClsDataset):
             _check_frames(dataset, check, skip={record.line for record, _ in absent})
         if not absent:

@@ -70,26 +70,27 @@ def published_flags() -> dict[str, PublishedFlag]:
     return flags
 
 
-def translate(words: Sequence[str], own: Collection[str] = ()) -> tuple[list[str], list[str]]:
+def translate(words: Sequence[str], known: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Translate a command line of another code base into this repository's flags.
 
     Args:
-        words: of the command line.
-        own: Options of the run script, which are left as they are.
+        words: Words of the command line.
+        known: Flags of the script, which are left alone whatever the table says.
 
     Returns:
-        the words, and one line for each flag that was replaced or ignored.
+        The words, and one line for each flag that was replaced or ignored.
 
     Raises:
-        RefusedFlagError: a flag would change the result; the message says what there is instead.
+        RefusedFlagError: A flag would change the result; the message says what there is instead.
     """
+    own = {_plain(option) for option in known}
     translated, notes = [], []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")
-        flag = published_flags().get(_plain(option)) if word.startswith("-") and _plain(option) not in own else None
-        if flag is None or flag.fate is Fate.SAME:
+        flag = published_flags().get(_plain(option)) if word.startswith("-") else None
+        if flag is None or flag.fate is Fate.SAME or _plain(option) in own:
             translated.append(word)
             continue
         if flag.fate is Fate.REPLACED:

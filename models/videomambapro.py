@@ -32,9 +32,9 @@ REGISTERED: dict[str, dict[str, Any]] = (
     {"videomambapro_nano": NANO}
     | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
     | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
-    | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}
+    | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}  # as published
 )
-"""Models registered with timm, each with its settings."""
+"""Models registered with timm, each with its settings; videomamba_* are the baselines without the two changes."""
 
 
 class VideoMambaPro(nn.Module):
@@ -165,64 +165,18 @@ def _create(name: str, pretrained: bool, **settings) -> VideoMambaPro:
     return VideoMambaPro(**known | settings)
 
 
-@register_model
-def videomambapro_nano(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """VideoMambaPro of 96 x 6 for demonstrations and tests."""
-    return _create("videomambapro_nano", pretrained, **kwargs)
+def _register(name: str) -> None:
+    """Register a model with timm by a function of that name in this module."""
+
+    def create(pretrained: bool = False, **settings) -> VideoMambaPro:
+        return _create(name, pretrained, **settings)
+
+    create.__name__ = create.__qualname__ = name
+    globals()[name] = register_model(create)
 
 
-@register_model
-def videomambapro_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """VideoMambaPro-Ti, 192 x 24."""
-    return _create("videomambapro_tiny", pretrained, **kwargs)
-
-
-@register_model
-def videomambapro_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """VideoMambaPro-S, 384 x 24."""
-    return _create("videomambapro_small", pretrained, **kwargs)
-
-
-@register_model
-def videomambapro_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """VideoMambaPro-M, 576 x 32."""
-    return _create("videomambapro_middle", pretrained, **kwargs)
-
-
-@register_model
-def videomamba_tiny(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The VideoMamba-Ti baseline: type v2, no residual, no mask."""
-    return _create("videomamba_tiny", pretrained, **kwargs)
-
-
-@register_model
-def videomamba_small(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The VideoMamba-S baseline."""
-    return _create("videomamba_small", pretrained, **kwargs)
-
-
-@register_model
-def videomamba_middle(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The VideoMamba-M baseline."""
-    return _create("videomamba_middle", pretrained, **kwargs)
-
-
-@register_model
-def videomambapro_t16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The published code's name for VideoMambaPro-Ti."""
-    return _create("videomambapro_t16_in1k", pretrained, **kwargs)
-
-
-@register_model
-def videomambapro_s16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The published code's name for VideoMambaPro-S."""
-    return _create("videomambapro_s16_in1k", pretrained, **kwargs)
-
-
-@register_model
-def videomambapro_m16_in1k(pretrained: bool = False, **kwargs) -> VideoMambaPro:
-    """The published code's name for VideoMambaPro-M."""
-    return _create("videomambapro_m16_in1k", pretrained, **kwargs)
+for _name in REGISTERED:
+    _register(_name)
 
 
 def registered_names() -> list[str]:

@@ -16,7 +16,7 @@ from datasets.presets import PRESETS, get_preset, recipe_of_classes
 from engines.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-OF_THE_ENGINE = {"seed", "dist_timeout"}
+OF_THE_ENGINE = {"seed", "dist_timeout", "steps", "epochs", "update_freq"}
 
 
 @pytest.fixture

@@ -267,7 +267,7 @@ def test_a_missing_list_is_told_with_its_flag(tmp_path):
         (dict(short_side_size=60), "multiple of the patch"),
         (dict(sampler="balanced"), "--sampler balanced"),
         (dict(reader="decord"), "--reader decord"),
-        (dict(eval_boxes="mine"), "--eval_boxes is one of"),
+        (dict(eval_boxes="mine"), "--eval_boxes must be one of"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, fault):

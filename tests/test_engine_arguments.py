@@ -29,6 +29,7 @@ FLAGS = {
     "update_freq",
     "epochs",
     "start_epoch",
+    "steps",
     "lr",
     "min_lr",
     "warmup_lr",

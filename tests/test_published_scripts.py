@@ -173,7 +173,7 @@ def test_what_would_change_the_result_is_refused(words, told):
 
 def test_a_flag_that_a_script_has_itself_is_left_alone():
     words = ["--fps", "30", "--no_amp"]
-    assert translate(words, own=["--fps"])[0] == ["--fps", "30", "--no_bf16"]
+    assert translate(words, known=["--fps"])[0] == ["--fps", "30", "--no_bf16"]
     with pytest.raises(RefusedFlagError, match="--fps has no counterpart"):
         translate(words)
     known = run_action_detection.get_parser()._option_string_actions

@@ -43,7 +43,7 @@ class Classification(Objective):
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
         self._collapse = CollapseCheck(class_names)
-        self._trained = False  # since the last validation; always False for a moving average
+        self._trained = False  # since the last validation; always False for the EMA
 
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
