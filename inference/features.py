@@ -1,11 +1,12 @@
 """Write features of videos to a folder: one row per video, or one array per video with a row for each window.
 
-Every finished video leaves a file in the folder's `records`, so an interrupted extraction continues where it stopped
+Every finished video has an array and a record, so an interrupted extraction continues where it stopped
 and several processes can share the videos. `FeatureFolder.join` makes the final files from the records.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ class FeatureFolder:
         """Begin or continue the features of `sources`, whose names in the folder depend on all of them.
 
         Raises:
-            ValueError: two videos have the same name, or the folder has features of other settings.
+            ValueError: two videos have the same name, or the folder has features of other settings or of another
+                video of that name.
         """
         place = folder if "window" in description else folder / RECORDS
         opened = cls(folder, predictor, description, output_paths(str(place), sources, ".npy"))
@@ -111,7 +113,16 @@ class FeatureFolder:
         if other:
             words = ", ".join(f"{name} {found.get(name)}, now {description.get(name)}" for name in other)
             raise ValueError(f"{folder} has features of other settings ({words}); choose another --output")
+        for source, array in opened.arrays.items():
+            owner = opened._read_record(source).get("path", os.path.abspath(source))
+            if owner != os.path.abspath(source):
+                raise ValueError(f"{array} has features of {owner}, not of {source}; choose another --output")
         return opened
+
+    @property
+    def _has_rows(self) -> bool:
+        """Whether the features are rows of videos, and not of windows."""
+        return "window" not in self.description
 
     def unfinished(self, sources: Sequence[str]) -> list[str]:
         """Return the sources without complete files."""
@@ -124,7 +135,7 @@ class FeatureFolder:
             sources: videos of this folder.
             num_workers: processes that decode videos in advance; windows are read without them.
         """
-        if "window" in self.description:
+        if not self._has_rows:
             for source in sources:
                 yield source, self._write_windows(source)
             return
@@ -137,7 +148,7 @@ class FeatureFolder:
         )
         for source, answer in answers:
             if isinstance(answer, np.ndarray):
-                self._write(source, answer.mean(0))
+                self._write(source, answer.mean(0), {})
             yield source, None if isinstance(answer, np.ndarray) else answer
 
     def join(self, failures: dict[str, str]) -> Path:
@@ -151,8 +162,8 @@ class FeatureFolder:
         """
         finished = [source for source in self.arrays if self._is_finished(source)]
         content = self.description | ({"failed": failures} if failures else {})
-        if "window" in self.description:
-            videos = {source: json.loads(self._record(source).read_text(encoding="utf-8")) for source in finished}
+        if not self._has_rows:
+            videos = {source: self._read_record(source) for source in finished}
             write_json(self.folder / DESCRIPTION, content | {"videos": videos})
             return self.folder / DESCRIPTION
         if finished:
@@ -163,18 +174,26 @@ class FeatureFolder:
         return self.folder / ROWS
 
     def _record(self, source: str) -> Path:
-        """The file that describes the windows of a video."""
-        return self.folder / RECORDS / self.arrays[source].relative_to(self.folder).with_suffix(".json")
+        """The file that says which video an array belongs to."""
+        array = self.arrays[source]
+        return array.with_suffix(".json") if self._has_rows else self.folder / RECORDS / self._name(source, ".json")
+
+    def _name(self, source: str, suffix: str) -> Path:
+        return self.arrays[source].relative_to(self.folder).with_suffix(suffix)
+
+    def _read_record(self, source: str) -> dict[str, Any]:
+        """Read the record of a video; empty if there is none."""
+        file = self._record(source)
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
     def _is_finished(self, source: str) -> bool:
+        record = self._read_record(source)
         try:
             array = np.load(self.arrays[source], mmap_mode="r")
-            if "window" not in self.description:
-                return array.dtype == self.description["dtype"]
-            windows = json.loads(self._record(source).read_text(encoding="utf-8"))["first_frames"]
         except (OSError, ValueError, EOFError):
             return False
-        return array.dtype == self.description["dtype"] and len(array) == len(windows)
+        complete = self._has_rows or len(array) == len(record.get("first_frames", ()))
+        return bool(record) and complete and array.dtype == self.description["dtype"]
 
     def _write_windows(self, source: str) -> Failure | None:
         window, stride = self.description["window"], self.description["stride"]
@@ -188,17 +207,17 @@ class FeatureFolder:
             return error
         if not np.isfinite(rows).all():
             return ScoresNotFiniteError()
-        file = self.arrays[source].relative_to(self.folder)
         about = {
-            "file": file.as_posix(),
+            "file": self._name(source, ".npy").as_posix(),
             "frames": total,
-            "fps": rate and float(rate),
+            "fps": float(rate) if rate else None,
             "first_frames": starts.tolist(),
         }
-        write_json(self._record(source), about)
-        self._write(source, rows)
+        self._write(source, rows, about)
         return None
 
-    def _write(self, source: str, array: np.ndarray) -> None:
+    def _write(self, source: str, array: np.ndarray, about: dict[str, Any]) -> None:
+        # The array last: with it, the video is finished.
+        write_json(self._record(source), {"path": os.path.abspath(source)} | about)
         with atomic_write(self.arrays[source]) as file:
             np.save(file, array.astype(self.description["dtype"]))

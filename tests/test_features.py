@@ -182,6 +182,19 @@ def test_other_settings_and_impossible_flags_are_refused(tmp_path, checkpoint, v
         assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("windows", [(), ("--window", 8)])
+def test_features_of_another_video_of_that_name_are_neither_kept_nor_replaced(
+    tmp_path, checkpoint, videos, capsys, windows
+):
+    assert run(checkpoint, tmp_path, videos[0], *windows) == 0
+    array = tmp_path / ("a.npy" if windows else "records/a.npy")
+    before = array.read_bytes()
+    with pytest.raises(SystemExit):
+        run(checkpoint, tmp_path, videos[3], *windows)
+    assert f"has features of {videos[0]}, not of {videos[3]}" in " ".join(capsys.readouterr().err.split())
+    assert array.read_bytes() == before
+
+
 def test_weights_without_a_head_have_features_but_predict_nothing(tmp_path):
     torch.manual_seed(0)
     size = PUBLISHED_SIZES["tiny"] | PLAIN_VIDEOMAMBA
