@@ -103,6 +103,13 @@ def test_windows_are_the_video_cut_out(tmp_path, checkpoint, videos):
     assert np.abs(rows[0] - rows[-1]).max() > 0.02, "the windows must differ for this to show anything"
 
 
+def test_a_video_shorter_than_the_window_is_one_window(tmp_path, checkpoint, videos):
+    assert run(checkpoint, tmp_path, videos[0], "--window", 16, "--stride", 4) == 0
+    assert json.loads((tmp_path / "features.json").read_text())["videos"][videos[0]]["first_frames"] == [0]
+    whole = load_predictor(checkpoint, device="cpu", test_num_segment=1).features(videos[0])
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), whole.mean(0, keepdims=True), atol=1e-5)
+
+
 @pytest.mark.parametrize("windows", [(), ("--window", 8, "--stride", 4)])
 def test_an_interrupted_run_continues_and_shards_add_up(tmp_path, checkpoint, videos, monkeypatch, windows):
     whole, parts, interrupted = (tmp_path / name for name in ("whole", "parts", "interrupted"))
