@@ -51,7 +51,10 @@ def box_coverage(boxes: Tensor, size: int, tubelet: int, patches: int) -> Tensor
 
 
 def concentration(relevance: Tensor, coverage: Tensor) -> Tensor:
-    """Divide the relevance inside the boxes by their area; both (batch, tubelets, rows, columns), result (batch,)."""
+    """Divide the relevance inside the boxes by their area; both (batch, tubelets, rows, columns), result (batch,).
+
+    The result is nan for a clip without evidence for the class, whose relevance is 0 everywhere.
+    """
     inside = (relevance * coverage).sum((1, 2, 3)) / relevance.sum((1, 2, 3))
     return inside / coverage.mean((1, 2, 3))
 
@@ -94,7 +97,7 @@ def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 
 
     Returns:
         {"clips": n, "area": mean share, "best": {...}, METHOD: {...}}, the latter with mean, median and share_above_1
-        over the clips; "best" puts all relevance on the patch with the highest coverage.
+        over the clips with evidence for their class; "best" puts all relevance on the patch with the highest coverage.
 
     Raises:
         FileNotFoundError: As in `read_batches`.
@@ -107,7 +110,7 @@ def measure(predictor: Predictor, data: Path, split: str = "test", limit: int = 
         for method in METHODS:
             relevance = token_relevance(predictor.model, clips.to(predictor.device), method=method)
             found[method].append(concentration(relevance.cpu(), coverage))
-    ratios = {name: torch.cat(values) for name, values in found.items()}
+    ratios = {name: values[values.isfinite()] for name, values in ((n, torch.cat(v)) for n, v in found.items())}
     area = ratios.pop("area")
     return {"split": split, "clips": len(area), "area": area.mean().item()} | {
         name: {

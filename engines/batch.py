@@ -115,9 +115,6 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         videos: length of the training list.
         processes: number of processes.
 
-    Without a recipe or --global_batch nothing changes, and the loader refuses a list that is too short for one step.
-    With --steps the list is repeated instead.
-
     Returns:
         the settings to train with.
     """

@@ -26,8 +26,8 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
 _logger = logging.getLogger(__name__)
 
-# Entries of a saved args.json that --config does not restore.
-_NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids"}
+# Entries of a saved args.json that --config does not restore; version 0.1.0 saved dist_eval, which had no effect.
+_NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids", "dist_eval"}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ def test_a_stock_pass_is_two_plain_scans(dtype, tolerance, stand_in):
     }
     grad_out = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
     for name, candidate in stock_candidates(torch.float32).items():
-        out, grads = scan.run(candidate.function, *scan.laid_out(candidate, inputs, grad_out))
+        out, grads = scan.run(candidate.function, *scan.in_layout_of(candidate, inputs, grad_out))
         wanted = torch.autograd.grad(expected[name], list(inputs.values()), grad_out)
         for got, want in zip((out, *grads), (expected[name], *wanted), strict=True):
             torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)

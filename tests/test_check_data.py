@@ -15,6 +15,7 @@ from PIL import Image
 from video_files import numbered_frames, turn_video, write_folder, write_video
 
 from datasets.preparation.file_check import FileJob, check_file
+from datasets.preparation.worker_pool import Outcome
 from datasets.readers import VideoFile
 from tools.check_data import main
 
@@ -159,11 +160,21 @@ def test_a_second_run_looks_at_new_and_changed_files_only(listed, capsys):
     assert clean == [line for line in lines(listed) if line and "short" not in line]
 
 
-def test_the_command_and_its_time_limit(listed):
-    words = [str(listed), "--data_root", str(listed.parent), "--workers", "1", "--time_limit", "0.01"]
-    done = subprocess.run([sys.executable, "-m", "tools.check_data", *words], capture_output=True, text=True)
-    assert done.returncode == 1 and "took longer than the time limit" in done.stdout
+def test_the_time_limit_reaches_the_workers(listed, monkeypatch, capsys):
+    def all_too_slow(_, jobs, *, workers, time_limit):
+        assert (workers, time_limit) == (1, 7.5)
+        return [Outcome(job, None, "it took longer than the time limit") for job in jobs]
+
+    monkeypatch.setattr("tools.check_data.run_jobs", all_too_slow)
+    assert main([str(listed), "--data_root", str(listed.parent), "--workers", "1", "--time_limit", "7.5"]) == 1
+    assert "took longer than the time limit" in capsys.readouterr().out
     assert not lines(listed.parent / "checked" / "train.csv")
+
+
+def test_the_command(listed):
+    words = [str(listed), "--data_root", str(listed.parent), "--workers", "1"]
+    assert subprocess.run([sys.executable, "-m", "tools.check_data", *words]).returncode == 1
+    assert lines(listed.parent / "checked" / "train.csv")
 
 
 def test_lists_that_cannot_be_read(tmp_path, capsys):

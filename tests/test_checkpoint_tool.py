@@ -84,7 +84,7 @@ def test_inspect_prints_the_command_that_tests_the_very_run(tmp_path):
              "test_num_segment": 2, "test_num_crop": 1, "num_frames": 4, "input_size": 32, "short_side_size": None,
              "label_names": "labels.txt", "sampling_rate": 4, "first_frame": None}  # fmt: skip
     path = saved(tmp_path, {"model": build().state_dict(), "args": flags})
-    command = shlex.split(inspect(path).splitlines()[-1].partition("tests it")[2])
+    command = shlex.split(inspect(path).splitlines()[-1].partition("to test it")[2])
     assert command[:3] == ["python", "run_class_finetuning.py", "--eval"]
     args = parsed(*command[2:])
     names = ("data_set", "data_path", "data_root", "sampling", "test_num_segment", "test_num_crop", "num_frames")

@@ -88,7 +88,7 @@ def test_a_loader_takes_its_settings_without_changing_them(lists):
 @pytest.mark.parametrize("wrong", [{"sampling": "dence"}, {"sampler": "ballanced"}, {"reader": "opencv"}])
 def test_a_choice_that_there_is_not_is_refused_from_python_too(wrong):
     (name,) = wrong
-    with pytest.raises(ValueError, match=f'--{name} is one of .*, not "{wrong[name]}"'):
+    with pytest.raises(ValueError, match=f'--{name} must be one of .*, not "{wrong[name]}"'):
         DataSettings(**wrong)
 
 

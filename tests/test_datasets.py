@@ -321,10 +321,10 @@ def test_lists_that_are_not_there_are_told(root, tmp_path):
     args = arguments(root, "--data_root", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"none of the 10 files .*line 1: .*--data_root"):
         build_dataset("train", args)
-    with pytest.raises(ValueError, match="make --batch_size 5 or less"):
+    with pytest.raises(ValueError, match="set --batch_size to at most 5"):
         args = arguments(root, "--batch_size", "6")
         build_loader(build_dataset("train", args), "train", args, rank=0, world_size=2)
-    with pytest.raises(ValueError, match="has 10 videos, fewer than the 11 processes .*start 10 processes or fewer"):
+    with pytest.raises(ValueError, match="has 10 videos, fewer than the 11 processes .*start at most 10"):
         build_loader(build_dataset("train", args), "train", args, rank=0, world_size=11)
 
 

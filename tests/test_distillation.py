@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,17 +116,18 @@ def test_the_flag_builds_the_teacher_that_the_file_tells(tmp_path):
         run_pretrain_imagenet.get_parser(), [*words, "--distill_weight", "0.5"], script=run_pretrain_imagenet.SCRIPT
     )
     videos = MemoryVideos(5)
-    objective = run_pretrain_imagenet.create_objective(build_model(ModelSettings.from_flags(args), 5), args, 5, videos)
+    model, tested_set = build_model(ModelSettings.from_flags(args), 5), SimpleNamespace(num_classes=5)
+    objective = run_pretrain_imagenet.create_objective(model, args, tested_set, videos)
     clips = torch.randn(1, 3, 1, 16, 16)
     built = objective.distillation.teacher.module
     assert torch.equal(built.forward_tokens(clips), teacher.eval().forward_tokens(clips))
     assert objective.weight == 0.5 and objective.mixup is not None
     assert not any(parameter.requires_grad for parameter in built.parameters())
-    tested = run_pretrain_imagenet.create_objective(build_model(ModelSettings.from_flags(args), 5), args, 5, None)
+    tested = run_pretrain_imagenet.create_objective(model, args, tested_set, None)
     assert not isinstance(tested, Distillation)
 
 
 def test_the_recipe_of_middle_asks_for_its_teacher(caplog):
     words = ["--recipe", "imagenet/middle_res224"]
     parse_arguments(run_pretrain_imagenet.get_parser(), words, script=run_pretrain_imagenet.SCRIPT)
-    assert "distils from a teacher (imagenet/small_res224), and no --teacher FILE names it" in caplog.text
+    assert "distils from a teacher (imagenet/small_res224), but --teacher FILE is missing" in caplog.text

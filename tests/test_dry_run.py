@@ -95,10 +95,10 @@ def test_a_dry_run_of_a_detector(data, caplog):
     small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--time_pool", "concat"]
     with caplog.at_level("INFO"):
         assert run([*words, *small, "--train_short_side", "32", "40"], script) == 0
-    assert "the first gives clips (1, 3, 8, 32, 32)" in caplog.text, "training"
-    assert "the first gives clips (1, 3, 8, 32, 48)" in caplog.text, "the whole picture"
+    assert "shape of the first clips: (1, 3, 8, 32, 32)" in caplog.text, "training"
+    assert "shape of the first clips: (1, 3, 8, 32, 48)" in caplog.text, "the whole picture"
     assert "train: 3 seconds with 3 boxes of the ground truth, 2 classes" in caplog.text
-    assert "30 epochs x 1 updates x 3 clips" in caplog.text
+    assert "30 epochs x 1 steps x 3 clips" in caplog.text
     assert "(90 clips trained + 90 validated / 3 + 3 views tested / 3)" in caplog.text
 
 

@@ -218,7 +218,7 @@ def test_without_a_best_checkpoint_the_last_weights_are_tested_without_a_warning
     state = train(tmp_path, "--disable_eval_during_finetuning", epochs=1)
     context, args = start_run(make_args("--output_dir", str(tmp_path)))
     run_test(state.objective, test_loader(MemoryVideos(6)), args, context, state=state)
-    assert json.loads((tmp_path / "results.json").read_text())["weights"] == "those of the last epoch"
+    assert json.loads((tmp_path / "results.json").read_text())["weights"] == "weights of the last epoch"
     assert "--test_best" not in caplog.text
 
 

@@ -159,7 +159,7 @@ def test_what_a_list_says_of_folders_is_held_to_them_before_a_run(tmp_path):
     (tmp_path / "train.csv").write_text("v0 6 0\nv1 4 1\nv0 9 1\n")
     check = check_data(data_flags(tmp_path, "--filename_tmpl", "img_{:05}.png"), ["train"])
     assert len(check.faults) == 1 and "train.csv, line 3: the last of 9 frames" in check.faults[0]
-    assert any("1 folder(s) have more frames than the list says, the first in line 2" in w for w in check.warnings)
+    assert any("1 folder(s) contain more frames than the list says, the first in line 2" in w for w in check.warnings)
 
 
 def test_a_folder_in_a_list_of_videos_is_told(tmp_path, caplog):

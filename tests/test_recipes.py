@@ -98,7 +98,7 @@ def test_shared_settings_are_the_published_ones():
         layer_decay_scope="embeddings", mixup=0.8,
         cutmix=1.0, mixup_prob=1.0, mixup_switch_prob=0.5, mixup_mode="batch", smoothing=0.1, reprob=0.25, recount=1,
         remode="pixel", min_lr=1e-6, warmup_lr=1e-6, fc_drop_rate=0.0, clip_grad=None, model_ema=False, tubelet_size=1,
-        train_interpolation="bicubic", aa="rand-m5-n2-mstd0.25-inc1", data_set="K400",
+        train_interpolation="bicubic", aa="rand-m5-n2-mstd0.25-inc1", data_set="Kinetics_sparse",
         test_num_segment=4, test_num_crop=3, lr_base=256, scale_min_lr=True,
     )  # fmt: skip
     assert {name: getattr(args, name) for name in shared} == shared
@@ -172,7 +172,7 @@ def test_a_saved_args_json_is_taken_back(tmp_path):
         "ssv2/middle_f16_res224", "--lr", "3e-4", "--no-masked_backward", "--opt_betas", "0.9", "0.95"
     )
     file = tmp_path / "args.json"
-    file.write_text(json.dumps(plain_flags(args)))
+    file.write_text(json.dumps(plain_flags(args) | {"dist_eval": True}))  # as version 0.1.0 saved it
     again = parsed("--config", str(file), "--seed", "3")
     expected = plain_flags(args) | {"config": str(file), "recipe": "", "overridden": ["seed 0 -> 3"], "seed": 3}
     assert plain_flags(again) == expected

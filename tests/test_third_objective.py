@@ -95,9 +95,9 @@ def lists(root, *flags):
 def run(root, output, batch_size, *flags, kill_at=None):
     """Train as far as it gets, test and report; the process with `kill_at` dies in that update."""
     sets, data = lists(root, "--batch_size", str(batch_size), "--test_num_segment", "1", "--test_num_crop", "3")
-    words = ("--output_dir", str(output), "--epochs", str(EPOCHS), "--warmup_epochs", "0", "--lr", "0.1")
+    words = ("--output_dir", str(output), "--warmup_epochs", "0", "--lr", "0.1")
     rest = ("--layer_decay", "1", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", "--log_interval", "1")
-    args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data))
+    args = make_args(*words, *rest, "--save_every_steps", "1", *flags, **vars(data) | {"epochs": EPOCHS})
     context, args = start_run(args)
     shards = dict(rank=context.rank, world_size=context.world_size)
     loaders = {mode: build_loader(sets[mode], mode, data, **shards) for mode in sets}

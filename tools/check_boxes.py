@@ -21,8 +21,8 @@ from datasets.preparation.box_check import Findings, check_annotations, check_vi
 MOST_TOLD = 30
 
 
-def check_boxes(arguments: Sequence[str]) -> int:
-    """Run the command line; return 1 if there are faults."""
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = FlagParser(
         prog="check_data boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +35,12 @@ def check_boxes(arguments: Sequence[str]) -> int:
         metavar="SECONDS",
         help="time limit per movie (default: %(default)s)",
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def check_boxes(arguments: Sequence[str]) -> int:
+    """Run the command line; return 1 if there are faults."""
+    options = parse_arguments(arguments)
     settings = from_flags(DetectionListSettings, options)
     findings = Findings()
     splits = check_annotations(settings, findings)
