@@ -27,18 +27,17 @@ if __name__ == "__main__":
     check_inference()  # what follows takes seconds to import
 
 from common.flag_parser import FlagParser
-from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
+from common.flag_types import fraction, non_negative_int, positive, positive_int
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
 from datasets.detection.annotations import FULL, PERSON_FORM
-from datasets.readers import DECODERS, UnreadableVideoError
+from datasets.readers import UnreadableVideoError
 from engines.logs import setup_logging
+from inference.arguments import add_computing_arguments, add_reading_arguments, predictor_of_flags
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
-from inference.predictor import QUICK, Predictor, load_predictor
-from inference.settings import SAMPLING_FLAGS
 from inference.sources import expand_sources
 from models.describe import describe_checkpoint
 
@@ -66,11 +65,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="one class name per line, in the order of the labels (default: those in the checkpoint, or numbers)",
     )
     _add_output(parser.add_argument_group("output"))
-    _add_reading(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
+    add_reading_arguments(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
     _add_detection(
         parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
     )
-    _add_computing(parser.add_argument_group("computing"))
+    add_computing_arguments(parser.add_argument_group("computing"))
     return parser
 
 
@@ -91,26 +90,6 @@ def _add_output(group) -> None:
     )
 
 
-def _add_reading(group) -> None:
-    group.add_argument("--quick", action="store_true", help="use a single view from the middle")
-    group.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
-    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are sampled")
-    group.add_argument("--num_frames", type=positive_int, help="frames per clip")
-    group.add_argument("--sampling_rate", type=positive_int, help="step between frames in dense sampling")
-    group.add_argument("--test_num_segment", type=positive_int, help="temporal clips per video")
-    group.add_argument("--test_num_crop", type=positive_int, help="spatial crops per clip")
-    group.add_argument("--reader", choices=tuple(DECODERS), help="video decoder (default: pyav)")
-    group.add_argument(
-        "--read_timeout",
-        type=non_negative,
-        metavar="SECONDS",
-        help="time limit of one read; a video that takes longer counts as unreadable (default: 60)",
-    )
-    group.add_argument(
-        "--filename_tmpl", type=frame_template, help="file names of frames in a folder (default: img_{:05}.jpg)"
-    )
-
-
 def _add_detection(group) -> None:
     group.add_argument(
         "--boxes",
@@ -126,28 +105,6 @@ def _add_detection(group) -> None:
     )
     group.add_argument("--fps", type=positive, help="frames a second: of folders as cut, of movies as they are read")
     group.add_argument("--start_second", type=non_negative_int, help="with which the videos begin (default: 0)")
-
-
-def _add_computing(group) -> None:
-    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
-    group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
-    group.add_argument(
-        "--bf16",
-        action=argparse.BooleanOptionalAction,
-        help="compute in bfloat16 (default: if the GPU supports it)",
-    )
-    group.add_argument(
-        "--batch_size",
-        type=positive_int,
-        default=8,
-        help="largest number of clips in a forward pass (default: %(default)s)",
-    )
-    group.add_argument(
-        "--num_workers",
-        type=non_negative_int,
-        default=2,
-        help="processes that decode videos in advance (default: %(default)s)",
-    )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -167,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
-        predictor = _predictor(args)
+        predictor = predictor_of_flags(args, label_names=args.label_names)
         sources = expand_sources(
             args.videos,
             filename_tmpl=predictor.filename_tmpl,
@@ -266,20 +223,6 @@ def _refuse_flags_of(names: Sequence[str], args: argparse.Namespace, detects: bo
             f"with rows {PERSON_FORM} from any person detector (docs/detection.md shows how to write it), or "
             f"--boxes {FULL} for one box per second, the whole picture"
         )
-
-
-def _predictor(args: argparse.Namespace) -> Predictor:
-    names = (*SAMPLING_FLAGS, "filename_tmpl", "reader", "read_timeout", "backend")
-    chosen = {name: getattr(args, name, None) for name in names}
-    return load_predictor(
-        args.checkpoint,
-        device=args.device,
-        label_names=args.label_names,
-        recipe=args.recipe,
-        bf16=args.bf16,
-        clips_per_forward=args.batch_size,
-        **(chosen | (QUICK if args.quick else {})),
-    )
 
 
 @contextmanager

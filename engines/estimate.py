@@ -17,7 +17,8 @@ _MEASURED_DEPTHS = (1, 3)
 _REPEATS = 3
 _ENOUGH_SECONDS = 3.0  # stop repeating after this
 ASSUMED_GPU_FLOPS = 3e13  # sustained, mixed precision; used if there is no GPU to measure
-BYTES_PER_PARAMETER = 4 + 4 + 8  # weight, gradient, AdamW's two moments
+BYTES_PER_WEIGHT = 4
+BYTES_PER_PARAMETER = BYTES_PER_WEIGHT + 4 + 8  # weight, gradient, AdamW's two moments
 BYTES_OF_EMA = 4
 
 
@@ -44,11 +45,14 @@ class Workload:
 def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:
     """Return the bytes of GPU memory needed for training, and a text that explains them."""
     clips = settings.batch_size * settings.num_sample
-    per_parameter = BYTES_PER_PARAMETER + (BYTES_OF_EMA if settings.model_ema else 0)
-    total = per_parameter * complexity.parameters + clips * complexity.activation_bytes
+    of_ema = BYTES_OF_EMA if settings.model_ema else 0
+    trained, frozen = complexity.parameters - complexity.frozen_parameters, complexity.frozen_parameters
+    per_trained, per_frozen = BYTES_PER_PARAMETER + of_ema, BYTES_PER_WEIGHT + of_ema
+    total = per_trained * trained + per_frozen * frozen + clips * complexity.activation_bytes
     return total, (
-        f"{per_parameter} bytes x {complexity.parameters / 1e6:.1f} M parameters (weights, gradients, "
-        f"moments) + {clips} clips x {complexity.activation_bytes / 2**20:.0f} MiB of activations"
+        f"{per_trained} bytes x {trained / 1e6:.1f} M parameters (weights, gradients, moments)"
+        f"{f' + {per_frozen} bytes x {frozen / 1e6:.1f} M frozen ones' if frozen else ''}"
+        f" + {clips} clips x {complexity.activation_bytes / 2**20:.0f} MiB of activations"
     )
 
 

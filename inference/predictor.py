@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from datasets.worker import sharing_explained, start_worker
 from engines.distributed import resolve_device
 from engines.objectives.classification import Classification
 from inference.labels import label_names_of
+from inference.pooling import pool_features
 from inference.settings import inference_settings
 from inference.sources import FramesInMemory, opener_of
 from models.build import build_model
@@ -148,14 +149,27 @@ class Predictor:
             ScoresNotFiniteError: the scores are not finite.
             ValueError: an array has another type or shape.
         """
-        if isinstance(source, Tensor) and source.is_floating_point():
-            clips = source[None] if source.dim() == 4 else source
-        else:
-            clips = read_clips(self.open(source), self.plan, np.random.default_rng(0))
-        (answer,) = self._predictions(clips[None])
+        (answer,) = self._predictions(self._clips_of(source)[None])
         if isinstance(answer, ScoresNotFiniteError):
             raise answer
         return answer
+
+    def features(self, source: Source, pool: str = "class") -> np.ndarray:
+        """Compute the features of every view of a video, float32 (views, ...).
+
+        Args:
+            source: as in `predict`.
+            pool: "class" (views, d), which the head maps to logits, or another of `inference.pooling.POOLS`.
+
+        Raises:
+            UnreadableVideoError: the path does not exist or cannot be read.
+            ScoresNotFiniteError: the features are not finite.
+            ValueError: an array has another type or shape, or `pool` is unknown.
+        """
+        features = self.features_of_clips(self._clips_of(source), pool)
+        if not np.isfinite(features).all():
+            raise ScoresNotFiniteError
+        return features
 
     def predict_many(
         self, paths: Sequence[str], *, batch_size: int = 1, num_workers: int = 0
@@ -170,6 +184,55 @@ class Predictor:
         Yields:
             path, and prediction or error.
         """
+        yield from self._answer_many(paths, self._predictions, batch_size, num_workers)
+
+    def features_many(
+        self, paths: Sequence[str], pool: str = "class", *, batch_size: int = 1, num_workers: int = 0
+    ) -> Iterator[tuple[str, np.ndarray | UnreadableVideoError | ScoresNotFiniteError]]:
+        """Compute the `features` of several videos in order, as `predict_many` predicts them.
+
+        Yields:
+            path, and features (views, ...) or error.
+        """
+
+        def answers(clips: Tensor) -> list[np.ndarray | ScoresNotFiniteError]:
+            rows = self.features_of_clips(clips.flatten(0, 1), pool)
+            videos = rows.reshape(*clips.shape[:2], *rows.shape[1:])
+            return [video if np.isfinite(video).all() else ScoresNotFiniteError() for video in videos]
+
+        yield from self._answer_many(paths, answers, batch_size, num_workers)
+
+    def features_of_clips(self, clips: Tensor, pool: str = "class") -> np.ndarray:
+        """Compute features, float32 (n, ...), of normalised clips (n, C, T, H, W); see `features`."""
+        parts = clips.split(self.clips_per_forward)
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            rows = [pool_features(self.model, part.to(self.device), pool).float().cpu() for part in parts]
+        return torch.cat(rows).numpy()
+
+    def probabilities(self, clips: Tensor) -> np.ndarray:
+        """Return probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.
+
+        They are NaN for videos whose scores are NaN.
+
+        Raises:
+            ValueError: the model has no head.
+        """
+        if not self.label_names:
+            raise ValueError("this predictor was loaded without a head: it has features but predicts no classes")
+        objective = Classification(self.model, len(self.label_names))
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return np.exp(objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward))
+
+    def _clips_of(self, source: Source) -> Tensor:
+        """Read the views of a video (views, C, T, H, W); clips are returned as they are."""
+        if isinstance(source, Tensor) and source.is_floating_point():
+            return source[None] if source.dim() == 4 else source
+        return read_clips(self.open(source), self.plan, np.random.default_rng(0))
+
+    def _answer_many(
+        self, paths: Sequence[str], answers: Callable[[Tensor], Sequence], batch_size: int, num_workers: int
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield each path with its answer, one for each video of clips (videos, views, C, T, H, W), or its error."""
         loader = DataLoader(
             _Videos(paths, self),
             batch_size=batch_size,
@@ -181,18 +244,9 @@ class Predictor:
         with sharing_explained():
             for batch in loader:
                 read = [clips for _, clips in batch if isinstance(clips, Tensor)]
-                predictions = iter(self._predictions(torch.stack(read)) if read else ())
+                answered = iter(answers(torch.stack(read)) if read else ())
                 for path, clips in batch:
-                    yield path, next(predictions) if isinstance(clips, Tensor) else clips
-
-    def probabilities(self, clips: Tensor) -> np.ndarray:
-        """Return probabilities (videos, classes), float32, of clips (videos, views, C, T, H, W), averaged over views.
-
-        They are NaN for videos whose scores are NaN.
-        """
-        objective = Classification(self.model, len(self.label_names))
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return np.exp(objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward))
+                    yield path, next(answered) if isinstance(clips, Tensor) else clips
 
     def _predictions(self, clips: Tensor) -> list[Prediction | ScoresNotFiniteError]:
         return [
@@ -227,6 +281,7 @@ def load_predictor(
     bf16: bool | None = None,
     clips_per_forward: int = 16,
     override_checkpoint: Sequence[str] = (),
+    head: bool = True,
     **overrides: Any,
 ) -> Predictor:
     """Load a checkpoint, published or our own, as a predictor.
@@ -243,24 +298,26 @@ def load_predictor(
         bf16: compute in bfloat16; None: if the GPU supports it, as in the test.
         clips_per_forward: largest number of clips in one forward pass.
         override_checkpoint: names of overrides that may contradict the switches in the file.
+        head: False for a predictor of features only, from files with and without a head.
         overrides: flags of model and data by name, such as `backend`, `sampling_rate`, `num_frames`,
             `test_num_segment`, `test_num_crop`, `reader` and `read_timeout`; `**QUICK` for a single view.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        CheckpointError: the file is not a checkpoint of this family, or has no head.
+        CheckpointError: the file is not a checkpoint of this family, or has no head and needs one.
         ValueError: an override is unknown or contradicts the file, the number of names differs from the number of
             classes, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
-    model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint)
+    model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint, head=head)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
-    saved_names = (facts.flags.get("class_names") or [])[: data.nb_classes]
-    names = label_names_of(label_names or saved_names, data.nb_classes)
-    model = build_model(model_settings, data.nb_classes)
-    report = load_checkpoint(model, checkpoint, require_head=True, overridden=override_checkpoint)
+    classes = data.nb_classes if head else 0
+    saved_names = (facts.flags.get("class_names") or [])[:classes]
+    names = label_names_of(label_names or saved_names, classes)
+    model = build_model(model_settings, classes)
+    report = load_checkpoint(model, checkpoint, require_head=head, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
     if changed:
         _logger.info("adapted from %s: %s", checkpoint, ", ".join(changed))

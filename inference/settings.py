@@ -30,6 +30,8 @@ def inference_settings(
     recipe: str = "",
     overrides: dict[str, Any] | None = None,
     override_checkpoint: Sequence[str] = (),
+    *,
+    head: bool = True,
 ) -> tuple[ModelSettings, DataSettings]:
     """Return the settings of model and data for a checkpoint.
 
@@ -38,13 +40,14 @@ def inference_settings(
         recipe: recipe of sampling and views, such as "k400"; empty for the file's own.
         overrides: flags by name that override everything else, such as {"sampling_rate": 8}.
         override_checkpoint: overrides that may contradict a switch that the weights were trained with.
+        head: whether the model needs a head.
 
     Raises:
-        CheckpointError: the file has no head or no registered size.
+        CheckpointError: the file has no head and needs one, or has no registered size.
         RecipeError: the recipe does not exist.
         ValueError: an override is not a flag, or contradicts a switch of the file.
     """
-    if facts.num_classes is None:
+    if head and facts.num_classes is None:
         path = facts.path
         raise CheckpointError(f"{path} has no head and so predicts no classes; fine-tune it first (--finetune {path})")
     flags = _default_flags()
@@ -64,7 +67,7 @@ def inference_settings(
     adapted = {name: overrides[name] for name in ("num_frames", "input_size") if name in overrides}
     settle(flags, overrides.keys() - adapted.keys(), facts, {Role.SIZE, Role.SWITCH})
     flags |= adapted
-    flags["nb_classes"] = flags["nb_classes"] or facts.num_classes
+    flags["nb_classes"] = flags["nb_classes"] or facts.num_classes or 0
     flags["short_side_size"] = None  # as large as the crops
     model = {setting.name: flags.get(setting.flag) for setting in flagged_settings()}
     data = {field.name: flags[field.name] for field in dataclasses.fields(DataSettings)}
@@ -91,10 +94,10 @@ def _guess_recipe(facts: CheckpointFacts, overrides: dict[str, Any]) -> str:
     """Return the recipe of a published data set with the same number of classes, or empty; warn in both cases."""
     recipe = recipe_of_classes(overrides.get("nb_classes") or facts.num_classes)
     _logger.warning(
-        "%s does not record how its frames were sampled; for its %d classes, %s is used; change this with --recipe, "
+        "%s does not record how its frames were sampled; for its %s classes, %s is used; change this with --recipe, "
         "--sampling and --sampling_rate",
         facts.path,
-        facts.num_classes,
+        facts.num_classes or "unknown",
         f"the sampling of recipe {recipe}" if recipe else "dense sampling of every 4th frame",
     )
     return recipe

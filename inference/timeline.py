@@ -50,11 +50,8 @@ def follow(
     total = len(reader)
     window = min(window or predictor.span, total)
     starts = window_starts(total, window, stride or max(1, window // 4))
-    frames_of_clip = predictor.plan.clip_shape[1]
-    windows_per_read = max(1, FRAMES_PER_READ // frames_of_clip)
-    parts = [starts[i : i + windows_per_read] for i in range(0, len(starts), windows_per_read)]
     rows, relevance = [], []
-    for part in progress(parts):
+    for part in progress(windows_read_together(predictor, starts)):
         clips, frames = read_windows(predictor, reader, part, window)
         rows.append(predictor.probabilities(clips))
         if not np.isfinite(rows[-1]).all():
@@ -63,6 +60,12 @@ def follow(
             relevance.append(explain_windows(predictor, clips, frames, rows[-1].argmax(1)))
     curve = Curve(total, window, starts, np.concatenate(rows), predictor.label_names, frame_rate(reader))
     return Timeline(curve, join_windows(relevance) if explain else None)
+
+
+def windows_read_together(predictor: Predictor, starts: np.ndarray) -> list[np.ndarray]:
+    """Split the first frames of windows (n,) into parts whose frames fit into memory together."""
+    count = max(1, FRAMES_PER_READ // predictor.plan.clip_shape[1])
+    return [starts[i : i + count] for i in range(0, len(starts), count)]
 
 
 def read_windows(

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from common.settings import add_options, flag, option
 from models.config import TIME_POOLS, Setting
+from models.freezing import frozen_part
 from models.videomambapro import VideoMambaPro
 
 DEFAULT_MODEL = "videomambapro_tiny"
@@ -43,6 +44,13 @@ class WeightSettings:
     finetune: str = option("", "checkpoint to fine-tune, .pth or .safetensors", metavar="FILE")
     allow_random: bool = flag(False, "initialise tensors missing in --finetune randomly instead of stopping")
     delete_head: bool = flag(False, "ignore the head of --finetune, even if it has the right number of classes")
+    freeze: str = option(
+        "",
+        "layers that are not trained: stem (embeddings and positions), N (the first N blocks, too) or all (everything "
+        "but the head; default: none)",
+        frozen_part,
+        metavar="stem|N|all",
+    )
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.checkpoint import LoadReport, load_checkpoint
 from models.describe import CheckpointFacts
 from models.detection import ActionDetector
+from models.freezing import freeze_layers
 from models.videomambapro import VideoMambaPro, registered_names
 
 
@@ -34,21 +35,27 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
 
 
 def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: WeightSettings) -> LoadReport | None:
-    """Load the initial weights if the settings name a file.
+    """Load the initial weights if the settings name a file, and freeze the layers that are not to be trained.
 
     Raises:
         FileNotFoundError, CheckpointError: see `load_checkpoint`.
+        ValueError: layers would be frozen without trained weights; see also `freeze_layers`.
     """
-    if not settings.finetune or settings.resume:
-        return None
-    return load_checkpoint(
-        model,
-        settings.finetune,
-        require_head=settings.eval,
-        without_head=settings.delete_head,
-        allow_random=settings.allow_random,
-        overridden=settings.override_checkpoint,
-    )
+    report = None
+    if settings.finetune and not settings.resume:
+        report = load_checkpoint(
+            model,
+            settings.finetune,
+            require_head=settings.eval,
+            without_head=settings.delete_head,
+            allow_random=settings.allow_random,
+            overridden=settings.override_checkpoint,
+        )
+    if settings.freeze and not settings.eval:
+        if not (settings.finetune or settings.resume):
+            raise ValueError(f"--freeze {settings.freeze} would freeze random weights; add --finetune FILE")
+        freeze_layers(model, settings.freeze, report)
+    return report
 
 
 def build_described(facts: CheckpointFacts, **changes: Any) -> Any:

@@ -2,8 +2,9 @@
 
 A 2-D patch kernel becomes the centre tap of the 3-D kernel; spatial positions are interpolated bicubically, without
 the class token, and temporal ones linearly; a head of another size keeps its initialisation, except that a 710-class
-head supplies its first 400 rows. The head of a classifier is not loaded into a detector, nor the other way round. Any
-other difference is an error that names the tensor.
+head supplies its first 400 rows; the last norm of VideoMamba's masked pretraining, `norm`, is loaded as `norm_f`, and
+its decoder is not used. The head of a classifier is not loaded into a detector, nor the other way round. Any other
+difference is an error that names the tensor.
 """
 
 import logging
@@ -17,8 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from common.frame_size import as_pair
-from models.checkpoint_file import CheckpointError, bare_name, read_checkpoint_file, unwrap_tensors
-from models.describe import depth_of, mixer_state, refuse_other_switches, square_grid, stored_config
+from models.checkpoint_file import (
+    ALIGNMENT_DECODER,
+    CheckpointError,
+    bare_name,
+    is_masked_pretraining,
+    read_checkpoint_file,
+    unwrap_tensors,
+)
+from models.describe import (
+    about_masked_pretraining,
+    depth_of,
+    mixer_state,
+    refuse_other_switches,
+    square_grid,
+    stored_config,
+)
 from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
@@ -85,7 +100,7 @@ def load_checkpoint(
     backbone: Any = getattr(model, "backbone", model)
     grids = _grid_of_file(source, stored), backbone.patch_embed.grid_size
     report, adapted = LoadReport(), {}
-    for full_name, ours in model.state_dict().items():
+    for full_name, wanted in model.state_dict().items():
         name = bare_name(full_name)
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
@@ -93,16 +108,18 @@ def load_checkpoint(
         if name.startswith("head.") and (without_head or other_head):
             report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
-        tensor, action, note = _adapt(name, source[name], ours, path, grids)
+        tensor, action, note = _adapt(name, source[name], wanted, path, grids)
         report.rows[name] = (action, note)
         if tensor is not None:
             adapted[full_name] = tensor
     for name in source.keys() - report.rows.keys():
-        report.rows[name] = ("unused", "")
+        report.rows[name] = ("unused", "only for pretraining" if name.startswith(ALIGNMENT_DECODER) else "")
     _check_complete(report, path, require_head, allow_random)
     if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
         model.load_state_dict(adapted, strict=False)
     logger.info("weights from %s:\n%s", path, report.table())
+    if is_masked_pretraining(source):
+        logger.warning("%s: %s", path, about_masked_pretraining(depth_of(source) - 1))
     return report
 
 

@@ -23,6 +23,7 @@ FLAGS_KEY = "args"  # flags of the run that wrote the file
 EMA_KEY = "model_ema"  # EMA of the weights; "test_weights" has this value if the EMA validated better
 WRAPPERS = ("model", "module", "state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
+ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose files have no head
 FORMATS = (".pth", ".safetensors")
 _DIGEST_KEY = "digest"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -113,7 +114,18 @@ def unwrap_tensors(content: dict[str, Any], path: str | Path) -> dict[str, Tenso
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} contains no tensors under any of the keys {WRAPPERS}")
-    return {bare_name(name): tensor for name, tensor in tensors.items()}
+    named = {bare_name(name): tensor for name, tensor in tensors.items()}
+    return _with_final_norm(named) if is_masked_pretraining(named) else named
+
+
+def is_masked_pretraining(state: dict[str, Tensor]) -> bool:
+    """Return whether weights come from VideoMamba's masked pretraining, which aligns its tokens with those of CLIP."""
+    return any(name.startswith(ALIGNMENT_DECODER) for name in state)
+
+
+def _with_final_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the last norm of a masked pretraining, `norm`, to `norm_f`, its name in all other files."""
+    return {re.sub(r"^norm\.", "norm_f.", name): tensor for name, tensor in state.items()}
 
 
 def bare_name(name: str) -> str:

@@ -21,6 +21,7 @@ class Complexity:
 
     Attributes:
         parameters: Number of parameters.
+        frozen_parameters: Number of parameters that are not trained.
         tokens: Length of the sequence, including the class token.
         flops: FLOPs of a forward pass: all projections, convolutions and scans.
         scan_flops: FLOPs of the scans.
@@ -30,6 +31,7 @@ class Complexity:
     """
 
     parameters: int
+    frozen_parameters: int
     tokens: int
     flops: int
     scan_flops: int
@@ -45,6 +47,7 @@ def measure_complexity(model: VideoMambaPro | ActionDetector, *, bf16: bool = Tr
         bf16: Assume bfloat16 autocast instead of float32.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     model = model.backbone if isinstance(model, ActionDetector) else model
     proj, depth = model.patch_embed.proj, len(model.layers)
     tubelets = model.num_frames // model.patch_embed.tubelet_size
@@ -56,6 +59,7 @@ def measure_complexity(model: VideoMambaPro | ActionDetector, *, bf16: bool = Tr
     outer += 2 * model.head.weight.numel() if isinstance(model.head, nn.Linear) else 0
     return Complexity(
         parameters=parameters,
+        frozen_parameters=frozen,
         tokens=tokens,
         flops=outer + depth * (mixer.inner + mixer.scan),
         scan_flops=depth * mixer.scan,
@@ -67,8 +71,8 @@ def measure_complexity(model: VideoMambaPro | ActionDetector, *, bf16: bool = Tr
 def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
     """Return the bytes that autograd saves in a forward pass over one clip, without parameters.
 
-    The first block is run twice with fake tensors. All blocks are alike; with gradient checkpointing, a block keeps
-    only its two inputs.
+    The last block is run twice with fake tensors. All blocks are alike, except that frozen ones keep nothing; with
+    gradient checkpointing, a block keeps only its two inputs.
     """
     block = _one_block(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -86,8 +90,11 @@ def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:
             # The first call has no residual stream to add to, unlike the second and all others.
             per_block = (saved.total - before) / 2
         inputs = hidden.nbytes + residual.nbytes
-    depth, recomputed = len(model.layers), min(model.checkpointed_blocks, len(model.layers))
-    return int(before + (depth - recomputed) * per_block + recomputed * inputs + (per_block if recomputed else 0))
+    # The first blocks are frozen, if any are, and the first are checkpointed.
+    frozen = sum(not any(p.requires_grad for p in layer.parameters()) for layer in model.layers)
+    trained = len(model.layers) - frozen
+    recomputed = min(max(0, model.checkpointed_blocks - frozen), trained)
+    return int(before + (trained - recomputed) * per_block + recomputed * inputs + (per_block if recomputed else 0))
 
 
 class _SavedBytes:
@@ -109,7 +116,7 @@ class _SavedBytes:
 
 
 def _one_block(model: VideoMambaPro) -> VideoMambaPro:
-    """Copy the model with only its first block to the meta device."""
+    """Copy the model with only its last block to the meta device."""
     block = copy.copy(model)
-    block._modules = model._modules | {"layers": model.layers[:1], "head": nn.Identity()}
+    block._modules = model._modules | {"layers": model.layers[-1:], "head": nn.Identity()}
     return copy.deepcopy(block).to("meta")

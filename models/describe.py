@@ -9,7 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from mamba.mamba_ssm.modules.mamba_simple import settings_of
-from models.checkpoint_file import CONFIG_KEY, FLAGS_KEY, CheckpointError, peek_checkpoint, unwrap_tensors
+from models.checkpoint_file import (
+    ALIGNMENT_DECODER,
+    CONFIG_KEY,
+    FLAGS_KEY,
+    CheckpointError,
+    is_masked_pretraining,
+    peek_checkpoint,
+    unwrap_tensors,
+)
 from models.config import ModelConfig, Role
 from models.videomambapro import NANO, PUBLISHED_SIZES, VideoMambaPro, registered_config, registered_names
 
@@ -26,6 +34,7 @@ class CheckpointFacts:
         model: Registered name for that size and type; None if there is none.
         parameters: Number of parameters, including the head.
         flags: Flags of the run that wrote the file; empty if they are not stored.
+        masked_pretraining: Whether the file comes from VideoMamba's masked pretraining.
     """
 
     path: Path
@@ -33,6 +42,7 @@ class CheckpointFacts:
     model: str | None
     parameters: int
     flags: dict[str, Any] = field(default_factory=dict)
+    masked_pretraining: bool = False
 
     @property
     def network(self) -> dict[str, Any]:
@@ -83,8 +93,9 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         path=Path(path),
         config=config,
         model=next((name for name in names if name in registered_names()), None),
-        parameters=sum(tensor.numel() for tensor in state.values()),
+        parameters=sum(tensor.numel() for name, tensor in state.items() if not name.startswith(ALIGNMENT_DECODER)),
         flags=flags,
+        masked_pretraining=is_masked_pretraining(state),
     )
 
 
@@ -187,6 +198,15 @@ def square_grid(patches: int) -> tuple[int, int] | None:
     """Return the rows and columns of a square of that many patches; None if there is no such square."""
     side = math.isqrt(patches)
     return (side, side) if side * side == patches else None
+
+
+def about_masked_pretraining(last_layer: int) -> str:
+    """Say what is particular to weights of VideoMamba's masked pretraining.
+
+    Its code aligns the residual stream before the output of the last mixer is added, so neither that mixer nor the
+    last norm receives a gradient.
+    """
+    return f"masked pretraining, no head; the published code did not train layers.{last_layer}.mixer and the last norm"
 
 
 def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from models.arguments import WeightSettings
 from models.build import load_finetune_checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.checkpoint_file import read_checkpoint_file, unwrap_tensors
+from tools.checkpoint import main as checkpoint_tool
 
 SIZE = dict(embed_dim=32, depth=2, patch_size=16)
 
@@ -186,3 +187,46 @@ def test_the_table_has_a_line_for_every_kind_of_tensor(tmp_path, caplog):
     assert "loaded       layers.*.mixer.A_log (x2)" in text
     assert "initialised  head.weight" in text
     assert "unused       fc_norm.weight" in text
+
+
+def masked_pretraining(tmp_path):
+    """A file in the layout of VideoMamba's masked pretraining, and the weights in it under the names used here."""
+    state = build(seed=1, bimamba_type="v2", num_classes=0, embed_dim=96, depth=6).state_dict()
+    published = {name.replace("norm_f.", "norm."): tensor for name, tensor in state.items()}
+    published |= {"clip_decoder.0.head.weight": torch.zeros(512, 96), "clip_decoder.0.norm.bias": torch.zeros(512)}
+    return saved(tmp_path, {"model": published, "epoch": 800}), state
+
+
+def test_masked_pretraining_is_fine_tuned_without_random_tensors(tmp_path, caplog):
+    path, weights = masked_pretraining(tmp_path)
+    model = build(seed=2, bimamba_type="v2", embed_dim=96, depth=6)
+    report = load_finetune_checkpoint(model, WeightSettings(finetune=str(path)))
+    assert set(report.names("initialised")) == {"head.weight", "head.bias"}
+    assert set(report.names("loaded")) == weights.keys()
+    assert set(report.names("unused")) == {"clip_decoder.0.head.weight", "clip_decoder.0.norm.bias"}
+    for name, tensor in weights.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    told = [record.getMessage() for record in caplog.records if "layers.5.mixer" in record.getMessage()]
+    assert len(told) == 1 and "masked pretraining, no head" in told[0]
+    with pytest.raises(CheckpointError, match="head does not fit"):
+        load_checkpoint(model, path, require_head=True)
+
+
+def test_another_norm_does_not_pass_for_the_last_one(tmp_path):
+    state = build(seed=1).state_dict()
+    state["norm.weight"] = state.pop("norm_f.weight")
+    with pytest.raises(CheckpointError, match=r"lacks norm_f\.weight"):
+        load_checkpoint(build(), saved(tmp_path, state))
+
+
+def test_masked_pretraining_is_described_and_converted(tmp_path, capsys):
+    path, weights = masked_pretraining(tmp_path)
+    converted = tmp_path / "converted.safetensors"
+    assert checkpoint_tool(["convert", str(path), str(converted)]) == 0
+    for file in (path, converted):
+        assert checkpoint_tool(["inspect", str(file)]) == 0
+        text = capsys.readouterr().out
+        assert "masked pretraining, no head" in text and "layers.5.mixer" in text
+        assert f"{sum(tensor.numel() for tensor in weights.values()):,}" in text, "without the decoder's parameters"
+        model = build(seed=2, bimamba_type="v2", embed_dim=96, depth=6)
+        assert "norm_f.weight" in load_checkpoint(model, file).names("loaded")

@@ -32,7 +32,7 @@ from models.checkpoint_file import (
     unwrap_tensors,
     write_weights,
 )
-from models.describe import CheckpointFacts, describe_checkpoint
+from models.describe import CheckpointFacts, about_masked_pretraining, describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
 # Flags of the data that --eval takes from the file.
@@ -74,7 +74,7 @@ def inspect(path: Path) -> str:
     settings = [setting.name for setting in VideoMambaPro.config_class.settings() if setting.name != "name"]
     rows = {
         "model": facts.model or "none of the registered sizes",
-        "trained on": "images" if facts.is_image_model else "videos",
+        "trained on": _training(facts),
         "parameters": f"{facts.parameters:,}",
         **{name: as_typed(facts.config.get(name, "not recorded")) for name in settings},
         "also in the file": ", ".join(_other_contents(content)) or "nothing",
@@ -106,6 +106,12 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     with atomic_write(target) as file:
         write_weights(file, target.suffix, tensors, config, facts.flags)
     return len(tensors)
+
+
+def _training(facts: CheckpointFacts) -> str:
+    if facts.masked_pretraining:
+        return f"videos: {about_masked_pretraining(facts.config['depth'] - 1)}"
+    return "images" if facts.is_image_model else "videos"
 
 
 def _other_contents(content: dict[str, Any]) -> list[str]:

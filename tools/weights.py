@@ -93,7 +93,7 @@ class PublishedWeights:
             return []
         start = f"python run_class_finetuning.py --model {self.model} --finetune {self.file} ..."
         if not self.classes:
-            return [f"{start[:-3]}--allow_random ..."]
+            return [start]
         return [start, f"bash scripts/evaluate.sh --checkpoint {self.file} --data_set {self.data} --data_root DIR"]
 
 

@@ -1,0 +1,71 @@
+"""Flags of the tools that read videos with a trained model, and the predictor that they describe."""
+
+import argparse
+from typing import Any
+
+from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
+from datasets.readers import DECODERS
+from inference.predictor import QUICK, Predictor, load_predictor
+from inference.settings import SAMPLING_FLAGS
+
+
+def add_reading_arguments(group) -> None:
+    """Add the flags of frames and views to a group of a parser."""
+    group.add_argument("--quick", action="store_true", help="use a single view from the middle")
+    group.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
+    group.add_argument("--sampling", choices=("dense", "sparse", "uniform"), help="how frames are sampled")
+    group.add_argument("--num_frames", type=positive_int, help="frames per clip")
+    group.add_argument("--sampling_rate", type=positive_int, help="step between frames in dense sampling")
+    group.add_argument("--test_num_segment", type=positive_int, help="temporal clips per video")
+    group.add_argument("--test_num_crop", type=positive_int, help="spatial crops per clip")
+    group.add_argument("--reader", choices=tuple(DECODERS), help="video decoder (default: pyav)")
+    group.add_argument(
+        "--read_timeout",
+        type=non_negative,
+        metavar="SECONDS",
+        help="time limit of one read; a video that takes longer counts as unreadable (default: 60)",
+    )
+    group.add_argument(
+        "--filename_tmpl", type=frame_template, help="file names of frames in a folder (default: img_{:05}.jpg)"
+    )
+
+
+def add_computing_arguments(group) -> None:
+    """Add the flags of device, precision and speed to a group of a parser."""
+    group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
+    group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
+    group.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        help="compute in bfloat16 (default: if the GPU supports it)",
+    )
+    group.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=8,
+        help="largest number of clips in a forward pass (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=2,
+        help="processes that decode videos in advance (default: %(default)s)",
+    )
+
+
+def predictor_of_flags(args: argparse.Namespace, **more: Any) -> Predictor:
+    """Load `args.checkpoint` as the flags of reading and computing say; `more` are arguments of `load_predictor`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_predictor`.
+    """
+    names = (*SAMPLING_FLAGS, "filename_tmpl", "reader", "read_timeout", "backend")
+    chosen = {name: getattr(args, name, None) for name in names}
+    return load_predictor(
+        args.checkpoint,
+        device=args.device,
+        recipe=args.recipe,
+        bf16=args.bf16,
+        clips_per_forward=args.batch_size,
+        **(chosen | (QUICK if args.quick else {}) | more),
+    )
