@@ -86,9 +86,9 @@ def test_a_killed_process_ends_all_and_the_last_lines_say_why(data, tmp_path):
     assert "exitcode  : -9" in end and "Signal 9 (SIGKILL)" in end, end
 
 
-def test_the_traceback_of_a_process_that_fails_stands_at_the_end(data, tmp_path):
+def test_a_command_line_that_is_refused_ends_all_processes_with_the_reason(data, tmp_path):
     command = [*TORCHRUN, SCRIPT, *flags(data, tmp_path / "out", "--train_list", str(tmp_path / "nowhere.csv"))]
     run = start(command, tmp_path / "log")
     assert run.wait(timeout=240) != 0
-    end = "\n".join((tmp_path / "log").read_text().splitlines()[-60:])
-    assert "Root Cause" in end and "Traceback" in end and "nowhere.csv does not exist" in end, end
+    log = (tmp_path / "log").read_text()
+    assert "nowhere.csv: there is no such file" in log and "exitcode  : 2" in log.partition("Root Cause")[2], log
