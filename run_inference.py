@@ -163,8 +163,6 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    # The loader names what is not read as well.
-    logging.getLogger("datasets.loader").setLevel(logging.ERROR)
     try:
         detector = load_detector(
             args.checkpoint,

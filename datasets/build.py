@@ -104,7 +104,6 @@ def build_loader(
         world_size: Number of processes.
         collate: Makes a batch, or a list of batches, of samples; `Collate` by default.
 
-
     Raises:
         ValueError: The training list is too short for a single batch, or --read_timeout is too long for
             --dist_timeout.

@@ -115,9 +115,11 @@ class ClipLoader(DataLoader):
 
     Attributes:
         unreadable: Messages of all unreadable videos so far, by record index.
+        logs_unreadable: Set it to False if the caller reports them.
     """
 
     dataset: ClipDataset
+    logs_unreadable = True
 
     def __init__(self, dataset: ClipDataset, *, replaced: bool, strict: bool, **settings):
         super().__init__(dataset, **settings)
@@ -149,6 +151,8 @@ class ClipLoader(DataLoader):
             raise UnreadableVideoError(self.dataset.records[index].path, f"{message} (--strict_data is set)")
         if index not in self.unreadable:
             self.unreadable[index] = message
+            if not self.logs_unreadable:
+                return
             handling = "replaced by another one" if self._replaced else "left out of the evaluation"
             # An error and not a warning, because every rank has to log those of its own videos.
             logger.error("unreadable video %s: %s", handling, message)

@@ -142,7 +142,9 @@ class Detector:
     @torch.no_grad()
     def _outputs(self, dataset: KeyframeDataset) -> Iterator[tuple[int, np.ndarray | str]]:
         """Yield the index of each record with its scores (n, classes), or with the reason why it is unreadable."""
-        for batch in build_detection_loader(dataset, "test", self.settings):
+        loader = build_detection_loader(dataset, "test", self.settings)
+        loader.logs_unreadable = False  # the detections of a video contain the reasons
+        for batch in loader:
             yield from batch["unreadable"]
             if len(batch["clips"]):
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):

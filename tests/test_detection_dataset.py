@@ -141,7 +141,7 @@ def test_crops_drawn_again_are_counted_in_the_log(tmp_path, caplog):
     write_lines(tmp_path / "train.csv", *rows)
     settings = small_settings(tmp_path, batch_size=1)
     loader = build_detection_loader(build_detection_dataset("train", settings), "train", settings)
-    with caplog.at_level(logging.INFO, logger="datasets.loader"):
+    with caplog.at_level(logging.INFO):
         counts = []
         for epoch in range(4):
             loader.sampler.set_epoch(epoch)
