@@ -28,6 +28,7 @@ from common.flag_types import seed
 from common.terminal import escape_output
 from datasets.detection.annotations import Keyframe
 from datasets.loader import ClipLoader
+from datasets.preparation.digit_scenes import DIGIT_ID
 from engines.ava_evaluation import frame_map
 from engines.checkpoint import load_weights
 from engines.configuration import parse_arguments
@@ -37,7 +38,6 @@ from engines.objectives.detection import Detection
 from models.arguments import ModelSettings
 from models.build import build_model
 from run_action_detection import TASK, note_classes
-from tools.digit_scenes import DIGIT_ID
 
 CHECKPOINT = "checkpoint-latest.pth"
 Batch = dict

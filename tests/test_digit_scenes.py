@@ -5,9 +5,10 @@ import pytest
 
 from datasets.detection.arguments import DetectionSettings
 from datasets.detection.build import build_detection_dataset
+from datasets.preparation.digit_scenes import DIGIT_ID, detect, draw_scene
+from datasets.preparation.moving_digits import CLASSES
 from datasets.readers import VideoFile
-from tools.digit_scenes import DIGIT_ID, detect, draw_scene
-from tools.make_moving_digits import CLASSES, main, parse_arguments
+from tools.make_moving_digits import main, parse_arguments
 
 FRAMES, SIZE = 8, 96
 FLAGS = ["--digits_per_clip", "1-3", "--size", str(SIZE), "--train", "40", "--val", "12", "--test", "12"]

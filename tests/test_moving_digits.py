@@ -8,8 +8,9 @@ from PIL import Image
 from scipy.stats import ks_2samp
 
 from datasets.annotations import find_absent, read_list
+from datasets.preparation.moving_digits import CLASSES, draw_clip, draw_trajectory, split_digits
 from datasets.readers import FrameFolder, VideoFile
-from tools.make_moving_digits import CLASSES, draw_clip, draw_trajectory, main, parse_arguments, split_digits
+from tools.make_moving_digits import main, parse_arguments
 
 FRAMES, SIZE = 8, 64
 SMALL = [

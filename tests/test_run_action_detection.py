@@ -17,6 +17,7 @@ from test_third_objective import start
 import run_action_detection
 import run_class_finetuning
 from benchmarks.detection_controls import main as controls
+from datasets.preparation.digit_scenes import write_scenes
 from engines.ava_evaluation import frame_map
 from engines.checkpoint import read_checkpoint
 from engines.configuration import parse_arguments
@@ -26,7 +27,6 @@ from models.build import build_described
 from models.describe import describe_checkpoint
 from models.detection import ActionDetector
 from models.videomambapro import VideoMambaPro
-from tools.digit_scenes import write_scenes
 
 SCENES = dict(seed=0, train=10, val=3, test=4, num_frames=4, size=32, digits_per_clip=(1, 2))
 FLAGS = """

@@ -19,6 +19,7 @@ from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from datasets.build import build_dataset, build_loader
+from datasets.preparation.moving_digits import digit_layer, draw_background, draw_digit, split_digits
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
 from engines.objectives.base import Objective, Score
@@ -27,7 +28,6 @@ from engines.state import create_training_state
 from engines.train import updates_per_epoch
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-from tools.make_moving_digits import digit_layer, draw_background, draw_digit, split_digits
 from tools.report import main as report_tool
 
 FRAMES, SIDE, CLIPS = 4, 32, {"train": 64, "val": 9, "test": 9}

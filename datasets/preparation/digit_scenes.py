@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.detection import boxes as box
-from tools.make_moving_digits import (
+from datasets.preparation.moving_digits import (
     CLASSES,
     SPLITS,
     bright_colour,
