@@ -23,3 +23,19 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(True)  # makes torch.empty fill what it gives
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The file of a small classifier with random weights."""
+    from inference_files import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("weights") / "checkpoint.pth")
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    """The classifier of `checkpoint` on the CPU."""
+    from inference import load_predictor
+
+    return load_predictor(checkpoint, device="cpu")

@@ -1,12 +1,10 @@
 """The ablation: the set of runs, not repeating finished ones, and the calculations in its table."""
 
-import json
 import math
 import statistics
-import subprocess
-from types import SimpleNamespace
 
 import pytest
+from run_standins import replace_runs
 
 import run_class_finetuning
 from benchmarks import ablation
@@ -34,23 +32,15 @@ def test_flags_reach_the_run():
 @pytest.fixture
 def stand_in(monkeypatch):
     """Replace training: runs write a result that depends on their flags, and are counted."""
-    commands = []
 
-    def run(command, **_):
-        commands.append(command)
-        folder = command[command.index("--output_dir") + 1]
+    def results_of(command, folder):
         if "--seed" in command and command[command.index("--seed") + 1] == "9":
-            return SimpleNamespace(returncode=1)
-        top1 = 50 + 10 * ("--elemental_residual" in command)
-        with open(f"{folder}/results.json", "w") as file:
-            json.dump({"top1": top1, "videos": 100, "classes": 8}, file)
-        with open(f"{folder}/log.txt", "w") as file:
-            file.write('{"seconds": 2.0}\n{"seconds": 4.0}\n')
-        return SimpleNamespace(returncode=0)
+            return None
+        (folder / "log.txt").write_text('{"seconds": 2.0}\n{"seconds": 4.0}\n')
+        return {"top1": 50 + 10 * ("--elemental_residual" in command), "videos": 100, "classes": 8}
 
-    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(ablation, "make_data_set", lambda *_: True)
-    return commands
+    return replace_runs(monkeypatch, results_of)
 
 
 def test_finished_runs_are_not_repeated_and_changed_ones_are(stand_in, tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from inference_files import moving_frames, save_checkpoint, write_moving_video
+from inference_files import moving_frames, write_moving_video
 from video_files import write_folder
 
 from inference import load_predictor
@@ -13,16 +13,6 @@ from inference.predictor import QUICK
 from inference.sources import FramesInMemory
 from models.videomambapro import PLAIN_VIDEOMAMBA, PUBLISHED_SIZES, VideoMambaPro
 from tools.features import main
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("weights") / "checkpoint.pth")
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint):
-    return load_predictor(checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="module")

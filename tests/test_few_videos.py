@@ -1,11 +1,10 @@
 """The benchmark of few videos: which lists and runs it makes, and the arithmetic of its table."""
 
 import json
-import subprocess
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
+from run_standins import replace_runs
 
 from benchmarks import few_videos
 from datasets.annotations import read_list
@@ -25,20 +24,13 @@ def lists(tmp_path):
 @pytest.fixture
 def stand_in(monkeypatch):
     """Instead of training: a result that depends on the variant; runs are counted."""
-    commands = []
 
-    def run(command, **_):
-        commands.append(command)
-        folder = command[command.index("--output_dir") + 1]
-        top1 = 20 if "shuffled" in folder else 50 if "--finetune" in command else 70
-        with open(f"{folder}/results.json", "w") as file:
-            json.dump({"top1": top1}, file)
-        return SimpleNamespace(returncode=0)
+    def results_of(command, folder):
+        return {"top1": 20 if "shuffled" in str(folder) else 50 if "--finetune" in command else 70}
 
-    monkeypatch.setattr(subprocess, "run", run)
     references = json.dumps({"chance": 25, "both": 60, "linear probe": 61})
     monkeypatch.setattr(few_videos, "write_references", lambda f, _: (f / "references.json").write_text(references))
-    return commands
+    return replace_runs(monkeypatch, results_of)
 
 
 def words_for(lists, *more):

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from inference_files import moving_frames, save_checkpoint, write_moving_video
+from inference_files import moving_frames, write_moving_video
 from PIL import Image
 
 import run_inference
@@ -14,16 +14,6 @@ from inference.heatmaps import HeatTrack, explain_windows, join_windows, spread
 from inference.predictor import QUICK, load_predictor
 from inference.sources import FramesInMemory
 from inference.timeline import follow, read_windows
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("w") / "c.pth")
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint):
-    return load_predictor(checkpoint, device="cpu")
 
 
 def centre_of(heat):

@@ -24,16 +24,6 @@ from models.videomambapro import NANO, VideoMambaPro
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("weights") / "checkpoint-best.pth")
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint):
-    return load_predictor(checkpoint, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     sizes = [{}, {"height": 64, "width": 48}, {"count": 5}]

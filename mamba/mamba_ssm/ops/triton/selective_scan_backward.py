@@ -169,8 +169,7 @@ def backward_kernel(
                 reads = _add_rows(reads, reads_b, CHUNK)
                 nu = _add_rows(nu, nu_b, CHUNK)
             else:
-                reads = reads_b
-                nu = nu_b
+                reads, nu = reads_b, nu_b
         grad_input = add_scaled(grad_input, nu, B_n, CHUNK)
         if HAS_Z:
             y = add_scaled(y, reads, C_n, CHUNK)
