@@ -51,7 +51,7 @@ BOXES = "boxes.json"
 FORMAT_VERSION = 6
 
 
-def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> list[tuple[int, int, int, int]]:
+def _write_clip(index: int, *, output: Path, split: str, settings: dict) -> list[tuple[int, int, int, int] | None]:
     """Write clip `index` of a split as a video and, if requested, as a folder of frames; return the digit's boxes."""
     rng = np.random.default_rng((settings["seed"], SPLITS.index(split), index))
     digits, _ = split_digits(split)

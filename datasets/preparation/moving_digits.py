@@ -94,11 +94,12 @@ def digit_layer(digit: np.ndarray, place: Sequence[float], size: int) -> Image.I
 
 def draw_clip(
     label: int, digits: np.ndarray, num_frames: int, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
+) -> tuple[np.ndarray, list[tuple[int, int, int, int] | None]]:
     """Draw a clip of class `label` with one of `digits` (n, 8, 8).
 
     Returns:
-        the frames, uint8 (num_frames, size, size, 3); the box of the digit in each (see `digit_layer`).
+        the frames, uint8 (num_frames, size, size, 3); the box of the digit in each (see `digit_layer`), None where no
+        pixel of it is visible.
     """
     digit = digits[rng.integers(len(digits))]
     background, colour = draw_background(size, rng), bright_colour(rng)
@@ -120,8 +121,8 @@ def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
-    digits = load_digits()
-    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+    pixels, numbers = load_digits(return_X_y=True)
+    return np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), numbers
 
 
 def bright_colour(rng: np.random.Generator) -> np.ndarray:
