@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -121,8 +122,8 @@ def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
-    pixels, numbers = load_digits(return_X_y=True)
-    return np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), numbers
+    digits: Any = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 
 
 def bright_colour(rng: np.random.Generator) -> np.ndarray:
