@@ -128,7 +128,7 @@ def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
     scan = scan.arranged()
     run = _carried_states(scan, tile, None)
     out = scan.u.new_empty(scan.u.shape)
-    launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, HAS_D=scan.D is not None)
+    launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, zero=0, HAS_D=scan.D is not None)
     return out
 
 
@@ -159,7 +159,7 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
     parameters = dict(matrix_shares=matrix_shares, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
     shared = run.common(grad_out)
-    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, HAS_D=scan.D is not None)
+    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, zero=0, HAS_D=scan.D is not None)
     if scan.elemental_residual:
         _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
     shares = iter(buffer[: scan.directions, :-1])

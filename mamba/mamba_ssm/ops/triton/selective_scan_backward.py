@@ -137,7 +137,7 @@ def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
     grad_u, grad_delta, grad_z, matrix_shares, grad_D, grad_bias,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
-    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks,
+    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -147,7 +147,8 @@ def backward_kernel(
     A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
     chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
     groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. grad_D, grad_bias: (chunks,
-    batch, dim), partial sums per chunk.
+    batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the addresses of
+    all rows in 64 registers throughout the loop, because the rows are loaded again at the end.
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
@@ -169,13 +170,16 @@ def backward_kernel(
     sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
     ascending = buffer + buffer_row(0, chunk, chunks, batch_size, batch, state * dim) + channels
     descending = buffer + buffer_row(0, chunks - 1 - chunk, chunks, batch_size, batch, state * dim) + channels
+    second = tl.minimum(1, state - 1)
     if FORWARD:
         adjoints = descending + directions * sequence_size
         next_entry = _load_entry(A + channels, ascending, adjoints, 0, dim)
+        later_entry = _load_entry(A + channels, ascending, adjoints, second, dim)
     if BACKWARD:
         states_b = descending + slot * sequence_size
         adjoints_b = ascending + (directions + slot) * sequence_size
         next_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, 0, dim)
+        later_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, second, dim)
     row: tl.constexpr = 2 * CHUNK
     share_index = ((block * batch_size + batch) * groups + group) * chunks + chunk
     shares = matrix_shares + share_index * state * row + tl.arange(0, BLOCK) * row // BLOCK
@@ -183,20 +187,24 @@ def backward_kernel(
     grad_input = zero_rows(bias, CHUNK)
     grad_steps = zero_rows(bias, CHUNK)
     for n in range(0, state):
-        following = tl.minimum(n + 1, state - 1)
+        following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
         B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
         next_B, next_C = tl.load(B_tokens + following), tl.load(C_tokens + following)
+        if FORWARD:
+            entry, next_entry = next_entry, later_entry
+            later_entry = _load_entry(A + channels, ascending, adjoints, later, dim)
+        if BACKWARD:
+            entry_b, next_entry_b = next_entry_b, later_entry_b
+            later_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, later, dim)
         grad_reads = multiply_rows(grad_y, C_n, CHUNK)
         if FORWARD:
-            rate, initial, inflow = next_entry
-            next_entry = _load_entry(A + channels, ascending, adjoints, following, dim)
+            rate, initial, inflow = entry
             reads, nu, grad_steps, grad_rate = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
             )
             tl.store(ascending + n * dim, grad_rate, mask=inside)
         if BACKWARD:
-            rate, initial, inflow = next_entry_b
-            next_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, following, dim)
+            rate, initial, inflow = entry_b
             reads_b, nu_b, grad_steps, grad_rate = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, length - 1 - start, CHUNK,
                 MASKED_BACKWARD, True,
@@ -212,16 +220,17 @@ def backward_kernel(
             y = add_scaled(y, reads, C_n, CHUNK)
         of_matrices = multiply_rows(nu, scaled, CHUNK) + multiply_rows(reads, grad_y, CHUNK)
         tl.store(shares + n * row, _sum_channels(of_matrices, row, BLOCK))
+    again = start + zero
     skip = directions * load_channels(D, channels, HAS_D)
-    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
-    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
+    inputs = load_rows(u, batch, again, length, channels, u_b, u_l, u_d, CHUNK)
+    raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
     share = (chunk * batch_size + batch) * dim + channels
     _store_input_gradients(
         grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
-        batch, start, length, dim, channels, inside, directions, SOFTPLUS, HAS_D, HAS_BIAS, CHUNK,
+        batch, again, length, dim, channels, inside, directions, SOFTPLUS, HAS_D, HAS_BIAS, CHUNK,
     )  # fmt: skip
     if HAS_Z:
-        grads = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
-        gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
+        grads = load_rows(grad_out, batch, again, length, channels, grad_b, grad_l, grad_d, CHUNK)
+        gates = load_rows(z, batch, again, length, channels, z_b, z_l, z_d, CHUNK)
         grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
-        store_rows(grad_z, grads, batch, start, length, dim, channels, inside, CHUNK)
+        store_rows(grad_z, grads, batch, again, length, dim, channels, inside, CHUNK)

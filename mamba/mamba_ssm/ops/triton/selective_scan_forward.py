@@ -28,7 +28,7 @@ from mamba.mamba_ssm.ops.triton.tiles import (
 def forward_kernel(
     u, delta, A, A_b, B, C, D, z, delta_bias, buffer, out,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, B_b, B_l, B_g, C_b, C_l, C_g,
-    length, dim, state, groups, batch_size, chunks,
+    length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -36,6 +36,7 @@ def forward_kernel(
     """Grid as in `place`. A, A_b: (state, dim). `buffer` has the states before the chunks; out is contiguous.
 
     What a state entry needs is loaded one turn of the loop ahead, because few warps are there to hide the latency.
+    zero: as in `backward_kernel`.
     """
     batch, chunk, group, _, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
@@ -71,13 +72,14 @@ def forward_kernel(
             carried, _end = carried_rows(decay_rows(steps, rate, CHUNK), scaled, B_n, initial, CHUNK, REVERSE=True)
             reads = read_rows(carried, scaled, B_n, length - 1 - start, CHUNK, MASKED_BACKWARD)
             y = add_scaled(y, reads, C_n, CHUNK)
+    again = start + zero
     if HAS_D:
         skip = directions * load_channels(D, channels, HAS_D)
-        inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
+        inputs = load_rows(u, batch, again, length, channels, u_b, u_l, u_d, CHUNK)
         with_skip = ()
         for t in tl.static_range(CHUNK):
             with_skip = with_skip + (y[t] + skip * inputs[t],)
         y = with_skip
     if HAS_Z:
-        y = gate_rows(y, load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK), CHUNK)
-    store_rows(out, y, batch, start, length, dim, channels, inside, CHUNK)
+        y = gate_rows(y, load_rows(z, batch, again, length, channels, z_b, z_l, z_d, CHUNK), CHUNK)
+    store_rows(out, y, batch, again, length, dim, channels, inside, CHUNK)

@@ -10,7 +10,7 @@ import triton.language as tl
 
 STRIDES = [f"{name}_{axis}" for name in ("u", "delta", "z", "grad") for axis in "bld"]
 STRIDES += [f"{name}_{axis}" for name in "BC" for axis in "blg"]
-RUNTIME = [*STRIDES, "length", "dim", "state", "groups", "batch_size", "chunks"]
+RUNTIME = [*STRIDES, "length", "dim", "state", "groups", "batch_size", "chunks", "zero"]
 """Integer arguments of the scan kernels, for whose values they are not specialised."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 SOFTPLUS_LINEAR = tl.constexpr(20.0)  # above it softplus(x) is x, PyTorch's threshold
