@@ -162,9 +162,10 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, zero=0, HAS_D=scan.D is not None)
     if scan.elemental_residual:
         _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
-    shares = iter(buffer[: scan.directions, :-1])
+    sums = iter(buffer[: scan.directions, :-1].sum((1, 2)))  # each (state, dim); cloned, as outputs must not overlap
     grad_A, grad_A_b = (
-        None if rate is None else next(shares).sum((0, 1)).t().contiguous() for rate in (scan.A, scan.A_b)
+        None if rate is None else next(sums).t().clone(memory_format=torch.contiguous_format)
+        for rate in (scan.A, scan.A_b)
     )
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
     grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
@@ -186,4 +187,4 @@ def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor)
     """Add the gradient of the elemental residual, `initial` (directions, batch, dim), to each first token."""
     tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
     for token, gradient in zip(tokens, initial, strict=True):
-        grad_u[:, token] += gradient
+        grad_u.select(1, token).add_(gradient)  # `grad_u[:, token] +=` would copy the row to itself afterwards

@@ -74,10 +74,10 @@ def _share_rows(rows, HALF: tl.constexpr, DISTANCE: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def _sum_channels(rows, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Sum ROWS rows over the threads of a warp: thread t gets the sum of row t * ROWS // 32. ROWS: a power of 2, <= 32.
+    """Sum ROWS rows (a power of 2, <= 32) over the threads of a warp: thread t gets the sum of row t * ROWS // 32.
 
-    At each step, pairs of threads share the rows, so half as many are left. This takes ROWS - 1 shuffles, and one for
-    each step after the last row, instead of five for each row.
+    At each step, pairs of threads share the rows, so half as many are left. This takes ROWS - 1 shuffles, and one
+    for each step after the last row, instead of five for each row.
     """
     for step in tl.static_range(5):
         if ROWS >> step > 1:

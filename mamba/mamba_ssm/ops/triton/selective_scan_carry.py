@@ -20,7 +20,7 @@ def carry_kernel(
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ADJOINT: tl.constexpr, RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of state * dim within the batch, sequences); sequences: the directions' states, then their adjoints.
+    """Grid (blocks of state * dim within the batch, sequences): the directions' states, then their adjoints.
 
     A, A_b: (state, dim). step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the existing directions.
     ADJOINT: the second half of the buffer contains adjoints, which run over the chunks in the opposite order.
