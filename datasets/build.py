@@ -58,10 +58,16 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)
     records, kind = read_list(
-        list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split, num_classes=num_classes
+        list_file,
+        kind=preset.kind,
+        data_root=settings.data_root,
+        split=settings.split,
+        num_classes=num_classes,
+        task=settings.task,
     )
     check_some_files(records, list_file)
-    if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
+    outputs = "targets" if settings.task == "regression" else "classes"
+    if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
@@ -77,7 +83,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
         dataset = folder_class(
             typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
         )
-    logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
+    logger.info("%s: %d clips of kind %s, %d %s, from %s", mode, len(records), kind, num_classes, outputs, list_file)
     return dataset
 
 

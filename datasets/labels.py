@@ -78,11 +78,17 @@ def misfit(target: Target, count: int) -> str:
         if len(cast(tuple, target)) == count:
             return ""
         return f"the label has {len(cast(tuple, target))} numbers, but there are {count} targets"
-    classes = cast(tuple[int, ...], target if isinstance(target, tuple) else (target,))
-    highest = max(classes, default=-1)
+    highest = max(classes_of(target), default=-1)
     if highest < count:
         return ""
     return f"label {highest} is out of range: {count} classes have labels 0 to {count - 1} (set by --nb_classes)"
+
+
+def classes_of(target: Target) -> tuple[int, ...]:
+    """Return the classes of a target, of which a regression's has none."""
+    if not isinstance(target, tuple):
+        return (target,)
+    return cast(tuple[int, ...], target) if task_of(target) == "multilabel" else ()
 
 
 def format_label(target: Target) -> str:
