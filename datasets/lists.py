@@ -1,19 +1,20 @@
 """Find the list of a mode, its number of classes, and check that its files exist."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.flag_types import frame_template, non_negative_int
 from common.settings import option
-from datasets.annotations import Record, find_absent, find_list, read_list
+from datasets.annotations import Kind, Record, find_absent, read_list
 from datasets.class_labels import count_outputs
 from datasets.labels import TASKS, LabelTask
 from datasets.list_lines import evenly_spread
 from datasets.presets import PRESETS, get_preset
 from datasets.sampling import Mode
+from datasets.segments import UNITS, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class ListSettings:
         "regression: one or more numbers, as in 0.5;2 (see docs/labels.md)",
         choices=TASKS,
     )
+    segment_unit: Unit | None = option(
+        None, "unit of start and end in lists of segments that have no header", choices=UNITS
+    )
     nb_classes: int = option(
         0,
         "number of classes, or of targets (default: the preset's, or determined from the training list)",
@@ -53,6 +57,26 @@ class ListSettings:
         non_negative_int,
         names=["start_index"],
         metavar="N",
+    )
+
+
+def find_list(data_path: str | os.PathLike, name: str) -> Path:
+    """Find the list `name` ("train", "val", "test") in a folder, as .csv or .txt.
+
+    Raises:
+        FileNotFoundError: The folder or the list does not exist.
+    """
+    folder = Path(data_path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--data_path {folder} is not a folder; it should contain train.csv, val.csv, test.csv"
+        )
+    for suffix in (".csv", ".txt"):
+        if (folder / (name + suffix)).is_file():
+            return folder / (name + suffix)
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    raise FileNotFoundError(
+        f"no {name}.csv or {name}.txt in {folder} (found: {found}); add it or name the list with --{name}_list"
     )
 
 
@@ -79,6 +103,19 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
             settings.data_path,
         )
         return find_list_of("validation", settings)
+
+
+def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 0) -> tuple[list[Record], Kind]:
+    """Read a list as the settings say; see `read_list`."""
+    return read_list(
+        list_file,
+        kind=get_preset(settings.data_set).kind,
+        data_root=settings.data_root,
+        split=settings.split,
+        num_classes=num_classes,
+        task=settings.task,
+        segment_unit=settings.segment_unit,
+    )
 
 
 def given_classes(settings: ListSettings) -> int:
@@ -111,14 +148,11 @@ def number_of_classes(settings: ListSettings) -> int:
     given = given_classes(settings)
     if given:
         return given
-    preset = get_preset(settings.data_set)
     try:
         list_file = find_list_of("train", settings)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} (or set the number of classes with --nb_classes)") from error
-    records, _ = read_list(
-        list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split, task=settings.task
-    )
+    records, _ = read_records(list_file, settings)
     return count_outputs(records, list_file, settings.task)
 
 
@@ -129,10 +163,7 @@ def count_videos(settings: ListSettings) -> int:
         FileNotFoundError: there is none.
         ValueError: it is faulty.
     """
-    kind = get_preset(settings.data_set).kind
-    list_file = find_list_of("train", settings)
-    options: dict[str, Any] = dict(kind=kind, data_root=settings.data_root, split=settings.split, task=settings.task)
-    return len(read_list(list_file, **options)[0])
+    return len(read_records(find_list_of("train", settings), settings)[0])
 
 
 def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.flag_parser import FlagParser
+from common.flag_parser import typed_values
 from common.flag_types import non_negative_int
 from common.frame_size import StoreSize, as_flag
 from common.settings import as_typed
@@ -69,7 +69,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_arguments(parser: FlagParser, argv: Sequence[str] | None = None, *, script: str) -> argparse.Namespace:
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, script: str
+) -> argparse.Namespace:
     """Parse the command line, with defaults from recipes, saved settings and checkpoints.
 
     Args:
@@ -89,7 +91,7 @@ def parse_arguments(parser: FlagParser, argv: Sequence[str] | None = None, *, sc
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
     argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
-    typed = parser.typed(argv)
+    typed = typed_values(parser, argv)
     given = set(typed)
     first = parser.parse_args(argv)
     if first.recipe and first.config:
