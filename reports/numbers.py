@@ -28,10 +28,7 @@ def section(results: dict, names: Sequence[str], pictures: Pictures) -> dict[str
         "headline": _headline(rows, results["error"]),
         "verdict": _judge(rows),
         "named_targets": rows,
-        "diagram_pictures": [
-            data_uri(svg(figure), "image/svg+xml")
-            for figure in _diagrams(results["predictions"], names[:SHOWN_TARGETS])
-        ],
+        "diagram_pictures": _diagrams(results["predictions"], names[:SHOWN_TARGETS]),
         "misses_shown": [
             miss | {"clip": pictures.clip(miss["line"])} for miss in results["worst_misses"][:SHOWN_MISSES]
         ],
@@ -52,11 +49,12 @@ def tables(results: dict, names: Sequence[str]) -> dict[str, list[dict]]:
     }
 
 
-def _diagrams(predictions: Sequence[dict], names: Sequence[str]) -> list[Figure]:
-    """Draw the predicted over the true numbers of each of the first targets."""
+def _diagrams(predictions: Sequence[dict], names: Sequence[str]) -> list[str]:
+    """Draw the predicted over the true numbers of each of the first targets, as data URIs."""
     targets = np.array([row["target"] for row in predictions])
     found = np.array([row["prediction"] for row in predictions])
-    return [_diagram(targets[:, place], found[:, place], name) for place, name in enumerate(names)]
+    figures = (_diagram(targets[:, place], found[:, place], name) for place, name in enumerate(names))
+    return [data_uri(svg(figure), "image/svg+xml") for figure in figures]
 
 
 def _diagram(targets: np.ndarray, found: np.ndarray, name: str) -> Figure:
