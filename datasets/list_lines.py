@@ -5,14 +5,10 @@ import os
 import re
 from collections.abc import Sequence
 
+from datasets.labels import JOINT, LabelTask, label_form
+
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ",", "semicolon": ";"}
-INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
-"""An integer, possibly written `3.0`, as pandas does if a row of the column is empty."""
 RECOGNISED_FROM = 1000
-
-
-class LineError(ValueError):
-    """What is wrong with one line of a list, without its line number."""
 
 
 def named_separator(split: str) -> str:
@@ -29,14 +25,22 @@ def separator_words(separator: str) -> str:
     return names.get(separator, f'"{separator}"')
 
 
-def recognise_separator(lines: Sequence[str]) -> str:
-    """Choose the separator after which most lines end in a number; paths may contain the others.
+def recognise_separator(lines: Sequence[str], task: LabelTask = "classification") -> str:
+    """Choose the separator after which most lines end in a label; paths may contain the others.
 
-    A space ranks last: if lines end in a number after another separator, spaces are part of the path.
+    A space ranks last: if lines end in a label after another separator, spaces are part of the path. Where a semicolon
+    may be part of a label, it separates columns only if nothing else does.
     """
     some = evenly_spread(lines, RECOGNISED_FROM)
-    scores = {separator: sum(_ends_in_number(line, separator) for line in some) for separator in "\t,; "}
-    return max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
+    scores = {separator: sum(_ends_in_label(line, separator, task) for line in some) for separator in "\t,; "}
+    if task != "classification" and any(score for separator, score in scores.items() if separator != JOINT):
+        del scores[JOINT]
+    found = max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
+    if task == "classification" and found == JOINT:
+        # Where all lines end in `3;17` after another separator, clips have several labels: `path 3` is no path.
+        other = recognise_separator(lines, "multilabel")
+        return other if all(_ends_in_label(line, other, "multilabel") for line in some) else found
+    return found
 
 
 def evenly_spread(items: Sequence, count: int) -> Sequence:
@@ -69,9 +73,9 @@ def read_text(path: str | os.PathLike) -> str:
         return file.read()
 
 
-def _ends_in_number(line: str, separator: str) -> bool:
+def _ends_in_label(line: str, separator: str, task: LabelTask) -> bool:
     line = line.rstrip(separator + " ")
-    return separator in line and bool(INTEGER.fullmatch(line.rpartition(separator)[2].strip().strip('"')))
+    return separator in line and bool(label_form(task).fullmatch(line.rpartition(separator)[2].strip().strip('"')))
 
 
 def _split_csv(line: str, separator: str) -> list[str]:
@@ -87,6 +91,6 @@ def _split_at_spaces(line: str) -> list[str]:
         return [quoted[1].replace('""', '"'), *(column.strip('"') for column in line[quoted.end() :].split())]
     columns = line.split(" ")
     # Extra spaces between the numbers are dropped; those before them belong to the path.
-    while "" in columns and INTEGER.fullmatch(columns[-1]) and columns[-2] == "":
+    while "" in columns and label_form("regression").fullmatch(columns[-1]) and columns[-2] == "":
         del columns[-2]
     return columns

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datasets.list_lines import SEPARATORS, LineError, split_columns
+from datasets.labels import LabelError
+from datasets.list_lines import SEPARATORS, split_columns
 
 Unit = Literal["seconds", "frames"]
 UNITS: tuple[Unit, ...] = ("seconds", "frames")
@@ -60,10 +61,10 @@ class Layout:
         """Name the columns of a line; those that are missing at its end are empty.
 
         Raises:
-            LineError: There are too many.
+            LabelError: There are too many.
         """
         if len(columns) > len(self.columns):
-            raise LineError(
+            raise LabelError(
                 f"there are {len(columns)} columns instead of {len(self.columns)}; quote a path of several"
             )
         return dict.fromkeys(self.columns, "") | dict(zip(self.columns, columns, strict=False))
@@ -72,14 +73,14 @@ class Layout:
         """Read start and end of a line; None if both are empty.
 
         Raises:
-            LineError: They are not a stretch of a video.
+            LabelError: They are not a stretch of a video.
         """
         names = TIMES[self.unit]
         if not any(cells[name] for name in names):
             return None
         start, end = (_time(cells[name], name, self.unit) for name in names)
         if end <= start:
-            raise LineError(f"the segment ends at {cells[names[1]]}, not after its start at {cells[names[0]]}")
+            raise LabelError(f"the segment ends at {cells[names[1]]}, not after its start at {cells[names[0]]}")
         return Segment(start, end, self.unit)
 
 
@@ -91,7 +92,7 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
         unit: Unit of a list without a header; None: such a list is one of whole videos.
 
     Raises:
-        LineError: The header lacks a column, or contradicts `unit`.
+        LabelError: The header lacks a column, or contradicts `unit`.
     """
     for separator in SEPARATORS.values():
         names = tuple(name.lower() for name in split_columns(first_line, separator))
@@ -99,11 +100,11 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
             continue
         units = [unit for unit in UNITS if set(TIMES[unit]) <= set(names)]
         if len(units) != 1 or len(set(names)) < len(names):
-            raise LineError("a header should name path, label, and start and end, or start_frame and end_frame, once")
+            raise LabelError("a header should name path, label, and start and end, or start_frame and end_frame, once")
         if unit and units[0] != unit:
-            raise LineError(f"the header names times in {units[0]}, --segment_unit in {unit}")
+            raise LabelError(f"the header names times in {units[0]}, --segment_unit in {unit}")
         if "total_frames" in names and units[0] == "seconds":
-            raise LineError("folders of frames have no seconds; give start_frame and end_frame")
+            raise LabelError("folders of frames have no seconds; give start_frame and end_frame")
         return Layout(names, units[0], separator, has_header=True)
     return Layout(("path", *TIMES[unit], "label"), unit) if unit else None
 
@@ -155,7 +156,7 @@ def _time(text: str, name: str, unit: Unit) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise LineError(f'{name} should be a number of {unit}, 0 or more, not "{text}"')
+        raise LabelError(f'{name} should be a number of {unit}, 0 or more, not "{text}"')
     if unit == "frames" and not value.is_integer():
-        raise LineError(f'{name} should be a whole number, not "{text}"')
+        raise LabelError(f'{name} should be a whole number, not "{text}"')
     return value

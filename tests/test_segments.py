@@ -123,3 +123,18 @@ def test_adjacent_segments_share_no_frame_and_leave_none_out(tmp_path):
 def test_a_segment_beyond_the_end_is_refused(varying, segment):
     with pytest.raises(UnreadableVideoError, match="ends after the video, which has (2.95 s|20 frames)"):
         frame_range(VideoFile(str(varying)), segment)
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "target"),
+    [
+        ("path,start,end,label\na.mp4,1.5,4,3;17\n", "multilabel", (3, 17)),
+        ("path,start,end,label\na.mp4,1.5,4,\n", "multilabel", ()),
+        ("path;start;end;label\na.mp4;1.5;4;3;17\n", "multilabel", (3, 17)),
+        ("path start end label\na.mp4 1.5 4 -0.25;7\n", "regression", (-0.25, 7.0)),
+    ],
+)
+def test_segments_have_the_labels_of_every_task(tmp_path, text, task, target):
+    records, _ = read(tmp_path, text, task=task)
+    assert records == [VideoRecord("a.mp4", target, 2, SECONDS)]
+    assert read(tmp_path, format_list(records, "video"), task=task)[0] == records
