@@ -7,10 +7,14 @@ import pytest
 from video_files import frame_numbers, numbered_frames, write_video
 
 from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, read_list
+from datasets.arguments import DataSettings
+from datasets.build import build_dataset
 from datasets.list_writing import format_list
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.readers.part import frame_range
 from datasets.segments import Segment, find_gaps, find_overlaps
+from tools.check_data import main as check_data
+from tools.prepare_videos import main as prepare_videos
 
 SECONDS = Segment(1.5, 4.0)
 FRAMES = Segment(10, 30, "frames")
@@ -138,3 +142,46 @@ def test_segments_have_the_labels_of_every_task(tmp_path, text, task, target):
     records, _ = read(tmp_path, text, task=task)
     assert records == [VideoRecord("a.mp4", target, 2, SECONDS)]
     assert read(tmp_path, format_list(records, "video"), task=task)[0] == records
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Two films of 60 frames at 25 a second and a list of segments, of which line 5 reaches beyond the end."""
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, numbered_frames(60), title=name)
+    spans = ["a.mp4,0,0.8,0", "a.mp4,0.8,1.6,1", "a.mp4,1.5,2.4,0", "b.mp4,2,4,1", "b.mp4,0.4,0.6,0", "b.mp4,0,2.4,1"]
+    (tmp_path / "train.csv").write_text("path,start,end,label\n" + "\n".join([*spans, "b.mp4,0,2.4,0"]) + "\n")
+    return tmp_path
+
+
+def test_segments_are_checked_by_line(film, capsys):
+    words = [str(film / "train.csv"), "--data_root", str(film), "--workers", "1", "--gaps", "--min_frames", "8"]
+    assert check_data(words) == 1
+    told = {line.partition(": ")[0].rpartition(" ")[2]: line for line in capsys.readouterr().out.splitlines()}
+    assert "overlaps with 0.8 to 1.6 s of line 3 with another label" in told["4"]
+    assert "broken: its segment 2 to 4 s ends after the video, which has 2.40 s" in told["5"]
+    assert "5 frames" in told["6"] and "short" in told["6"]
+    assert "it is already in line 7 with another label" in told["8"]
+    assert {"2", "3"}.isdisjoint(told)
+    lines = (film / "train.csv").read_text().splitlines()
+    assert (film / "checked" / "train.csv").read_text().splitlines() == lines[:4] + lines[5:]
+    (film / "gaps.csv").write_text("path,start,end,label\na.mp4,0.4,0.8,0\na.mp4,1,2.4,0\n")
+    assert check_data([str(film / "gaps.csv"), "--data_root", str(film), "--workers", "1", "--gaps"]) == 0
+    said = capsys.readouterr().out
+    assert "line 2: " in said and "no segment covers 0 to 0.4 s" in said and "no segment covers 0.8 to 1 s" in said
+
+
+@pytest.mark.parametrize("form", ["videos", "frames"])
+def test_prepared_segments_show_the_same_frames(film, capsys, form):
+    out = film / "out"
+    words = ["--data_root", str(film), "--output", str(out), "--workers", "1", "--form", form, "--crf", "1"]
+    assert prepare_videos([str(film / "train.csv"), *words]) == 1
+    assert "line 5: " in capsys.readouterr().out
+    records, _ = read_list(out / "train.csv", data_root=str(out))
+    assert [record.target for record in records] == [0, 1, 0, 0, 1, 0]
+    ranges = [(0, 20), (20, 40), (38, 60), (10, 15), (0, 60), (0, 60)]
+    settings = DataSettings(train_list=str(out / "train.csv"), data_root=str(out))
+    dataset = build_dataset("train", settings)
+    for record, expected in zip(dataset.records, ranges, strict=True):
+        reader = dataset.open_record(record)
+        assert frame_numbers(reader.read(range(len(reader)))) == list(range(*expected))
