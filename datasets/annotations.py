@@ -6,8 +6,8 @@ A list has one line per clip, and columns separated by space, tab, comma or semi
     frames   folder total_frames [...] label       clips/a 48 3
     image    path label  or  path 1 label          n01440764/x.JPEG 0
 
-The label is an integer; docs/labels.md has the labels of other tasks, such as `3;17;40` (datasets/labels.py).
-Lists of segments of videos, which have a header, are described in datasets/segments.py.
+The label is an integer; datasets/labels.py describes the labels of other tasks, such as `3;17;40`, and
+datasets/segments.py lists of segments of videos, which have a header.
 
 The first column is always text (`00123` stays `00123`) and may contain spaces. Invalid lines raise an error that names
 the file, each line, its content and what is expected; up to ten lines are reported at once.
@@ -21,20 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datasets.labels import (
+from datasets.labels import LabelTask, Target, label_form, may_be_empty, misfit, parse_integer, parse_label
+from datasets.list_lines import (
     INTEGER,
     JOINT,
-    LabelError,
-    LabelTask,
-    Target,
-    label_form,
-    may_be_empty,
-    misfit,
-    parse_integer,
-    parse_label,
-)
-from datasets.list_lines import (
     RECOGNISED_FROM,
+    LineError,
     evenly_spread,
     named_separator,
     read_text,
@@ -62,9 +54,10 @@ MAX_LOOKUPS = 32
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video file, or a segment of it; None is the whole video.
+    """A video file, or a segment of it.
 
-    Its target is a `datasets.labels.Target`, when read from a list; `line` is its 1-based line in the list.
+    Its target is a `datasets.labels.Target`, when read from a list; `line` is its 1-based line in the list; `segment`
+    is None for the whole video.
     """
 
     path: str
@@ -91,12 +84,12 @@ class ListFileError(ValueError):
     """A list file is invalid; the message names the file, the lines and the remedy."""
 
 
-class Form(NamedTuple):
-    """How the lines of a list are read: folder of relative paths, separator of columns, task, columns of segments."""
+class LineForm(NamedTuple):
+    """How the lines of a list are read: separator of the columns, task, folder of relative paths, named columns."""
 
-    root: str
     separator: str
-    task: LabelTask
+    task: LabelTask = "classification"
+    root: str = ""
     layout: Layout | None = None
 
 
@@ -140,8 +133,8 @@ def read_list(
     lines = [line for _, line in _numbered_lines(text)]
     layout = _layout(list_file, lines[0], segment_unit)
     separator = layout.separator if layout else None
-    separator = separator or (named_separator(split) if split else recognise_separator(lines, task))
-    form = Form(data_root, separator, task, layout)
+    separator = separator or (named_separator(split) if split else recognise_separator(lines, label_form(task)))
+    form = LineForm(separator, task, data_root, layout)
     if layout:
         kind = "frames" if layout.folders else "video"
     kind = kind or recognise_kind(lines, form, lambda path: _kind_on_disk(os.path.join(data_root, path)))
@@ -151,7 +144,7 @@ def read_list(
         texts = dict(_numbered_lines(text))
         faults = sorted([*faults, *(_InvalidLine(line, texts[line], fault) for line, fault in wrong.items())])
     if faults:
-        raise ListFileError(_describe(list_file, kind, form, faults))
+        raise ListFileError(_describe(list_file, layout or kind, separator, faults))
     if not records:
         raise ListFileError(f"{list_file} has no line after its header")
     return list(records), kind
@@ -167,26 +160,28 @@ def has_header(list_file: str | os.PathLike) -> bool:
 def _layout(list_file: str | os.PathLike, first_line: str, segment_unit: Unit | None) -> Layout | None:
     try:
         return find_layout(first_line, segment_unit)
-    except LabelError as error:
+    except LineError as error:
         raise ListFileError(f"{list_file}, line 1: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def _parse(text: str, kind: Kind, form: Form) -> tuple[list[Record], list[_InvalidLine]]:
+def _parse(text: str, kind: Kind, form: LineForm) -> tuple[list[Record], list[_InvalidLine]]:
     """Parse a list, once per process: every mode reads the training list to count its classes."""
     records, faults = [], []
     for number, line in _numbered_lines(text)[1 if form.layout and form.layout.has_header else 0 :]:
         try:
             records.append(parse_line(line, kind, number, form))
-        except LabelError as error:
+        except LineError as error:
             faults.append(_InvalidLine(number, line, str(error)))
     return records, faults
 
 
-def parse_line(line: str, kind: Kind, number: int, form: Form) -> Record:
-    """Parse one line of a list; raise `LabelError` if it is invalid."""
+def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:
+    """Parse one line of a list; raise `LineError` if it is invalid."""
     columns = split_columns(line, form.separator)
-    return _parse_segment(columns, number, form, form.layout) if form.layout else _PARSERS[kind](columns, number, form)
+    if form.layout:
+        return _parse_segment(columns, form.layout, number, form)
+    return _PARSERS[kind](columns, number, form)
 
 
 def is_image_path(path: str) -> bool:
@@ -251,7 +246,7 @@ def _numbered_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def recognise_kind(lines: Sequence[str], form: Form, look: Callable[[str], Kind | None]) -> Kind:
+def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], Kind | None]) -> Kind:
     """Detect the kind by majority vote, so that a few invalid lines are reported as errors of that kind.
 
     Args:
@@ -284,51 +279,49 @@ def recognise_kind(lines: Sequence[str], form: Form, look: Callable[[str], Kind 
     return votes.most_common(1)[0][0]
 
 
-def _parse_video(columns: list[str], line: int, form: Form) -> VideoRecord:
+def _parse_video(columns: list[str], line: int, form: LineForm) -> VideoRecord:
     """Parse `path label [ignored ...]`; the path ends at a video suffix, or else is the first column."""
     end = _end_of_path(columns, form, lambda column: column.lower().endswith(VIDEO_SUFFIXES))
     unlabelled = end == len(columns) - 1
     if end is None or (unlabelled and not may_be_empty(form.task)):
         if len(columns) < 2 and not may_be_empty(form.task):
-            raise LabelError("there is no label")
+            raise LineError("there is no label")
         end = 0 if len(columns) < 2 or label_form(form.task).fullmatch(columns[1]) else len(columns) - 2
     return VideoRecord(_join(columns[: end + 1], form), _label(columns[end + 1 :], form), line)
 
 
-def _parse_segment(columns: list[str], line: int, form: Form, layout: Layout) -> Record:
-    """Parse a line of a list of segments."""
+def _parse_segment(columns: list[str], layout: Layout, line: int, form: LineForm) -> Record:
+    """Parse the columns of a list of segments."""
     if form.separator == JOINT and form.task != "classification" and layout.columns[-1] == "label":
         last = len(layout.columns) - 1
         columns = [*columns[:last], JOINT.join(columns[last:])]
     cells = layout.cells(columns)
     path, segment = _join([cells["path"]], form), layout.segment(cells)
-    target = parse_label(cells["label"], form.task)
+    label = parse_label(cells["label"], form.task)
     if not layout.folders:
-        return VideoRecord(path, target, line, segment)
+        return VideoRecord(path, label, line, segment)
     total = parse_integer(cells["total_frames"], "total_frames")
     if segment and segment.end > total:
-        raise LabelError(f"the segment ends at frame {segment.end:g}, but the folder has {total}")
-    return FrameFolderRecord(path, total, target, line, segment)
+        raise LineError(f"the segment ends at frame {segment.end:g}, but the folder has {total}")
+    return FrameFolderRecord(path, total, label, line, segment)
 
 
-def _parse_frames(columns: list[str], line: int, form: Form) -> FrameFolderRecord:
+def _parse_frames(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `folder total_frames [ignored ...] label`."""
     if len(columns) < 3 - may_be_empty(form.task):
-        raise LabelError(f"there are fewer than {'two' if may_be_empty(form.task) else 'three'} columns")
+        raise LineError(f"there are fewer than {'two' if may_be_empty(form.task) else 'three'} columns")
     if form.task == "classification" and len(columns) > 3 and all(INTEGER.fullmatch(text) for text in columns[1:]):
-        raise LabelError(
-            "it is not clear where the folder's name ends and the number of frames begins; quote the name"
-        )
+        raise LineError("it is not clear where the folder's name ends and the number of frames begins; quote the name")
     unlabelled = may_be_empty(form.task) and not INTEGER.fullmatch(columns[-2])
     place = 1 if INTEGER.fullmatch(columns[1]) else len(columns) - (1 if unlabelled else 2)
     total = parse_integer(columns[place], "total_frames")
     if total < 1:
-        raise LabelError(f"total_frames is {total}; a folder without frames cannot be used")
+        raise LineError(f"total_frames is {total}; a folder without frames cannot be used")
     labels = columns[-1:] if form.task == "classification" else columns[place + 1 :]
     return FrameFolderRecord(_join(columns[:place], form), total, _label(labels, form), line)
 
 
-def _parse_image(columns: list[str], line: int, form: Form) -> FrameFolderRecord:
+def _parse_image(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `path label` or, for folders of frames and for images, `path total_frames label`."""
     end = _end_of_path(columns, form, is_image_path)
     if end is not None:
@@ -338,25 +331,25 @@ def _parse_image(columns: list[str], line: int, form: Form) -> FrameFolderRecord
     return _parse_frames(columns, line, form)
 
 
-_PARSERS: dict[str, Callable[[list[str], int, Form], Record]] = {
+_PARSERS: dict[str, Callable[[list[str], int, LineForm], Record]] = {
     "video": _parse_video,
     "frames": _parse_frames,
     "image": _parse_image,
 }
 
 
-def _end_of_path(columns: list[str], form: Form, has_suffix: Callable[[str], bool]) -> int | None:
+def _end_of_path(columns: list[str], form: LineForm, has_suffix: Callable[[str], bool]) -> int | None:
     """Find the column in which the path ends (it may contain separators); None if no column has a suffix."""
     end = next((i for i, column in enumerate(columns) if has_suffix(column)), None)
     if end and form.separator != " " and INTEGER.fullmatch(columns[0]):
-        raise LabelError(
+        raise LineError(
             f"{columns[0]} comes before the path; omit row numbers (pandas: index=False), and quote a path "
             "that contains the separator"
         )
     return end
 
 
-def _label(columns: list[str], form: Form) -> Target:
+def _label(columns: list[str], form: LineForm) -> Target:
     """Parse the first of the columns that follow the path; further ones are ignored unless they may be labels too."""
     if form.task == "classification":
         return parse_label(columns[0])
@@ -364,26 +357,27 @@ def _label(columns: list[str], form: Form) -> Target:
         return parse_label(JOINT.join(columns), form.task)
     label, *more = columns or [""]
     if more and label_form("regression").fullmatch(more[0]):
-        raise LabelError(f'"{more[0]}" follows the label; join several labels, as in {label}{JOINT}{more[0]}')
+        raise LineError(f'"{more[0]}" follows the label; join several labels, as in {label}{JOINT}{more[0]}')
     return parse_label(label, form.task)
 
 
-def _join(columns: Sequence[str], form: Form) -> str:
+def _join(columns: Sequence[str], form: LineForm) -> str:
     path = form.separator.join(columns)
     if not path:
-        raise LabelError("the path is empty")
+        raise LineError("the path is empty")
     return os.path.join(form.root, path)
 
 
-def _describe(list_file: str | os.PathLike, kind: Kind, form: Form, faults: Sequence[_InvalidLine]) -> str:
+def _describe(
+    list_file: str | os.PathLike, form: Kind | Layout, separator: str, faults: Sequence[_InvalidLine]
+) -> str:
     """Write the message of a `ListFileError`."""
-    columns = form.separator.join(form.layout.columns) if form.layout else FORMS[kind]
+    columns = separator.join(form.columns) if isinstance(form, Layout) else FORMS[form]
     shown = [f'  line {fault.number}: {fault.reason}: "{fault.text[:200]}"' for fault in faults[:MAX_REPORTED]]
     if len(faults) > MAX_REPORTED:
         shown.append(f"  and {len(faults) - MAX_REPORTED} more")
     remedy = (
-        f"Each line should be `{columns}` with {separator_words(form.separator)} between the columns "
-        "(--split changes it)."
+        f"Each line should be `{columns}` with {separator_words(separator)} between the columns (--split changes it)."
     )
     if faults[0].number == 1 and not any(character.isdigit() for character in faults[0].text):
         remedy += " Line 1 looks like a header, which only lists of segments have; remove it."

@@ -58,7 +58,8 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
         read_label_names(settings.label_names, num_classes)
     records, kind = read_records(list_file, settings, num_classes=num_classes)
     check_some_files(records, list_file)
-    if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
+    outputs = "targets" if settings.task == "regression" else "classes"
+    if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
@@ -74,7 +75,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
         dataset = folder_class(
             typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
         )
-    logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
+    logger.info("%s: %d clips of kind %s, %d %s, from %s", mode, len(records), kind, num_classes, outputs, list_file)
     return dataset
 
 

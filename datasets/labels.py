@@ -12,25 +12,15 @@ import math
 import re
 from typing import Literal, cast, get_args
 
+from datasets.list_lines import INTEGER, INTEGERS, JOINT, NUMBER, NUMBERS, LineError
+
 LabelTask = Literal["classification", "multilabel", "regression"]
 Target = int | tuple[int, ...] | tuple[float, ...]
 
 TASKS: tuple[LabelTask, ...] = get_args(LabelTask)
-JOINT = ";"
-INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
-"""An integer, possibly written `3.0`, as pandas does if a row of the column is empty."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MAX_DIGITS = 9
 
-_FORMS = {
-    "classification": INTEGER,
-    "multilabel": re.compile(rf"{INTEGER.pattern}({JOINT}{INTEGER.pattern})*"),
-    "regression": re.compile(rf"{NUMBER.pattern}({JOINT}{NUMBER.pattern})*"),
-}
-
-
-class LabelError(ValueError):
-    """What is wrong with a label or another number of a line, without the line's number."""
+_FORMS = {"classification": INTEGER, "multilabel": INTEGERS, "regression": NUMBERS}
 
 
 def label_form(task: LabelTask) -> re.Pattern:
@@ -54,7 +44,7 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
         A class (int), the classes in increasing order (a tuple of int, may be empty), or the targets (of float).
 
     Raises:
-        LabelError: The label does not have the form of the task; the message says which task has labels of this form.
+        LineError: The label does not have the form of the task; the message says which task has labels of this form.
     """
     if task == "classification":
         return _parse_class(text, task)
@@ -63,10 +53,10 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
         classes = sorted(_parse_class(value.strip(), task) for value in values)
         twice = [label for label, following in zip(classes, classes[1:], strict=False) if label == following]
         if twice:
-            raise LabelError(f"label {twice[0]} is there twice")
+            raise LineError(f"label {twice[0]} is there twice")
         return tuple(classes)
     if not values:
-        raise LabelError("there is no label")
+        raise LineError("there is no label")
     return tuple(_parse_number(value.strip()) for value in values)
 
 
@@ -78,11 +68,17 @@ def misfit(target: Target, count: int) -> str:
         if len(cast(tuple, target)) == count:
             return ""
         return f"the label has {len(cast(tuple, target))} numbers, but there are {count} targets"
-    classes = cast(tuple[int, ...], target if isinstance(target, tuple) else (target,))
-    highest = max(classes, default=-1)
+    highest = max(classes_of(target), default=-1)
     if highest < count:
         return ""
     return f"label {highest} is out of range: {count} classes have labels 0 to {count - 1} (set by --nb_classes)"
+
+
+def classes_of(target: Target) -> tuple[int, ...]:
+    """Return the classes of a target, of which a regression's has none."""
+    if not isinstance(target, tuple):
+        return (target,)
+    return cast(tuple[int, ...], target) if task_of(target) == "multilabel" else ()
 
 
 def format_label(target: Target) -> str:
@@ -100,30 +96,30 @@ def task_of(target: Target) -> LabelTask:
 
 
 def parse_integer(text: str, what: str, hint: str = "") -> int:
-    """Parse a whole number of at most `MAX_DIGITS` digits; raise a LabelError that calls it `what`."""
+    """Parse a whole number of at most `MAX_DIGITS` digits; raise a LineError that calls it `what`."""
     if not INTEGER.fullmatch(text):
-        raise LabelError(f'{what} should be a whole number, not "{text}"{hint}')
+        raise LineError(f'{what} should be a whole number, not "{text}"{hint}')
     digits = text.partition(".")[0]
     if len(digits) > MAX_DIGITS:
-        raise LabelError(f"{what} has {len(digits)} digits")
+        raise LineError(f"{what} has {len(digits)} digits")
     return int(digits)
 
 
 def _parse_class(text: str, task: LabelTask) -> int:
     label = parse_integer(text, "label", _hint(text, task))
     if label < 0:
-        raise LabelError(f"label {label} is negative; labels count from 0{_hint(text, task)}")
+        raise LineError(f"label {label} is negative; labels count from 0{_hint(text, task)}")
     return label
 
 
 def _parse_number(text: str) -> float:
     if not NUMBER.fullmatch(text):
-        raise LabelError(
+        raise LineError(
             f'label should be a number, or several joined by "{JOINT}", not "{text}"; decimals have a point'
         )
     value = float(text)
     if not math.isfinite(value):
-        raise LabelError(f"label {text} is too large")
+        raise LineError(f"label {text} is too large")
     return value
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datasets.annotations import Form, FrameFolderRecord, Kind, ListFileError, Record, parse_line, recognise_kind
-from datasets.labels import LabelError, format_label, task_of
-from datasets.list_lines import quote
+from datasets.annotations import FrameFolderRecord, Kind, LineForm, ListFileError, Record, parse_line, recognise_kind
+from datasets.labels import format_label, task_of
+from datasets.list_lines import LineError, quote
 from datasets.segments import TIMES, Layout, find_layout
 
 
@@ -19,13 +19,13 @@ def format_list(records: Sequence[Record], kind: Kind) -> str:
             segments are in seconds and in frames.
     """
     layout = _layout(records)
-    separator = "," if layout else " "
+    separator = layout.separator if layout and layout.separator else " "
     lines = [separator.join(_columns(record, segmented=layout is not None)).rstrip(" ") for record in records]
     for line, record in zip(lines, records, strict=True):
-        form = Form("", separator, task_of(record.target), layout)
-        if _read_back(line, kind, form, unlabelled=record.target == ()) != replace(record, line=1):
+        form = LineForm(separator, task_of(record.target), layout=layout)
+        if _read_back(line, kind, form, labelled=record.target != ()) != replace(record, line=1):
             raise ListFileError(f"{record.path!r} cannot be written in a list file; rename it")
-    header = [separator.join(layout.columns)] if layout else []
+    header = [",".join(layout.columns)] if layout else []
     return "".join(f"{line}\n" for line in [*header, *lines])
 
 
@@ -52,17 +52,17 @@ def _shortest(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-def _read_back(line: str, kind: Kind, form: Form, *, unlabelled: bool) -> Record | None:
+def _read_back(line: str, kind: Kind, form: LineForm, *, labelled: bool) -> Record | None:
     """Parse a line that `format_list` has written; None if it cannot be read."""
     if len(line.splitlines()) != 1 or not _is_text(line):
         return None
     # A frame folder without a label has the form of a video; the other lines of its list tell them apart.
-    clear = form.layout or (kind == "frames" and unlabelled)
-    if not clear and recognise_kind([line], form, lambda _: kind) != kind:
+    recognised = form.layout is None and (labelled or kind != "frames")
+    if recognised and recognise_kind([line], form, lambda _: kind) != kind:
         return None
     try:
         return parse_line(line, kind, 1, form)
-    except LabelError:
+    except LineError:
         return None
 
 

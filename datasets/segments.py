@@ -16,8 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datasets.labels import LabelError
-from datasets.list_lines import SEPARATORS, split_columns
+from datasets.list_lines import SEPARATORS, LineError, split_columns
 
 Unit = Literal["seconds", "frames"]
 UNITS: tuple[Unit, ...] = ("seconds", "frames")
@@ -61,10 +60,10 @@ class Layout:
         """Name the columns of a line; those that are missing at its end are empty.
 
         Raises:
-            LabelError: There are too many.
+            LineError: There are too many.
         """
         if len(columns) > len(self.columns):
-            raise LabelError(
+            raise LineError(
                 f"there are {len(columns)} columns instead of {len(self.columns)}; quote a path of several"
             )
         return dict.fromkeys(self.columns, "") | dict(zip(self.columns, columns, strict=False))
@@ -73,14 +72,14 @@ class Layout:
         """Read start and end of a line; None if both are empty.
 
         Raises:
-            LabelError: They are not a stretch of a video.
+            LineError: They are not a stretch of a video.
         """
         names = TIMES[self.unit]
         if not any(cells[name] for name in names):
             return None
         start, end = (_time(cells[name], name, self.unit) for name in names)
         if end <= start:
-            raise LabelError(f"the segment ends at {cells[names[1]]}, not after its start at {cells[names[0]]}")
+            raise LineError(f"the segment ends at {cells[names[1]]}, not after its start at {cells[names[0]]}")
         return Segment(start, end, self.unit)
 
 
@@ -92,7 +91,7 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
         unit: Unit of a list without a header; None: such a list is one of whole videos.
 
     Raises:
-        LabelError: The header lacks a column, or contradicts `unit`.
+        LineError: The header lacks a column, or contradicts `unit`.
     """
     for separator in SEPARATORS.values():
         names = tuple(name.lower() for name in split_columns(first_line, separator))
@@ -100,11 +99,11 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
             continue
         units = [unit for unit in UNITS if set(TIMES[unit]) <= set(names)]
         if len(units) != 1 or len(set(names)) < len(names):
-            raise LabelError("a header should name path, label, and start and end, or start_frame and end_frame, once")
+            raise LineError("a header should name path, label, and start and end, or start_frame and end_frame, once")
         if unit and units[0] != unit:
-            raise LabelError(f"the header names times in {units[0]}, --segment_unit in {unit}")
+            raise LineError(f"the header names times in {units[0]}, --segment_unit in {unit}")
         if "total_frames" in names and units[0] == "seconds":
-            raise LabelError("folders of frames have no seconds; give start_frame and end_frame")
+            raise LineError("folders of frames have no seconds; give start_frame and end_frame")
         return Layout(names, units[0], separator, has_header=True)
     return Layout(("path", *TIMES[unit], "label"), unit) if unit else None
 
@@ -156,7 +155,7 @@ def _time(text: str, name: str, unit: Unit) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise LabelError(f'{name} should be a number of {unit}, 0 or more, not "{text}"')
+        raise LineError(f'{name} should be a number of {unit}, 0 or more, not "{text}"')
     if unit == "frames" and not value.is_integer():
-        raise LabelError(f'{name} should be a whole number, not "{text}"')
+        raise LineError(f'{name} should be a whole number, not "{text}"')
     return value

@@ -2,7 +2,8 @@
 
 import pytest
 
-from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, format_list, read_list
+from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, read_list
+from datasets.list_writing import format_list
 
 
 def read(tmp_path, text, task, **more):
@@ -130,3 +131,10 @@ def test_what_is_written_is_read_again(tmp_path, records):
     text = format_list(records, kind)
     task = "regression" if any(isinstance(value, float) for value in records[0].target) else "multilabel"
     assert read(tmp_path, text, task) == (records, kind)
+
+
+def test_segments_with_several_labels(tmp_path):
+    text = "path,start,end,label\na.mp4,0,2.5,3;17\na.mp4,2.5,4,\n"
+    records, _ = read(tmp_path, text, "multilabel")
+    assert [(record.segment.start, record.target) for record in records] == [(0, (3, 17)), (2.5, ())]
+    assert format_list(records, "video") == text

@@ -149,7 +149,7 @@ def film(tmp_path):
     """Two films of 60 frames at 25 a second and a list of segments, of which line 5 reaches beyond the end."""
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, numbered_frames(60), title=name)
-    spans = ["a.mp4,0,0.8,0", "a.mp4,0.8,1.6,1", "a.mp4,1.5,2.4,0", "b.mp4,2,4,1", "b.mp4,0.4,0.6,0", "b.mp4,0,2.4,1"]
+    spans = ["a.mp4,0,0.8,0", "a.mp4,0.8,1.6,1", "a.mp4,1.52,2.4,0", "b.mp4,2,4,1", "b.mp4,0.4,0.6,0", "b.mp4,0,2.4,1"]
     (tmp_path / "train.csv").write_text("path,start,end,label\n" + "\n".join([*spans, "b.mp4,0,2.4,0"]) + "\n")
     return tmp_path
 

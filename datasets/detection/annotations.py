@@ -20,7 +20,7 @@ import numpy as np
 
 from datasets.annotations import MAX_REPORTED
 from datasets.detection.label_map import AnnotationError, LabelMap, read_annotation_text
-from datasets.labels import INTEGER
+from datasets.list_lines import INTEGER
 
 ANNOTATION_FORM = "video,second,x1,y1,x2,y2,action_id[,person_id]"
 PERSON_FORM = "video,second,x1,y1,x2,y2,[label],score"

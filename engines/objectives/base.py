@@ -120,6 +120,16 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def after_validation(self, evaluation) -> dict[str, float]:
+        """Choose from a validation what predictions need besides weights, such as a threshold, and keep it in buffers.
+
+        Args:
+            evaluation: an engines.evaluate.Evaluation of this objective.
+        Returns:
+            the figures that change with the choice.
+        """
+        return {}
+
     def describe(self, figures: dict[str, float]) -> str:
         """Format the metrics for a log line."""
         return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
