@@ -26,6 +26,8 @@ class Preset:
     """Probability of mirroring in training; 0 if classes distinguish left and right."""
     aa: str = VIDEO_AA
     """RandAugment settings."""
+    window_seconds: float = 0
+    """Length of the windows that videos are cut into; 0 for whole videos."""
 
 
 PRESETS = {
@@ -40,6 +42,7 @@ PRESETS = {
         Preset("JHMDB", sampling="sparse", num_classes=21),
         Preset("Breakfast", sampling="sparse", num_classes=10),
         Preset("COIN", sampling="sparse", num_classes=180),
+        Preset("LVU", sampling="sparse", window_seconds=60),
         Preset("ImageNet", sampling="uniform", num_classes=1000, kind="image", aa=IMAGE_AA),
         Preset("custom", sampling="dense"),
     )
@@ -50,8 +53,6 @@ ALIASES = {"kinetics-400": "Kinetics", "mitv1_sparse": "Kinetics_sparse", "imnet
 
 # Published names without a counterpart, and the alternatives.
 _REFUSED = {
-    "lvu": "cuts long films into windows, which this repository does not do yet; Kinetics_sparse spreads the frames "
-    "of a clip over the whole film",
     "image_folder": "reads a folder instead of lists; python -m tools.make_lists folder writes them (then: custom)",
 }
 

@@ -51,7 +51,7 @@ def check_data(
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
+        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.films)
         missing = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
         check.faults += [fault for fault in missing if fault not in check.faults]
         if isinstance(dataset, RawFrameClsDataset):

@@ -4,15 +4,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
+from engine_standins import CLASSES, TinyModel, classify
 from video_files import frame_numbers, numbered_frames, write_video
 
 from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, read_list
 from datasets.arguments import DataSettings
-from datasets.build import build_dataset
+from datasets.build import build_dataset, build_loader
 from datasets.list_writing import format_list
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.readers.part import frame_range
 from datasets.segments import Segment, find_gaps, find_overlaps
+from engines.distributed import Context
+from engines.evaluate import evaluate
 from tools.check_data import main as check_data
 from tools.prepare_videos import main as prepare_videos
 
@@ -142,6 +146,54 @@ def test_segments_have_the_labels_of_every_task(tmp_path, text, task, target):
     records, _ = read(tmp_path, text, task=task)
     assert records == [VideoRecord("a.mp4", target, 2, SECONDS)]
     assert read(tmp_path, format_list(records, "video"), task=task)[0] == records
+
+
+def train_and_test(folder, name):
+    """Two epochs of a small network on a list: its weights, and the outputs of a test."""
+    size = {"num_frames": 4, "sampling_rate": 2, "input_size": 16, "test_num_segment": 2, "test_num_crop": 1}
+    loading = {"batch_size": 3, "num_workers": 0, "read_timeout": 0, "data_root": str(folder)}
+    lists = {f"{split}_list": str(folder / f"{name}.csv") for split in ("train", "val", "test")}
+    settings = DataSettings(**size, **loading, **lists, nb_classes=CLASSES)
+    train = build_loader(build_dataset("train", settings), "train", settings)
+    torch.manual_seed(0)
+    objective = classify(TinyModel()).train()
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
+    for epoch in range(2):
+        train.sampler.set_epoch(epoch)
+        for batch in train:
+            objective.zero_grad()
+            objective(objective.prepare(batch, torch.device("cpu")))["loss"].backward()
+            optimizer.step()
+    test = build_loader(build_dataset("test", settings), "test", settings)
+    return objective.state_dict(), evaluate(objective, test, Context())
+
+
+def test_segments_of_joined_videos_train_and_test_as_the_cut_clips(tmp_path):
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8) for count in (30, 17, 25, 40)]
+    lossless = {"crf": 0, "g": 7}
+    write_video(tmp_path / "film.mp4", np.concatenate(clips), **lossless)
+    borders = np.cumsum([0, *map(len, clips)])
+    whole, seconds = [], ["path,start,end,label"]
+    for i, clip in enumerate(clips):
+        write_video(tmp_path / f"{i}.mp4", clip, **lossless)
+        whole.append(f"{i}.mp4 {i % CLASSES}")
+        seconds.append(f"film.mp4,{borders[i] / 25},{borders[i + 1] / 25},{i % CLASSES}")
+    frames = [f"film.mp4 {borders[i]} {borders[i + 1]} {i % CLASSES}" for i in range(len(clips))]
+    for name, lines in (
+        ("cut", whole),
+        ("seconds", seconds),
+        ("frames", ["path start_frame end_frame label", *frames]),
+    ):
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    weights, tested = train_and_test(tmp_path, "cut")
+    for name in ("seconds", "frames"):
+        again, tested_again = train_and_test(tmp_path, name)
+        assert all(torch.equal(again[key], weights[key]) for key in weights)
+        assert np.array_equal(tested_again.outputs, tested.outputs) and tested_again.figures == tested.figures
+    (tmp_path / "seconds.csv").write_text((tmp_path / "seconds.csv").read_text().replace("0.0,", "0.08,"))
+    control, _ = train_and_test(tmp_path, "seconds")
+    assert not all(torch.equal(control[key], weights[key]) for key in weights)
 
 
 @pytest.fixture
