@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
+from datasets.annotations import FrameFolderRecord, VideoRecord, find_absent, is_single_image
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.rawframe_cls import RawFrameClsDataset
+from datasets.readers.header import read_header
+from datasets.readers.part import OVERHANG
 from datasets.sampling import Mode
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ def check_data(
         absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.films)
         missing = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
         check.faults += [fault for fault in missing if fault not in check.faults]
+        check.faults += _beyond_the_end(dataset)
         if isinstance(dataset, RawFrameClsDataset):
             _check_frames(dataset, check, skip={record.line for record, _ in absent})
         if not absent:
@@ -66,6 +69,24 @@ def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
     """Return a record of each movie or frame folder that does not exist, and the reason."""
     firsts = {record.path: record for record in reversed(dataset.records)}
     return [(record, "does not exist") for path, record in firsts.items() if not os.path.exists(path)]
+
+
+def _beyond_the_end(dataset: ClipDataset) -> list[str]:
+    """Return a line for each segment that ends after its video, as far as the headers of the files tell."""
+    faults = []
+    for record in dataset.films:
+        segment = getattr(record, "segment", None)
+        header = read_header(record.path) if segment and isinstance(record, VideoRecord) else None
+        rate = float(header.rate or 0) if header else 0.0
+        if header is None or segment is None or not rate:
+            continue
+        end = segment.end if segment.unit == "seconds" else segment.end / rate
+        if end > header.seconds + OVERHANG:
+            faults.append(
+                f"{dataset.list_file}, line {record.line}: {record.path} has {header.seconds:.2f} s, but the segment "
+                f"is {segment}"
+            )
+    return faults
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:

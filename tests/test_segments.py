@@ -17,6 +17,7 @@ from datasets.readers.part import frame_range
 from datasets.segments import Segment, find_gaps, find_overlaps
 from engines.distributed import Context
 from engines.evaluate import evaluate
+from engines.list_check import check_data as check_run
 from tools.check_data import main as check_data
 from tools.prepare_videos import main as prepare_videos
 
@@ -221,6 +222,12 @@ def test_segments_are_checked_by_line(film, capsys):
     assert check_data([str(film / "gaps.csv"), "--data_root", str(film), "--workers", "1", "--gaps"]) == 0
     said = capsys.readouterr().out
     assert "line 2: " in said and "no segment covers 0 to 0.4 s" in said and "no segment covers 0.8 to 1 s" in said
+
+
+def test_a_dry_run_names_segments_beyond_the_end(film):
+    check = check_run(DataSettings(train_list=str(film / "train.csv"), data_root=str(film), read_timeout=0), ["train"])
+    assert len(check.faults) == 1 and "train.csv, line 5: " in check.faults[0]
+    assert "b.mp4 has 2.40 s, but the segment is 2 to 4 s" in check.faults[0]
 
 
 @pytest.mark.parametrize("form", ["videos", "frames"])
