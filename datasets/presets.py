@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from datasets.annotations import Kind
 
+LVU_CLASSES = {"relationship": 4, "way_speaking": 5, "scene": 6, "director": 10, "genre": 4, "writer": 10, "year": 9}
+LVU_CLASSES |= {"like_ratio": 0, "view_count": 0}
+"""Number of classes of each task of LVU; 0 for a regression. Not all classes occur in its lists."""
 VIDEO_AA = "rand-m7-n4-mstd0.5-inc1"
 IMAGE_AA = "rand-m9-mstd0.5-inc1"
 
@@ -43,6 +46,7 @@ PRESETS = {
         Preset("Breakfast", sampling="sparse", num_classes=10),
         Preset("COIN", sampling="sparse", num_classes=180),
         Preset("LVU", sampling="sparse", window_seconds=60),
+        *(Preset(f"LVU-{task}", "sparse", classes, window_seconds=60) for task, classes in LVU_CLASSES.items()),
         Preset("ImageNet", sampling="uniform", num_classes=1000, kind="image", aa=IMAGE_AA),
         Preset("custom", sampling="dense"),
     )

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from datasets.annotations import FrameFolderRecord, VideoRecord, find_absent, is_single_image
+from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.rawframe_cls import RawFrameClsDataset
-from datasets.readers.header import read_header
-from datasets.readers.part import OVERHANG
+from datasets.readers.header import describe_excess
 from datasets.sampling import Mode
 
 _logger = logging.getLogger(__name__)
@@ -76,16 +75,8 @@ def _beyond_the_end(dataset: ClipDataset) -> list[str]:
     faults = []
     for record in dataset.films:
         segment = getattr(record, "segment", None)
-        header = read_header(record.path) if segment and isinstance(record, VideoRecord) else None
-        rate = float(header.rate or 0) if header else 0.0
-        if header is None or segment is None or not rate:
-            continue
-        end = segment.end if segment.unit == "seconds" else segment.end / rate
-        if end > header.seconds + OVERHANG:
-            faults.append(
-                f"{dataset.list_file}, line {record.line}: {record.path} has {header.seconds:.2f} s, but the segment "
-                f"is {segment}"
-            )
+        if segment and (excess := describe_excess(record.path, segment)):
+            faults.append(f"{dataset.list_file}, line {record.line}: {record.path} {excess}")
     return faults
 
 

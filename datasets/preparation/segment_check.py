@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.annotations import Record
+from datasets.annotations import Record, VideoRecord
+from datasets.preparation.list_splits import Clip
 from datasets.readers import UnreadableVideoError
 from datasets.readers.part import frame_range
 from datasets.segments import Segment, find_gaps, find_overlaps
@@ -54,3 +55,21 @@ def describe_gaps(list_file: Any, records: Sequence[Record]) -> list[str]:
         f"{list_file}, line {record.line}: {record.path}: no segment covers {gap}"
         for record, gap in find_gaps(records)
     ]
+
+
+def describe_stretches(clips: Sequence[Clip], places: Sequence[str], *, gaps: bool) -> list[str]:
+    """Return a line for each overlap of the segments of a video, and for each gap if they are asked for.
+
+    Args:
+        clips: Clips found in an export.
+        places: Place of each clip in the export.
+        gaps: Also describe the stretches that no segment covers.
+    """
+    records = [VideoRecord(clip.found.path, clip.label, line, clip.segment) for line, clip in enumerate(clips)]
+    notes = [
+        f"warning: {places[later.line]}: {later.path}: {later.segment} overlaps with {earlier.segment} of "
+        f"{places[earlier.line]}"
+        for earlier, later in find_overlaps(records)
+    ]
+    found = find_gaps(records) if gaps else ()
+    return notes + [f"{places[record.line]}: {record.path}: no segment covers {gap}" for record, gap in found]

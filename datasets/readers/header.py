@@ -1,5 +1,6 @@
 """Length and frame rate of a video from the header of its file, without reading its frames."""
 
+import os
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,7 +10,9 @@ import av
 from datasets.annotations import resolve_video_path
 from datasets.readers.containers import open_video
 from datasets.readers.errors import UnreadableVideoError
+from datasets.readers.part import OVERHANG
 from datasets.readers.videos import VideoFile
+from datasets.segments import Segment
 
 
 class VideoHeader(NamedTuple):
@@ -17,6 +20,15 @@ class VideoHeader(NamedTuple):
 
     seconds: float
     rate: Fraction | None
+
+
+def describe_excess(path: str | os.PathLike, segment: Segment) -> str:
+    """Say that a segment ends after its video, as far as the header of the file tells; empty if it does not."""
+    header = None if os.path.isdir(path) else read_header(str(path))
+    if header is None or not header.rate:
+        return ""
+    end = segment.end if segment.unit == "seconds" else segment.end / float(header.rate)
+    return f"has {header.seconds:.2f} s, but the segment is {segment}" if end > header.seconds + OVERHANG else ""
 
 
 @lru_cache(maxsize=100_000)
