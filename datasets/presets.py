@@ -82,5 +82,9 @@ def find_preset(name: str) -> Preset | None:
 
 
 def recipe_of_classes(num_classes: int | None) -> str:
-    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets."""
-    return next((name.lower() for name, preset in PRESETS.items() if preset.num_classes == (num_classes or -1)), "")
+    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets.
+
+    Presets with windows are left out: so few classes say nothing about the data set.
+    """
+    whole = {name.lower(): preset.num_classes for name, preset in PRESETS.items() if not preset.window_seconds}
+    return next((name for name, classes in whole.items() if classes == (num_classes or -1)), "")
