@@ -180,7 +180,7 @@ def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:
     """Parse one line of a list; raise `LineError` if it is invalid."""
     columns = split_columns(line, form.separator)
     if form.layout:
-        return _parse_segment(form.layout.cells(columns), form.layout, number, form)
+        return _parse_segment(columns, form.layout, number, form)
     return _PARSERS[kind](columns, number, form)
 
 
@@ -290,8 +290,12 @@ def _parse_video(columns: list[str], line: int, form: LineForm) -> VideoRecord:
     return VideoRecord(_join(columns[: end + 1], form), _label(columns[end + 1 :], form), line)
 
 
-def _parse_segment(cells: dict[str, str], layout: Layout, line: int, form: LineForm) -> Record:
+def _parse_segment(columns: list[str], layout: Layout, line: int, form: LineForm) -> Record:
     """Parse the columns of a list of segments."""
+    if form.separator == JOINT and form.task != "classification" and layout.columns[-1] == "label":
+        last = len(layout.columns) - 1
+        columns = [*columns[:last], JOINT.join(columns[last:])]
+    cells = layout.cells(columns)
     path, segment = _join([cells["path"]], form), layout.segment(cells)
     label = parse_label(cells["label"], form.task)
     if not layout.folders:

@@ -90,6 +90,10 @@ class Objective(nn.Module):
         """Merge outputs (videos, views, ...) into one per video (videos, ...); by default their mean."""
         return outputs.mean(1)
 
+    def merge_windows(self, outputs: list) -> np.ndarray:
+        """Merge the outputs of the windows of one video, each merged over its views, as views are merged."""
+        return self.merge_views(torch.from_numpy(np.stack(outputs)).unsqueeze(0))[0].numpy()
+
     def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence | np.ndarray:
         """Return an output for each video of a batch: an array, or picklable values that `figures` understands.
 
