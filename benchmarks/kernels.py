@@ -10,8 +10,11 @@ time of the scan's exponentials, one per token, channel, state entry and directi
 
 import argparse
 import functools
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,29 +125,35 @@ def other_calls(batch: int, length: int, dim: int) -> dict[str, Callable[[], obj
     }
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, dict[str, Kernel]]:
-    """Measure all kernels of a layer, by pass and kernel."""
+def compile_in_parallel(all_tiles: bool) -> None:
+    """Compile the kernels of every pass in a process of its own; what follows finds them in Triton's cache."""
+    names = [*scan_calls(*SMALL, all_tiles), *other_calls(*SMALL)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), mp_context=context) as pool:
+        list(pool.map(_compile, names))
+
+
+def _compile(name: str) -> None:
+    (scan_calls(*SMALL, all_tiles=True) | other_calls(*SMALL))[name]()
+    torch.cuda.synchronize()
+
+
+def measure(arguments: argparse.Namespace, bytes_per_second: float) -> list[dict]:
+    """Measure all kernels of a layer, print each pass immediately, and return a row for each pass and kernel."""
     sizes = (arguments.batch, arguments.length, arguments.dim)
     exponentials = 2 * arguments.batch * arguments.length * arguments.dim * STATE
-    rows = {}
-    for name, call in (scan_calls(*sizes, arguments.tiles) | other_calls(*sizes)).items():
-        rows[name] = kernel_times(call)
-        add_limits(rows[name], call, exponentials)
-    return rows
-
-
-def print_table(rows: dict[str, dict[str, Kernel]], bytes_per_second: float) -> list[dict]:
-    """Print the kernels with their limits and return the rows for --json."""
     multiprocessors = torch.cuda.get_device_properties().multi_processor_count
     rate = EXPONENTIALS_PER_CLOCK * multiprocessors * CLOCK_HZ
     table = []
-    for name, kernels in rows.items():
+    for name, call in (scan_calls(*sizes, arguments.tiles) | other_calls(*sizes)).items():
+        kernels = kernel_times(call)
+        add_limits(kernels, call, exponentials)
         total = sum(kernel.microseconds for kernel in kernels.values())
         print(f"{name}: {total:.0f} us in {sum(k.launches for k in kernels.values()):.0f} launches")
         for kernel_name, kernel in kernels.items():
             limits = {"bytes": 1e6 * kernel.moved / bytes_per_second, "exp": 1e6 * kernel.exponentials / rate}
             told = ", ".join(f"{limit} {us:.0f}" for limit, us in limits.items() if us)
-            print(f"    {kernel_name:28} {kernel.microseconds:8.1f} us  {f'[{told}]' if told else ''}")
+            print(f"    {kernel_name:28} {kernel.microseconds:8.1f} us  {f'[{told}]' if told else ''}", flush=True)
             row = {"pass": name, "kernel": kernel_name, "us": kernel.microseconds, "launches": kernel.launches}
             table.append(row | {f"{limit} us": us for limit, us in limits.items()})
     return table
@@ -182,11 +191,12 @@ def main(argv: list[str] | None = None) -> int:
         small = arguments.once == "small"
         run_once(*(SMALL if small else (arguments.batch, arguments.length, arguments.dim)), all_tiles=small)
         return 0
+    compile_in_parallel(arguments.tiles)
     copy = devices.large_copy("cuda")
     bytes_per_second = devices.copy_rate("cuda", 1e-6 * kernel_times(copy)[LIBRARY].microseconds)
     sizes = f"({arguments.batch}, {arguments.length}, {arguments.dim})"
     print(f"{sizes}, bfloat16, {torch.cuda.get_device_name()}, a copy moves {bytes_per_second / 1e12:.2f} TB/s")
-    table = print_table(measure(arguments), bytes_per_second)
+    table = measure(arguments, bytes_per_second)
     if arguments.json:
         write_json(arguments.json, {"sizes": sizes, "gpu": torch.cuda.get_device_name(), "kernels": table})
     return 0
