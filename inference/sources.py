@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, ListFileError, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, ListFileError, VideoRecord, is_image_path, read_list
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
 from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
+from datasets.segments import Segment
+from datasets.windows import cut_records
 
 LIST_SUFFIXES = (".csv", ".txt")
 
@@ -62,6 +64,19 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
             raise UnreadableVideoError(path, gap or f"the folder has no frames named {filename_tmpl}")
         return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
     return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
+
+
+def windows_of(path: str, window: float, stride: float) -> list[Segment | None]:
+    """Cut a video into windows in seconds, as the test does; [None] for the whole of what is not cut.
+
+    Args:
+        path: of a video, an image or a folder of frames.
+        window: length of a window; 0 for whole videos.
+        stride: seconds between the starts of windows.
+    """
+    if not window or os.path.isdir(path) or is_image_path(path):
+        return [None]
+    return [record.segment for record in cut_records([VideoRecord(path, 0, 1)], window, stride)]
 
 
 def expand_sources(
