@@ -1,5 +1,6 @@
 """Sources of videos to predict: files, images, frame folders, lists, and frames in memory."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,6 +16,8 @@ from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 from datasets.segments import Segment
 from datasets.windows import cut_records
+
+_logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".csv", ".txt")
 
@@ -132,7 +135,15 @@ def _in_list(file: Path, data_root: str) -> list[str]:
     faults = []
     for task in TASKS:
         try:
-            return [record.path for record in read_list(file, data_root=data_root, task=task)[0]]
+            records = read_list(file, data_root=data_root, task=task)[0]
         except ListFileError as error:
             faults.append(error)
+            continue
+        if any(record.segment for record in records):
+            _logger.warning(
+                "%s is a list of segments, but its videos are read as wholes; run_class_finetuning.py --eval tests "
+                "segments",
+                file,
+            )
+        return [record.path for record in records]
     raise faults[0]
