@@ -257,8 +257,9 @@ def create_optimizer(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]
-    kind = get_optimizer_class(settings.opt, bind_defaults=False)
-    fused = dict(fused=True, capturable=True) if on_device and kind in (torch.optim.Adam, torch.optim.AdamW) else {}
+    fused: dict[str, Any] = {}
+    if on_device and get_optimizer_class(settings.opt, bind_defaults=False) in (torch.optim.Adam, torch.optim.AdamW):
+        fused = dict(fused=True, capturable=True)
     _logger.info(
         "%s: %d parameter groups, weight decay %g, layer factors %.3g to %.3g",
         settings.opt,

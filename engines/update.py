@@ -99,7 +99,7 @@ def take_step(
         dist.all_reduce(votes, dist.ReduceOp.MAX)
     if settings.clip_grad is not None:
         clip_grads_with_norm_(state.objective.parameters(), settings.clip_grad, norm)
-    _apply(state, votes[0], numbers)
+    _apply(state, votes[0].float(), numbers)
     names = tuple(scalars[0])
     values = torch.stack([torch.stack([batch[name] for batch in scalars]) for name in names])
     return Results(names, torch.cat([values.flatten(), decisive[-1:], votes]))

@@ -161,3 +161,42 @@ def test_clips_finished_on_the_device_are_those_of_the_cpu_but_for_the_noise(mod
         assert abs(found[erased].mean()) < 0.05 and abs(found[erased].std() - 1) < 0.05
     else:
         assert len(found[erased].unique()) == len(on_cpu[erased].unique())
+
+
+def graph_run(*flags, graphed, **options):
+    """Train 10 steps on the GPU; return the final state and the logged scalars of each step."""
+    from tests.test_cuda_graph import run  # needs all that a run needs, unlike the other tests here
+
+    return run("--lr", "0.002", *flags, graphed=graphed, device="cuda", **options)
+
+
+def model_of_tiny_clips():
+    return models.VideoMambaPro(
+        img_size=8, patch_size=4, num_frames=2, num_classes=3, embed_dim=64, depth=2, drop_path_rate=0.0
+    )
+
+
+@pytest.mark.parametrize("flags", [(), ("--bf16",), ("--update_freq", "2", "--model_ema_warmup")], ids=str)
+def test_a_captured_step_trains_like_an_ordinary_one(flags, monkeypatch):
+    monkeypatch.setenv("VIDEOMAMBAPRO_TRITON_TUNE", "0")
+    (plain, expected), (graphed, found) = (
+        graph_run(*flags, graphed=on, model=model_of_tiny_clips) for on in (False, True)
+    )
+    limit = 0.03 if "--bf16" in flags else 1e-3
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a["lr"] == b["lr"] and abs(a["loss"] - b["loss"]) < limit * b["loss"], step
+    assert len({step["lr"] for step in found}) == len(found) == 10
+    pairs = zip(graphed.ema.module.parameters(), plain.ema.module.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=0.01) for a, b in pairs)
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing(graphed):
+    from tests.test_cuda_graph import test_a_step_that_is_not_finite_changes_nothing as check
+
+    check(graphed, device="cuda")
+
+
+def test_replays_draw_new_random_numbers():
+    _, steps = graph_run("--lr", "0", "--min_lr", "0", "--warmup_lr", "0", graphed=True, dropout=0.9, same=True)
+    assert len({step["loss"] for step in steps[4:]}) > 3
