@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
-from mamba.mamba_ssm.ops.selective_scan.directions import Direction, Order, in_order, original_order, scan_directions
+from mamba.mamba_ssm.ops.mixer_branch import BranchSettings, BranchTensors, computes_at_once, mixer_branch
+from mamba.mamba_ssm.ops.selective_scan.directions import (
+    Direction,
+    Order,
+    in_order,
+    original_order,
+    scan_calls,
+    scan_directions,
+)
+from mamba.mamba_ssm.ops.selective_scan.dispatch import choose_backend
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
 
 BIMAMBA_TYPES = ("v1", "v2")
@@ -136,13 +145,48 @@ class Mamba(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix the tokens: (batch, length, d_model) to the same shape."""
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (batch, length, d_inner) each
-        outputs = []
-        for branch in self.branches():  # v1: one branch for both directions; v2: one per direction
-            convolved = self.convolve(x, branch)  # (batch, length, d_inner)
-            delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
-            u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
-            outputs.append(self.scan(u, delta, B, C, z, branch))  # (batch, length, d_inner)
+        outputs = [self._mix(x, z, branch) for branch in self.branches()]  # v1: one for both directions; v2: one each
         return self.out_proj(reduce(torch.add, outputs))  # (batch, length, d_model)
+
+    def _mix(self, x: Tensor, z: Tensor, branch: Branch) -> Tensor:
+        """Compute everything between the input and the output projection: x and z to (batch, length, d_inner)."""
+        settings = self._settings_at_once(x, branch)
+        if settings is not None:
+            return self._mix_at_once(x, z, branch, settings)
+        convolved = self.convolve(x, branch)  # (batch, length, d_inner)
+        delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
+        u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
+        return self.scan(u, delta, B, C, z, branch)  # (batch, length, d_inner)
+
+    def _settings_at_once(self, x: Tensor, branch: Branch) -> BranchSettings | None:
+        """Return the settings to compute a branch by `mixer_branch`, or None to compute it step by step.
+
+        A subclass that overrides a step, or adds directions, is computed step by step.
+        """
+        steps = ("convolve", "project", "scan")
+        backend = choose_backend(self.backend, x.device, x.dtype)
+        calls = list(scan_calls(branch.directions))
+        inherited = all(getattr(type(self), step) is getattr(Mamba, step) for step in steps)
+        if not (inherited and len(calls) == 1 and computes_at_once(x, backend)):
+            return None
+        forward, backward = calls[0]
+        if forward is not None and forward.order is not Order.FORWARD:
+            return None
+        return BranchSettings(
+            backend,
+            flipped=forward is None,
+            raw=self.scan_input == "raw",
+            elemental_residual=self.elemental_residual,
+            masked=forward is not None and forward.masked,
+            masked_backward=backward is not None and backward.masked,
+        )
+
+    def _mix_at_once(self, x: Tensor, z: Tensor, branch: Branch, settings: BranchSettings) -> Tensor:
+        ((forward, backward),) = scan_calls(branch.directions)
+        A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
+        weights = (branch.conv1d.weight, branch.conv1d.bias, branch.x_proj.weight, branch.dt_proj.weight)
+        tensors = BranchTensors(x, z, *weights, branch.dt_proj.bias.float(), A, A_b, branch.D.float())
+        return mixer_branch(tensors, settings)
 
     def branches(self) -> list[Branch]:
         """Return the sets of weights between input and output projection, each with its directions."""
