@@ -50,11 +50,11 @@ def convolution_kernel(
     x, weight, bias, out, x_b, x_l, x_d, length, dim,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). weight: (dim, WIDTH) contiguous; out is contiguous."""
-    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    """Grid as in `place`. weight: (dim, WIDTH) contiguous; out is contiguous."""
+    batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
     taps = _load_taps(weight, channels, inside, WIDTH)
-    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
+    offset = load_channels(bias, channels, HAS_BIAS)
     window = _load_window(x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1)
     outputs = _convolve(window, taps, offset, CHUNK, WIDTH)
     if SILU:
@@ -70,14 +70,14 @@ def convolution_backward_kernel(
     grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, x_b, x_l, x_d, g_b, g_l, g_d, length, dim, batch_size,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). grad_x is contiguous.
+    """Grid as in `place`. grad_x is contiguous.
 
     grad_weight (WIDTH, chunks, batch, dim) and grad_bias (chunks, batch, dim) are partial sums per chunk, float32.
     """
-    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
     taps = _load_taps(weight, channels, inside, WIDTH)
-    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
+    offset = load_channels(bias, channels, HAS_BIAS)
     # A token affects outputs up to WIDTH - 1 tokens later, which in turn read as many tokens back.
     window = _load_window(
         x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
@@ -110,10 +110,10 @@ def convolution_backward_kernel(
         tl.store(grad_bias + share, bias_share, mask=inside)
 
 
-def _sizes(x: Tensor) -> tuple[int, tuple[int, int]]:
+def _sizes(x: Tensor) -> tuple[int, tuple[int]]:
     batch, length, dim = x.shape
     chunks = math.ceil(length / TILE.chunk)
-    return chunks, (chunks * math.ceil(dim / TILE.block), batch)
+    return chunks, (batch * chunks * math.ceil(dim / TILE.block),)
 
 
 def _arguments(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> dict:
@@ -142,8 +142,8 @@ def convolve_backward(
     width = weight.shape[1]
     chunks, grid = _sizes(x)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grad_weight = torch.zeros(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
-    grad_bias = None if bias is None else torch.zeros(chunks, batch, dim, dtype=torch.float32, device=x.device)
+    grad_weight = torch.empty(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
+    grad_bias = None if bias is None else torch.empty(chunks, batch, dim, dtype=torch.float32, device=x.device)
     if x.numel():
         gradients = dict(grad_out=grad_out, grad_x=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
         shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
