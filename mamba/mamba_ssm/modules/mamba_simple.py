@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
-from mamba.mamba_ssm.ops.mixer_branch import BranchSettings, BranchTensors, computes_at_once, mixer_branch
+from mamba.mamba_ssm.ops.mixer_branch import BranchSettings, BranchTensors, computes_at_once, mixer_branch, state_rates
+from mamba.mamba_ssm.ops.projection import Projection
 from mamba.mamba_ssm.ops.selective_scan.directions import (
     Direction,
     Order,
@@ -113,7 +114,7 @@ class Mamba(nn.Module):
         self.scan_input = scan_input
         self.backend = backend
 
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.in_proj = Projection(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = self._convolution(d_conv, conv_bias)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
@@ -125,7 +126,7 @@ class Mamba(nn.Module):
             self.x_proj_b = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
             self.dt_proj_b = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
             self.D_b = _undecayed(torch.ones(self.d_inner))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Projection(self.d_inner, d_model, bias=bias)
 
     def _convolution(self, d_conv: int, bias: bool) -> nn.Conv1d:
         return nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=bias)
@@ -190,8 +191,8 @@ class Mamba(nn.Module):
 
     def branches(self) -> list[Branch]:
         """Return the sets of weights between input and output projection, each with its directions."""
-        forward = Direction(Order.FORWARD, -torch.exp(self.A_log.float()))
-        backward = Direction(Order.BACKWARD, -torch.exp(self.A_b_log.float()), self.masked_backward)
+        A, A_b = state_rates(self.A_log, self.A_b_log)
+        forward, backward = Direction(Order.FORWARD, A), Direction(Order.BACKWARD, A_b, self.masked_backward)
         if self.bimamba_type == "v1":
             return [Branch(self.conv1d, self.x_proj, self.dt_proj, self.D, [forward, backward])]
         return [

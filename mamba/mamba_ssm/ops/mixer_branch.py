@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mamba.mamba_ssm.ops.projection import product, trains_eagerly_on_gpu, weight_gradient
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS
 
 ROW_BYTES = 16
@@ -45,8 +46,31 @@ class BranchSettings(NamedTuple):
 
 def computes_at_once(x: Tensor, backend: str) -> bool:
     """Return whether `mixer_branch` suits x: eager training on a GPU by a backend with a convolution of its own."""
-    eager = type(x) is Tensor and not torch.compiler.is_compiling()
-    return x.is_cuda and eager and torch.is_grad_enabled() and hasattr(BACKENDS[backend], "causal_conv1d_forward")
+    return trains_eagerly_on_gpu(x) and hasattr(BACKENDS[backend], "causal_conv1d_forward")
+
+
+def state_rates(*logs: Tensor) -> tuple[Tensor, ...]:
+    """Compute A = -exp(A_log) in float32 for each A_log (dim, state); all at once in eager training on a GPU."""
+    if all(trains_eagerly_on_gpu(log) for log in logs):
+        return _StateRates.apply(*logs)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
+    return tuple(-torch.exp(log.float()) for log in logs)
+
+
+class _StateRates(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *logs):
+        # Entries of the state in rows, as the kernels read them: they need no copies, here or in the backward pass.
+        stacked = torch.stack([log.t() for log in logs]).float()  # (matrices, state, dim)
+        rates = stacked.exp_().neg_().mT.unbind()
+        ctx.save_for_backward(*rates)
+        ctx.dtypes = [log.dtype for log in logs]
+        return rates
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads):
+        products = torch._foreach_mul(grads, ctx.saved_tensors)  # the derivative of -exp(x) is -exp(x)
+        return tuple(one.to(dtype) for one, dtype in zip(products, ctx.dtypes, strict=True))
 
 
 class BranchTensors(NamedTuple):
@@ -86,12 +110,11 @@ class _MixerBranch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: BranchSettings, *tensors):
         given, module = BranchTensors(*tensors), BACKENDS[settings.backend]
-        with torch.autocast(given.x.device.type, enabled=False):
-            x_proj, dt_proj = _in_type_of_tokens(given)
-            convolved = _convolve(given, settings)
-            projected = _product(convolved, x_proj)  # (batch, length, padded)
-            scanned = _scan_inputs(given, convolved, projected, dt_proj, settings)
-            out, states = module.forward(*scanned, *settings.scan_flags)
+        x_proj, dt_proj = _in_type_of_tokens(given)
+        convolved = _convolve(given, settings)
+        projected = product(convolved, x_proj)  # (batch, length, padded)
+        scanned = _scan_inputs(given, convolved, projected, dt_proj, settings)
+        out, states = module.forward(*scanned, *settings.scan_flags)
         ctx.save_for_backward(*tensors, x_proj, dt_proj, projected, states)
         ctx.settings = settings
         return out
@@ -101,20 +124,19 @@ class _MixerBranch(torch.autograd.Function):
     def backward(ctx: Any, grad_out):
         *tensors, x_proj, dt_proj, projected, states = ctx.saved_tensors
         given, settings, module = BranchTensors(*tensors), ctx.settings, BACKENDS[ctx.settings.backend]
-        with torch.autocast(grad_out.device.type, enabled=False):
-            convolved = _convolve(given, settings)
-            scanned = _scan_inputs(given, convolved, projected, dt_proj, settings)
-            of_u, of_delta, of_A, of_A_b, of_B, of_C, of_D, of_z, of_bias = module.backward(
-                grad_out, *scanned, states, *settings.scan_flags
-            )
-            padding = of_delta.new_zeros(*projected.shape[:2], len(x_proj) - len(given.x_proj))
-            parts = [_product(of_delta, dt_proj.t()), of_B.flatten(2), of_C.flatten(2), padding]
-            of_projected = torch.cat(parts, dim=-1)  # (batch, length, padded)
-            of_x_proj = _weight_gradient(of_projected, convolved, given.x_proj.dtype)[: len(given.x_proj)]
-            of_dt_proj = _weight_gradient(of_delta, projected[..., : dt_proj.shape[1]], given.dt_proj.dtype)
-            of_convolved = _product(of_projected, x_proj.t(), None if settings.raw else of_u)
-            of_x, of_weight, of_conv_bias = _convolve_backward(of_convolved, given, settings)
-            of_x = of_x + of_u if settings.raw else of_x
+        convolved = _convolve(given, settings)
+        scanned = _scan_inputs(given, convolved, projected, dt_proj, settings)
+        of_u, of_delta, of_A, of_A_b, of_B, of_C, of_D, of_z, of_bias = module.backward(
+            grad_out, *scanned, states, *settings.scan_flags
+        )
+        padding = x_proj[len(given.x_proj) :, 0].expand(*projected.shape[:2], -1)  # zeros
+        parts = [product(of_delta, dt_proj.t()), of_B.flatten(2), of_C.flatten(2), padding]
+        of_projected = torch.cat(parts, dim=-1)  # (batch, length, padded)
+        of_x_proj = weight_gradient(of_projected, convolved, given.x_proj.dtype)[: len(given.x_proj)]
+        of_dt_proj = weight_gradient(of_delta, projected[..., : dt_proj.shape[1]], given.dt_proj.dtype)
+        of_convolved = product(of_projected, x_proj.t(), None if settings.raw else of_u)
+        of_x, of_weight, of_conv_bias = _convolve_backward(of_convolved, given, settings)
+        of_x = of_x + of_u if settings.raw else of_x
         return None, *BranchTensors(
             of_x, of_z, of_weight, of_conv_bias, of_x_proj, of_dt_proj, of_bias, of_A, of_A_b, of_D
         )
@@ -137,7 +159,7 @@ def _scan_inputs(
     rank = dt_proj.shape[1]
     state = (len(given.x_proj) - rank) // 2
     low_rank, B, C = projected[..., : rank + 2 * state].split([rank, state, state], dim=-1)
-    delta = _product(low_rank, dt_proj)  # (batch, length, dim)
+    delta = product(low_rank, dt_proj)  # (batch, length, dim)
     u = given.x if settings.raw else convolved
     return u, delta, given.A, given.A_b, B.unsqueeze(2), C.unsqueeze(2), given.D, given.z, given.dt_bias
 
@@ -162,21 +184,3 @@ def _convolve_backward(
 
 def _ordered(tokens: Tensor, settings: BranchSettings) -> Tensor:
     return tokens.flip(1) if settings.flipped else tokens
-
-
-def _product(tokens: Tensor, weight: Tensor, onto: Tensor | None = None) -> Tensor:
-    """Compute tokens (batch, length, k) @ weight (n, k) transposed, added to `onto` (batch, length, n) in place."""
-    rows = tokens.flatten(0, 1)  # (batch * length, k)
-    if onto is None:
-        return torch.mm(rows, weight.t()).unflatten(0, tokens.shape[:2])
-    onto.flatten(0, 1).addmm_(rows, weight.t())
-    return onto
-
-
-def _weight_gradient(grad: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Compute the gradient (n, k) of a weight from grad (batch, length, n) and its input (batch, length, k)."""
-    left, right = grad.flatten(0, 1).t(), tokens.flatten(0, 1)
-    if dtype == left.dtype:
-        return torch.mm(left, right)
-    # On a GPU the product can write another type than it reads, which saves a launch and a rounding.
-    return torch.mm(left, right, out_dtype=dtype) if left.is_cuda else torch.mm(left, right).to(dtype)
