@@ -204,6 +204,8 @@ def test_launches_of_a_layer_in_training(at_once, monkeypatch):
     for module in (projection, mixer_branch):
         monkeypatch.setattr(module, "weight_gradient", one_launch)
     at_once(True)
-    forward, both = count_launches(Block(192, Mamba(192), 0.0, True))
+    block = Block(192, Mamba(192), 0.0, True)
+    count_launches(block)  # zeros that are made once
+    forward, both = count_launches(block)
     assert forward <= 16
     assert both < 45

@@ -164,14 +164,13 @@ class Mamba(nn.Module):
 
         A subclass that overrides a step, or adds directions, is computed step by step.
         """
-        steps = ("convolve", "project", "scan")
         backend = choose_backend(self.backend, x.device, x.dtype)
-        calls = list(scan_calls(branch.directions))
-        inherited = all(getattr(type(self), step) is getattr(Mamba, step) for step in steps)
-        if not (inherited and len(calls) == 1 and computes_at_once(x, backend)):
+        if not computes_at_once(x, backend):
             return None
-        forward, backward = calls[0]
-        if forward is not None and forward.order is not Order.FORWARD:
+        steps = ("convolve", "project", "scan")
+        overridden = any(getattr(type(self), step) is not getattr(Mamba, step) for step in steps)
+        (forward, backward), *others = scan_calls(branch.directions)
+        if overridden or others or (forward is not None and forward.order is not Order.FORWARD):
             return None
         return BranchSettings(
             backend,

@@ -6,6 +6,7 @@ them again, and adds gradients up inside the matrix products. It calls the funct
 for eager training only; torch.compile and export see the registered operators.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -144,12 +145,19 @@ class _MixerBranch(torch.autograd.Function):
 
 def _in_type_of_tokens(given: BranchTensors) -> tuple[Tensor, Tensor]:
     """Return x_proj, with rows of zeros up to a multiple of ROW_BYTES, and dt_proj in the type of the tokens."""
-    step = ROW_BYTES // given.x.dtype.itemsize
-    rows, dim = -(-len(given.x_proj) // step) * step, given.x_proj.shape[1]
-    flat = given.x_proj.new_zeros(rows * dim + given.dt_proj.numel(), dtype=given.x.dtype)
-    x_proj, dt_proj = flat[: rows * dim].view(rows, dim), flat[rows * dim :].view_as(given.dt_proj)
-    torch._foreach_copy_([x_proj[: len(given.x_proj)], dt_proj], [given.x_proj, given.dt_proj])  # one launch
+    step, (used, dim) = ROW_BYTES // given.x.dtype.itemsize, given.x_proj.shape
+    padding = _zeros(-used % step, dim, given.x_proj.dtype, given.x.device)
+    flat = given.x.new_empty((used + len(padding)) * dim + given.dt_proj.numel())
+    x_proj, dt_proj = flat[: -given.dt_proj.numel()].view(-1, dim), flat[-given.dt_proj.numel() :]
+    dt_proj = dt_proj.view_as(given.dt_proj)
+    # One launch for all of them.
+    torch._foreach_copy_([x_proj[:used], x_proj[used:], dt_proj], [given.x_proj, padding, given.dt_proj])
     return x_proj, dt_proj
+
+
+@functools.cache
+def _zeros(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(rows, columns, dtype=dtype, device=device)
 
 
 def _scan_inputs(

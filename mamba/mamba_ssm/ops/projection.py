@@ -10,12 +10,9 @@ from torch.autograd.function import once_differentiable
 
 def trains_eagerly_on_gpu(x: Tensor) -> bool:
     """Return whether autograd records what is computed with x, on a GPU, outside of torch.compile and export."""
-    return x.is_cuda and torch.is_grad_enabled() and type(x) in (Tensor, nn.Parameter) and not compiling()
-
-
-def compiling() -> bool:
-    """Return whether torch.compile or torch.export traces the call."""
-    return torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return x.is_cuda and torch.is_grad_enabled() and type(x) in (Tensor, nn.Parameter)
 
 
 class Projection(nn.Linear):

@@ -162,14 +162,18 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, zero=0, HAS_D=scan.D is not None)
     if scan.elemental_residual:
         _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
-    sums = iter(buffer[: scan.directions, :-1].sum((1, 2)))  # each (state, dim); cloned, as outputs must not overlap
-    grad_A, grad_A_b = (
-        None if rate is None else next(sums).t().clone(memory_format=torch.contiguous_format)
-        for rate in (scan.A, scan.A_b)
-    )
+    shares = iter(buffer[: scan.directions, :-1])  # each (chunks, batch, state, dim)
+    grad_A, grad_A_b = (None if rate is None else _sum_rates(next(shares)) for rate in (scan.A, scan.A_b))
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
     grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
     return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
+
+
+def _sum_rates(shares: Tensor) -> Tensor:
+    """Sum shares (chunks, batch, state, dim) of the gradient of A: (dim, state)."""
+    total = shares.new_empty(shares.shape[3], shares.shape[2])
+    torch.sum(shares, (0, 1), out=total.t())
+    return total
 
 
 def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:
@@ -185,6 +189,10 @@ def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:
 
 def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor) -> None:
     """Add the gradient of the elemental residual, `initial` (directions, batch, dim), to each first token."""
+    length = grad_u.shape[1]
+    if len(initial) == 2 and length > 1:
+        grad_u[:, :: length - 1].add_(initial.transpose(0, 1))  # the first and the last token, in one launch
+        return
     tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
     for token, gradient in zip(tokens, initial, strict=True):
         grad_u.select(1, token).add_(gradient)  # `grad_u[:, token] +=` would copy the row to itself afterwards
