@@ -99,10 +99,10 @@ def test_fused_addition_and_norm(is_rms):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def small_model():
+def small_model(**settings):
     torch.manual_seed(0)
     return models.VideoMambaPro(
-        img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0
+        img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0, **settings
     ).cuda()
 
 
@@ -111,6 +111,22 @@ def test_the_model_gives_what_it_gives_on_the_cpu():
     with torch.no_grad():
         got = model(clips.cuda()).cpu()
         torch.testing.assert_close(got, model.cpu()(clips), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("settings", [{}, dict(bimamba_type="v2"), dict(scan_input="raw")], ids=str)
+def test_gradients_of_the_model_are_those_of_the_cpu(settings, bf16):
+    model, clips = small_model(**settings), torch.randn(2, 3, 2, 32, 32)
+
+    def gradients(device):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16 and device == "cuda"):
+            out = model.to(device)(clips.to(device)).float()
+        return torch.autograd.grad(out.sin().sum(), list(model.parameters()))
+
+    found, expected = gradients("cuda"), gradients("cpu")
+    for (name, parameter), a, b in zip(model.named_parameters(), found, expected, strict=True):
+        assert a.dtype == parameter.dtype and a.shape == parameter.shape
+        assert (a.cpu() - b).norm() <= (0.25 if bf16 else 0.01) * b.norm() + 1e-4, name
 
 
 def test_torch_compile_of_the_model():
