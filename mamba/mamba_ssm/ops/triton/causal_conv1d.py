@@ -14,22 +14,22 @@ TILE = Tile(16, 4)
 
 
 @triton.jit
-def _load_window(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
-    """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0."""
+def _load_window(pointer, batch, start, length, columns, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
+    """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0, without masks (tiles)."""
     rows = ()
-    pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
+    pointer += batch * stride_b + columns.to(tl.int64) * stride_d
     for t in tl.static_range(ROWS):
-        row = tl.load(pointer, mask=inside & (start + t >= 0) & (start + t < length), other=0.0)
-        rows = rows + (row.to(tl.float32),)
-        pointer += stride_l
+        token = start + t
+        row = tl.load(pointer + tl.minimum(tl.maximum(token, 0), length - 1).to(tl.int64) * stride_l)
+        rows = rows + (tl.where((token >= 0) & (token < length), row.to(tl.float32), 0.0),)
     return rows
 
 
 @triton.jit
-def _load_taps(weight, columns, inside, WIDTH: tl.constexpr):
+def _load_taps(weight, columns, WIDTH: tl.constexpr):
     taps = ()
     for k in tl.static_range(WIDTH):
-        taps = taps + (tl.load(weight + columns * WIDTH + k, mask=inside, other=0.0).to(tl.float32),)
+        taps = taps + (tl.load(weight + columns * WIDTH + k).to(tl.float32),)
     return taps
 
 
@@ -53,9 +53,9 @@ def convolution_kernel(
     """Grid as in `place`. weight: (dim, WIDTH) contiguous; out is contiguous."""
     batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
-    taps = _load_taps(weight, channels, inside, WIDTH)
+    taps = _load_taps(weight, channels, WIDTH)
     offset = load_channels(bias, channels, HAS_BIAS)
-    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1)
+    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, x_b, x_l, x_d, CHUNK + WIDTH - 1)
     outputs = _convolve(window, taps, offset, CHUNK, WIDTH)
     if SILU:
         activated = ()
@@ -76,13 +76,11 @@ def convolution_backward_kernel(
     """
     batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
-    taps = _load_taps(weight, channels, inside, WIDTH)
+    taps = _load_taps(weight, channels, WIDTH)
     offset = load_channels(bias, channels, HAS_BIAS)
     # A token affects outputs up to WIDTH - 1 tokens later, which in turn read as many tokens back.
-    window = _load_window(
-        x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
-    )
-    grads = _load_window(grad_out, batch, start, length, channels, inside, g_b, g_l, g_d, CHUNK + WIDTH - 1)
+    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1))
+    grads = _load_window(grad_out, batch, start, length, channels, g_b, g_l, g_d, CHUNK + WIDTH - 1)
     if SILU:
         outputs = _convolve(window, taps, offset, CHUNK + WIDTH - 1, WIDTH)
         through = ()

@@ -158,10 +158,9 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     grad_bias = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
     tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
     parameters = dict(matrix_shares=matrix_shares, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
+    flags = dict(RESIDUAL=scan.elemental_residual, HAS_D=scan.D is not None)
     shared = run.common(grad_out)
-    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, zero=0, HAS_D=scan.D is not None)
-    if scan.elemental_residual:
-        _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
+    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, **flags, zero=0)
     shares = iter(buffer[: scan.directions, :-1])  # each (chunks, batch, state, dim)
     grad_A, grad_A_b = (None if rate is None else _sum_rates(next(shares)) for rate in (scan.A, scan.A_b))
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
@@ -185,14 +184,3 @@ def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:
     tensors = dict(shares=shares, grad_B=grad_B, grad_C=grad_C, elements=shares[0].numel())
     launch(matrix_sum_kernel, grid, SUM, **tensors, **sizes, CHUNK=chunk, BLOCK=SUM.block)
     return grad_B, grad_C
-
-
-def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor) -> None:
-    """Add the gradient of the elemental residual, `initial` (directions, batch, dim), to each first token."""
-    length = grad_u.shape[1]
-    if len(initial) == 2 and length > 1:
-        grad_u[:, :: length - 1].add_(initial.transpose(0, 1))  # the first and the last token, in one launch
-        return
-    tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
-    for token, gradient in zip(tokens, initial, strict=True):
-        grad_u.select(1, token).add_(gradient)  # `grad_u[:, token] +=` would copy the row to itself afterwards

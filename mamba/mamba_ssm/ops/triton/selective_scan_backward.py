@@ -43,11 +43,11 @@ def _direction(
     steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
     MASKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Compute (what C reads, nu, updated grad_steps, gradient of A) of one direction and state entry."""
+    """Compute (what C reads, nu, updated grad_steps, gradient of A, adjoint that flows out) of a direction and entry."""
     decays = decay_rows(steps, rate, CHUNK)
     carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
     shown = hide_token(grad_reads, token, CHUNK, MASKED)
-    inflows, _beginning = adjoint_rows(decays, shown, inflow, CHUNK, REVERSE=not REVERSE)
+    inflows, outflow = adjoint_rows(decays, shown, inflow, CHUNK, REVERSE=not REVERSE)
     grad_rate = tl.zeros_like(rate)
     with_share = ()
     nu = ()
@@ -57,7 +57,7 @@ def _direction(
         grad_rate += grad_exponent * steps[t]
         with_share = with_share + (grad_steps[t] + grad_exponent * rate,)
         nu = nu + (inflows[t] if MASKED else mu,)
-    return read_rows(carried, scaled, B_n, token, CHUNK, MASKED), nu, with_share, grad_rate
+    return read_rows(carried, scaled, B_n, token, CHUNK, MASKED), nu, with_share, grad_rate, outflow
 
 
 @triton.jit
@@ -97,17 +97,23 @@ def _add_rows(left, right, CHUNK: tl.constexpr):
 
 @triton.jit
 def _store_input_gradients(
-    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
-    batch, start, length, dim, channels, inside, directions: tl.constexpr, SOFTPLUS: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
+    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+    grad_last, bias, skip, share, batch, start, length, dim, channels, inside, directions: tl.constexpr,
+    SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias."""
+    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias.
+
+    grad_first, grad_last: the gradients of the initial states, which RESIDUAL takes from the first and the last token.
+    """
     of_u = ()
     of_delta = ()
     bias_share = tl.zeros_like(bias)
     D_share = tl.zeros_like(bias)
     for t in tl.static_range(CHUNK):
-        of_u = of_u + (grad_input[t] * steps[t] + skip * grad_y[t],)
+        grad = grad_input[t] * steps[t] + skip * grad_y[t]
+        if RESIDUAL:
+            grad += tl.where(start + t == 0, grad_first, 0.0) + tl.where(start + t == length - 1, grad_last, 0.0)
+        of_u = of_u + (grad,)
         grad_raw = grad_steps[t] + grad_input[t] * inputs[t]
         if SOFTPLUS:
             grad_raw *= sigmoid(raws[t] + bias)
@@ -139,7 +145,7 @@ def backward_kernel(
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
     B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
-    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
+    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr, RESIDUAL: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid as in `place`, one warp a program. The caller sums over programs, so no atomics are needed.
@@ -186,6 +192,7 @@ def backward_kernel(
     y = zero_rows(bias, CHUNK)
     grad_input = zero_rows(bias, CHUNK)
     grad_steps = zero_rows(bias, CHUNK)
+    grad_first, grad_last = tl.zeros_like(bias), tl.zeros_like(bias)
     for n in range(0, state):
         following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
         B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
@@ -199,16 +206,18 @@ def backward_kernel(
         grad_reads = multiply_rows(grad_y, C_n, CHUNK)
         if FORWARD:
             rate, initial, inflow = entry
-            reads, nu, grad_steps, grad_rate = _direction(
+            reads, nu, grad_steps, grad_rate, outflow = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
             )
+            grad_first += outflow
             tl.store(ascending + n * dim, grad_rate, mask=inside)
         if BACKWARD:
             rate, initial, inflow = entry_b
-            reads_b, nu_b, grad_steps, grad_rate = _direction(
+            reads_b, nu_b, grad_steps, grad_rate, outflow = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, length - 1 - start, CHUNK,
                 MASKED_BACKWARD, True,
             )  # fmt: skip
+            grad_last += outflow
             tl.store(states_b + n * dim, grad_rate, mask=inside)
             if FORWARD:
                 reads = _add_rows(reads, reads_b, CHUNK)
@@ -226,8 +235,9 @@ def backward_kernel(
     raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
     share = (chunk * batch_size + batch) * dim + channels
     _store_input_gradients(
-        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
-        batch, again, length, dim, channels, inside, directions, SOFTPLUS, HAS_D, HAS_BIAS, CHUNK,
+        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+        grad_last, bias, skip, share, batch, again, length, dim, channels, inside, directions, SOFTPLUS, RESIDUAL,
+        HAS_D, HAS_BIAS, CHUNK,
     )  # fmt: skip
     if HAS_Z:
         grads = load_rows(grad_out, batch, again, length, channels, grad_b, grad_l, grad_d, CHUNK)
