@@ -70,8 +70,8 @@ class _StateRates(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads):
-        products = torch._foreach_mul(grads, ctx.saved_tensors)  # the derivative of -exp(x) is -exp(x)
-        return tuple(one.to(dtype) for one, dtype in zip(products, ctx.dtypes, strict=True))
+        given = zip(grads, ctx.saved_tensors, ctx.dtypes, strict=True)
+        return tuple((grad * rate).to(dtype) for grad, rate, dtype in given)  # the derivative of -exp(x) is -exp(x)
 
 
 class BranchTensors(NamedTuple):
