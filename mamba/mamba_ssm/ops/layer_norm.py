@@ -5,7 +5,7 @@ passes over memory. Scan backends with a kernel for it (`add_norm_forward`, `add
 on a GPU) are used through the registered operator, otherwise plain PyTorch.
 """
 
-import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,7 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(output[1], weight, bias)
 
 
-def _differentiate(ctx, grad_normed, grad_total, backward=_add_norm_backward):
+def _differentiate(ctx, grad_normed, grad_total, backward: Any = _add_norm_backward):
     total, weight, bias = ctx.saved_tensors
     grad, grad_weight, grad_bias = backward(
         grad_normed, grad_total, total, weight, bias, ctx.eps, ctx.is_rms, ctx.backend
@@ -149,6 +149,15 @@ _add_norm.register_autograd(_differentiate, setup_context=_save_for_backward)
 class _AddNorm(torch.autograd.Function):
     """The operator without the dispatcher, which takes the host as long as the launches."""
 
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_save_for_backward)
-    backward = staticmethod(once_differentiable(functools.partial(_differentiate, backward=_backward)))
+    @staticmethod
+    def forward(*inputs):
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _save_for_backward(ctx, inputs, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        return _differentiate(ctx, *grads, backward=_backward)
