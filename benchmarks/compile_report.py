@@ -138,7 +138,7 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
         options["maxnreg"] = launch.tile.registers
     source = ASTSource(launch.kernel, signature, constants, attributes)
     cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
-    dtype = next(v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B"))
+    dtype = next(v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B", "buffer"))
     return _read_usage(cubin, launch, capability, dtype)
 
 

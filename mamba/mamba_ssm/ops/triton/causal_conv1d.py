@@ -15,7 +15,7 @@ TILE = Tile(16, 4)
 
 @triton.jit
 def _load_window(pointer, batch, start, length, columns, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
-    """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0, without masks (tiles)."""
+    """Load ROWS rows from token `start`, perhaps before the sequence; 0 outside it. No masks, as in `tiles`."""
     rows = ()
     pointer += batch * stride_b + columns.to(tl.int64) * stride_d
     for t in tl.static_range(ROWS):

@@ -17,6 +17,7 @@ from mamba.mamba_ssm.ops.triton.launching import (
     CARRY,
     FORWARD_TILES,
     SUM,
+    SUM_ROWS,
     Tile,
     fastest_tile,
     launch,
@@ -26,7 +27,7 @@ from mamba.mamba_ssm.ops.triton.selective_scan_backward import backward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_carry import carry_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_forward import forward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_summary import summary_kernel
-from mamba.mamba_ssm.ops.triton.selective_scan_sums import matrix_sum_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_sums import matrix_sum_kernel, rate_sum_kernel
 
 
 class ScanArguments(NamedTuple):
@@ -161,18 +162,23 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     flags = dict(RESIDUAL=scan.elemental_residual, HAS_D=scan.D is not None)
     shared = run.common(grad_out)
     launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, **flags, zero=0)
-    shares = iter(buffer[: scan.directions, :-1])  # each (chunks, batch, state, dim)
-    grad_A, grad_A_b = (None if rate is None else _sum_rates(next(shares)) for rate in (scan.A, scan.A_b))
+    grad_A, grad_A_b = _sum_rates(buffer, scan)
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
     grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
     return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
 
 
-def _sum_rates(shares: Tensor) -> Tensor:
-    """Sum shares (chunks, batch, state, dim) of the gradient of A: (dim, state)."""
-    total = shares.new_empty(shares.shape[3], shares.shape[2])
-    torch.sum(shares, (0, 1), out=total.t())
-    return total
+def _sum_rates(buffer: Tensor, scan: ScanArguments) -> tuple[Tensor | None, Tensor | None]:
+    """Sum the gradients of A and A_b that `backward_kernel` has left in the buffer, (dim, state) each."""
+    _, rows, batch, state, dim = buffer.shape
+    grad_A, grad_A_b = (None if rate is None else buffer.new_empty(dim, state) for rate in (scan.A, scan.A_b))
+    grid = (math.ceil(state * dim / SUM_ROWS.block), scan.directions)
+    sizes = dict(rows=(rows - 1) * batch, chunks=rows - 1, batch_size=batch, dim=dim, state=state)
+    directions = dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None)
+    tensors = dict(buffer=buffer, grad_A=grad_A, grad_A_b=grad_A_b)
+    tile = dict(ROWS=SUM_ROWS.chunk, BLOCK=SUM_ROWS.block)
+    launch(rate_sum_kernel, grid, SUM_ROWS, **tensors, **sizes, **directions, **tile)
+    return grad_A, grad_A_b
 
 
 def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:

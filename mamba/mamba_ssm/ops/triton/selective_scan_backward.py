@@ -18,7 +18,6 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     hide_token,
     known_rows,
     load_channels,
-    load_entry,
     load_rows,
     matrix_pointers,
     multiply_rows,
@@ -33,9 +32,8 @@ from mamba.mamba_ssm.ops.triton.tiles import (
 
 
 @triton.jit
-def _load_entry(rates, states, adjoints, n, dim):
-    rate, initial = load_entry(rates, states, n, dim)
-    return rate, initial, tl.load(adjoints + n * dim)
+def _load_boundary(states, adjoints, n, dim):
+    return tl.load(states + n * dim), tl.load(adjoints + n * dim)
 
 
 @triton.jit
@@ -43,7 +41,7 @@ def _direction(
     steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
     MASKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Compute (what C reads, nu, updated grad_steps, gradient of A, adjoint that flows out) of a direction and entry."""
+    """Compute what C reads, nu, updated grad_steps, gradient of A and the adjoint that flows out, for one entry."""
     decays = decay_rows(steps, rate, CHUNK)
     carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
     shown = hide_token(grad_reads, token, CHUNK, MASKED)
@@ -176,16 +174,17 @@ def backward_kernel(
     sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
     ascending = buffer + buffer_row(0, chunk, chunks, batch_size, batch, state * dim) + channels
     descending = buffer + buffer_row(0, chunks - 1 - chunk, chunks, batch_size, batch, state * dim) + channels
-    second = tl.minimum(1, state - 1)
     if FORWARD:
         adjoints = descending + directions * sequence_size
-        next_entry = _load_entry(A + channels, ascending, adjoints, 0, dim)
-        later_entry = _load_entry(A + channels, ascending, adjoints, second, dim)
+        next_rate = tl.load(A + channels)
+        next_boundary = _load_boundary(ascending, adjoints, 0, dim)
+        later_boundary = _load_boundary(ascending, adjoints, tl.minimum(1, state - 1), dim)
     if BACKWARD:
         states_b = descending + slot * sequence_size
         adjoints_b = ascending + (directions + slot) * sequence_size
-        next_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, 0, dim)
-        later_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, second, dim)
+        next_rate_b = tl.load(A_b + channels)
+        next_boundary_b = _load_boundary(states_b, adjoints_b, 0, dim)
+        later_boundary_b = _load_boundary(states_b, adjoints_b, tl.minimum(1, state - 1), dim)
     row: tl.constexpr = 2 * CHUNK
     share_index = ((block * batch_size + batch) * groups + group) * chunks + chunk
     shares = matrix_shares + share_index * state * row + tl.arange(0, BLOCK) * row // BLOCK
@@ -198,23 +197,25 @@ def backward_kernel(
         B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
         next_B, next_C = tl.load(B_tokens + following), tl.load(C_tokens + following)
         if FORWARD:
-            entry, next_entry = next_entry, later_entry
-            later_entry = _load_entry(A + channels, ascending, adjoints, later, dim)
+            rate, next_rate = next_rate, tl.load(A + channels + following * dim)
+            boundary, next_boundary = next_boundary, later_boundary
+            later_boundary = _load_boundary(ascending, adjoints, later, dim)
         if BACKWARD:
-            entry_b, next_entry_b = next_entry_b, later_entry_b
-            later_entry_b = _load_entry(A_b + channels, states_b, adjoints_b, later, dim)
+            rate_b, next_rate_b = next_rate_b, tl.load(A_b + channels + following * dim)
+            boundary_b, next_boundary_b = next_boundary_b, later_boundary_b
+            later_boundary_b = _load_boundary(states_b, adjoints_b, later, dim)
         grad_reads = multiply_rows(grad_y, C_n, CHUNK)
         if FORWARD:
-            rate, initial, inflow = entry
+            initial, inflow = boundary
             reads, nu, grad_steps, grad_rate, outflow = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
             )
             grad_first += outflow
             tl.store(ascending + n * dim, grad_rate, mask=inside)
         if BACKWARD:
-            rate, initial, inflow = entry_b
+            initial, inflow = boundary_b
             reads_b, nu_b, grad_steps, grad_rate, outflow = _direction(
-                steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, length - 1 - start, CHUNK,
+                steps, scaled, grad_steps, grad_reads, B_n, rate_b, initial, inflow, length - 1 - start, CHUNK,
                 MASKED_BACKWARD, True,
             )  # fmt: skip
             grad_last += outflow
