@@ -15,7 +15,7 @@ from engines.nonfinite import report_not_finite
 from engines.preemption import leave, stop_requested
 from engines.settings import RunSettings
 from engines.state import TrainingState
-from engines.update import Results, step_numbers, take_step
+from engines.update import Results, prepared, step_numbers, take_step
 
 _logger = logging.getLogger(__name__)
 
@@ -96,10 +96,10 @@ def _step(state: TrainingState, batches, records, settings: RunSettings, context
     group = list(islice(batches, settings.update_freq))
     done.data_seconds = time.perf_counter() - start
     _note_unreadable(group, records, done.unreadable)
-    prepared = (state.objective.prepare(batch, context.device) for batch in group)
     step = partial(take_step, state, settings, context)
     step = step if state.graph is None else partial(state.graph, step)
-    scalars, norm, finite, stop = _read(step(prepared, step_numbers(state, group, context)), context)
+    results = step(prepared(state, group, settings, context), step_numbers(state, group, context))
+    scalars, norm, finite, stop = _read(results, context)
     if finite:
         done.updates, done.grad_norm = 1, norm
         done.scalars = {name: sum(values) for name, values in scalars.items()}

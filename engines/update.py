@@ -35,6 +35,14 @@ class Results(NamedTuple):
     numbers: Tensor
 
 
+def prepared(state: TrainingState, group: list[dict], settings: RunSettings, context: Context) -> Iterator[dict]:
+    """Yield the batches of a step as `Objective.prepare` returns them, each when it is needed."""
+    for batch in group:
+        with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(settings.bf16)):
+            ready = state.objective.prepare(batch, context.device)
+        yield ready
+
+
 def step_numbers(state: TrainingState, group: list[dict], context: Context) -> dict[str, Tensor]:
     """Return the numbers of an optimizer step that change from step to step, on the device.
 
@@ -87,7 +95,7 @@ def take_step(
         state: its weights, moments and EMA are changed in place.
         settings: bf16 and clip_grad are used.
         context: this process.
-        batches: of the step, from `Objective.prepare`.
+        batches: of the step, from `prepared`.
         numbers: from `step_numbers`.
     """
     state.optimizer.zero_grad(set_to_none=True)
