@@ -32,6 +32,7 @@ def carry_kernel(
     batch = (tl.program_id(0) // blocks).to(tl.int64)
     elements = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = elements < state * dim
+    elements = tl.minimum(elements, state * dim - 1)  # loads need no mask, as in `tiles`
     channels = elements % dim
     directions: tl.constexpr = 2 if FORWARD and BACKWARD else 1
     if FORWARD:
@@ -42,27 +43,26 @@ def carry_kernel(
     ascending = is_forward == is_state
     rate = tl.zeros([BLOCK], tl.float32)
     if FORWARD:
-        rate += tl.load(A + elements, mask=inside & is_forward, other=0.0)
+        rate += tl.load(A + elements, mask=is_forward, other=0.0)
     if BACKWARD:
-        rate += tl.load(A_b + elements, mask=inside & (is_forward == 0), other=0.0)
+        rate += tl.load(A_b + elements, mask=is_forward == 0, other=0.0)
     rate = rate * LOG2_E
     carried = tl.zeros([BLOCK], tl.float32)
     if RESIDUAL:
         token = tl.where(is_forward, 0, length - 1).to(tl.int64)
         first = batch * u_b + token * u_l + channels.to(tl.int64) * u_d
-        carried += tl.load(u + first, mask=inside & is_state, other=0.0).to(tl.float32)
+        carried += tl.load(u + first, mask=is_state, other=0.0).to(tl.float32)
     tl.store(buffer + buffer_row(sequence, 0, chunks, batch_size, batch, state * dim) + elements, carried, mask=inside)
     for start in range(1, chunks + 1, ROWS):
         decays = ()
         added = ()
         for r in tl.static_range(ROWS):
-            row = start + r
-            known = inside & (row <= chunks)
+            row = tl.minimum(start + r, chunks)
             chunk = tl.where(ascending, row - 1, chunks - row).to(tl.int64)
-            steps = tl.load(step_sums + (chunk * batch_size + batch) * dim + channels, mask=known, other=0.0)
+            steps = tl.load(step_sums + (chunk * batch_size + batch) * dim + channels)
             at = buffer_row(sequence, row, chunks, batch_size, batch, state * dim) + elements
             decays = decays + (tl.exp2(steps * rate),)
-            added = added + (tl.load(buffer + at, mask=known, other=0.0),)
+            added = added + (tl.load(buffer + at),)
         for r in tl.static_range(ROWS):
             row = start + r
             carried = decays[r] * carried + added[r]
