@@ -2,6 +2,7 @@
 
     python -m benchmarks.compile_report                          # the table, sm_80, sm_90 and sm_100
     python -m benchmarks.compile_report --write docs/gpu.md      # in the file, between its markers
+    python -m benchmarks.compile_report --estimate               # what an H100 may take (--write as above)
 
 The host code runs on tensors without data and its launches are recorded, so exactly these kernels are compiled.
 """
@@ -20,6 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.kernel_estimate import COLUMNS, estimate_line
 from common.flag_parser import FlagParser
 from mamba.mamba_ssm.ops.triton import causal_conv1d, layer_norm, selective_scan
 from mamba.mamba_ssm.ops.triton.launching import (
@@ -34,7 +36,8 @@ CAPABILITIES = (80, 90, 100)
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 BEGIN, END = "<!-- compile report: begin -->", "<!-- compile report: end -->"
-SIZES = dict(batch=2, length=1569, dim=384, state=16)  # VideoMambaPro Tiny, 8 frames of 224 x 224
+ESTIMATE = "<!-- estimate: begin -->", "<!-- estimate: end -->"
+SIZES = dict(batch=8, length=1569, dim=384, state=16)  # VideoMambaPro Tiny, 8 frames of 224 x 224
 
 
 class Usage(NamedTuple):
@@ -50,6 +53,9 @@ class Usage(NamedTuple):
         shared: Bytes of shared memory per program.
         loop: Instructions of the longest loop.
         spills_in_loop: Loads and stores of spilled values in loops.
+        outside: Instructions outside the longest loop.
+        special_in_loop: Special functions (exp2, reciprocal) in the longest loop.
+        special_outside: Those outside it.
     """
 
     kernel: str
@@ -61,6 +67,9 @@ class Usage(NamedTuple):
     shared: int
     loop: int
     spills_in_loop: int
+    outside: int
+    special_in_loop: int
+    special_outside: int
 
 
 def scan_launches(tile: Tile, dtype: torch.dtype, backward: bool) -> list[Launch]:
@@ -138,7 +147,9 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
         options["maxnreg"] = launch.tile.registers
     source = ASTSource(launch.kernel, signature, constants, attributes)
     cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
-    dtype = next(v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed"))
+    dtype = next(
+        v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B", "buffer")
+    )
     return _read_usage(cubin, launch, capability, dtype)
 
 
@@ -151,11 +162,13 @@ def _read_usage(cubin: bytes, launch: Launch, capability: int, dtype: torch.dtyp
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
     if found is None:
         raise RuntimeError(f"cuobjdump reports no resources of {launch.kernel.__name__}: {resources[-500:]}")
-    loops = _loops(assembly)
+    operations, loops = _loops(assembly)
+    longest = max(loops, key=len, default=[])
+    special = sum(op.startswith("MUFU") for op in longest)
     return Usage(
-        _name(launch), launch.tile, capability, dtype, *(int(number) for number in found.groups()),
-        max((len(body) for body in loops), default=0),
+        _name(launch), launch.tile, capability, dtype, *(int(number) for number in found.groups()), len(longest),
         sum(op.startswith(("LDL", "STL")) for body in loops for op in body),
+        len(operations) - len(longest), special, sum(op.startswith("MUFU") for op in operations) - special,
     )  # fmt: skip
 
 
@@ -167,8 +180,8 @@ def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def _loops(assembly: str) -> list[list[str]]:
-    """Return the operations between each backward branch and its target."""
+def _loops(assembly: str) -> tuple[list[str], list[list[str]]]:
+    """Return all operations, and those between each backward branch and its target."""
     operations: list[str] = []
     labels: dict[str, int] = {}
     loops = []
@@ -182,7 +195,7 @@ def _loops(assembly: str) -> list[list[str]]:
             target = re.search(r"BRA.*?(\.L_x_\d+)", operation[1])
             if target and labels.get(target[1], len(operations)) < len(operations) - 1:
                 loops.append(operations[labels[target[1]] :])
-    return loops
+    return operations, loops
 
 
 def _line(usage: Usage) -> str:
@@ -210,17 +223,31 @@ def table(capabilities: tuple[int, ...], dtype: torch.dtype, emit: Callable[[str
     return "\n".join(lines)
 
 
-def write_table(path: Path, text: str) -> None:
+def estimates(dtype: torch.dtype, emit: Callable[[str], object]) -> str:
+    """Return a Markdown table of estimated microseconds on an H100, for the tiles that are used first."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    for tile, backward in ((FORWARD_TILES[0], False), (BACKWARD_TILES[0], True)):
+        found = [estimate_line(launch, compile_launch(launch, 90)) for launch in scan_launches(tile, dtype, backward)]
+        lines += [text for text, _ in found]
+        total = round(sum(microseconds for _, microseconds in found))
+        lines.append(f"| **{'backward' if backward else 'forward'} pass** |{' |' * (len(COLUMNS) - 2)} **{total}** |")
+    for text in lines:
+        emit(text)
+    return "\n".join(lines)
+
+
+def write_table(path: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
     """Replace the text between the two markers of a file.
 
     Raises:
         ValueError: A marker is missing.
     """
+    begin, end = markers
     content = path.read_text()
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise ValueError(f"{path}: must contain each of the lines {BEGIN!r} and {END!r} once")
-    head, rest = content.split(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    if content.count(begin) != 1 or content.count(end) != 1:
+        raise ValueError(f"{path}: must contain each of the lines {begin!r} and {end!r} once")
+    head, rest = content.split(begin)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
@@ -230,13 +257,17 @@ def main() -> None:
         "--capabilities", type=int, nargs="+", default=CAPABILITIES, help="80 is compute capability 8.0"
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--estimate", action="store_true", help="microseconds on an H100 instead of the report")
     parser.add_argument("--write", type=Path, help="a Markdown file with the two markers")
     arguments = parser.parse_args()
-    text = table(
-        tuple(arguments.capabilities), getattr(torch, arguments.dtype), lambda line: sys.stdout.write(line + "\n")
-    )
+    dtype = getattr(torch, arguments.dtype)
+
+    def emit(line: str) -> None:
+        sys.stdout.write(line + "\n")
+
+    text = estimates(dtype, emit) if arguments.estimate else table(tuple(arguments.capabilities), dtype, emit)
     if arguments.write is not None:
-        write_table(arguments.write, text)
+        write_table(arguments.write, text, ESTIMATE if arguments.estimate else (BEGIN, END))
 
 
 if __name__ == "__main__":

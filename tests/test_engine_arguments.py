@@ -18,6 +18,7 @@ FLAGS = {
     "parallel",
     "dist_timeout",
     "compile",
+    "cuda_graph",
     "opt",
     "opt_eps",
     "opt_betas",
@@ -64,7 +65,7 @@ FLAGS = {
 }
 
 SWITCHES = {"bf16", "compile", "scale_min_lr", "model_ema", "model_ema_warmup", "auto_resume", "eval", "test_best"}
-SWITCHES |= {"disable_eval_during_finetuning", "lr_absolute"}
+SWITCHES |= {"disable_eval_during_finetuning", "lr_absolute", "cuda_graph"}
 
 
 def test_the_flags_are_these_and_each_has_a_help_text():

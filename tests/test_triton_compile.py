@@ -50,7 +50,8 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
     launches += compile_report.convolution_launches(dtype)
     usages = [compiled(launch, capability) for launch in launches]
     assert {usage.kernel.split()[0] for usage in usages} == {
-        "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel",
+        "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel", "matrix_sum_kernel",
+        "rate_sum_kernel",
         "add_norm_kernel", "add_norm_backward_kernel", "convolution_kernel", "convolution_backward_kernel",
     }  # fmt: skip
     for usage in usages:
@@ -73,7 +74,7 @@ def test_spills_are_seen():
     from benchmarks import compile_report
     from mamba.mamba_ssm.ops.triton import launching
 
-    launch = compile_report.scan_launches(launching.Tile(8, 1, 64), torch.bfloat16, backward=True)[-1]
+    launch = compile_report.scan_launches(launching.Tile(8, 1, 64), torch.bfloat16, backward=True)[2]
     usage = compiled(launch, 90)
     assert usage.registers <= 64
     assert usage.stack > CHOSEN_STACK

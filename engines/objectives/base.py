@@ -47,9 +47,11 @@ class Objective(nn.Module):
     Attributes:
         model: the network; its parameters keep their names in checkpoints.
         score: the metric that selects the best checkpoint; None if there is none.
+        fixed_shapes: whether `prepare` returns only tensors, whose shapes are those of the clips (for --cuda_graph).
     """
 
     score: Score | None = None
+    fixed_shapes: bool = True
 
     def __init__(self, model: nn.Module):
         super().__init__()

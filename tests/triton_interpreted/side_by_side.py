@@ -42,6 +42,10 @@ def side_by_side(hosts, monkeypatch):
         arrays = np.broadcast_arrays(pointer.data, value.data, mask.data)
         interpreter._interpreter.store(*(np.ascontiguousarray(array) for array in arrays))
 
+    def gather(self, source, index, _axis):
+        values, at = np.broadcast_arrays(source.data, index.data)
+        return HANDLE(np.take_along_axis(values, at, axis=-1), source.dtype.scalar)
+
     def sum_of_block(self, block):
         total = np.sum(block.handle.data, axis=-1, keepdims=True, dtype=block.handle.data.dtype)
         return tl.core.tensor(HANDLE(total, block.dtype.scalar), block.dtype)
@@ -51,6 +55,7 @@ def side_by_side(hosts, monkeypatch):
         "create_splat": splat,
         "create_masked_load": load,
         "create_load": lambda self, pointer, *_: load(self, pointer, None, None),
+        "create_gather": gather,
         "create_masked_store": store,
         "create_store": lambda self, pointer, value, *_: store(self, pointer, value, None),
     }

@@ -14,22 +14,22 @@ TILE = Tile(16, 4)
 
 
 @triton.jit
-def _load_window(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
-    """Load ROWS rows from token `start`, which may lie before the sequence; rows outside are 0."""
+def _load_window(pointer, batch, start, length, columns, stride_b, stride_l, stride_d, ROWS: tl.constexpr):
+    """Load ROWS rows from token `start`, perhaps before the sequence; 0 outside it. No masks, as in `tiles`."""
     rows = ()
-    pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
+    pointer += batch * stride_b + columns.to(tl.int64) * stride_d
     for t in tl.static_range(ROWS):
-        row = tl.load(pointer, mask=inside & (start + t >= 0) & (start + t < length), other=0.0)
-        rows = rows + (row.to(tl.float32),)
-        pointer += stride_l
+        token = start + t
+        row = tl.load(pointer + tl.minimum(tl.maximum(token, 0), length - 1).to(tl.int64) * stride_l)
+        rows = rows + (tl.where((token >= 0) & (token < length), row.to(tl.float32), 0.0),)
     return rows
 
 
 @triton.jit
-def _load_taps(weight, columns, inside, WIDTH: tl.constexpr):
+def _load_taps(weight, columns, WIDTH: tl.constexpr):
     taps = ()
     for k in tl.static_range(WIDTH):
-        taps = taps + (tl.load(weight + columns * WIDTH + k, mask=inside, other=0.0).to(tl.float32),)
+        taps = taps + (tl.load(weight + columns * WIDTH + k).to(tl.float32),)
     return taps
 
 
@@ -50,12 +50,12 @@ def convolution_kernel(
     x, weight, bias, out, x_b, x_l, x_d, length, dim,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). weight: (dim, WIDTH) contiguous; out is contiguous."""
-    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    """Grid as in `place`. weight: (dim, WIDTH) contiguous; out is contiguous."""
+    batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
-    taps = _load_taps(weight, channels, inside, WIDTH)
-    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
-    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + WIDTH - 1)
+    taps = _load_taps(weight, channels, WIDTH)
+    offset = load_channels(bias, channels, HAS_BIAS)
+    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, x_b, x_l, x_d, CHUNK + WIDTH - 1)
     outputs = _convolve(window, taps, offset, CHUNK, WIDTH)
     if SILU:
         activated = ()
@@ -70,19 +70,17 @@ def convolution_backward_kernel(
     grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, x_b, x_l, x_d, g_b, g_l, g_d, length, dim, batch_size,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). grad_x is contiguous.
+    """Grid as in `place`. grad_x is contiguous.
 
     grad_weight (WIDTH, chunks, batch, dim) and grad_bias (chunks, batch, dim) are partial sums per chunk, float32.
     """
-    batch, chunk, _group, _block, channels, inside = place(length, dim, 1, CHUNK, BLOCK)
+    batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
-    taps = _load_taps(weight, channels, inside, WIDTH)
-    offset = load_channels(bias, channels, inside, HAS_BIAS).to(tl.float32)
+    taps = _load_taps(weight, channels, WIDTH)
+    offset = load_channels(bias, channels, HAS_BIAS)
     # A token affects outputs up to WIDTH - 1 tokens later, which in turn read as many tokens back.
-    window = _load_window(
-        x, batch, start - (WIDTH - 1), length, channels, inside, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1)
-    )
-    grads = _load_window(grad_out, batch, start, length, channels, inside, g_b, g_l, g_d, CHUNK + WIDTH - 1)
+    window = _load_window(x, batch, start - (WIDTH - 1), length, channels, x_b, x_l, x_d, CHUNK + 2 * (WIDTH - 1))
+    grads = _load_window(grad_out, batch, start, length, channels, g_b, g_l, g_d, CHUNK + WIDTH - 1)
     if SILU:
         outputs = _convolve(window, taps, offset, CHUNK + WIDTH - 1, WIDTH)
         through = ()
@@ -110,10 +108,10 @@ def convolution_backward_kernel(
         tl.store(grad_bias + share, bias_share, mask=inside)
 
 
-def _sizes(x: Tensor) -> tuple[int, tuple[int, int]]:
+def _sizes(x: Tensor) -> tuple[int, tuple[int]]:
     batch, length, dim = x.shape
     chunks = math.ceil(length / TILE.chunk)
-    return chunks, (chunks * math.ceil(dim / TILE.block), batch)
+    return chunks, (batch * chunks * math.ceil(dim / TILE.block),)
 
 
 def _arguments(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> dict:
@@ -142,11 +140,13 @@ def convolve_backward(
     width = weight.shape[1]
     chunks, grid = _sizes(x)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grad_weight = torch.zeros(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
-    grad_bias = None if bias is None else torch.zeros(chunks, batch, dim, dtype=torch.float32, device=x.device)
+    grad_weight = torch.empty(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
+    grad_bias = None if bias is None else torch.empty(chunks, batch, dim, dtype=torch.float32, device=x.device)
     if x.numel():
         gradients = dict(grad_out=grad_out, grad_x=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
         shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
         launch(convolution_backward_kernel, grid, TILE, **shared, **gradients, batch_size=batch)
     grad_bias = None if bias is None else grad_bias.sum((0, 1)).to(bias.dtype)
-    return grad_x, grad_weight.sum((1, 2)).t().to(weight.dtype).contiguous(), grad_bias
+    total = grad_weight.new_empty(dim, width)
+    torch.sum(grad_weight, (1, 2), out=total.t())
+    return grad_x, total.to(weight.dtype), grad_bias

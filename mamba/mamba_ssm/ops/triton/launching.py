@@ -1,8 +1,8 @@
 """Launch kernels with a tile size that is chosen by measurement.
 
-The first call with new sizes times each candidate on the device and keeps the fastest one for the process. Candidates
-add in different orders, so results differ in the last bits. VIDEOMAMBAPRO_TRITON_TUNE=0 always uses the first
-candidate, for runs that must be bit-identical.
+The first call with new sizes times each candidate on the device and keeps the fastest one for the process, and for all
+processes of a distributed run. Candidates add in different orders, so results differ in the last bits.
+VIDEOMAMBAPRO_TRITON_TUNE=0 always uses the first candidate, for runs that must be bit-identical.
 """
 
 import contextlib
@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 logger = logging.getLogger(__name__)
 
 TUNE_VARIABLE = "VIDEOMAMBAPRO_TRITON_TUNE"
 TRIALS = 5
+MARGIN = 0.97  # of the first tile's time; another one must be faster, or noise would choose
+BUSY = 10_000_000  # clock cycles, some milliseconds, during which the host launches what is timed
 
 
 class Tile(NamedTuple):
@@ -38,11 +41,13 @@ class Tile(NamedTuple):
         return 32 * self.warps
 
 
-# The first of each list is used if nothing is measured. `backward_kernel` sums over channels, which needs no barrier
-# with one warp. docs/gpu.md lists what each compiles to.
-FORWARD_TILES = (Tile(16, 2), Tile(32, 1), Tile(8, 4))
-BACKWARD_TILES = (Tile(8, 1), Tile(8, 1, 160), Tile(16, 1))
+# The first of each list is used if nothing is measured. One warp, because the kernels pass numbers between threads by
+# shuffles. docs/gpu.md lists what each compiles to.
+FORWARD_TILES = (Tile(16, 1), Tile(32, 1))
+BACKWARD_TILES = (Tile(16, 1), Tile(8, 1))
 CARRY = Tile(16, 1)  # `carry_kernel`: chunks loaded together, warps
+SUM = Tile(1, 4)  # `matrix_sum_kernel`
+SUM_ROWS = Tile(32, 1)  # `rate_sum_kernel`: rows loaded together, warps
 
 
 class Launch(NamedTuple):
@@ -96,18 +101,34 @@ def fastest_tile(name: str, tiles: tuple[Tile, ...], sizes: tuple, device: torch
     if key not in _fastest:
         if torch.cuda.is_current_stream_capturing():
             return tiles[0]
-        seconds = {tile: _milliseconds(run, tile) for tile in tiles}
-        _fastest[key] = min(seconds, key=seconds.get)
-        logger.info("%s %s: %s of %s ms", name, sizes, _fastest[key], seconds)
+        milliseconds = {tile: _milliseconds(run, tile) for tile in tiles}
+        best = min(tiles, key=milliseconds.__getitem__)
+        if milliseconds[best] > MARGIN * milliseconds[tiles[0]]:
+            best = tiles[0]
+        _fastest[key] = tiles[_agreed(f"{name} {sizes}", tiles.index(best))]
+        logger.info("%s %s: %s of %s ms", name, sizes, _fastest[key], milliseconds)
     return _fastest[key]
 
 
+def _agreed(question: str, answer: int) -> int:
+    """Return the answer of the process that was first to ask: gradients must not depend on the rank.
+
+    The store of the process group needs no other process at the same time, as a broadcast would: ranks meet new sizes
+    at different steps, the last batch of an evaluation for example.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return answer
+    store = dist.distributed_c10d._get_default_store()
+    return int(store.compare_set(f"videomambapro: tile of {question}", "", str(answer)))
+
+
 def _milliseconds(run: Callable, tile: Tile) -> float:
-    """Return the shortest time of TRIALS runs, after one that compiles."""
+    """Return the shortest time of TRIALS runs on the GPU, after one that compiles."""
     run(tile)
     best = float("inf")
     for _ in range(TRIALS):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(BUSY)  # the kernels queue up behind it, so the host's time does not count
         begin.record()
         run(tile)
         end.record()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mamba.mamba_ssm.ops.triton.launching import Tile, launch
 
-PROGRAMS = 264  # of the backward pass: two per multiprocessor of an H100, which has 132
+WARPS = 16  # of the backward pass on a multiprocessor, so that enough rows are under way to hide the latency
+MULTIPROCESSORS = 132  # where no GPU tells its own, as for the compile report: an H100's
 
 
 @triton.jit
@@ -85,6 +86,12 @@ def _tile(dim: int) -> Tile:
     return Tile(1, min(8, max(1, triton.next_power_of_2(dim) // 256)))
 
 
+def _programs(device: torch.device, tile: Tile) -> int:
+    on_gpu = device.type == "cuda"
+    count = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else MULTIPROCESSORS
+    return count * max(1, WARPS // tile.warps)
+
+
 def run_forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
 ) -> tuple[Tensor, Tensor]:
@@ -115,10 +122,10 @@ def run_backward(
     """Compute the gradients of (hidden + residual, weight, bias); grad_total is that of `total`, the new residual."""
     dim = total.shape[-1]
     rows = total.numel() // dim
-    programs = max(1, min(rows, PROGRAMS))
+    programs = min(rows, _programs(total.device, _tile(dim)))
     grad_input = torch.empty(total.shape, dtype=torch.float32, device=total.device)
-    grad_weight = torch.zeros(programs, dim, dtype=torch.float32, device=total.device)
-    grad_bias = None if bias is None else torch.zeros_like(grad_weight)
+    grad_weight = torch.empty(programs, dim, dtype=torch.float32, device=total.device)
+    grad_bias = None if bias is None else torch.empty_like(grad_weight)
     if rows:
         inputs = dict(grad_normed=grad_normed.contiguous(), grad_total=grad_total.contiguous(), total=total)
         outputs = dict(grad_input=grad_input, grad_weight=grad_weight, grad_bias=grad_bias)

@@ -16,6 +16,8 @@ from mamba.mamba_ssm.ops.triton.launching import (
     BACKWARD_TILES,
     CARRY,
     FORWARD_TILES,
+    SUM,
+    SUM_ROWS,
     Tile,
     fastest_tile,
     launch,
@@ -25,6 +27,7 @@ from mamba.mamba_ssm.ops.triton.selective_scan_backward import backward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_carry import carry_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_forward import forward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_summary import summary_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_sums import matrix_sum_kernel, rate_sum_kernel
 
 
 class ScanArguments(NamedTuple):
@@ -49,11 +52,12 @@ class ScanArguments(NamedTuple):
         """Number of directions, 1 or 2."""
         return (self.A is not None) + (self.A_b is not None)
 
-    def parameters_contiguous(self) -> "ScanArguments":
-        """Return a copy with contiguous A, A_b, D and delta_bias, as the kernels require."""
-        names = ("A", "A_b", "D", "delta_bias")
-        present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return self._replace(**{name: tensor.contiguous() for name, tensor in present.items()})
+    def arranged(self) -> "ScanArguments":
+        """Return a copy as the kernels read it: A and A_b (state, dim), a row of channels for each entry; no gaps."""
+        A, A_b = (None if rate is None else rate.t().contiguous() for rate in (self.A, self.A_b))
+        D, delta_bias = (None if t is None else t.contiguous() for t in (self.D, self.delta_bias))
+        B, C = (matrix if matrix.stride(-1) == 1 else matrix.contiguous() for matrix in (self.B, self.C))
+        return self._replace(A=A, A_b=A_b, B=B, C=C, D=D, delta_bias=delta_bias)
 
     def sizes(self) -> tuple:
         """Return everything the speed depends on, as the key of the fastest tile."""
@@ -67,21 +71,20 @@ class Pass(NamedTuple):
     scan: ScanArguments
     tile: Tile
     chunks: int
-    grid: tuple[int, int]
+    grid: tuple[int]
     buffer: Tensor
     step_sums: Tensor
-    matrices: Tensor
 
     def common(self, grad_out: Tensor | None = None) -> dict:
         """Return the arguments of all kernels that read tiles."""
         scan = self.scan
         (batch, length, dim), (groups, state) = scan.u.shape, scan.B.shape[2:]
-        B, C = self.matrices
         return (
-            dict(u=scan.u, delta=scan.delta, A=scan.A, A_b=scan.A_b, B=B, C=C, z=scan.z, buffer=self.buffer)
+            dict(u=scan.u, delta=scan.delta, A=scan.A, A_b=scan.A_b, B=scan.B, C=scan.C, z=scan.z, buffer=self.buffer)
             | (strides("u", scan.u) | strides("delta", scan.delta) | strides("z", scan.z))
+            | (strides("B", scan.B[..., 0], "blg") | strides("C", scan.C[..., 0], "blg"))
             | ({} if grad_out is None else strides("grad", grad_out))
-            | dict(length=length, padded=B.shape[-1], dim=dim, state=state, groups=groups, batch_size=batch)
+            | dict(length=length, dim=dim, state=state, groups=groups, batch_size=batch)
             | dict(delta_bias=scan.delta_bias, HAS_BIAS=scan.delta_bias is not None, HAS_Z=scan.z is not None)
             | dict(chunks=self.chunks, CHUNK=self.tile.chunk, BLOCK=self.tile.block)
             | dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, SOFTPLUS=scan.delta_softplus)
@@ -89,30 +92,21 @@ class Pass(NamedTuple):
         )
 
 
-def _matrices(B: Tensor, C: Tensor, padded: int) -> Tensor:
-    """Arrange B and C for the kernels, tokens last: (2, batch, groups, state, padded), float32."""
-    batch, length, groups, state = B.shape
-    matrices = B.new_zeros(2, batch, groups, state, padded, dtype=torch.float32)
-    for matrix, copy in zip((B, C), matrices, strict=True):
-        copy[..., :length] = matrix.permute(0, 2, 3, 1)
-    return matrices
-
-
 def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) -> Pass:
     """Run the first two kernels: compute the states and, with `grad_out`, the adjoints before every chunk."""
     batch, length, dim = scan.u.shape
     state, groups = scan.B.shape[3], scan.B.shape[2]
     chunks = math.ceil(length / tile.chunk)
-    grid = (chunks * groups * math.ceil(dim // groups / tile.block), batch)
+    grid = (batch * chunks * groups * math.ceil(dim // groups / tile.block),)
     sequences = scan.directions * (1 if grad_out is None else 2)
     rate = scan.A if scan.A is not None else scan.A_b
     buffer = rate.new_empty(sequences, chunks + 1, batch, state, dim)
     step_sums = rate.new_empty(chunks, batch, dim)
-    run = Pass(scan, tile, chunks, grid, buffer, step_sums, _matrices(scan.B, scan.C, chunks * tile.chunk))
+    run = Pass(scan, tile, chunks, grid, buffer, step_sums)
     adjoint = grad_out is not None
     source = grad_out if adjoint else scan.u  # never read without the adjoints
     launch(summary_kernel, grid, tile, **run.common(source), grad_out=source, step_sums=step_sums, ADJOINT=adjoint)
-    carry_grid = (math.ceil(state * dim / CARRY.block), batch, sequences)
+    carry_grid = (batch * math.ceil(state * dim / CARRY.block), sequences)
     tensors = dict(u=scan.u, buffer=buffer, step_sums=step_sums, A=scan.A, A_b=scan.A_b) | strides("u", scan.u)
     sizes = dict(length=length, chunks=chunks, batch_size=batch, dim=dim, state=state, ROWS=CARRY.chunk)
     directions = dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None, ADJOINT=adjoint)
@@ -123,7 +117,7 @@ def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) ->
 
 def scan_forward(*arguments) -> Tensor:
     """Compute out (batch, length, dim) of a scan; the arguments are those of `ScanArguments`, in order."""
-    scan = ScanArguments(*arguments).parameters_contiguous()
+    scan = ScanArguments(*arguments)
     if scan.u.numel() == 0:
         return scan.u.new_empty(scan.u.shape)
     tile = fastest_tile("scan forward", FORWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_forward(scan, t))
@@ -132,15 +126,16 @@ def scan_forward(*arguments) -> Tensor:
 
 def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
     """Run the three kernels of the forward scan with one tile."""
+    scan = scan.arranged()
     run = _carried_states(scan, tile, None)
     out = scan.u.new_empty(scan.u.shape)
-    launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, HAS_D=scan.D is not None)
+    launch(forward_kernel, run.grid, tile, **run.common(), D=scan.D, out=out, zero=0, HAS_D=scan.D is not None)
     return out
 
 
 def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
-    scan = ScanArguments(*arguments).parameters_contiguous()
+    scan = ScanArguments(*arguments)
     if scan.u.numel() == 0:
         return tuple(None if t is None else torch.zeros_like(t).contiguous() for t in scan[:9])
     tile = fastest_tile(
@@ -151,6 +146,7 @@ def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
 
 def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Tensor | None, ...]:
     """Run the three kernels of the backward scan with one tile, and sum over their programs."""
+    scan = scan.arranged()
     run = _carried_states(scan, tile, grad_out)
     batch, length, dim = scan.u.shape
     groups, state = scan.B.shape[2:]
@@ -158,29 +154,39 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     buffer = run.buffer
     grad_u, grad_delta = scan.u.new_empty(scan.u.shape), scan.u.new_empty(scan.u.shape)
     grad_z = None if scan.z is None else scan.z.new_empty(scan.z.shape)
-    grad_B, grad_C = buffer.new_empty(2, blocks, batch, groups, state, run.matrices.shape[-1])
+    matrix_shares = buffer.new_empty(blocks, batch, groups, run.chunks, state, 2, tile.chunk)
     grad_D = None if scan.D is None else torch.empty_like(run.step_sums)
     grad_bias = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
     tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
-    parameters = dict(grad_B=grad_B, grad_C=grad_C, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
+    parameters = dict(matrix_shares=matrix_shares, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
+    flags = dict(RESIDUAL=scan.elemental_residual, HAS_D=scan.D is not None)
     shared = run.common(grad_out)
-    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, HAS_D=scan.D is not None)
-    if scan.elemental_residual:
-        _add_initial_gradients(grad_u, scan, buffer[scan.directions :, -1].sum(2))
-    shares = iter(buffer[: scan.directions, :-1])
-    grad_A, grad_A_b = (
-        None if rate is None else next(shares).sum((0, 1)).t().contiguous() for rate in (scan.A, scan.A_b)
-    )
-    grad_B, grad_C = (
-        share.sum(0)[..., :length].permute(0, 3, 1, 2).to(matrix.dtype).contiguous()
-        for share, matrix in ((grad_B, scan.B), (grad_C, scan.C))
-    )
+    launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, **flags, zero=0)
+    grad_A, grad_A_b = _sum_rates(buffer, scan)
+    grad_B, grad_C = _sum_matrices(matrix_shares, scan)
     grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
     return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
 
 
-def _add_initial_gradients(grad_u: Tensor, scan: ScanArguments, initial: Tensor) -> None:
-    """Add the gradient of the elemental residual, `initial` (directions, batch, dim), to each first token."""
-    tokens = [0] * (scan.A is not None) + [-1] * (scan.A_b is not None)
-    for token, gradient in zip(tokens, initial, strict=True):
-        grad_u[:, token] += gradient
+def _sum_rates(buffer: Tensor, scan: ScanArguments) -> tuple[Tensor | None, Tensor | None]:
+    """Sum the gradients of A and A_b that `backward_kernel` has left in the buffer, (dim, state) each."""
+    _, rows, batch, state, dim = buffer.shape
+    grad_A, grad_A_b = (None if rate is None else buffer.new_empty(dim, state) for rate in (scan.A, scan.A_b))
+    grid = (math.ceil(state * dim / SUM_ROWS.block), scan.directions)
+    sizes = dict(rows=(rows - 1) * batch, chunks=rows - 1, batch_size=batch, dim=dim, state=state)
+    directions = dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None)
+    tensors = dict(buffer=buffer, grad_A=grad_A, grad_A_b=grad_A_b)
+    tile = dict(ROWS=SUM_ROWS.chunk, BLOCK=SUM_ROWS.block)
+    launch(rate_sum_kernel, grid, SUM_ROWS, **tensors, **sizes, **directions, **tile)
+    return grad_A, grad_A_b
+
+
+def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:
+    """Sum the shares of `backward_kernel` in the gradients of B and C, in their types."""
+    blocks, batch, groups, chunks, state, _, chunk = shares.shape
+    grad_B, grad_C = (matrix.new_empty(matrix.shape) for matrix in (scan.B, scan.C))
+    grid = (batch * groups * chunks * math.ceil(state * 2 * chunk / SUM.block),)
+    sizes = dict(blocks=blocks, length=scan.u.shape[1], groups=groups, state=state, chunks=chunks)
+    tensors = dict(shares=shares, grad_B=grad_B, grad_C=grad_C, elements=shares[0].numel())
+    launch(matrix_sum_kernel, grid, SUM, **tensors, **sizes, CHUNK=chunk, BLOCK=SUM.block)
+    return grad_B, grad_C

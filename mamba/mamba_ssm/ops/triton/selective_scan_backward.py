@@ -16,18 +16,24 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     decay_rows,
     gate_rows,
     hide_token,
+    known_rows,
     load_channels,
     load_rows,
-    load_tokens,
+    matrix_pointers,
     multiply_rows,
     place,
     read_rows,
-    scale_rows,
     sigmoid,
     step_rows,
     store_rows,
+    token_numbers,
     zero_rows,
 )
+
+
+@triton.jit
+def _load_boundary(states, adjoints, n, dim):
+    return tl.load(states + n * dim), tl.load(adjoints + n * dim)
 
 
 @triton.jit
@@ -35,11 +41,11 @@ def _direction(
     steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
     MASKED: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Compute (what C reads, nu, updated grad_steps, gradient of A) of one direction and state entry."""
+    """Compute what C reads, nu, updated grad_steps, gradient of A and the adjoint that flows out, for one entry."""
     decays = decay_rows(steps, rate, CHUNK)
     carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
     shown = hide_token(grad_reads, token, CHUNK, MASKED)
-    inflows, _beginning = adjoint_rows(decays, shown, inflow, CHUNK, REVERSE=not REVERSE)
+    inflows, outflow = adjoint_rows(decays, shown, inflow, CHUNK, REVERSE=not REVERSE)
     grad_rate = tl.zeros_like(rate)
     with_share = ()
     nu = ()
@@ -49,17 +55,34 @@ def _direction(
         grad_rate += grad_exponent * steps[t]
         with_share = with_share + (grad_steps[t] + grad_exponent * rate,)
         nu = nu + (inflows[t] if MASKED else mu,)
-    return read_rows(carried, scaled, B_n, token, CHUNK, MASKED), nu, with_share, grad_rate
+    return read_rows(carried, scaled, B_n, token, CHUNK, MASKED), nu, with_share, grad_rate, outflow
 
 
 @triton.jit
-def _sum_channels(rows, factors, CHUNK: tl.constexpr):
-    """Sum rows * factors over the channels of the tile: (CHUNK), one number per token."""
-    tokens = tl.arange(0, CHUNK)
-    sums = tl.zeros([CHUNK], tl.float32)
-    for t in tl.static_range(CHUNK):
-        sums = tl.where(tokens == t, tl.sum(rows[t] * factors[t], axis=0), sums)
-    return sums
+def _share_rows(rows, HALF: tl.constexpr, DISTANCE: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum 2 HALF rows over pairs of threads: the lower of each pair gets the first half, the upper the second."""
+    thread = tl.arange(0, BLOCK)
+    upper = (thread & DISTANCE) != 0
+    kept = ()
+    for i in tl.static_range(HALF):
+        passed = tl.gather(tl.where(upper, rows[i], rows[i + HALF]), thread ^ DISTANCE, 0)
+        kept = kept + (tl.where(upper, rows[i + HALF], rows[i]) + passed,)
+    return kept
+
+
+@triton.jit
+def _sum_channels(rows, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum ROWS rows (a power of 2, <= 32) over the threads of a warp: thread t gets the sum of row t * ROWS // 32.
+
+    At each step, pairs of threads share the rows, so half as many are left. This takes ROWS - 1 shuffles, and one
+    for each step after the last row, instead of five for each row.
+    """
+    for step in tl.static_range(5):
+        if ROWS >> step > 1:
+            rows = _share_rows(rows, ROWS >> (step + 1), 16 >> step, BLOCK)
+        else:
+            rows = (rows[0] + tl.gather(rows[0], tl.arange(0, BLOCK) ^ (16 >> step), 0),)
+    return rows[0]
 
 
 @triton.jit
@@ -72,17 +95,23 @@ def _add_rows(left, right, CHUNK: tl.constexpr):
 
 @triton.jit
 def _store_input_gradients(
-    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
-    batch, start, length, dim, channels, inside, directions: tl.constexpr, SOFTPLUS: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
+    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+    grad_last, bias, skip, share, batch, start, length, dim, channels, inside, directions: tl.constexpr,
+    SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias."""
+    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias.
+
+    grad_first, grad_last: the gradients of the initial states, which RESIDUAL takes from the first and the last token.
+    """
     of_u = ()
     of_delta = ()
     bias_share = tl.zeros_like(bias)
     D_share = tl.zeros_like(bias)
     for t in tl.static_range(CHUNK):
-        of_u = of_u + (grad_input[t] * steps[t] + skip * grad_y[t],)
+        grad = grad_input[t] * steps[t] + skip * grad_y[t]
+        if RESIDUAL:
+            grad += tl.where(start + t == 0, grad_first, 0.0) + tl.where(start + t == length - 1, grad_last, 0.0)
+        of_u = of_u + (grad,)
         grad_raw = grad_steps[t] + grad_input[t] * inputs[t]
         if SOFTPLUS:
             grad_raw *= sigmoid(raws[t] + bias)
@@ -110,61 +139,87 @@ def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
-    grad_u, grad_delta, grad_z, grad_B, grad_C, grad_D, grad_bias,
+    grad_u, grad_delta, grad_z, matrix_shares, grad_D, grad_bias,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
-    length, padded, dim, state, groups, batch_size, chunks,
+    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
-    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
+    MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr, RESIDUAL: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch). The caller sums over programs, so no atomics are needed.
+    """Grid as in `place`, one warp a program. The caller sums over programs, so no atomics are needed.
 
-    buffer: states and adjoints before the chunks; the rows of states are overwritten with each chunk's part of the
-    gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). grad_B, grad_C: (blocks, batch, groups, state,
-    padded length), partial sums per block. grad_D, grad_bias: (chunks, batch, dim), partial sums per chunk.
+    A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
+    chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
+    groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. grad_D, grad_bias: (chunks,
+    batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the addresses of
+    all rows in 64 registers throughout the loop, because the rows are loaded again at the end.
     """
-    batch, chunk, group, block, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
+    batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
-    bias = load_channels(delta_bias, channels, inside, HAS_BIAS)
-    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+    bias = load_channels(delta_bias, channels, HAS_BIAS)
+    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
     steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
-    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
+    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
     scaled = multiply_rows(steps, inputs, CHUNK)
-    grad_y = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
+    grad_y = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
     if HAS_Z:
-        gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+        gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
         grad_y = gate_rows(grad_y, gates, CHUNK)
-    at_matrix = (batch * groups + group) * state * padded + start
-    at_share = ((block * batch_size + batch) * groups + group) * state * padded + start + tl.arange(0, CHUNK)
+    grad_y = known_rows(grad_y, start, length, inside, CHUNK)
+    B_tokens = matrix_pointers(B, batch, start, length, group, B_b, B_l, B_g, CHUNK, BLOCK)
+    C_tokens = matrix_pointers(C, batch, start, length, group, C_b, C_l, C_g, CHUNK, BLOCK)
+    next_B, next_C = tl.load(B_tokens), tl.load(C_tokens)
     slot: tl.constexpr = 1 if FORWARD else 0
     directions: tl.constexpr = slot + (1 if BACKWARD else 0)
     sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
     ascending = buffer + buffer_row(0, chunk, chunks, batch_size, batch, state * dim) + channels
     descending = buffer + buffer_row(0, chunks - 1 - chunk, chunks, batch_size, batch, state * dim) + channels
+    if FORWARD:
+        adjoints = descending + directions * sequence_size
+        next_rate = tl.load(A + channels)
+        next_boundary = _load_boundary(ascending, adjoints, 0, dim)
+        later_boundary = _load_boundary(ascending, adjoints, tl.minimum(1, state - 1), dim)
+    if BACKWARD:
+        states_b = descending + slot * sequence_size
+        adjoints_b = ascending + (directions + slot) * sequence_size
+        next_rate_b = tl.load(A_b + channels)
+        next_boundary_b = _load_boundary(states_b, adjoints_b, 0, dim)
+        later_boundary_b = _load_boundary(states_b, adjoints_b, tl.minimum(1, state - 1), dim)
+    row: tl.constexpr = 2 * CHUNK
+    share_index = ((block * batch_size + batch) * groups + group) * chunks + chunk
+    shares = matrix_shares + share_index * state * row + tl.arange(0, BLOCK) * row // BLOCK
     y = zero_rows(bias, CHUNK)
     grad_input = zero_rows(bias, CHUNK)
     grad_steps = zero_rows(bias, CHUNK)
+    grad_first, grad_last = tl.zeros_like(bias), tl.zeros_like(bias)
     for n in range(0, state):
-        B_n = load_tokens(B + at_matrix + n * padded, CHUNK)
-        C_n = load_tokens(C + at_matrix + n * padded, CHUNK)
-        grad_reads = scale_rows(grad_y, C_n, CHUNK)
+        following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
+        B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
+        next_B, next_C = tl.load(B_tokens + following), tl.load(C_tokens + following)
         if FORWARD:
-            initial = tl.load(ascending + n * dim, mask=inside, other=0.0)
-            inflow = tl.load(descending + directions * sequence_size + n * dim, mask=inside, other=0.0)
-            rate = tl.load(A + channels * state + n, mask=inside, other=0.0)
-            reads, nu, grad_steps, grad_rate = _direction(
+            rate, next_rate = next_rate, tl.load(A + channels + following * dim)
+            boundary, next_boundary = next_boundary, later_boundary
+            later_boundary = _load_boundary(ascending, adjoints, later, dim)
+        if BACKWARD:
+            rate_b, next_rate_b = next_rate_b, tl.load(A_b + channels + following * dim)
+            boundary_b, next_boundary_b = next_boundary_b, later_boundary_b
+            later_boundary_b = _load_boundary(states_b, adjoints_b, later, dim)
+        grad_reads = multiply_rows(grad_y, C_n, CHUNK)
+        if FORWARD:
+            initial, inflow = boundary
+            reads, nu, grad_steps, grad_rate, outflow = _direction(
                 steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
             )
+            grad_first += outflow
             tl.store(ascending + n * dim, grad_rate, mask=inside)
         if BACKWARD:
-            initial = tl.load(descending + slot * sequence_size + n * dim, mask=inside, other=0.0)
-            inflow = tl.load(ascending + (directions + slot) * sequence_size + n * dim, mask=inside, other=0.0)
-            rate = tl.load(A_b + channels * state + n, mask=inside, other=0.0)
-            reads_b, nu_b, grad_steps, grad_rate = _direction(
-                steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, length - 1 - start, CHUNK,
+            initial, inflow = boundary_b
+            reads_b, nu_b, grad_steps, grad_rate, outflow = _direction(
+                steps, scaled, grad_steps, grad_reads, B_n, rate_b, initial, inflow, length - 1 - start, CHUNK,
                 MASKED_BACKWARD, True,
             )  # fmt: skip
-            tl.store(descending + slot * sequence_size + n * dim, grad_rate, mask=inside)
+            grad_last += outflow
+            tl.store(states_b + n * dim, grad_rate, mask=inside)
             if FORWARD:
                 reads = _add_rows(reads, reads_b, CHUNK)
                 nu = _add_rows(nu, nu_b, CHUNK)
@@ -173,18 +228,20 @@ def backward_kernel(
         grad_input = add_scaled(grad_input, nu, B_n, CHUNK)
         if HAS_Z:
             y = add_scaled(y, reads, C_n, CHUNK)
-        tl.store(grad_B + at_share + n * padded, _sum_channels(nu, scaled, CHUNK))
-        tl.store(grad_C + at_share + n * padded, _sum_channels(reads, grad_y, CHUNK))
-    skip = directions * load_channels(D, channels, inside, HAS_D)
-    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
-    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+        of_matrices = multiply_rows(nu, scaled, CHUNK) + multiply_rows(reads, grad_y, CHUNK)
+        tl.store(shares + n * row, _sum_channels(of_matrices, row, BLOCK))
+    again = start + zero
+    skip = directions * load_channels(D, channels, HAS_D)
+    inputs = load_rows(u, batch, again, length, channels, u_b, u_l, u_d, CHUNK)
+    raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
     share = (chunk * batch_size + batch) * dim + channels
     _store_input_gradients(
-        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, bias, skip, share,
-        batch, start, length, dim, channels, inside, directions, SOFTPLUS, HAS_D, HAS_BIAS, CHUNK,
+        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+        grad_last, bias, skip, share, batch, again, length, dim, channels, inside, directions, SOFTPLUS, RESIDUAL,
+        HAS_D, HAS_BIAS, CHUNK,
     )  # fmt: skip
     if HAS_Z:
-        grads = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
-        gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+        grads = load_rows(grad_out, batch, again, length, channels, grad_b, grad_l, grad_d, CHUNK)
+        gates = load_rows(z, batch, again, length, channels, z_b, z_l, z_d, CHUNK)
         grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
-        store_rows(grad_z, grads, batch, start, length, dim, channels, inside, CHUNK)
+        store_rows(grad_z, grads, batch, again, length, dim, channels, inside, CHUNK)

@@ -20,19 +20,20 @@ def carry_kernel(
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ADJOINT: tl.constexpr, RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of state * dim, batch, sequences); sequences are the directions' states, then their adjoints.
+    """Grid (blocks of state * dim within the batch, sequences): the directions' states, then their adjoints.
 
-    A, A_b: (dim, state) contiguous. step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the existing directions.
+    A, A_b: (state, dim). step_sums: (chunks, batch, dim). FORWARD, BACKWARD: the existing directions.
     ADJOINT: the second half of the buffer contains adjoints, which run over the chunks in the opposite order.
     RESIDUAL: states start from the direction's first input instead of 0. ROWS chunks are loaded together to hide the
     latency.
     """
-    sequence = tl.program_id(2)
-    batch = tl.program_id(1).to(tl.int64)
-    elements = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    sequence = tl.program_id(1)
+    blocks = tl.cdiv(state * dim, BLOCK)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
+    elements = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = elements < state * dim
+    elements = tl.minimum(elements, state * dim - 1)  # loads need no mask, as in `tiles`
     channels = elements % dim
-    entries = elements // dim
     directions: tl.constexpr = 2 if FORWARD and BACKWARD else 1
     if FORWARD:
         is_forward = sequence % directions == 0
@@ -42,27 +43,26 @@ def carry_kernel(
     ascending = is_forward == is_state
     rate = tl.zeros([BLOCK], tl.float32)
     if FORWARD:
-        rate += tl.load(A + channels * state + entries, mask=inside & is_forward, other=0.0)
+        rate += tl.load(A + elements, mask=is_forward, other=0.0)
     if BACKWARD:
-        rate += tl.load(A_b + channels * state + entries, mask=inside & (is_forward == 0), other=0.0)
+        rate += tl.load(A_b + elements, mask=is_forward == 0, other=0.0)
     rate = rate * LOG2_E
     carried = tl.zeros([BLOCK], tl.float32)
     if RESIDUAL:
         token = tl.where(is_forward, 0, length - 1).to(tl.int64)
         first = batch * u_b + token * u_l + channels.to(tl.int64) * u_d
-        carried += tl.load(u + first, mask=inside & is_state, other=0.0).to(tl.float32)
+        carried += tl.load(u + first, mask=is_state, other=0.0).to(tl.float32)
     tl.store(buffer + buffer_row(sequence, 0, chunks, batch_size, batch, state * dim) + elements, carried, mask=inside)
     for start in range(1, chunks + 1, ROWS):
         decays = ()
         added = ()
         for r in tl.static_range(ROWS):
-            row = start + r
-            known = inside & (row <= chunks)
+            row = tl.minimum(start + r, chunks)
             chunk = tl.where(ascending, row - 1, chunks - row).to(tl.int64)
-            steps = tl.load(step_sums + (chunk * batch_size + batch) * dim + channels, mask=known, other=0.0)
+            steps = tl.load(step_sums + (chunk * batch_size + batch) * dim + channels)
             at = buffer_row(sequence, row, chunks, batch_size, batch, state * dim) + elements
             decays = decays + (tl.exp2(steps * rate),)
-            added = added + (tl.load(buffer + at, mask=known, other=0.0),)
+            added = added + (tl.load(buffer + at),)
         for r in tl.static_range(ROWS):
             row = start + r
             carried = decays[r] * carried + added[r]

@@ -16,13 +16,14 @@ from mamba.mamba_ssm.ops.triton.tiles import (
     decay_rows,
     gate_rows,
     hide_token,
+    known_rows,
     load_channels,
     load_rows,
-    load_tokens,
+    matrix_pointers,
     multiply_rows,
     place,
-    scale_rows,
     step_rows,
+    token_numbers,
 )
 
 
@@ -30,29 +31,38 @@ from mamba.mamba_ssm.ops.triton.tiles import (
 def summary_kernel(
     u, delta, A, A_b, B, C, z, delta_bias, grad_out, buffer, step_sums,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
-    length, padded, dim, state, groups, batch_size, chunks,
+    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of channels * chunks, batch); see `place` for the tiles and `selective_scan_carry` for `buffer`."""
-    batch, chunk, group, _, channels, inside = place(length, dim, groups, CHUNK, BLOCK)
+    """Grid as in `place`. A, A_b: (state, dim). See `selective_scan_carry` for `buffer`; loads ahead as the others."""
+    batch, chunk, group, _, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
-    bias = load_channels(delta_bias, channels, inside, HAS_BIAS)
-    raws = load_rows(delta, batch, start, length, channels, inside, delta_b, delta_l, delta_d, CHUNK)
+    bias = load_channels(delta_bias, channels, HAS_BIAS)
+    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
     steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
-    inputs = load_rows(u, batch, start, length, channels, inside, u_b, u_l, u_d, CHUNK)
+    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
     scaled = multiply_rows(steps, inputs, CHUNK)
     step_sum = steps[0]
     for t in tl.static_range(1, CHUNK):
         step_sum += steps[t]
     tl.store(step_sums + (chunk * batch_size + batch) * dim + channels, step_sum, mask=inside)
     if ADJOINT:
-        grad_y = load_rows(grad_out, batch, start, length, channels, inside, grad_b, grad_l, grad_d, CHUNK)
+        grad_y = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
         if HAS_Z:
-            gates = load_rows(z, batch, start, length, channels, inside, z_b, z_l, z_d, CHUNK)
+            gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
             grad_y = gate_rows(grad_y, gates, CHUNK)
-    at_matrix = (batch * groups + group) * state * padded + start
+        grad_y = known_rows(grad_y, start, length, inside, CHUNK)
+    B_tokens = matrix_pointers(B, batch, start, length, group, B_b, B_l, B_g, CHUNK, BLOCK)
+    next_B = tl.load(B_tokens)
+    if ADJOINT:
+        C_tokens = matrix_pointers(C, batch, start, length, group, C_b, C_l, C_g, CHUNK, BLOCK)
+        next_C = tl.load(C_tokens)
+    if FORWARD:
+        next_rate = tl.load(A + channels)
+    if BACKWARD:
+        next_rate_b = tl.load(A_b + channels)
     slot: tl.constexpr = 1 if FORWARD else 0
     directions: tl.constexpr = slot + (1 if BACKWARD else 0)
     sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
@@ -60,11 +70,15 @@ def summary_kernel(
     descending = buffer + buffer_row(0, chunks - chunk, chunks, batch_size, batch, state * dim) + channels
     zero = tl.zeros_like(bias)
     for n in range(0, state):
-        B_n = load_tokens(B + at_matrix + n * padded, CHUNK)
+        following = tl.minimum(n + 1, state - 1)
+        B_n = token_numbers(next_B, CHUNK, BLOCK)
+        next_B = tl.load(B_tokens + following)
         if ADJOINT:
-            grad_reads = scale_rows(grad_y, load_tokens(C + at_matrix + n * padded, CHUNK), CHUNK)
+            grad_reads = multiply_rows(grad_y, token_numbers(next_C, CHUNK, BLOCK), CHUNK)
+            next_C = tl.load(C_tokens + following)
         if FORWARD:
-            decays = decay_rows(steps, tl.load(A + channels * state + n, mask=inside, other=0.0), CHUNK)
+            decays = decay_rows(steps, next_rate, CHUNK)
+            next_rate = tl.load(A + following * dim + channels)
             _carried, added = carried_rows(decays, scaled, B_n, zero, CHUNK, REVERSE=False)
             tl.store(ascending + n * dim, added, mask=inside)
             if ADJOINT:
@@ -72,7 +86,8 @@ def summary_kernel(
                 _inflows, added = adjoint_rows(decays, shown, zero, CHUNK, REVERSE=True)
                 tl.store(descending + directions * sequence_size + n * dim, added, mask=inside)
         if BACKWARD:
-            decays = decay_rows(steps, tl.load(A_b + channels * state + n, mask=inside, other=0.0), CHUNK)
+            decays = decay_rows(steps, next_rate_b, CHUNK)
+            next_rate_b = tl.load(A_b + following * dim + channels)
             _carried, added = carried_rows(decays, scaled, B_n, zero, CHUNK, REVERSE=True)
             tl.store(descending + slot * sequence_size + n * dim, added, mask=inside)
             if ADJOINT:

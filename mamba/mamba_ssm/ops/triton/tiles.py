@@ -8,41 +8,56 @@ registers, without shuffles or barriers, and each memory access is one coalesced
 import triton
 import triton.language as tl
 
-STRIDES = ["u_b", "u_l", "u_d", "delta_b", "delta_l", "delta_d", "z_b", "z_l", "z_d", "grad_b", "grad_l", "grad_d"]
-RUNTIME = [*STRIDES, "length", "padded", "dim", "state", "groups", "batch_size", "chunks"]
+STRIDES = [f"{name}_{axis}" for name in ("u", "delta", "z", "grad") for axis in "bld"]
+STRIDES += [f"{name}_{axis}" for name in "BC" for axis in "blg"]
+RUNTIME = [*STRIDES, "length", "dim", "state", "groups", "batch_size", "chunks", "zero"]
 """Integer arguments of the scan kernels, for whose values they are not specialised."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 SOFTPLUS_LINEAR = tl.constexpr(20.0)  # above it softplus(x) is x, PyTorch's threshold
 
 
 @triton.jit
-def place(length, dim, groups, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """Return a program's (batch, chunk, group, block within the group, channels, mask of the channels).
+def place(chunks, dim, groups, BLOCK: tl.constexpr):
+    """Return a program's (batch, chunk, group, block within the group, channels, which of them exist).
 
-    Axis 0 of the grid indexes blocks of channels within chunks, axis 1 the batch. A block belongs to one group.
+    The grid has one axis, because the others end at 65,535: blocks of channels within groups within chunks within the
+    batch. A block belongs to one group. Beyond the group's last channel, `channels` repeats it, so that loads need no
+    mask; stores do.
     """
     per_group = dim // groups
     blocks = tl.cdiv(per_group, BLOCK)
     index = tl.program_id(0)
-    chunk = index // (blocks * groups)
-    index = index % (blocks * groups)
-    group = index // blocks
     block = index % blocks
-    inside = block * BLOCK + tl.arange(0, BLOCK)
-    batch = tl.program_id(1).to(tl.int64)
-    return batch, chunk, group, block, group * per_group + inside, inside < per_group
+    index = index // blocks
+    group = index % groups
+    index = index // groups
+    within = block * BLOCK + tl.arange(0, BLOCK)
+    channels = group * per_group + tl.minimum(within, per_group - 1)
+    return (index // chunks).to(tl.int64), index % chunks, group, block, channels, within < per_group
 
 
 @triton.jit
-def load_rows(pointer, batch, start, length, columns, inside, stride_b, stride_l, stride_d, CHUNK: tl.constexpr):
-    """Load the tile's rows of a (batch, length, dim) tensor as float32, 0 beyond the length; 64-bit offsets."""
+def load_rows(pointer, batch, start, length, channels, stride_b, stride_l, stride_d, CHUNK: tl.constexpr):
+    """Load the tile's rows of a (batch, length, dim) tensor as float32; 64-bit offsets.
+
+    Rows beyond the length repeat the last one. Without masks, for which a thread has only seven predicate registers,
+    the compiler can start all loads before it waits for the first one.
+    """
     rows = ()
-    pointer += batch * stride_b + start.to(tl.int64) * stride_l + columns.to(tl.int64) * stride_d
+    pointer += batch * stride_b + channels.to(tl.int64) * stride_d
     for t in tl.static_range(CHUNK):
-        row = tl.load(pointer, mask=inside & (start + t < length), other=0.0)
-        rows = rows + (row.to(tl.float32),)
-        pointer += stride_l
+        token = tl.minimum(start + t, length - 1).to(tl.int64)
+        rows = rows + (tl.load(pointer + token * stride_l).to(tl.float32),)
     return rows
+
+
+@triton.jit
+def known_rows(rows, start, length, inside, CHUNK: tl.constexpr):
+    """Set rows beyond the length and channels that do not exist to 0."""
+    known = ()
+    for t in tl.static_range(CHUNK):
+        known = known + (tl.where(inside & (start + t < length), rows[t], 0.0),)
+    return known
 
 
 @triton.jit
@@ -55,12 +70,12 @@ def store_rows(pointer, rows, batch, start, length, dim, columns, inside, CHUNK:
 
 
 @triton.jit
-def load_channels(pointer, columns, inside, PRESENT: tl.constexpr):
+def load_channels(pointer, channels, PRESENT: tl.constexpr):
     """Load one float32 value per channel, 0 if the tensor is absent."""
     if PRESENT:
-        return tl.load(pointer + columns, mask=inside, other=0.0)
+        return tl.load(pointer + channels).to(tl.float32)
     else:
-        return tl.zeros_like(columns).to(tl.float32)
+        return tl.zeros_like(channels).to(tl.float32)
 
 
 @triton.jit
@@ -81,9 +96,8 @@ def step_rows(raws, bias, start, length, inside, SOFTPLUS: tl.constexpr, CHUNK: 
     """Compute the step sizes of all rows, 0 outside the tensor, where the state does not change."""
     steps = ()
     for t in tl.static_range(CHUNK):
-        step = step_size(raws[t] + bias, SOFTPLUS)
-        steps = steps + (tl.where(inside & (start + t < length), step, 0.0),)
-    return steps
+        steps = steps + (step_size(raws[t] + bias, SOFTPLUS),)
+    return known_rows(steps, start, length, inside, CHUNK)
 
 
 @triton.jit
@@ -120,19 +134,39 @@ def zero_rows(row, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def load_tokens(pointer, CHUNK: tl.constexpr):
-    """Load B or C of one state entry, one number per token, from (batch, groups, state, padded length), float32."""
-    numbers = ()
+def matrix_pointers(
+    matrix, batch, start, length, group, stride_b, stride_l, stride_g, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Point thread t to the first state entry of B or C (batch, length, groups, state) at the tile's token t.
+
+    So one load serves a tile, and one register holds it, until `token_numbers` distributes it. A token's entries share
+    a cache line. Tokens beyond the length repeat the last one: their step size and gradient are 0.
+    """
+    tokens = tl.minimum(start + tl.arange(0, BLOCK) % CHUNK, length - 1)
+    return matrix + batch * stride_b + group * stride_g + tokens.to(tl.int64) * stride_l
+
+
+@triton.jit
+def load_entry(rates, states, n, dim):
+    """Load state entry n of the decay rates (state, dim) and of the states of a direction, each for all channels."""
+    return tl.load(rates + n * dim), tl.load(states + n * dim)
+
+
+@triton.jit
+def token_numbers(numbers, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Return CHUNK rows, row t filled with the number of thread t; one shuffle each in a program of one warp."""
+    numbers = numbers.to(tl.float32)
+    rows = ()
     for t in tl.static_range(CHUNK):
-        numbers = numbers + (tl.load(pointer + t),)
-    return numbers
+        rows = rows + (tl.gather(numbers, tl.full([BLOCK], t, tl.int32), 0),)
+    return rows
 
 
 @triton.jit
 def decay_rows(steps, rate, CHUNK: tl.constexpr):
     """Compute exp(step * rate) of every row."""
     decays = ()
-    rate = rate * LOG2_E
+    rate = rate * LOG2_E  # the hardware's exponential has base 2
     for t in tl.static_range(CHUNK):
         decays = decays + (tl.exp2(steps[t] * rate),)
     return decays
@@ -197,15 +231,6 @@ def read_rows(carried, scaled, B, token, CHUNK: tl.constexpr, MASKED: tl.constex
         for t in tl.static_range(CHUNK):
             states = states + (carried[t] + B[t] * scaled[t],)
         return states
-
-
-@triton.jit
-def scale_rows(rows, numbers, CHUNK: tl.constexpr):
-    """Multiply each row by its token's number."""
-    scaled = ()
-    for t in tl.static_range(CHUNK):
-        scaled = scaled + (rows[t] * numbers[t],)
-    return scaled
 
 
 @triton.jit
