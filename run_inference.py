@@ -16,7 +16,8 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -32,17 +33,26 @@ from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
 from datasets.detection.annotations import FULL, PERSON_FORM
+from datasets.labelled_segments import SegmentList, read_segments
 from datasets.readers import UnreadableVideoError
 from engines.logs import setup_logging
-from inference.arguments import add_computing_arguments, add_reading_arguments, predictor_of_flags
+from inference.arguments import (
+    add_computing_arguments,
+    add_reading_arguments,
+    add_segment_arguments,
+    predictor_of_flags,
+    segment_settings_of_flags,
+)
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.segment_files import check_segment_file, segment_file
 from inference.sources import expand_sources
 from models.describe import describe_checkpoint
 
 CLASSIFIER_FLAGS = (
     *("curve", "heatmap", "stride", "window", "quick"),
+    *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
@@ -65,6 +75,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="one class name per line, in the order of the labels (default: those in the checkpoint, or numbers)",
     )
     _add_output(parser.add_argument_group("output"))
+    add_segment_arguments(parser.add_argument_group("segments"))
     add_reading_arguments(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
     _add_detection(
         parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
@@ -138,7 +149,11 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             windows=bool(args.stride or args.window),
             window=args.window,
             stride=args.stride,
+            segments=segment_settings_of_flags(args),
+            truth=_read_truth(args, len(predictor.label_names)),
         )
+        if args.segments:
+            check_segment_file(args.segments, sources, [*args.videos, args.truth])
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":
@@ -146,8 +161,17 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
     failed = 0
-    with _lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
+    with (
+        _lines(args.json) as lines,
+        segment_file(args.segments, sources) if args.segments else nullcontext() as write_segments,
+        progress(results, desc="videos", total=len(sources)) as bar,
+    ):
         for result in bar:
+            try:
+                if write_segments:
+                    write_segments(result)
+            except UnreadableVideoError as error:
+                result = replace(result, error=error)
             failed += result.error is not None
             if lines is not None:
                 lines.write(printable(json.dumps(result.record(), ensure_ascii=False, allow_nan=False)) + "\n")
@@ -160,6 +184,14 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _read_truth(args: argparse.Namespace, num_classes: int) -> SegmentList | None:
+    if not args.truth:
+        return None
+    if not (args.curve or args.annotate):
+        raise ValueError("--truth is drawn in --curve and --annotate, so give one of them")
+    return read_segments(Path(args.truth), data_root=args.data_root, num_classes=num_classes)
 
 
 def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
