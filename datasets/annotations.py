@@ -1,10 +1,12 @@
 """Parse list files into records: the clips of a data set and their classes.
 
-A list has one line per clip, no header, and columns separated by space, tab, comma or semicolon. The kinds are:
+A list has one line per clip, and columns separated by space, tab, comma or semicolon. The kinds are:
 
     video    path label [ignored ...]              clips/a.mp4 3
     frames   folder total_frames [...] label       clips/a 48 3
     image    path label  or  path 1 label          n01440764/x.JPEG 0
+
+Lists of segments of videos, which have a header, are described in datasets/segments.py.
 
 The first column is always text (`00123` stays `00123`) and may contain spaces. Invalid lines raise an error that names
 the file, each line, its content and what is expected; up to ten lines are reported at once.
@@ -13,7 +15,7 @@ the file, each line, its content and what is expected; up to ten lines are repor
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,14 +23,15 @@ from typing import Literal, NamedTuple
 from datasets.list_lines import (
     INTEGER,
     RECOGNISED_FROM,
+    LineError,
     evenly_spread,
     named_separator,
-    quote,
     read_text,
     recognise_separator,
     separator_words,
     split_columns,
 )
+from datasets.segments import Layout, Segment, Unit, find_layout
 
 Kind = Literal["video", "frames", "image"]
 
@@ -49,21 +52,27 @@ MAX_LOOKUPS = 32
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video file: its path, its target (the class, when read from a list) and the 1-based line in its list."""
+    """A video file, or a segment of it.
+
+    Its target is the class, when read from a list; `line` is its 1-based line in the list; `segment` is None for the
+    whole video.
+    """
 
     path: str
     target: int
     line: int
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFolderRecord:
-    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames."""
+    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames in the folder."""
 
     path: str
     total_frames: int
     target: int
     line: int
+    segment: Segment | None = None
 
 
 Record = VideoRecord | FrameFolderRecord
@@ -71,10 +80,6 @@ Record = VideoRecord | FrameFolderRecord
 
 class ListFileError(ValueError):
     """A list file is invalid; the message names the file, the lines and the remedy."""
-
-
-class _LineError(ValueError):
-    """What is wrong with one line, without its line number."""
 
 
 class _InvalidLine(NamedTuple):
@@ -85,26 +90,6 @@ class _InvalidLine(NamedTuple):
     reason: str
 
 
-def find_list(data_path: str | os.PathLike, name: str) -> Path:
-    """Find the list `name` ("train", "val", "test") in a folder, as .csv or .txt.
-
-    Raises:
-        FileNotFoundError: The folder or the list does not exist.
-    """
-    folder = Path(data_path)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"--data_path {folder} is not a folder; it should contain train.csv, val.csv, test.csv"
-        )
-    for suffix in (".csv", ".txt"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
-    raise FileNotFoundError(
-        f"no {name}.csv or {name}.txt in {folder} (found: {found}); add it or name the list with --{name}_list"
-    )
-
-
 def read_list(
     list_file: str | os.PathLike,
     *,
@@ -112,6 +97,7 @@ def read_list(
     data_root: str = "",
     split: str = "",
     num_classes: int = 0,
+    segment_unit: Unit | None = None,
 ) -> tuple[list[Record], Kind]:
     """Read a list file.
 
@@ -121,6 +107,7 @@ def read_list(
         data_root: Folder that relative paths are resolved against.
         split: Separator, in a form accepted by `named_separator`; "" detects it from the lines.
         num_classes: Upper limit of the labels (exclusive); 0 accepts all labels from 0.
+        segment_unit: "seconds" or "frames" for a list of segments without a header.
 
     Returns:
         The records in the order of the list, and the kind.
@@ -131,61 +118,56 @@ def read_list(
     """
     text = _read_list_text(Path(list_file))
     lines = [line for _, line in _numbered_lines(text)]
-    separator = named_separator(split) if split else recognise_separator(lines)
-    kind = kind or _recognise_kind(lines, separator, lambda path: _kind_on_disk(os.path.join(data_root, path)))
-    records, faults = _parse(text, kind, data_root, separator)
+    layout = _layout(list_file, lines[0], segment_unit)
+    separator = layout.separator if layout else None
+    separator = separator or (named_separator(split) if split else recognise_separator(lines))
+    if layout:
+        kind = "frames" if layout.folders else "video"
+    kind = kind or recognise_kind(lines, separator, lambda path: _kind_on_disk(os.path.join(data_root, path)))
+    records, faults = _parse(text, kind, data_root, separator, layout)
     if num_classes:
         faults = sorted([*faults, *_labels_out_of_range(records, num_classes, text)])
     if faults:
-        raise ListFileError(_describe(list_file, kind, separator, faults))
+        raise ListFileError(_describe(list_file, layout or kind, separator, faults))
+    if not records:
+        raise ListFileError(f"{list_file} has no line after its header")
     return list(records), kind
 
 
+def has_header(list_file: str | os.PathLike) -> bool:
+    """Return whether the first line of a list names its columns, as in lists of segments."""
+    (_, first), *_ = _numbered_lines(_read_list_text(Path(list_file)))
+    layout = _layout(list_file, first, None)
+    return layout is not None and layout.has_header
+
+
+def _layout(list_file: str | os.PathLike, first_line: str, segment_unit: Unit | None) -> Layout | None:
+    try:
+        return find_layout(first_line, segment_unit)
+    except LineError as error:
+        raise ListFileError(f"{list_file}, line 1: {error}") from error
+
+
 @lru_cache(maxsize=4)
-def _parse(text: str, kind: Kind, root: str, separator: str) -> tuple[list[Record], list[_InvalidLine]]:
+def _parse(
+    text: str, kind: Kind, root: str, separator: str, layout: Layout | None
+) -> tuple[list[Record], list[_InvalidLine]]:
     """Parse a list, once per process: every mode reads the training list to count its classes."""
     records, faults = [], []
-    for number, line in _numbered_lines(text):
+    for number, line in _numbered_lines(text)[1 if layout and layout.has_header else 0 :]:
         try:
-            records.append(_PARSERS[kind](split_columns(line, separator), root, number, separator))
-        except _LineError as error:
+            records.append(parse_line(line, kind, root, number, separator, layout))
+        except LineError as error:
             faults.append(_InvalidLine(number, line, str(error)))
     return records, faults
 
 
-def format_list(records: Sequence[Record], kind: Kind) -> str:
-    """Write records as the text of a list from which `read_list` reads the same records, with lines counted from 1.
-
-    Raises:
-        ListFileError: A name cannot be written in a line, for example because it has a line break or is not UTF-8.
-    """
-    lines = []
-    for record in records:
-        total = f" {record.total_frames}" if isinstance(record, FrameFolderRecord) else ""
-        lines.append(f"{quote(record.path)}{total} {record.target}")
-    for line, record in zip(lines, records, strict=True):
-        if _read_back(line, kind) != replace(record, line=1):
-            raise ListFileError(f"{record.path!r} cannot be written in a list file; rename it")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _read_back(line: str, kind: Kind) -> Record | None:
-    """Parse a line that `format_list` has written; None if it cannot be read."""
-    if len(line.splitlines()) != 1 or not _is_text(line) or _recognise_kind([line], " ", lambda _: kind) != kind:
-        return None
-    try:
-        return _PARSERS[kind](split_columns(line, " "), "", 1, " ")
-    except _LineError:
-        return None
-
-
-def _is_text(line: str) -> bool:
-    """Whether a line can be encoded as UTF-8; file names may contain arbitrary bytes."""
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def parse_line(line: str, kind: Kind, root: str, number: int, separator: str, layout: Layout | None) -> Record:
+    """Parse one line of a list; raise `LineError` if it is invalid."""
+    columns = split_columns(line, separator)
+    if layout:
+        return _parse_segment(layout.cells(columns), layout, root, number)
+    return _PARSERS[kind](columns, root, number, separator)
 
 
 def is_image_path(path: str) -> bool:
@@ -250,7 +232,7 @@ def _numbered_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], Kind | None]) -> Kind:
+def recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], Kind | None]) -> Kind:
     """Detect the kind by majority vote, so that a few invalid lines are reported as errors of that kind.
 
     Args:
@@ -289,26 +271,35 @@ def _parse_video(columns: list[str], root: str, line: int, separator: str) -> Vi
     if end is not None and end + 1 < len(columns):
         return VideoRecord(_join(root, separator.join(columns[: end + 1])), _label(columns[end + 1]), line)
     if len(columns) < 2:
-        raise _LineError("there is no label")
+        raise LineError("there is no label")
     if INTEGER.fullmatch(columns[1]):
         return VideoRecord(_join(root, columns[0]), _label(columns[1]), line)
     return VideoRecord(_join(root, separator.join(columns[:-1])), _label(columns[-1]), line)
 
 
+def _parse_segment(cells: dict[str, str], layout: Layout, root: str, line: int) -> Record:
+    """Parse the columns of a list of segments."""
+    path, segment = _join(root, cells["path"]), layout.segment(cells)
+    if not layout.folders:
+        return VideoRecord(path, _label(cells["label"]), line, segment)
+    total = _integer(cells["total_frames"], "total_frames")
+    if segment and segment.end > total:
+        raise LineError(f"the segment ends at frame {segment.end:g}, but the folder has {total}")
+    return FrameFolderRecord(path, total, _label(cells["label"]), line, segment)
+
+
 def _parse_frames(columns: list[str], root: str, line: int, separator: str) -> FrameFolderRecord:
     """Parse `folder total_frames [ignored ...] label`."""
     if len(columns) < 3:
-        raise _LineError("there are fewer than three columns")
+        raise LineError("there are fewer than three columns")
     if len(columns) > 3 and all(INTEGER.fullmatch(column) for column in columns[1:]):
-        raise _LineError(
-            "it is not clear where the folder's name ends and the number of frames begins; quote the name"
-        )
+        raise LineError("it is not clear where the folder's name ends and the number of frames begins; quote the name")
     if INTEGER.fullmatch(columns[1]):
         folder, total = columns[0], _integer(columns[1], "total_frames")
     else:
         folder, total = separator.join(columns[:-2]), _integer(columns[-2], "total_frames")
     if total < 1:
-        raise _LineError(f"total_frames is {total}; a folder without frames cannot be used")
+        raise LineError(f"total_frames is {total}; a folder without frames cannot be used")
     return FrameFolderRecord(_join(root, folder), total, _label(columns[-1]), line)
 
 
@@ -333,7 +324,7 @@ def _end_of_path(columns: list[str], separator: str, has_suffix: Callable[[str],
     """Find the column in which the path ends (it may contain separators); None if no column has a suffix."""
     end = next((i for i, column in enumerate(columns) if has_suffix(column)), None)
     if end and separator != " " and INTEGER.fullmatch(columns[0]):
-        raise _LineError(
+        raise LineError(
             f"{columns[0]} comes before the path; omit row numbers (pandas: index=False), and quote a path "
             "that contains the separator"
         )
@@ -343,22 +334,22 @@ def _end_of_path(columns: list[str], separator: str, has_suffix: Callable[[str],
 def _label(text: str) -> int:
     label = _integer(text, "label")
     if label < 0:
-        raise _LineError(f"label {label} is negative; labels count from 0")
+        raise LineError(f"label {label} is negative; labels count from 0")
     return label
 
 
 def _integer(text: str, what: str) -> int:
     if not INTEGER.fullmatch(text):
-        raise _LineError(f'{what} should be a whole number, not "{text}"')
+        raise LineError(f'{what} should be a whole number, not "{text}"')
     digits = text.partition(".")[0]
     if len(digits) > MAX_DIGITS:
-        raise _LineError(f"{what} has {len(digits)} digits")
+        raise LineError(f"{what} has {len(digits)} digits")
     return int(digits)
 
 
 def _join(root: str, path: str) -> str:
     if not path:
-        raise _LineError("the path is empty")
+        raise LineError("the path is empty")
     return os.path.join(root, path)
 
 
@@ -376,15 +367,17 @@ def _labels_out_of_range(records: Sequence[Record], num_classes: int, text: str)
     ]
 
 
-def _describe(list_file: str | os.PathLike, kind: Kind, separator: str, faults: Sequence[_InvalidLine]) -> str:
+def _describe(
+    list_file: str | os.PathLike, form: Kind | Layout, separator: str, faults: Sequence[_InvalidLine]
+) -> str:
     """Write the message of a `ListFileError`."""
+    columns = separator.join(form.columns) if isinstance(form, Layout) else FORMS[form]
     shown = [f'  line {fault.number}: {fault.reason}: "{fault.text[:200]}"' for fault in faults[:MAX_REPORTED]]
     if len(faults) > MAX_REPORTED:
         shown.append(f"  and {len(faults) - MAX_REPORTED} more")
     remedy = (
-        f"Each line should be `{FORMS[kind]}` with {separator_words(separator)} between the columns "
-        "(--split changes it)."
+        f"Each line should be `{columns}` with {separator_words(separator)} between the columns (--split changes it)."
     )
     if faults[0].number == 1 and not any(character.isdigit() for character in faults[0].text):
-        remedy += " Line 1 looks like a header; lists have none, remove it."
+        remedy += " Line 1 looks like a header, which only lists of segments have; remove it."
     return "\n".join([f"{list_file}: {len(faults)} invalid line(s)", *shown, remedy])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.frame_size import as_pair
-from datasets.annotations import Kind, read_list
+from datasets.annotations import Kind
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
@@ -18,7 +18,7 @@ from datasets.collate import Collate
 from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
-from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes
+from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes, read_records
 from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
@@ -52,14 +52,11 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     """
     if mode not in LISTS:
         raise ValueError(f'mode must be one of {", ".join(LISTS)}, not "{mode}"')
-    preset = get_preset(settings.data_set)
     list_file = find_list_of(mode, settings)
     num_classes = number_of_classes(settings)
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)
-    records, kind = read_list(
-        list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split, num_classes=num_classes
-    )
+    records, kind = read_records(list_file, settings, num_classes=num_classes)
     check_some_files(records, list_file)
     if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)

@@ -11,6 +11,10 @@ INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
 RECOGNISED_FROM = 1000
 
 
+class LineError(ValueError):
+    """What is wrong with one line of a list, without its line number."""
+
+
 def named_separator(split: str) -> str:
     r"""Return the separator that --split sets: a character, "space", "tab", "comma", "semicolon" or \t."""
     separator = {**SEPARATORS, r"\t": "\t"}.get(split, split)

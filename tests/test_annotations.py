@@ -8,12 +8,12 @@ from datasets.annotations import (
     ListFileError,
     VideoRecord,
     find_absent,
-    find_list,
-    format_list,
     read_list,
     resolve_video_path,
 )
 from datasets.class_labels import count_classes, describe_empty_classes
+from datasets.list_writing import format_list
+from datasets.lists import find_list
 
 
 def write(tmp_path, text, name="list.csv"):

@@ -41,6 +41,7 @@ from datasets.label_names import LabelNamesError, copy_label_names
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.worker_pool import run_jobs
+from datasets.segments import UNITS
 from tools.check_boxes import check_boxes
 
 MAX_PRINTED = 30
@@ -94,7 +95,9 @@ def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
     output = options.output or path.parent / "checked"
     if (output / path.name).resolve() == path.resolve():
         raise ListFileError(f"--output {output} holds the list itself, which would be replaced; name another folder")
-    records, kind = read_list(path, data_root=options.data_root, split=options.split)
+    records, kind = read_list(
+        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+    )
     first_frame = options.first_frame
     if first_frame is None:
         first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)
@@ -141,6 +144,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
+    parser.add_argument(
+        "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
+    )
     parser.add_argument(
         "--filename_tmpl",
         type=frame_template,

@@ -31,8 +31,9 @@ from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
-from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
+from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord
 from datasets.label_names import LABELS
+from datasets.list_writing import format_list
 from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
     Source,

@@ -33,13 +33,14 @@ from datasets.annotations import (
     ListFileError,
     Record,
     VideoRecord,
-    format_list,
     read_list,
     resolve_video_path,
 )
 from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.list_writing import format_list
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
+from datasets.segments import UNITS
 
 SETTINGS = "prepared.json"
 # Increased whenever the same settings give other frames: 2 since frames are numbered in display order. Folders without
@@ -84,6 +85,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
+    parser.add_argument(
+        "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
+    )
     add_options(parser, Preparation)
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per CPU core)")
     parser.add_argument(
@@ -93,7 +97,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
-    records, kind = read_list(path, data_root=options.data_root, split=options.split)
+    records, kind = read_list(
+        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+    )
     if kind != "video":
         raise PreparationError(f"{path} is a list of {kind}, but only videos can be prepared")
     return records
