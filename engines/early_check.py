@@ -76,12 +76,13 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe", "boxes"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes", "truth"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
         _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
         _require_file("label_names", flags.label_names)
+        _require_file("truth", flags.truth)
         if flags.recipe:
             load_recipe(flags.recipe)
         if flags.boxes not in ("", FULL):
