@@ -2,7 +2,8 @@
 
 A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). The script prints the five most probable
 classes of each, using all views of the test, or one with --quick. A sliding window (--stride, --window) gives a curve
-over time. Model size, type, frames and classes are read from the checkpoint.
+over time and its segments (--segments). --live predicts a camera or a stream as it comes. Model size, type, frames and
+classes are read from the checkpoint.
 
 The checkpoint of an action detector predicts the actions of the persons in given boxes (--boxes FILE,
 docs/detection.md).
@@ -14,6 +15,7 @@ video, --curve, --heatmap and --annotate name a file; for several, a folder.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -38,6 +40,7 @@ from datasets.readers import UnreadableVideoError
 from engines.logs import setup_logging
 from inference.arguments import (
     add_computing_arguments,
+    add_live_arguments,
     add_reading_arguments,
     add_segment_arguments,
     predictor_of_flags,
@@ -46,6 +49,8 @@ from inference.arguments import (
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.live import LivePrediction, stopped_by_signals
+from inference.live_source import SourceError
 from inference.segment_files import check_segment_file, segment_file
 from inference.sources import expand_sources
 from models.describe import describe_checkpoint
@@ -53,8 +58,10 @@ from models.describe import describe_checkpoint
 CLASSIFIER_FLAGS = (
     *("curve", "heatmap", "stride", "window", "quick"),
     *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
+    *("live", "live_timeout", "live_backlog"),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
+FILE_FLAGS = ("curve", "heatmap", "annotate", "segments", "truth", "data_root")
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
 DETECTOR_SETTINGS = (
     *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
@@ -65,7 +72,7 @@ DETECTOR_SETTINGS = (
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of inference."""
     parser = FlagParser(description="VideoMambaPro: predict the classes of videos")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published checkpoint or our own")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that paths in lists are relative to")
     parser.add_argument(
@@ -76,6 +83,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     _add_output(parser.add_argument_group("output"))
     add_segment_arguments(parser.add_argument_group("segments"))
+    add_live_arguments(parser.add_argument_group("live"))
     add_reading_arguments(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
     _add_detection(
         parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
@@ -128,8 +136,11 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         detects = is_detector(describe_checkpoint(args.checkpoint))
         _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
+        _check_sources(args)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
+    if args.live:
+        return _follow_live(args, parser)
     return _detect(args, parser) if detects else _classify(args, parser)
 
 
@@ -184,6 +195,48 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _follow_live(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        predictor = predictor_of_flags(args, label_names=args.label_names)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    live = LivePrediction(
+        predictor,
+        args.live,
+        window=args.window,
+        stride=args.stride,
+        backlog=args.live_backlog,
+        timeout=args.live_timeout,
+    )
+    status = 0
+    with _lines(args.json or "-") as lines, stopped_by_signals() as stopped:
+        try:
+            for record in live.records(stopped):
+                lines.write(printable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n")
+                lines.flush()
+        except SourceError as error:
+            sys.stderr.write(f"{error}\n")
+            status = 1
+        except BrokenPipeError:  # whoever read the lines has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    ring = live.ring
+    sys.stderr.write(f"{ring.windows} windows, {ring.dropped} of {ring.received} frames dropped\n")
+    return status
+
+
+def _check_sources(args: argparse.Namespace) -> None:
+    """Raise a ValueError unless there are either videos or a live source, with flags that suit it."""
+    if not args.live:
+        if not args.videos:
+            raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
+        return
+    if args.videos:
+        raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")
+    given = [f"--{name}" for name in FILE_FLAGS if getattr(args, name)]
+    if given:
+        raise ValueError(f"--live writes a line for each window, and has no {', '.join(given)}")
 
 
 def _read_truth(args: argparse.Namespace, num_classes: int) -> SegmentList | None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive_int
+from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from datasets.readers import DECODERS
 from inference.predictor import QUICK, Predictor, load_predictor
 from inference.segments import SegmentSettings
@@ -87,6 +87,31 @@ def add_segment_arguments(group) -> None:
         )
     group.add_argument(
         "--truth", default="", metavar="LIST", help="labelled segments, to be drawn in --curve and --annotate"
+    )
+
+
+def add_live_arguments(group) -> None:
+    """Add the flags of a live source to a group of a parser."""
+    group.add_argument(
+        "--live",
+        default="",
+        metavar="SOURCE",
+        help="predict windows as they come, as JSON lines: number of a camera, address (rtsp://, udp://), FIFO, or - "
+        "for standard input; a file is played at its own speed",
+    )
+    group.add_argument(
+        "--live_timeout",
+        type=positive,
+        default=10.0,
+        metavar="SECONDS",
+        help="without a frame, after which the source is opened again (default: %(default)s)",
+    )
+    group.add_argument(
+        "--live_backlog",
+        type=positive_int,
+        default=0,
+        metavar="FRAMES",
+        help="that may wait for the model before frames are dropped; bounds the latency (default: a window)",
     )
 
 
