@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, parse_line, recognise_kind
+from datasets.annotations import FrameFolderRecord, Kind, LineForm, ListFileError, Record, parse_line, recognise_kind
+from datasets.labels import format_label, task_of
 from datasets.list_lines import LineError, quote
 from datasets.segments import TIMES, Layout, find_layout
 
@@ -19,9 +20,10 @@ def format_list(records: Sequence[Record], kind: Kind) -> str:
     """
     layout = _layout(records)
     separator = layout.separator if layout and layout.separator else " "
-    lines = [separator.join(_columns(record, segmented=layout is not None)) for record in records]
+    lines = [separator.join(_columns(record, segmented=layout is not None)).rstrip(" ") for record in records]
     for line, record in zip(lines, records, strict=True):
-        if _read_back(line, kind, separator, layout) != replace(record, line=1):
+        form = LineForm(separator, task_of(record.target), layout=layout)
+        if _read_back(line, kind, form, labelled=record.target != ()) != replace(record, line=1):
             raise ListFileError(f"{record.path!r} cannot be written in a list file; rename it")
     header = [",".join(layout.columns)] if layout else []
     return "".join(f"{line}\n" for line in [*header, *lines])
@@ -42,7 +44,7 @@ def _columns(record: Record, *, segmented: bool) -> list[str]:
     total = [str(record.total_frames)] if isinstance(record, FrameFolderRecord) else []
     segment = record.segment
     times = [_shortest(segment.start), _shortest(segment.end)] if segment else [""] * 2 * segmented
-    return [quote(record.path), *total, *times, str(record.target)]
+    return [quote(record.path), *total, *times, format_label(record.target)]
 
 
 def _shortest(value: float) -> str:
@@ -50,14 +52,16 @@ def _shortest(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-def _read_back(line: str, kind: Kind, separator: str, layout: Layout | None) -> Record | None:
+def _read_back(line: str, kind: Kind, form: LineForm, *, labelled: bool) -> Record | None:
     """Parse a line that `format_list` has written; None if it cannot be read."""
     if len(line.splitlines()) != 1 or not _is_text(line):
         return None
-    if layout is None and recognise_kind([line], separator, lambda _: kind) != kind:
+    # A frame folder without a label has the form of a video; the other lines of its list tell them apart.
+    recognised = form.layout is None and (labelled or kind != "frames")
+    if recognised and recognise_kind([line], form, lambda _: kind) != kind:
         return None
     try:
-        return parse_line(line, kind, "", 1, separator, layout)
+        return parse_line(line, kind, 1, form)
     except LineError:
         return None
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from common.flag_types import frame_template, non_negative_int
 from common.settings import option
 from datasets.annotations import Kind, Record, find_absent, read_list
-from datasets.class_labels import count_classes
+from datasets.class_labels import count_outputs
+from datasets.labels import TASKS, LabelTask
 from datasets.list_lines import evenly_spread
 from datasets.presets import PRESETS, get_preset
 from datasets.sampling import Mode
@@ -31,12 +32,18 @@ class ListSettings:
     test_list: str = option("", "list to use instead of test.csv", metavar="FILE")
     data_root: str = option("", "folder that paths in the lists are relative to", names=["prefix"], metavar="DIR")
     split: str = option("", 'column separator, or "tab" (default: detected)', metavar="SEP")
+    task: LabelTask = option(
+        "classification",
+        "what the labels of the lists are: one class a clip; multilabel: any number of classes, as in 3;17;40; "
+        "regression: one or more numbers, as in 0.5;2 (see docs/labels.md)",
+        choices=TASKS,
+    )
     segment_unit: Unit | None = option(
         None, "unit of start and end in lists of segments that have no header", choices=UNITS
     )
     nb_classes: int = option(
         0,
-        "number of classes (default: the preset's, or determined from the training list)",
+        "number of classes, or of targets (default: the preset's, or determined from the training list)",
         non_negative_int,
         names=["num_classes"],
     )
@@ -106,17 +113,23 @@ def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 
         data_root=settings.data_root,
         split=settings.split,
         num_classes=num_classes,
+        task=settings.task,
         segment_unit=settings.segment_unit,
     )
 
 
 def given_classes(settings: ListSettings) -> int:
-    """Return the number of classes that the preset or --nb_classes gives, 0 if neither does.
+    """Return the number of classes or targets that the preset or --nb_classes gives, 0 if neither does.
 
     Raises:
-        ValueError: They contradict each other, or there is no such preset.
+        ValueError: They or --task contradict each other, or there is no such preset.
     """
     preset = get_preset(settings.data_set)
+    if preset.num_classes and settings.task == "regression":
+        raise ValueError(
+            f"--task regression contradicts --data_set {preset.name}, which has {preset.num_classes} classes; use "
+            "--data_set custom"
+        )
     if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
         raise ValueError(
             f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
@@ -126,7 +139,7 @@ def given_classes(settings: ListSettings) -> int:
 
 
 def number_of_classes(settings: ListSettings) -> int:
-    """Return the number of classes: the preset's, --nb_classes, or that of the training list (in all modes).
+    """Return the number of outputs, classes or targets: the preset's, --nb_classes, or the training list's.
 
     Raises:
         FileNotFoundError: The training list is needed and does not exist.
@@ -140,7 +153,7 @@ def number_of_classes(settings: ListSettings) -> int:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} (or set the number of classes with --nb_classes)") from error
     records, _ = read_records(list_file, settings)
-    return count_classes(records, list_file)
+    return count_outputs(records, list_file, settings.task)
 
 
 def count_videos(settings: ListSettings) -> int:

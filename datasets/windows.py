@@ -6,6 +6,16 @@ video shorter than a window is a single one.
 """
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from datasets.annotations import Record, VideoRecord
+from datasets.readers.header import VideoHeader, read_header
+from datasets.segments import Segment
+
+READ_AT_ONCE = 16
+"""Files whose headers are read at the same time, since the time goes into waiting for the disk."""
 
 
 def cut(duration: float, window: float, stride: float) -> list[tuple[float, float]]:
@@ -29,3 +39,42 @@ def cut(duration: float, window: float, stride: float) -> list[tuple[float, floa
     count = max(1, math.ceil(int(duration) / stride))
     windows = [(stride * i, min(stride * i + window, duration)) for i in range(count)]
     return [(start, end) for start, end in windows if end - start >= window / 2]
+
+
+def cut_records(records: Sequence[Record], window: float, stride: float) -> list[Record]:
+    """Replace each video, or segment of one, by a record for each of its windows, with the same target and line.
+
+    The lengths of videos are read from the headers of their files. A file that cannot be opened stays one record.
+
+    Args:
+        records: Videos.
+        window: Length of a window in seconds.
+        stride: Seconds between the starts of windows.
+
+    Raises:
+        ValueError: The records are frame folders, whose frames have no times.
+    """
+    videos = [record for record in records if isinstance(record, VideoRecord)]
+    if len(videos) < len(records):
+        raise ValueError("--window_seconds cuts videos; folders of frames have no seconds, use --window_seconds 0")
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        headers = list(pool.map(read_header, [video.path for video in videos]))
+    of_videos = [_pieces(video, header, window, stride) for video, header in zip(videos, headers, strict=True)]
+    return [piece for pieces in of_videos for piece in pieces]
+
+
+def _pieces(video: VideoRecord, header: VideoHeader | None, window: float, stride: float) -> list[Record]:
+    """Cut one record; times are counted in the unit of its segment."""
+    whole = video.segment
+    if header is None or (whole and whole.unit == "frames" and not header.rate):
+        return [video]
+    if whole is None:
+        whole = Segment(0.0, header.seconds)
+    per_second = float(header.rate) if whole.unit == "frames" and header.rate else 1.0
+    windows = cut((whole.end - whole.start) / per_second, window, stride)
+    if len(windows) == 1:
+        return [video]
+    pieces = [Segment(whole.start + a * per_second, whole.start + b * per_second, whole.unit) for a, b in windows]
+    if whole.unit == "frames":
+        pieces = [replace(piece, start=round(piece.start), end=round(piece.end)) for piece in pieces]
+    return [replace(video, segment=piece) for piece in pieces]
