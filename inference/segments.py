@@ -39,8 +39,10 @@ class SegmentSettings:
             raise ValueError(f"a segment cannot enter at {self.enter:g} and leave at {self.leave:g}, which is higher")
 
 
-def find_segments(curve: Curve, settings: SegmentSettings = SegmentSettings()) -> list[LabelledSegment]:  # noqa: B008
-    """Find the segments of a video: at any time at most one, in order.
+def find_segments(
+    curve: Curve, settings: SegmentSettings | None = None, *, several: bool = False
+) -> list[LabelledSegment]:
+    """Find the segments of a video, in order of time.
 
     This is thresholding with hysteresis (Canny, 1986) of the most probable class at each frame. The probability of a
     segment's class at its edge is therefore `leave`, or equal to that of the next class. The confidence is the mean
@@ -48,17 +50,15 @@ def find_segments(curve: Curve, settings: SegmentSettings = SegmentSettings()) -
 
     Args:
         curve: Probabilities over time.
-        settings: Thresholds and durations.
+        settings: Thresholds and durations; None for the defaults.
+        several: Follow each class on its own, for a model of several classes at a time, whose segments may overlap.
     """
+    settings = settings or SegmentSettings()
     smoothed = smooth(curve, _frames(curve, settings.smooth))
-    labels, heights = most_probable(smoothed)
-    labels = np.where(heights >= settings.leave, labels, NO_CLASS)
-    runs = [
-        run for run in _runs(labels) if run.label != NO_CLASS and heights[run.first : run.end].max() >= settings.enter
-    ]
+    tracks = _each_class(smoothed, settings.enter) if several else [most_probable(smoothed)]
     shortest = _frames(curve, settings.shortest)
-    runs = _close_gaps([run for run in _close_gaps(runs, shortest) if run.end - run.first >= shortest], shortest)
-    return [_segment(smoothed, run) for run in runs]
+    runs = [run for labels, heights in tracks for run in _find_runs(labels, heights, settings, shortest)]
+    return [_segment(smoothed, run) for run in sorted(runs)]
 
 
 def smooth(curve: Curve, length: float) -> Curve:
@@ -80,12 +80,28 @@ def most_probable(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.concatenate(rows) for rows in ([p.argmax(1) for p in parts], [p.max(1) for p in parts]))
 
 
+def _each_class(curve: Curve, enter: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield label and probability at each frame, as `most_probable`, for every class that reaches `enter`."""
+    frames = np.arange(curve.total_frames)
+    for label in np.flatnonzero(curve.probabilities.max(0) >= enter):
+        yield np.full(len(frames), label), np.interp(frames, curve.centres, curve.probabilities[:, label])
+
+
 class _Run(NamedTuple):
     """Frames [first, end) of one class."""
 
     first: int
     end: int
     label: int
+
+
+def _find_runs(labels: np.ndarray, heights: np.ndarray, settings: SegmentSettings, shortest: float) -> list[_Run]:
+    """Find runs of one label (N,) with hysteresis of its probability (N,), of at least `shortest` frames."""
+    labels = np.where(heights >= settings.leave, labels, NO_CLASS)
+    runs = [
+        run for run in _runs(labels) if run.label != NO_CLASS and heights[run.first : run.end].max() >= settings.enter
+    ]
+    return _close_gaps([run for run in _close_gaps(runs, shortest) if run.end - run.first >= shortest], shortest)
 
 
 def _runs(labels: np.ndarray) -> Iterator[_Run]:

@@ -105,3 +105,11 @@ def test_durations_are_in_seconds_where_the_rate_is_known():
     assert [label for label, *_ in found(curve)] == [0, 1, 0]
     assert [label for label, *_ in found(curve, SegmentSettings(smooth=0, shortest=0.5))] == [0, 1, 0]
     assert found(curve, SegmentSettings(smooth=0, shortest=0.7)) == [(0, 0, 5.2)]
+
+
+def test_classes_of_a_model_of_several_are_followed_on_their_own():
+    rows = np.full((20, 3), 0.05)
+    rows[2:10, 0], rows[6:16, 1] = 0.9, 0.7
+    curve = curve_of(rows, window=1, stride=1)
+    assert [(s.label, s.start, s.end) for s in find_segments(curve, RAW, several=True)] == [(0, 2, 10), (1, 6, 16)]
+    assert found(curve) == [(0, 2, 10), (1, 10, 16)]

@@ -134,6 +134,10 @@ class Objective(nn.Module):
         """
         return {}
 
+    def beyond_the_model(self) -> dict[str, Any]:
+        """Return plain values that turn outputs of the bare model into predictions, for an exported model."""
+        return {}
+
     def describe(self, figures: dict[str, float]) -> str:
         """Format the metrics for a log line."""
         return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

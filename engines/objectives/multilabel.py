@@ -99,6 +99,10 @@ class Multilabel(Objective):
         self.decision_threshold.fill_(best_threshold(labels, evaluation.outputs))
         return f1_figures(labels, evaluation.outputs >= self.threshold)
 
+    def beyond_the_model(self) -> dict[str, Any]:
+        """Return the threshold, and how views are merged."""
+        return {"decision_threshold": self.threshold, "view_merge": self.view_merge}
+
     def figures(self, outputs: np.ndarray, records: Sequence) -> dict[str, float]:
         """Return the mean average precision, F1 over all decisions and as a mean of classes (0 to 1), and the loss.
 

@@ -66,6 +66,10 @@ class Regression(Objective):
         """Return the predicted targets (n, targets) of single views, float64, in the units of the list."""
         return super().predict(clips).double() * self.target_scale + self.target_mean
 
+    def beyond_the_model(self) -> dict[str, Any]:
+        """Return mean and standard deviation of the training targets."""
+        return {"target_mean": self.target_mean.tolist(), "target_scale": self.target_scale.tolist()}
+
     def figures(self, outputs: np.ndarray, records: Sequence) -> dict[str, float]:
         """Return the error and, for each target, mae, mse, r2, pearson and spearman.
 
