@@ -39,12 +39,14 @@ def read_segments(list_file: Path, *, data_root: str = "", num_classes: int = 0)
     """
     records, _ = read_list(list_file, data_root=data_root, num_classes=num_classes)
     videos: dict[str, list[LabelledSegment]] = defaultdict(list)
+    unit: Unit = "seconds"
     for record in records:
         if record.segment is None:
             raise ListFileError(
                 f"{list_file}, line {record.line}: there is no start and no end; a list of segments begins with the "
                 "line path,start,end,label"
             )
+        unit = record.segment.unit  # the same for the whole list
         segment = LabelledSegment(record.segment.start, record.segment.end, record.target)
         videos[os.path.abspath(record.path)].append(segment)
-    return SegmentList({path: sorted(segments) for path, segments in videos.items()}, records[0].segment.unit)
+    return SegmentList({path: sorted(segments) for path, segments in videos.items()}, unit)

@@ -119,11 +119,14 @@ def segment_settings_of_flags(args: argparse.Namespace) -> SegmentSettings | Non
     """Return how segments are read off a curve; None if neither --segments nor --truth needs them.
 
     Raises:
-        ValueError: see `SegmentSettings`.
+        ValueError: thresholds or lengths are given in vain, or see `SegmentSettings`.
     """
-    if not (args.segments or args.truth):
-        return None
-    return SegmentSettings(args.segment_enter, args.segment_leave, args.segment_smooth, args.segment_shortest)
+    settings = SegmentSettings(args.segment_enter, args.segment_leave, args.segment_smooth, args.segment_shortest)
+    if args.segments or args.truth:
+        return settings
+    if settings != SegmentSettings():
+        raise ValueError("--segment_enter, _leave, _smooth and _shortest have no effect without --segments or --truth")
+    return None
 
 
 def predictor_of_flags(args: argparse.Namespace, **more: Any) -> Predictor:
