@@ -47,7 +47,7 @@ class LivePrediction:
         `dropped` (frames lost or skipped since the window before). If scores are not finite, `error` replaces `top`.
 
         Raises:
-            SourceError: The source cannot be opened.
+            SourceError: The source cannot be opened, or a file is damaged.
         """
         # The first forward pass allocates memory and may compile; frames should not have to wait for it.
         plan = self.predictor.plan

@@ -30,7 +30,7 @@ _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 
 
 class SourceError(RuntimeError):
-    """A live source cannot be opened; nothing was ever read from it."""
+    """A live source cannot be opened, or one that ends is damaged."""
 
 
 class LiveSource(Thread):
@@ -55,6 +55,7 @@ class LiveSource(Thread):
         self._latest = 0.0
         self._convert: Converter | None = None
         self._is_file = os.path.isfile(name)
+        self._ends = self._is_file or name == STANDARD_INPUT
 
     def run(self) -> None:
         """Read the source until it ends or `stopped` is set, then close the ring."""
@@ -69,7 +70,7 @@ class LiveSource(Thread):
                 rest = self.ring.restart()
                 if rest:
                     reason += f" and its last {rest} frames fill no window"
-                if self._is_file or self.source == STANDARD_INPUT:
+                if self._ends:
                     _logger.info("%s %s", self.source, reason)
                     return
                 self._miss(reason, ended)
@@ -88,7 +89,7 @@ class LiveSource(Thread):
             _logger.warning("%s %s; waiting for it to come back", self.source, reason)
 
     def _read_connection(self) -> str:
-        """Read frames until the connection ends; return how it did, or set `error` if it never worked."""
+        """Read frames until the connection ends; return how it did, or set `error` if it will never work."""
         self._convert = None
         try:
             with self._open() as container:
@@ -100,7 +101,7 @@ class LiveSource(Thread):
         except (TimeoutError, av.ExitError):
             return self._silence
         except Exception as error:  # noqa: BLE001, damaged data can make a decoder raise anything
-            if self._began is None:
+            if self._began is None or self._ends:
                 self.error = SourceError(f"cannot read {self.source}: {type_and_text(error)}")
             return f"failed ({type_and_text(error)})"
 

@@ -20,7 +20,7 @@ import run_inference
 from engines.early_check import check_inference
 from inference.frame_ring import FrameRing, Shown
 from inference.live import LivePrediction
-from inference.live_source import SourceError
+from inference.live_source import LiveSource, SourceError
 from inference.timeline import follow
 
 RATE = 25
@@ -196,6 +196,22 @@ def test_a_source_that_never_worked_is_an_error(predictor, tmp_path, source, sai
     (tmp_path / "text.ts").write_text("no video")
     with pytest.raises(SourceError, match=said):
         list(live(predictor, source.format(tmp_path)).records(threading.Event()))
+
+
+def test_a_file_that_fails_half_way_is_an_error_after_its_windows(predictor, stream, monkeypatch):
+    def decode(self, container):
+        for number, frame in enumerate(whole(self, container)):
+            if number == 30:
+                raise av.InvalidDataError(1, "damaged")
+            yield frame
+
+    whole = LiveSource._decode
+    monkeypatch.setattr(LiveSource, "_decode", decode)
+    starts = []
+    with pytest.raises(SourceError, match="damaged"):
+        for record in live(predictor, stream, stride=2).records(threading.Event()):
+            starts.append(record["start"])
+    np.testing.assert_allclose(starts, np.arange(12) * 2 / RATE, atol=1e-3)
 
 
 def ring_of(count, **settings):

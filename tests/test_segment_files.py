@@ -15,6 +15,7 @@ from video_files import numbered_frames, write_folder, write_video
 import run_inference
 from datasets.annotations import read_list
 from datasets.labelled_segments import LabelledSegment, read_segments
+from datasets.preparation.segment_exports.timeline import read
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.readers.part import frame_range
 from inference.batch import Result
@@ -63,6 +64,8 @@ def test_json_holds_every_video_also_without_segments_or_unreadable(tmp_path):
         {"path": "broken.mp4", "error": "no video"},
         [],
     )
+    back = [(stretch.video, stretch.label, stretch.segment.start, stretch.segment.end) for stretch in read(path)]
+    assert back == [("a b.mp4", NAMES[one.label], one.start, one.end) for one in SEGMENTS], "tools.make_lists reads it"
 
 
 @pytest.mark.parametrize("suffix", [".srt", ".vtt"])
