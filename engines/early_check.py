@@ -80,12 +80,14 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe", "boxes"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes", "truth", "live"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
         _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
         _require_file("label_names", flags.label_names)
+        _require_file("truth", flags.truth)
+        _check_live(flags.live)
         if flags.recipe:
             load_recipe(flags.recipe)
         if flags.boxes not in ("", FULL):
@@ -196,6 +198,14 @@ def _check_sizes(flags: argparse.Namespace, script: str) -> None:
     views = from_flags(ViewSettings, flags)
     if script == "run_class_finetuning.py" and get_preset(flags.data_set).kind != "image":
         check_test_sizes(views.input_size, views.short_side)
+
+
+def _check_live(name: str) -> None:
+    if name and not (name.isdecimal() or "://" in name or name == "-" or Path(name).exists()):
+        raise ValueError(
+            f"--live {name}: there is no such file or FIFO; a camera is a number, a stream an address (rtsp://, "
+            "udp://), standard input -"
+        )
 
 
 def _require_weights(name: str, value: str) -> None:
