@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from common.files import weights_file
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
@@ -80,7 +81,7 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
-        _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
+        _require_weights("checkpoint", flags.checkpoint)
         _require_file("label_names", flags.label_names)
         if flags.recipe:
             load_recipe(flags.recipe)
@@ -196,7 +197,7 @@ def _check_sizes(flags: argparse.Namespace, script: str) -> None:
 def _require_weights(name: str, value: str) -> None:
     if "://" in value:
         raise ValueError(f"--{name} {value} is an address: download the file and give its path")
-    _require_file(name, value, WEIGHTS_HINT)
+    _require_file(name, value and str(weights_file(value)), WEIGHTS_HINT)
 
 
 def _require_file(name: str, value: str, remedy: str = "") -> None:

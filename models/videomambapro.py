@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from common.frame_size import as_pair
 from models.blocks import Block, add_to_residual, make_norm
 from models.config import ModelConfig
+from models.hub import HubFolder
 from models.initialisation import LINEAR_STD, initialise
 from models.mixers import MIXERS
 from models.patch_embed import PatchEmbed
@@ -39,7 +40,7 @@ REGISTERED: dict[str, dict[str, Any]] = (
 """Models registered with timm, each with its settings; videomamba_* are the baselines without the two changes."""
 
 
-class VideoMambaPro(TimmInterface):
+class VideoMambaPro(TimmInterface, HubFolder):
     """Clip classifier: patch embedding, bidirectional Mamba blocks, class token, linear head.
 
     Args:

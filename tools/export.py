@@ -22,11 +22,9 @@ from torch.export import Dim, ExportedProgram
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive
-from common.frame_size import shorter
 from common.terminal import escape_output
-from datasets.sampling import SAMPLERS
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from inference import Predictor, load_predictor
+from inference.description import describe_reading
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
 from models.videomambapro import VideoMambaPro
 
@@ -162,20 +160,9 @@ def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None
 
 def _metadata(predictor: Predictor) -> dict:
     """Return what is needed to feed the model and is not in the graph; docs/export.md explains the entries."""
-    plan = predictor.plan
-    channels, frames, height, width = plan.clip_shape
-    resize = plan.transform.steps[0]
     return {
-        "clips": ["batch", channels, frames, height, width],
-        "sampling": next(name for name, function in SAMPLERS.items() if function is plan.sample.func),
-        "sampling_rate": plan.sample.keywords.get("sampling_rate"),
-        "segments": plan.segments,
-        "crops": plan.crops,
-        "short_side": shorter(resize.size),
-        "interpolation": resize.interpolation,
-        "antialias": resize.antialias,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "clips": ["batch", *predictor.plan.clip_shape],
+        **describe_reading(predictor),
         "label_names": list(predictor.label_names),
         "model_config": predictor.model.config.values(),
     }
