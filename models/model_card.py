@@ -23,6 +23,7 @@ def model_card(
     results: Mapping[str, Any] | None = None,
     data: str = "",
     license: str = LICENSE,
+    library: str = "timm",
     more_usage: str = "",
 ) -> ModelCard:
     """Write the card of a model.
@@ -35,7 +36,8 @@ def model_card(
         results: Content of results.json, whose figures the card repeats.
         data: What the results were measured on; by default the name of the list in `results`.
         license: Identifier of the weights' licence, as on the hub.
-        more_usage: Further instructions, in Markdown.
+        library: Which loads the folder, by the hub's name.
+        more_usage: Instructions, in Markdown, instead of those for timm and this repository.
     """
     task = "image-classification" if config.num_frames == 1 else "video-classification"
     results = results or {}
@@ -45,7 +47,7 @@ def model_card(
     card = ModelCardData(
         license=license,
         pipeline_tag=task,
-        library_name="timm",
+        library_name=library,
         tags=["mamba", "state-space-model", "arxiv:2406.19006", "pytorch_model_hub_mixin", "model_hub_mixin"],
         metrics=sorted({_METRICS.get(key, (key, key))[0] for key in figures}) or None,
         model_name=name,

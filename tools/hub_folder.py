@@ -20,6 +20,11 @@ def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `write_hub_folder`."""
     parser.add_argument("file", type=Path, help="checkpoint of a classifier, .pth or .safetensors")
     parser.add_argument("target", type=Path, help="folder to write, new or empty")
+    add_card_arguments(parser)
+
+
+def add_card_arguments(parser: Any) -> None:
+    """Add the arguments of `prepare_card` to a parser or one of its groups."""
     parser.add_argument("--results", type=Path, help=f"{RESULTS} of a test (default: the one beside the checkpoint)")
     parser.add_argument("--label_names", default="", help="file with a name per class (default: those in the file)")
     parser.add_argument("--recipe", default="", help="recipe of sampling and views (default: those in the file)")
@@ -37,15 +42,25 @@ def write_hub_folder(options: argparse.Namespace) -> str:
         ValueError: The folder is not empty, the results are of another test, or the checkpoint is a detector.
     """
     check_empty(options.target)
-    results, source = read_results(options.results, options.file)
     predictor = prepare_predictor(options.file, options.label_names, options.recipe)
-    card = {"name": options.name, "data": options.data, "license": options.license, "results": results}
-    if results and results.get("classes", len(predictor.label_names)) != len(predictor.label_names):
-        raise ValueError(
-            f"{source} has {results['classes']} classes, the checkpoint {len(predictor.label_names)}; see --results"
-        )
+    card, origin = prepare_card(options, options.file, predictor)
     predictor.model.save_pretrained(options.target, model_card_kwargs=card)
-    return f"{options.target}: licence {options.license} (--license), results from {source or 'nowhere (--results)'}"
+    return f"{options.target}: {origin}"
+
+
+def prepare_card(options: argparse.Namespace, checkpoint: Path, predictor: Predictor) -> tuple[dict[str, Any], str]:
+    """Return the arguments of `model_card` and a phrase that says where licence and results come from.
+
+    Raises:
+        FileNotFoundError: The results do not exist.
+        ValueError: They are no JSON, or of another number of classes.
+    """
+    results, source = read_results(options.results, checkpoint)
+    classes = len(predictor.label_names)
+    if results.get("classes", classes) != classes:
+        raise ValueError(f"{source} has {results['classes']} classes, the checkpoint {classes}; see --results")
+    card = {"name": options.name, "data": options.data, "license": options.license, "results": results}
+    return card, f"licence {options.license} (--license), results from {source or 'nowhere (--results)'}"
 
 
 def check_empty(target: Path) -> None:
@@ -54,9 +69,9 @@ def check_empty(target: Path) -> None:
         raise ValueError(f"{target} is not an empty folder; name a new one")
 
 
-def prepare_predictor(file: Path, label_names: str = "", recipe: str = "") -> Predictor:
+def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:
     """Load a checkpoint whose model knows the names of its classes and how clips are read."""
-    predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe)
+    predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
     flags = describe_checkpoint(file).flags
     kept = {name: flags[name] for name in _FLAGS if flags.get(name) is not None}
     if label_names or flags.get("class_names"):
