@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 
 from common.files import FOLDER_WEIGHTS, atomic_write, write_json
 from common.frame_size import as_pair
-from models.checkpoint_file import FOLDER_CONFIG, read_folder_config, write_weights
+from models.checkpoint_file import FOLDER_CONFIG, FORMATS, read_folder_config, write_weights
 from models.config import Role
 from models.model_card import model_card
 
@@ -42,10 +42,10 @@ class HubFolder(PyTorchModelHubMixin):
         revision: str | None = None,
         **changes: Any,
     ) -> Self:
-        """Load a folder of this repository, of timm or of `tools.export --format transformers`, in evaluation mode.
+        """Load a folder of this repository, of timm or of transformers, or a checkpoint, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            pretrained_model_name_or_path: A folder, a checkpoint file, or the name of a repository on the hub.
             force_download: Download again what the cache holds.
             token: Of the hub, for private repositories.
             cache_dir: Where downloads are kept.
@@ -55,16 +55,16 @@ class HubFolder(PyTorchModelHubMixin):
                 adapted as by --finetune.
 
         Raises:
-            FileNotFoundError: The folder has no weights.
+            FileNotFoundError: The file does not exist, or the folder has no weights.
             CheckpointError: The weights are damaged or do not fit.
-            TypeError: The folder holds another kind of model.
+            TypeError: The file or folder holds another kind of model.
         """
         from models.build import build_described  # builds what inherits from this class
         from models.checkpoint import load_checkpoint
         from models.describe import describe_checkpoint
 
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        if not folder.exists() and folder.suffix not in FORMATS:
             downloaded = snapshot_download(
                 str(pretrained_model_name_or_path),
                 revision=revision,
