@@ -28,6 +28,7 @@ from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
+from engines.trackers import require_tracker
 
 WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
@@ -96,7 +97,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", *_WEIGHT_FLAGS):
+    for name in ("model", "recipe", "config", "resume", "track", *_WEIGHT_FLAGS):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -135,6 +136,7 @@ def _check_files(flags: argparse.Namespace) -> None:
         _require_weights(name, getattr(flags, name))
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
+    require_tracker(flags.track)
 
 
 def _check_annotations(flags: argparse.Namespace) -> None:
