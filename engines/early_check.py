@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from common.files import weights_file
-from common.flag_parser import FlagParser
+from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
 from datasets.detection.annotations import FULL, read_person_boxes
@@ -26,6 +26,7 @@ from datasets.detection.lists import (
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
+from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 from engines.trackers import require_tracker
@@ -55,7 +56,8 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script, *((ListSettings, ViewSettings) if classifies else (DetectionListSettings,)))
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings)
+    parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
@@ -64,6 +66,8 @@ def check_command_line(
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
+            if not flags.eval:  # the checkpoint knows the task of a test
+                refuse_misfits(flags.task, typed_values(parser, words))
             _check_data(flags, script)
         else:
             _check_annotations(flags)
@@ -102,6 +106,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--tubelet_size", type=positive_int, default=1)
+    parser.add_argument("--sampler", default="")
     return parser
 
 

@@ -190,3 +190,23 @@ def test_optional_tools_name_their_packages_or_what_installs_them(no_gpu, monkey
     assert "tools.export --format transformers pip install transformers" in lines
     assert "tools.export model.onnx pip install onnxscript onnxruntime" in lines
     assert "run_demo_app.py starlette 1.0, uvicorn 1.1" in lines
+
+
+@pytest.mark.parametrize(
+    "triton, numpy, works",
+    [
+        ("3.5.1", "2.4.6", False),
+        ("3.6.0", "2.4.0", False),
+        ("3.6.0", "2.3.5", True),
+        ("3.7.0", "2.4.6", True),
+        ("3.8.0", "2.10.0", True),
+        ("not installed", "2.4.6", True),
+    ],
+)
+def test_versions_of_triton_whose_interpreter_numpy_breaks(monkeypatch, triton, numpy, works):
+    found = {"triton": triton, "numpy": numpy}
+    monkeypatch.setattr(doctor, "_package_version", lambda name: found.get(name, "not installed"))
+    fault = doctor.interpreter_fault()
+    assert (fault is None) == works
+    assert works or (triton in fault.problem and numpy in fault.problem and "numpy<2.4" in fault.remedy)
+    assert works or not fault.matters

@@ -181,6 +181,12 @@ def test_what_cannot_become_a_folder(run, folder, tmp_path, capsys):
     torch.save({"model": detector.state_dict(), "model_config": detector.config.values()}, tmp_path / "detector.pth")
     assert main(["hub", str(tmp_path / "detector.pth"), str(tmp_path / "new")]) == 1
     assert "is an action detector" in capsys.readouterr().err
+    content = torch.load(run / "checkpoint.pth", weights_only=True)
+    content["args"] |= {"task": "multilabel"}
+    content["model"] |= {"decision_threshold": torch.tensor(0.5)}
+    torch.save(content, tmp_path / "several.pth")
+    assert main(["hub", str(tmp_path / "several.pth"), str(tmp_path / "new")]) == 1
+    assert "is a model of --task multilabel" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="model.safetensors does not exist"):

@@ -158,6 +158,8 @@ def _metadata(predictor: Predictor) -> dict:
     return {
         "clips": ["batch", *predictor.plan.clip_shape],
         **describe_reading(predictor),
+        "task": predictor.task,
+        **predictor.objective.beyond_the_model(),
         "label_names": list(predictor.label_names),
         "model_config": predictor.model.config.values(),
     }

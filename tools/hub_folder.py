@@ -70,8 +70,17 @@ def check_empty(target: Path) -> None:
 
 
 def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:
-    """Load a checkpoint whose model knows the names of its classes and how clips are read."""
+    """Load a checkpoint whose model knows the names of its classes and how clips are read.
+
+    Raises:
+        ValueError: The model has another task; what its predictions need beside the network has no place in a folder.
+    """
     predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
+    if predictor.task != "classification":
+        raise ValueError(
+            f"{file} is a model of --task {predictor.task}: folders hold classifiers of one class per video; share "
+            "the file itself (tools.checkpoint convert)"
+        )
     flags = describe_checkpoint(file).flags
     kept = {name: flags[name] for name in _FLAGS if flags.get(name) is not None}
     if label_names or flags.get("class_names"):
