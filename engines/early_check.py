@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from common.files import weights_file
 from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
@@ -28,6 +29,7 @@ from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
+from engines.trackers import require_tracker
 
 WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
@@ -84,7 +86,7 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
-        _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
+        _require_weights("checkpoint", flags.checkpoint)
         _require_file("label_names", flags.label_names)
         _require_file("truth", flags.truth)
         _check_live(flags.live)
@@ -101,7 +103,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", *_WEIGHT_FLAGS):
+    for name in ("model", "recipe", "config", "resume", "track", *_WEIGHT_FLAGS):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -141,6 +143,7 @@ def _check_files(flags: argparse.Namespace) -> None:
         _require_weights(name, getattr(flags, name))
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
+    require_tracker(flags.track)
 
 
 def _check_annotations(flags: argparse.Namespace) -> None:
@@ -211,7 +214,7 @@ def _check_live(name: str) -> None:
 def _require_weights(name: str, value: str) -> None:
     if "://" in value:
         raise ValueError(f"--{name} {value} is an address: download the file and give its path")
-    _require_file(name, value, WEIGHTS_HINT)
+    _require_file(name, value and str(weights_file(value)), WEIGHTS_HINT)
 
 
 def _require_file(name: str, value: str, remedy: str = "") -> None:

@@ -75,7 +75,13 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
         context: this process.
     """
     install_stop_handlers(settings.output_dir)
-    run_log = RunLog(settings.output_dir, settings.log_dir or settings.output_dir, enabled=context.is_main)
+    run_log = RunLog(
+        settings.output_dir,
+        settings.log_dir or settings.output_dir,
+        enabled=context.is_main,
+        tracker=settings.track,
+        flags=settings.flags,
+    )
     score = state.objective.score
     parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
@@ -96,7 +102,7 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
         best = _note_scores(state, validated)
         keep = settings.save_ckpt_freq > 0 and state.epoch % settings.save_ckpt_freq == 0
         record = {f"train_{name}": value for name, value in trained.metrics.items()} | validated
-        run_log.scalars("epoch", record, state.epoch)
+        run_log.scalars("epoch", record, state.step, epoch=state.epoch)
         run_log.epoch(
             {
                 "epoch": epoch,

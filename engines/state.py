@@ -41,6 +41,7 @@ _FREE_FLAGS = {
     "output_dir",
     "log_dir",
     "log_interval",
+    "track",
     "num_workers",
     "pin_mem",
     "device",
