@@ -212,7 +212,8 @@ def _load_vit(settings: TeacherSettings, found: TeacherFile, student: VideoMamba
     try:
         missing, unused = vit.load_state_dict(checkpoint_filter_fn(found.state, vit), strict=False)
     except RuntimeError as error:
-        raise CheckpointError(f"--teacher {settings.teacher} has other sizes than {name}: {error}") from error
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"--teacher {settings.teacher} has other sizes than {name}: {first}") from error
     if missing or [key for key in unused if not key.startswith("head.")]:
         raise CheckpointError(
             f"--teacher {settings.teacher} does not fit {name}: it lacks {', '.join(missing[:4]) or 'nothing'}, and "
