@@ -1,15 +1,16 @@
 """Build datasets and loaders from settings."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.frame_size import as_pair
-from datasets.annotations import Kind, read_list
+from datasets.annotations import Kind, Record, read_list
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
@@ -60,25 +61,29 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     records, kind = read_list(
         list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split, num_classes=num_classes
     )
-    check_some_files(records, list_file)
     if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
+    dataset = dataset_of(records, kind, mode, settings, num_classes=num_classes, list_file=list_file)
+    logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
+    return dataset
+
+
+def dataset_of(
+    records: Sequence[Record], kind: Kind, mode: Mode, settings: DataSettings, *, num_classes: int, list_file: Path
+) -> ClipDataset:
+    """Build the dataset of the records of a list; arguments and errors as in `build_dataset` and `read_list`."""
+    check_some_files(records, list_file)
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
     shared: dict[str, Any] = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
     typed_records: Any = records
     if kind == "video":
-        dataset = VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
-    else:
-        folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
-        first_frame = settings.first_frame
-        if first_frame is None:
-            first_frame = find_first_frame(typed_records, settings.filename_tmpl, list_file)
-        dataset = folder_class(
-            typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
-        )
-    logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
-    return dataset
+        return VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
+    folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
+    first_frame = settings.first_frame
+    if first_frame is None:
+        first_frame = find_first_frame(typed_records, settings.filename_tmpl, list_file)
+    return folder_class(typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared)
 
 
 def build_loader(

@@ -88,7 +88,7 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions, script)
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}

@@ -132,7 +132,8 @@ def _backward(
     state.optimizer.zero_grad(set_to_none=True)
     scalars = []
     for number, (batch, divisor) in enumerate(zip(group, _divisors(state, group, context), strict=True)):
-        prepared = state.objective.prepare(batch, context.device)
+        with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(settings.bf16)):
+            prepared = state.objective.prepare(batch, context.device)
         with gradient_sync(state.parallel, on=number + 1 == len(group)):
             with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(settings.bf16)):
                 found = state.parallel(prepared)

@@ -32,11 +32,6 @@ PUBLISHED_NAMES = {
     "clip_l14_336": "vit_large_patch14_clip_quickgelu_336.openai",
 }
 
-NO_TEACHER = (
-    "masked pretraining aligns the student with a teacher: name its weights with --teacher FILE (docs/masked.md says "
-    "which files serve)"
-)
-
 logger = logging.getLogger(__name__)
 
 
@@ -167,11 +162,8 @@ def load_teacher(settings: TeacherSettings, student: VideoMambaPro) -> VitTeache
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: The file cannot be read, or does not fit the model that is named.
-        ValueError: There is no file, the model is unknown or of another kind, or the student's tubelets have several
-            frames.
+        ValueError: The model is unknown or of another kind, or the student's tubelets have several frames.
     """
-    if not settings.teacher:
-        raise ValueError(NO_TEACHER)
     if student.config.tubelet_size != 1:
         raise ValueError(
             f"--tubelet_size {student.config.tubelet_size}: the teacher has tokens of every frame, so masked "

@@ -183,9 +183,7 @@ def test_what_does_not_serve_is_refused_with_the_remedy(files, tmp_path, state, 
     assert str(refused.value).count("\n") == 0
 
 
-def test_a_missing_teacher_is_told_where_to_look():
-    with pytest.raises(ValueError, match=r"--teacher FILE \(docs/masked.md"):
-        load("")
+def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
         load("nowhere.pth")
 
