@@ -7,6 +7,7 @@ masked_k400/middle_f8_res224` uses published settings, and `--dry_run` checks ev
 """
 
 import argparse
+import logging
 
 from engines.early_stop import leave_on_signals
 
@@ -39,6 +40,8 @@ from models.teachers import FamilyTeacher, TeacherSettings, VitTeacher, load_tea
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
 
+logger = logging.getLogger(__name__)
+
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of masked pretraining."""
@@ -68,14 +71,27 @@ def align(
     return MaskedAlignment(model, teacher_of(args, model), from_flags(MaskSettings, args))
 
 
+def check_teacher(args: argparse.Namespace, model: VideoMambaPro) -> None:
+    """Build the objective for a dry run, and say what its estimates leave out."""
+    grid = MaskedAlignment(model, teacher_of(args, model), from_flags(MaskSettings, args)).grid
+    logger.info(
+        "the estimates are for all %d tokens of a clip: at --mask_ratio %g the student needs about %.0f %% of that, "
+        "and the teacher's forward pass comes on top",
+        1 + grid.frames * grid.patches,
+        args.mask_ratio,
+        100 * (1 - args.mask_ratio),
+    )
+
+
 def check_flags(args: argparse.Namespace) -> None:
-    """Switch the evaluation off if there is no list to probe.
+    """Switch the evaluation off if there is no list to probe; accept VideoMamba's names of its students.
 
     Raises:
         ValueError: There is nothing to evaluate.
     """
     if args.eval and not args.probe_list:
         raise ValueError("--eval tests the features on a labelled list: name it with --probe_list FILE")
+    args.model = args.model.removesuffix("_pretrain")
     args.disable_eval_during_finetuning = args.disable_eval_during_finetuning or not args.probe_list
 
 
@@ -87,7 +103,7 @@ TASK = Task(
     build_pretraining_dataset,
     test_mode="validation",
     always_tests=False,
-    check_teacher=teacher_of,
+    check_teacher=check_teacher,
 )
 
 

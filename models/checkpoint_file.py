@@ -24,6 +24,7 @@ EMA_KEY = "model_ema"  # EMA of the weights; "test_weights" has this value if th
 WRAPPERS = ("model", "module", "state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose files have no head
+PRETRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.")  # what our objectives train beside the model
 FORMATS = (".pth", ".safetensors")
 _DIGEST_KEY = "digest"
 _ZIP_MAGIC = b"PK\x03\x04"

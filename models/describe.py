@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import (
-    ALIGNMENT_DECODER,
     CONFIG_KEY,
     FLAGS_KEY,
+    PRETRAINING_ONLY,
     CheckpointError,
     is_masked_pretraining,
     peek_checkpoint,
@@ -93,7 +93,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         path=Path(path),
         config=config,
         model=next((name for name in names if name in registered_names()), None),
-        parameters=sum(tensor.numel() for name, tensor in state.items() if not name.startswith(ALIGNMENT_DECODER)),
+        parameters=sum(tensor.numel() for name, tensor in state.items() if not name.startswith(PRETRAINING_ONLY)),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),
     )
