@@ -31,40 +31,12 @@ IMAGES, MASKED, VIDEOS = "run_pretrain_imagenet.py", "run_pretrain_masked.py", "
 DATA = dict(
     seed=0, train=1600, val=320, test=640, num_frames=8, size=64, frame_clips=0, images_train=2600, images_val=400
 )
+# No mirroring, because labels are directions.
 SHARED = [
-    "--model",
-    "videomambapro_nano",
-    "--dt_init",
-    "mamba",
-    "--input_size",
-    "64",
-    "--short_side_size",
-    "64",
-    "--num_sample",
-    "1",
-    "--num_workers",
-    "1",
-    "--aa",
-    "none",
-    "--hflip",
-    "0",
-    "--reprob",
-    "0",
-    "--scale",
-    "1",
-    "1",
-    "--ratio",
-    "1",
-    "1",
-    "--warmup_epochs",
-    "1",
-    "--lr_base",
-    "16",
-    "--layer_decay",
-    "1",
-    "--device",
-    "cpu",
-]  # no mirroring: labels are directions
+    "--model", "videomambapro_nano", "--dt_init", "mamba", "--input_size", "64", "--short_side_size", "64",
+    "--num_sample", "1", "--num_workers", "1", "--aa", "none", "--hflip", "0", "--reprob", "0", "--scale", "1", "1",
+    "--ratio", "1", "1", "--warmup_epochs", "1", "--lr_base", "16", "--layer_decay", "1", "--device", "cpu",
+]  # fmt: skip
 PLAIN = ["--mixup", "0", "--cutmix", "0", "--smoothing", "0"]
 FINETUNING = [
     *PLAIN, "--batch_size", "16", "--lr", "1e-3", "--num_frames", "8", "--sampling_rate", "1", "--drop_path", "0",
