@@ -148,7 +148,7 @@ class MultiScaleCrop:
         """Crop and resize a clip (T, C, H, W) -> (T, C, *size)."""
         top, left, height, width = self.draw_box(*clip.shape[-2:], rng)
         box = clip[..., top : top + height, left : left + width]
-        return _resize(box, *as_pair(self.size), "bilinear", antialias=True)
+        return _resize(box, *as_pair(self.size), "bilinear", True)
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draw (top, left, height, width) of a box in a frame of `height` x `width`."""

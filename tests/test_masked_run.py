@@ -21,6 +21,7 @@ from models.arguments import ModelSettings
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
+from models.teachers import FamilyTeacher
 from tools.flag_table import document
 
 SCRIPT = run_pretrain_masked.SCRIPT
@@ -59,6 +60,21 @@ def test_labels_are_not_looked_at(folder, straight, tmp_path):
     assert [line["train_loss"] for line in log_of(labelled)] == [line["train_loss"] for line in log_of(straight)]
     assert not (labelled / "results.json").exists(), "there is nothing to test without --probe_list"
     assert (labelled / "report.html").is_file()
+
+
+def test_bfloat16_reaches_the_teacher_and_changes_the_loss_little(folder, straight, tmp_path, monkeypatch):
+    kinds, forward = [], FamilyTeacher.forward
+
+    def watching(self, clips):
+        hook = self.model.layers[0].mixer.in_proj.register_forward_hook(lambda _m, _i, out: kinds.append(out.dtype))
+        targets = forward(self, clips)
+        hook.remove()
+        return targets
+
+    monkeypatch.setattr(FamilyTeacher, "forward", watching)
+    lines = log_of(pretrain(folder, tmp_path / "out", "--bf16", "--mask_type", "random"))
+    assert set(kinds) == {torch.bfloat16}, "as the student, under autocast"
+    assert lines[0]["train_loss"] == pytest.approx(log_of(straight)[0]["train_loss"], rel=0.05)
 
 
 def test_the_probe_is_asked_every_few_epochs_and_after_the_last(folder, tmp_path):
