@@ -168,3 +168,20 @@ def test_both_kinds_of_features_are_tested():
     assert figures["majority"] == pytest.approx(100 * 4 / 6)
     with pytest.raises(ValueError, match="--probe_list needs two"):
         objective.figures(outputs[:1], records[:1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
+@pytest.mark.parametrize("mask_type", MASK_TYPES)
+def test_teacher_masks_and_student_work_on_the_device(mask_type):
+    """In bfloat16, with nothing hidden, so that the loss is that of the CPU."""
+    on_cpu, on_device = masked(mask_type=mask_type, mask_ratio=0.0), masked(mask_type=mask_type, mask_ratio=0.0)
+    device = torch.device("cuda")
+    on_device.to(device)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = on_device(on_device.prepare(batch(), device))["loss"]
+    found.backward()
+    with torch.no_grad():
+        expected = on_cpu(on_cpu.prepare(batch(), CPU))["loss"].item()
+    assert found.item() == pytest.approx(expected, rel=0.03)
+    assert all(parameter.grad.isfinite().all() for parameter in on_device.parameters())
