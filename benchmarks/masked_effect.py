@@ -84,6 +84,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument("--epochs", type=positive_int, default=30, help="of each fine-tuning (default: 30)")
     parser.add_argument("--image_epochs", type=positive_int, default=6, help="of the teacher (default: 6)")
     parser.add_argument("--masked_epochs", type=positive_int, default=6, help="of the pretraining (default: 6)")
+    parser.add_argument(
+        "--long_epochs",
+        type=positive_int,
+        help="of the long run from scratch, where a busy machine makes seconds meaningless (default: as many as the "
+        "seconds of teacher and pretraining allow)",
+    )
     parser.add_argument("--mask_type", choices=list(MASKS), default="random", help="(default: random)")
     parser.add_argument("--mask_ratio", default="0.5", help="share of hidden patches (default: 0.5)")
     parser.add_argument("--jobs", type=positive_int, default=2, help="parallel runs (default: 2)")
@@ -108,7 +114,8 @@ def write_lists(options: argparse.Namespace, number: int) -> None:
 def stages(options: argparse.Namespace, number: int, passed_on: list[str]) -> list[dict[str, list[str]]]:
     """Return the commands of a seed's runs by name; a stage needs the results of those before it.
 
-    The long run from scratch has as many epochs as its seconds allow, once those of the others are known.
+    The long run from scratch has as many epochs as its seconds allow, once those of the others are known, or the given
+    number.
     """
     output, data = options.output.resolve(), options.output.resolve() / "data"
     folder = f"seed_{number}"
@@ -136,7 +143,7 @@ def stages(options: argparse.Namespace, number: int, passed_on: list[str]) -> li
     last = finetune("from_masked", options.epochs, "masked")
     known = [seconds_of(options.output / folder / name) for name in ("scratch", "images", "masked")]
     if all(known):
-        longer = round(options.epochs * sum(known) / known[0])
+        longer = options.long_epochs or round(options.epochs * sum(known) / known[0])
         last |= finetune("scratch_long", longer)
     first = images | finetune("scratch", options.epochs)
     return [first, masked | finetune("from_images", options.epochs, "images"), last]

@@ -74,6 +74,8 @@ def test_the_long_run_has_the_epochs_of_all_seconds(tmp_path, commands):
     run(tmp_path, "--seeds", "0")
     assert value_of(by_name(commands)["seed_0/scratch"], "--epochs") == "20"
     assert value_of(by_name(commands)["seed_0/scratch_long"], "--epochs") == "80"  # 20 x (10 + 5 + 25) / 10
+    run(tmp_path, "--seeds", "0", "--long_epochs", "50")
+    assert value_of(commands[-1], "--epochs") == "50" and "scratch_long" in value_of(commands[-1], "--output_dir")
 
 
 def test_the_table_has_mean_and_spread_and_nothing_is_run_twice(tmp_path, commands, capsys):
