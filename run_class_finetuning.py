@@ -27,11 +27,13 @@ from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
-from engines.objectives.classification import Classification
-from engines.objectives.mixing import LossSettings, add_loss_arguments
+from engines.objectives.base import Objective
+from engines.objectives.loss_settings import LossSettings, add_loss_arguments
+from engines.objectives.tasks import create_objective, take_from_checkpoint
 from engines.run import run_task
 from engines.task import Task
 from models.arguments import add_model_arguments
+from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
 
@@ -47,18 +49,25 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def classify(
+def objective_of_labels(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
-) -> Classification:
-    """Create the objective of the run; without a training list, one for testing only."""
-    if train_set is None:
-        return Classification(model, test_set.num_classes, class_names=args.class_names)
-    labels = [record.target for record in train_set.records]
-    settings = from_flags(LossSettings, args)
-    return Classification(model, test_set.num_classes, settings, labels=labels, class_names=args.class_names)
+) -> Objective:
+    """Create the objective of --task; without a training list, one for testing only."""
+    objective = create_objective(
+        args.task,
+        model,
+        test_set.num_classes,
+        None if train_set is None else from_flags(LossSettings, args),
+        targets=[] if train_set is None else [record.target for record in train_set.records],
+        names=args.class_names,
+        view_merge=args.view_merge,
+    )
+    if train_set is None and args.finetune and not args.resume:
+        take_from_checkpoint(objective, describe_checkpoint(args.finetune))
+    return objective
 
 
-TASK = Task(SCRIPT, get_parser, classify)
+TASK = Task(SCRIPT, get_parser, objective_of_labels)
 
 
 @record  # lets torchrun show the traceback of the process that failed first

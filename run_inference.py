@@ -38,6 +38,7 @@ from inference.arguments import add_computing_arguments, add_reading_arguments, 
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.predictor import Measurement, Predictor
 from inference.sources import expand_sources
 from models.describe import describe_checkpoint
 
@@ -125,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         predictor = predictor_of_flags(args, label_names=args.label_names)
+        _refuse_curves_of_numbers(args, predictor)
         sources = expand_sources(
             args.videos,
             filename_tmpl=predictor.filename_tmpl,
@@ -160,6 +162,13 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _refuse_curves_of_numbers(args: argparse.Namespace, predictor: Predictor) -> None:
+    """Raise a ValueError for outputs that a regression does not have."""
+    given = [f"--{name}" for name in ("curve", "heatmap", "annotate", "window", "stride") if getattr(args, name)]
+    if given and predictor.task == "regression":
+        raise ValueError(f"{args.checkpoint} predicts numbers (--task regression), which have no {', '.join(given)}")
 
 
 def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -235,8 +244,15 @@ def _lines(name: str) -> Iterator[IO[str] | None]:
 
 
 def _table(result: Result) -> str:
-    scores = result.prediction.top(5)
-    lines = [f"  {100 * score.probability:5.1f} %  {score.name}" for score in scores]
+    if isinstance(result.prediction, Measurement):
+        lines = [f"  {value:.6g}  {name}" for name, value in result.prediction.by_name().items()]
+    else:
+        # Of a multilabel model, a star marks the classes that reach the threshold.
+        least = 1.1 if result.prediction.threshold is None else result.prediction.threshold
+        lines = [
+            f"  {100 * score.probability:5.1f} % {'*' if score.probability >= least else ' '}{score.name}"
+            for score in result.prediction.top(5)
+        ]
     return "\n".join(map(printable, [f"{result.path} ({result.prediction.views} views)", *lines]))
 
 

@@ -7,16 +7,16 @@ images, one a line.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.settings import option
-from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord, is_image_path, read_list
+from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord, is_image_path
 from datasets.arguments import DataSettings
 from datasets.build import dataset_of
 from datasets.clip_dataset import ClipDataset
 from datasets.list_lines import INTEGER, evenly_spread, read_text
-from datasets.lists import find_training_list
+from datasets.lists import ListSettings, find_training_list, read_records
 from datasets.presets import get_preset
 from datasets.sampling import Mode
 
@@ -49,27 +49,24 @@ def build_pretraining_dataset(mode: Mode, settings: PretrainingSettings) -> Clip
         FileNotFoundError: A list is missing, or none of the files in a list exists.
         ValueError: A list has invalid lines, or flags contradict each other.
     """
-    kind = get_preset(settings.data_set).kind
     if mode == "train":
         list_file = find_training_list(settings)
-        records, kind = read_unlabelled(list_file, kind=kind, data_root=settings.data_root, split=settings.split)
+        records, kind = read_unlabelled(list_file, settings)
     else:
         list_file = Path(settings.probe_list)
-        records, kind = read_list(list_file, kind=kind, data_root=settings.data_root, split=settings.split)
+        records, kind = read_records(list_file, replace(settings, task="classification"))
     dataset = dataset_of(records, kind, mode, settings, num_classes=0, list_file=list_file)
     logger.info("%s: %d clips of kind %s, from %s", "training" if mode == "train" else "probe", len(records), kind,
                 list_file)  # fmt: skip
     return dataset
 
 
-def read_unlabelled(
-    list_file: Path, *, kind: Kind | None = None, data_root: str = "", split: str = ""
-) -> tuple[list[Record], Kind]:
+def read_unlabelled(list_file: Path, settings: ListSettings) -> tuple[list[Record], Kind]:
     """Read a list with or without labels; those of bare paths become 0.
 
     Args:
         list_file: UTF-8 text file. If no line ends in a number, every line is a path.
-        kind, data_root, split: As in `datasets.annotations.read_list`.
+        settings: As in `datasets.lists.read_records`.
 
     Raises:
         FileNotFoundError: The list does not exist.
@@ -77,8 +74,9 @@ def read_unlabelled(
     """
     lines = _numbered_lines(list_file)
     if not lines or any(_ends_in_number(line) for _, line in evenly_spread(lines, _SAMPLED_LINES)):
-        return read_list(list_file, kind=kind, data_root=data_root, split=split)
-    paths = [(number, os.path.join(data_root, _unquoted(line))) for number, line in lines]
+        return read_records(list_file, settings)
+    paths = [(number, os.path.join(settings.data_root, _unquoted(line))) for number, line in lines]
+    kind = get_preset(settings.data_set).kind
     if kind is None:
         kind = "image" if sum(is_image_path(path) for _, path in paths) > len(paths) / 2 else "video"
     if kind == "image":

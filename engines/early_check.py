@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from common.flag_parser import FlagParser
+from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
 from datasets.detection.annotations import FULL, read_person_boxes
@@ -25,6 +25,7 @@ from datasets.detection.lists import (
 from datasets.lists import ListSettings, find_list_of, find_training_list, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
+from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
@@ -54,7 +55,8 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script, *((ListSettings, ViewSettings) if classifies else (DetectionListSettings,)))
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings)
+    parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
         _take_defaults(parser, words, script, defaults)
@@ -65,6 +67,8 @@ def check_command_line(
         if script == _MASKED_PRETRAINING:
             _check_pretraining(flags)
         elif classifies:
+            if not flags.eval:  # the checkpoint knows the task of a test
+                refuse_misfits(flags.task, typed_values(parser, words))
             _check_data(flags, script)
         else:
             _check_annotations(flags)
@@ -103,6 +107,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--tubelet_size", type=positive_int, default=1)
+    parser.add_argument("--sampler", default="")
     return parser
 
 

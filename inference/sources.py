@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, ListFileError, is_image_path, read_list
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
+from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 
 LIST_SUFFIXES = (".csv", ".txt")
@@ -113,4 +114,10 @@ def _in_list(file: Path, data_root: str) -> list[str]:
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if lines and all(line.lower().endswith(VIDEO_SUFFIXES) or is_image_path(line) for line in lines):
         return [os.path.join(data_root, line) for line in lines]
-    return [record.path for record in read_list(file, data_root=data_root)[0]]
+    faults = []
+    for task in TASKS:
+        try:
+            return [record.path for record in read_list(file, data_root=data_root, task=task)[0]]
+        except ListFileError as error:
+            faults.append(error)
+    raise faults[0]

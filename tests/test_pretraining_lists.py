@@ -14,7 +14,7 @@ from datasets.transforms import AugmentationSettings, MultiScaleCrop, video_trai
 
 def read(tmp_path, text, **settings):
     (tmp_path / "list.csv").write_text(text)
-    records, kind = read_unlabelled(tmp_path / "list.csv", data_root="/r", **settings)
+    records, kind = read_unlabelled(tmp_path / "list.csv", ListSettings(data_root="/r", **settings))
     return kind, [(record.path, record.target, record.line) for record in records]
 
 
@@ -40,7 +40,7 @@ def test_a_forgotten_label_is_named_by_line(tmp_path):
     with pytest.raises(ListFileError, match="is empty"):
         read(tmp_path, "\n")
     with pytest.raises(FileNotFoundError, match="nowhere.csv"):
-        read_unlabelled(tmp_path / "nowhere.csv")
+        read_unlabelled(tmp_path / "nowhere.csv", ListSettings())
 
 
 def test_data_path_may_be_the_list_itself(tmp_path):
