@@ -22,7 +22,8 @@ from benchmarks.run_queue import command_line, machine, run_missing
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
-from datasets.annotations import format_list, read_list
+from datasets.annotations import read_list
+from datasets.list_writing import format_list
 from datasets.preparation.moving_digits import CLASSES
 from models.masks import MASKS
 from tools.make_moving_digits import make_data_set

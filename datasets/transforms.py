@@ -146,7 +146,8 @@ class MultiScaleCrop:
 
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Crop and resize a clip (T, C, H, W) -> (T, C, *size)."""
-        top, left, height, width = self.draw_box(*clip.shape[-2:], rng)
+        rows, columns = clip.shape[-2:]
+        top, left, height, width = self.draw_box(rows, columns, rng)
         box = clip[..., top : top + height, left : left + width]
         return _resize(box, *as_pair(self.size), "bilinear", True)
 
