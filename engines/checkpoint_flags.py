@@ -70,7 +70,7 @@ def _settle_task(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts)
     if "task" in given and flags["task"] != saved:
         raise ValueError(f"--task {flags['task']}: {facts.path} was trained for --task {saved}; omit the flag")
     flags["task"] = saved
-    if "view_merge" not in given:
+    if "view_merge" in flags.keys() - given:
         flags["view_merge"] = facts.flags.get("view_merge", flags["view_merge"])
 
 

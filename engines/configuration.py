@@ -90,7 +90,7 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions, script)
     typed = typed_values(parser, argv)
     given = set(typed)
     first = parser.parse_args(argv)

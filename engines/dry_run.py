@@ -23,7 +23,6 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.complexity import Complexity, measure_complexity
 from models.config import ModelConfig
-from models.describe import describe_checkpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def dry_run(task: Task, flags: argparse.Namespace, *, measure: bool = True) -> i
         model = build_model(ModelSettings.from_flags(flags), num_classes)
     load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
-        describe_checkpoint(flags.teacher)
+        task.check_teacher(flags, model)
     workload = _workload(task, settings, data, check, model, processes)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
@@ -127,10 +126,12 @@ def _workload(
         rates = scale_learning_rates(settings, processes)
         create_schedule(create_optimizer(model, settings, rates.peak), settings, rates, updates)
         trained = settings.epochs * updates * rates.clips_per_update
-        validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
+        validations = -(-settings.epochs // settings.eval_freq)
+        validated = validations * len(datasets["validation"]) if "validation" in datasets else 0
         _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
-    tested = datasets[task.test_mode]
-    return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
+    tested = datasets.get(task.test_mode)
+    views = len(tested) * tested.plan.segments * tested.plan.crops if tested else 0
+    return Workload(trained, validated, views)
 
 
 def _log_model(config: ModelConfig, complexity: Complexity) -> None:

@@ -23,7 +23,7 @@ from datasets.detection.lists import (
     find_person_boxes,
     split_of,
 )
-from datasets.lists import ListSettings, find_list_of, given_classes
+from datasets.lists import ListSettings, find_list_of, find_training_list, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
@@ -36,9 +36,10 @@ WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
 _FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
-    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
+    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes", "probe_list"),
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
+_MASKED_PRETRAINING = "run_pretrain_masked.py"
 _NEVER_DEFAULTS = {"recipe", "config"}
 
 
@@ -59,13 +60,15 @@ def check_command_line(
     labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
-        words, _ = translate(words, parser._option_string_actions)
+        words, _ = translate(words, parser._option_string_actions, script)
         _take_defaults(parser, words, script, defaults)
         if not classifies:
             _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
-        if classifies:
+        if script == _MASKED_PRETRAINING:
+            _check_pretraining(flags)
+        elif classifies:
             if not flags.eval:  # the checkpoint knows the task of a test
                 refuse_misfits(flags.task, typed_values(parser, words))
             _check_data(flags, script)
@@ -103,7 +106,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", "track", *_WEIGHT_FLAGS):
+    for name in ("model", "recipe", "config", "resume", "track", "probe_list", *_WEIGHT_FLAGS):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -156,6 +159,21 @@ def _check_annotations(flags: argparse.Namespace) -> None:
         find_annotations(split, settings)
         if split != "train" and settings.eval_boxes == "predicted":
             find_person_boxes(split, settings)
+
+
+def _check_pretraining(flags: argparse.Namespace) -> None:
+    """Check that a masked pretraining has a teacher and a training list, and no lists that it would not read."""
+    for name in ("val_list", "test_list", "label_names"):
+        if getattr(flags, name):
+            raise ValueError(f"--{name} has no meaning here: masked pretraining is tested with --probe_list FILE")
+    if flags.eval:
+        return
+    if not flags.teacher:
+        raise ValueError(
+            "masked pretraining aligns the student with a teacher: name its weights with --teacher FILE "
+            "(docs/masked.md says which files serve)"
+        )
+    find_training_list(from_flags(ListSettings, flags))
 
 
 def _check_data(flags: argparse.Namespace, script: str) -> None:

@@ -64,7 +64,7 @@ def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
 
 
 def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, context: Context) -> None:
-    """Train from state.epoch to settings.epochs; after each epoch, validate, save checkpoints and write log.txt.
+    """Train from state.epoch to settings.epochs; after each epoch, validate if due, save and write log.txt.
 
     Args:
         state: from `create_training_state`, possibly resumed.
@@ -97,7 +97,8 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
-        validated = _validate(state, val_loader, settings, context)
+        due = (epoch + 1) % settings.eval_freq == 0 or epoch + 1 == settings.epochs
+        validated = _validate(state, val_loader if due else None, settings, context)
         state.finish_epoch()
         best = _note_scores(state, validated)
         keep = settings.save_ckpt_freq > 0 and state.epoch % settings.save_ckpt_freq == 0

@@ -120,9 +120,17 @@ class VideoMambaPro(TimmInterface, HubFolder):
         order = torch.argsort(self.line_up(places)[0])
         return tokens[:, order].unflatten(1, (tubelets, rows, columns))
 
-    def forward_tokens(self, clips: Tensor) -> Tensor:
-        """Compute all tokens after the last norm: (b, 1 + t p, d)."""
+    def forward_tokens(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Compute all tokens after the last norm: (b, 1 + t p, d).
+
+        Args:
+            clips: (b, 3, frames, height, width).
+            keep: (b, k) indices of the only tokens to process, in the order of the sequence, as for masked
+                pretraining; the result is then (b, k, d). None for all tokens.
+        """
         hidden_states, residual = self.embed(clips), None
+        if keep is not None:
+            hidden_states = hidden_states.gather(1, keep.unsqueeze(-1).expand(-1, -1, self.embed_dim))
         for index in range(len(self.layers)):
             hidden_states, residual = self.run_block(index, hidden_states, residual)
         return self.final_tokens(hidden_states, residual)

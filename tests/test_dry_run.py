@@ -10,6 +10,7 @@ from video_files import numbered_frames, write_folder, write_video
 import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
+import run_pretrain_masked
 from engines import dry_run as dry_run_module
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run, full_command
@@ -19,7 +20,7 @@ from models.arguments import ModelSettings
 from models.build import build_model
 from models.complexity import measure_complexity
 
-MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_pretrain_masked)
 TASKS = {module.SCRIPT: module.TASK for module in MODULES}
 PARSERS = {script: task.get_parser for script, task in TASKS.items()}
 VIDEOS = "run_class_finetuning.py"
@@ -61,8 +62,10 @@ def words_for(data, name):
         VIDEOS: data,
         run_pretrain_imagenet.SCRIPT: data / "images",
         run_action_detection.SCRIPT: data / "boxes",
+        run_pretrain_masked.SCRIPT: data,
     }
-    return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data)], script
+    probe = ["--probe_list", str(data / "val.csv")] if script == run_pretrain_masked.SCRIPT else []
+    return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data), *probe], script
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("/finetune")])

@@ -60,6 +60,7 @@ FLAGS = {
     "resume",
     "auto_resume",
     "eval",
+    "eval_freq",
     "test_best",
     "disable_eval_during_finetuning",
 }

@@ -65,6 +65,7 @@ class Objective(nn.Module):
         """Move what `forward` needs of a batch to the device.
 
         Random operations (mixing, drawing masks) and anything but tensors belong here, as `forward` may be compiled.
+        Both run under autocast if the run uses bfloat16.
 
         Args:
             batch: from the dataloader (datasets/collate.py), with clips and targets.
