@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from datasets.frame_names import describe_gap, frame_numbers
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 
 LIST_SUFFIXES = (".csv", ".txt")
+
+
+class ListRow(NamedTuple):
+    """A line of a list: its video, its 1-based number, and its label; None if the list has paths only."""
+
+    path: str
+    line: int
+    label: Any = None
 
 
 class FramesInMemory:
@@ -90,11 +99,17 @@ def expand_sources(
             if not inside:
                 raise FileNotFoundError(f"{name} contains no video, and no folder of frames named {filename_tmpl}")
         elif name.lower().endswith(LIST_SUFFIXES):
-            inside = _in_list(Path(name), data_root)
+            inside = [row.path for row in _in_list(Path(name), data_root)]
         else:
             inside = [name]
         found |= dict.fromkeys(inside)
     return list(found)
+
+
+def rows_of_list(given: Sequence[str], data_root: str = "") -> list[ListRow]:
+    """Return the rows of a list if it is all that is given, else none: line numbers of several would be ambiguous."""
+    lists = [name for name in given if name.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(name)]
+    return _in_list(Path(lists[0]), data_root) if len(given) == len(lists) == 1 else []
 
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
@@ -107,10 +122,11 @@ def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
     return sources
 
 
-def _in_list(file: Path, data_root: str) -> list[str]:
+def _in_list(file: Path, data_root: str) -> list[ListRow]:
     if not file.is_file():
         raise FileNotFoundError(f"list file {file} does not exist")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if lines and all(line.lower().endswith(VIDEO_SUFFIXES) or is_image_path(line) for line in lines):
-        return [os.path.join(data_root, line) for line in lines]
-    return [record.path for record in read_list(file, data_root=data_root)[0]]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    rows = [ListRow(os.path.join(data_root, line), number) for number, line in enumerate(lines, start=1) if line]
+    if rows and all(row.path.lower().endswith(VIDEO_SUFFIXES) or is_image_path(row.path) for row in rows):
+        return rows
+    return [ListRow(record.path, record.line, record.target) for record in read_list(file, data_root=data_root)[0]]
