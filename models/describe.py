@@ -19,9 +19,7 @@ from models.checkpoint_file import (
     unwrap_tensors,
 )
 from models.config import ModelConfig, Role
-from models.videomambapro import NANO, PUBLISHED_SIZES, VideoMambaPro, registered_config, registered_names
-
-FAMILIES = {"v1": "videomambapro", "v2": "videomamba"}
+from models.videomambapro import REGISTERED, VideoMambaPro, registered_config, registered_names
 
 
 @dataclass(frozen=True)
@@ -241,8 +239,7 @@ def _switches_of_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name_of_size(config: dict[str, Any]) -> str | None:
-    kind, numbers = config["bimamba_type"], dict(embed_dim=config["embed_dim"], depth=config["depth"])
-    for size, published in (PUBLISHED_SIZES | {"nano": NANO}).items():
-        if numbers == published:
-            return None if (size, kind) == ("nano", "v2") else f"{FAMILIES[kind]}_{size}"
-    return None
+    """Return the first registered name with that width, depth and type."""
+    looks = {name: config[name] for name in ("embed_dim", "depth", "bimamba_type")}
+    known = {name: VideoMambaPro.config_class(**settings) for name, settings in REGISTERED.items()}
+    return next((name for name, it in known.items() if looks.items() <= it.values().items()), None)

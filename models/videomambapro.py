@@ -26,12 +26,14 @@ PUBLISHED_SIZES = {
     "small": dict(embed_dim=384, depth=24),
     "middle": dict(embed_dim=576, depth=32),
 }
+BASE = dict(embed_dim=768, depth=24)  # published for images only, and without the two changes
 NANO = dict(embed_dim=96, depth=6)  # not a published size; trains on a laptop CPU in minutes
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
 REGISTERED: dict[str, dict[str, Any]] = (
     {"videomambapro_nano": NANO}
     | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
     | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
+    | {"videomamba_base": BASE | PLAIN_VIDEOMAMBA}
     | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}  # as published
 )
 """Models registered with timm, each with its settings; videomamba_* are the baselines without the two changes."""

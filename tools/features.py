@@ -6,9 +6,9 @@
 
 A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Without --window, DIR/features.npz contains
 `paths` and `features`, averaged over the views of the test, and `lines` and `labels` of a list. With --window,
-DIR/NAME.npy has a row for each window, and DIR/features.json the frame rate and the first frames. An interrupted command
-continues when it is repeated; with --shard I/N, N processes share the videos, and the command without --shard then joins
-their results. docs/features.md describes the files.
+DIR/NAME.npy has a row for each window, and DIR/features.json the frame rate and the first frames. An interrupted
+command continues when it is repeated; with --shard I/N, N processes share the videos, and the command without --shard
+then joins their results. docs/features.md describes the files.
 """
 
 import argparse
