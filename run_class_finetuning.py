@@ -22,13 +22,16 @@ if __name__ == "__main__":
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.flag_parser import FlagParser
-from common.settings import from_flags
+from common.settings import add_options, from_flags
 from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
+from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
 from engines.objectives.classification import Classification
+from engines.objectives.distillation import Distillation
 from engines.objectives.mixing import LossSettings, add_loss_arguments
+from engines.objectives.stored_teacher import StoredTeacher
 from engines.run import run_task
 from engines.task import Task
 from models.arguments import add_model_arguments
@@ -43,6 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_engine_arguments(parser)
     add_loss_arguments(parser)
+    add_options(parser.add_argument_group("distillation from a stored teacher"), TeacherSettings)
     add_recipe_arguments(parser)
     return parser
 
@@ -55,7 +59,16 @@ def classify(
         return Classification(model, test_set.num_classes, class_names=args.class_names)
     labels = [record.target for record in train_set.records]
     settings = from_flags(LossSettings, args)
-    return Classification(model, test_set.num_classes, settings, labels=labels, class_names=args.class_names)
+    shared = dict(settings=settings, labels=labels, class_names=args.class_names)
+    if not args.teacher_scores:
+        return Classification(model, test_set.num_classes, **shared)
+    taught = from_flags(TeacherSettings, args)
+    outputs = read_teacher_outputs(
+        taught, train_set.records, test_set.num_classes, list_file=train_set.list_file, data_root=args.data_root
+    )
+    teacher = StoredTeacher(model.embed_dim, outputs, taught.distill_temperature)
+    weights = dict(weight=taught.distill_weight, label_weight=taught.label_weight)
+    return Distillation(model, test_set.num_classes, teacher=teacher, **weights, **shared)
 
 
 TASK = Task(SCRIPT, get_parser, classify)

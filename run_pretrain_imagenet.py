@@ -26,7 +26,7 @@ from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from engines.configuration import parse_command_line, recipe_defaults
 from engines.objectives.classification import Classification
-from engines.objectives.distillation import Distillation
+from engines.objectives.distillation import Distillation, TokenDistance
 from engines.objectives.mixing import LossSettings
 from engines.run import run_task
 from engines.task import Task
@@ -52,6 +52,8 @@ def create_objective(
     """Create the objective of the run: classification, with distillation if it trains with a --teacher."""
     if not args.teacher or train_set is None:
         return classify(model, args, test_set, train_set)
+    if args.teacher_scores:
+        raise ValueError("--teacher and --teacher_scores are two teachers: give one")
     teacher = load_teacher(
         args.teacher,
         input_size=args.input_size,
@@ -63,8 +65,9 @@ def create_objective(
         model,
         test_set.num_classes,
         from_flags(LossSettings, args),
-        teacher=teacher,
+        teacher=TokenDistance(model.embed_dim, teacher),
         weight=args.distill_weight,
+        label_weight=args.label_weight,
         labels=[record.target for record in train_set.records],
         class_names=args.class_names,
     )

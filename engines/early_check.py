@@ -14,6 +14,7 @@ from pathlib import Path
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
+from datasets.annotations import read_list
 from datasets.detection.annotations import FULL, read_person_boxes
 from datasets.detection.lists import (
     DetectionListSettings,
@@ -22,9 +23,10 @@ from datasets.detection.lists import (
     find_person_boxes,
     split_of,
 )
-from datasets.lists import ListSettings, find_list_of, given_classes
+from datasets.lists import ListSettings, find_list_of, given_classes, number_of_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
+from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
@@ -33,7 +35,7 @@ WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
 _FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
-    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
+    *("teacher_scores", "label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
 _NEVER_DEFAULTS = {"recipe", "config"}
@@ -53,7 +55,9 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(script, *((ListSettings, ViewSettings) if classifies else (DetectionListSettings,)))
+    parser = _parser(
+        script, *((ListSettings, ViewSettings, TeacherSettings) if classifies else (DetectionListSettings,))
+    )
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
@@ -152,6 +156,8 @@ def _check_data(flags: argparse.Namespace, script: str) -> None:
     """Check the dataset, the lists and the sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
+    if flags.teacher_scores and not flags.eval:
+        _check_teacher(flags)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
     if not weights_decide:
         _check_sizes(flags, script)
@@ -172,6 +178,15 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
             find_list_of(mode, settings)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _check_teacher(flags: argparse.Namespace) -> None:
+    """Check that the teacher's outputs can be used and have every line of the training list."""
+    settings, file = from_flags(ListSettings, flags), find_list_of("train", from_flags(ListSettings, flags))
+    kind = get_preset(settings.data_set).kind
+    records, _ = read_list(file, kind=kind, data_root=settings.data_root, split=settings.split)
+    taught, classes = from_flags(TeacherSettings, flags), number_of_classes(settings)
+    read_teacher_outputs(taught, records, classes, list_file=str(file), data_root=settings.data_root)
 
 
 def _check_square(words: Sequence[str]) -> None:
