@@ -33,13 +33,12 @@ from engines.task import Task
 from models.distillation import add_distillation_arguments, load_teacher
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-from run_class_finetuning import classify
-from run_class_finetuning import get_parser as get_video_parser
+from run_class_finetuning import classify, get_classifier_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
-    parser = get_video_parser()
+    parser = get_classifier_parser()
     parser.description = "VideoMambaPro: pretraining and evaluation on images"
     add_distillation_arguments(parser)
     recipe_defaults(parser, DEFAULTS)

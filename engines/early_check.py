@@ -27,6 +27,7 @@ from datasets.lists import ListSettings, find_list_of, given_classes, number_of_
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 
@@ -55,9 +56,8 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    parser = _parser(
-        script, *((ListSettings, ViewSettings, TeacherSettings) if classifies else (DetectionListSettings,))
-    )
+    groups = (ListSettings, ViewSettings, TeacherSettings, ProbeSettings) if classifies else (DetectionListSettings,)
+    parser = _parser(script, *groups)
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
@@ -169,7 +169,7 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
     modes: list[Mode] = [tested]
     if not flags.eval:
         modes.append("train")
-    if not (flags.eval or flags.disable_eval_during_finetuning):
+    if not (flags.eval or flags.disable_eval_during_finetuning or flags.probe):
         modes.append("validation")
     settings = from_flags(ListSettings, flags)
     logging.disable(logging.WARNING)  # the run itself warns when it reads its lists

@@ -240,7 +240,9 @@ def parameter_groups(
     return groups
 
 
-def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+def create_optimizer(
+    model: Any, settings: OptimizerSettings, lr: float, groups: list[dict] | None = None
+) -> torch.optim.Optimizer:
     """Create the optimizer `settings.opt` of timm's registry for `parameter_groups`.
 
     Epsilon, betas and momentum are passed to the optimizers that have them.
@@ -249,8 +251,9 @@ def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torc
         model: bare module, not wrapped for parallel training.
         settings: of the optimizer.
         lr: peak learning rate.
+        groups: with learning rates and weight decays of their own, instead of `parameter_groups`.
     """
-    groups = parameter_groups(
+    groups = groups or parameter_groups(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]

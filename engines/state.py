@@ -258,7 +258,7 @@ def create_training_state(
     if ema is not None and settings.parallel == "fsdp" and context.world_size > 1:
         shard_model(ema.module, context)
     rates = scale_learning_rates(settings, context.world_size)
-    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak)
+    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak, objective.optimizer_groups())
     scheduler = create_schedule(optimizer, settings, rates, steps_per_epoch)
     state = TrainingState(
         objective,

@@ -220,6 +220,8 @@ def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
         "rms_norm": "norm_f.bias" not in state,
         "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
+    blocks = {name.split(".")[2] for name in state if name.startswith("pooler.blocks.")}
+    sizes["attentive_depth"] = len(blocks) + 1 if "pooler.query.latent" in state else 0
     grid = square_grid(state["pos_embed"].shape[1] - 1) if "pos_embed" in state else None
     if grid:
         sizes["img_size"] = grid[0] * kernel.shape[-1]

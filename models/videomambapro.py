@@ -14,6 +14,7 @@ from timm.models import register_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.attentive_pooler import AttentivePooler
 from models.blocks import Block, add_to_residual, make_norm
 from models.config import ModelConfig
 from models.initialisation import LINEAR_STD, initialise
@@ -81,6 +82,7 @@ class VideoMambaPro(nn.Module):
         )
         self.drop_path = DropPath(rates[-1])
         self.norm_f = make_norm(width, config.rms_norm)
+        self.pooler = AttentivePooler(width, config.attentive_depth) if config.attentive_depth else None
         self.head_drop = nn.Dropout(config.fc_drop_rate)
         self.head = nn.Linear(width, config.num_classes) if config.num_classes > 0 else nn.Identity()
 
@@ -128,22 +130,26 @@ class VideoMambaPro(nn.Module):
                 hidden_states, residual = layer(hidden_states, residual)
         return self.norm_f(add_to_residual(self.drop_path(hidden_states), residual))
 
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return what the head reads of tokens (b, 1 + t p, d): the class token, or that of the pooler's query."""
+        return tokens[:, 0] if self.pooler is None else self.pooler(tokens)
+
     def forward_features(self, clips: Tensor) -> Tensor:
-        """Compute the class token after the last norm: (b, d)."""
-        return self.forward_tokens(clips)[:, 0]
+        """Compute what the head reads, after the last norm: (b, d)."""
+        return self.pool(self.forward_tokens(clips))
 
     def forward(self, clips: Tensor) -> Tensor:
         """Map clips (b, 3, frames, height, width) to logits (b, num_classes). An image is a clip of one frame."""
         return self.forward_head(self.forward_features(clips))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Map class tokens (b, d) to logits (b, num_classes)."""
+        """Map features (b, d) to logits (b, num_classes)."""
         return self.head(self.head_drop(features))
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, in addition to vectors and biases."""
         marked = {name for name, p in self.named_parameters() if getattr(p, "_no_weight_decay", False)}
-        return marked | {"pos_embed", "cls_token", "temporal_pos_embedding"}
+        return marked | {"pos_embed", "cls_token", "temporal_pos_embedding", "pooler.query.latent"}
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Group layers for timm's layer-wise learning rate decay: embeddings, blocks, then norm and head."""

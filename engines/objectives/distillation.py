@@ -59,7 +59,7 @@ class Distillation(Classification):
         """Compute the loss and its terms, the cross entropy and the losses of the teacher."""
         model: Any = self.model
         tokens = model.forward_tokens(batch["clips"])
-        logits = model.forward_head(tokens[:, 0])
+        logits = model.forward_head(model.pool(tokens))
         cross_entropy = self.loss(logits, batch["targets"])
         losses = self.distillation(batch, tokens, logits)
         total = self.label_weight * cross_entropy + self.weight * torch.stack(list(losses.values())).sum()
