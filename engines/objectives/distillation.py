@@ -49,7 +49,7 @@ class Distillation(Classification):
     ):
         super().__init__(model, num_classes, settings, **options)
         self.weight, self.label_weight = weight, label_weight
-        self.distillation = teacher
+        self.distillation: Any = teacher
 
     def further_targets(self, batch: dict, device: torch.device) -> dict[str, Tensor]:
         """Return the teacher's outputs for the clips of a batch."""

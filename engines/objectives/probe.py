@@ -51,7 +51,7 @@ class Probe(Classification):
         self.probes = nn.ModuleList(nn.ModuleDict(copy.deepcopy(parts)) for _ in self.grid)
         # The features of a frozen model do not drift, so the statistics are means over all steps.
         norm = nn.BatchNorm1d(model.embed_dim, NORM_EPS, momentum=None, affine=False)
-        self.probe_norm = nn.Identity() if model.pooler else norm
+        self.probe_norm: Any = nn.Identity() if model.pooler else norm
         model.requires_grad_(False)
         # In checkpoints, so that a test knows how the head was chosen: accuracy and loss on the held-out videos.
         self.register_buffer("held_out", torch.zeros(len(self.grid), 2))
@@ -112,17 +112,19 @@ class Probe(Classification):
     def _logits(self, clips: Tensor) -> list[Tensor]:
         """Return the logits (n, classes) of every probe for clips (n, C, T, H, W)."""
         model: Any = self.model
+        probes: Any = self.probes
         with torch.no_grad():
             tokens = model.forward_tokens(clips)
         if model.pooler:
-            return [probe["head"](probe["pooler"](tokens)) for probe in self.probes]  # pyright: ignore
+            return [probe["head"](probe["pooler"](tokens)) for probe in probes]
         features = self.probe_norm(tokens[:, 0].float())
-        return [probe["head"](features) for probe in self.probes]  # pyright: ignore
+        return [probe["head"](features) for probe in probes]
 
     @torch.no_grad()
     def _choose(self, best: int) -> None:
         """Copy a probe into the model."""
-        model, probe = self.model, self.probes[best]
+        model: Any = self.model
+        probe = self.probes[best]
         self.chosen.fill_(best)
         for name, part in probe.named_children():
             model.get_submodule(name).load_state_dict(part.state_dict())
