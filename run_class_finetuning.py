@@ -29,15 +29,17 @@ from datasets.held_out import build_with_held_out
 from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
-from engines.objectives.classification import Classification
+from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation
-from engines.objectives.mixing import LossSettings, add_loss_arguments
+from engines.objectives.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.probe import Probe
 from engines.objectives.stored_teacher import StoredTeacher
+from engines.objectives.tasks import create_objective, take_from_checkpoint
 from engines.probe_settings import ProbeSettings, settle_probe
 from engines.run import run_task
 from engines.task import Task
 from models.arguments import add_model_arguments
+from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
 
@@ -61,37 +63,67 @@ def get_classifier_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def classify(
+def objective_of_labels(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
-) -> Classification:
-    """Create the objective of the run; without a training list, one for testing only."""
-    if train_set is None:
-        return Classification(model, test_set.num_classes, class_names=args.class_names)
-    labels = [record.target for record in train_set.records]
-    settings = from_flags(LossSettings, args)
-    shared = dict(settings=settings, labels=labels, class_names=args.class_names)
-    if not args.teacher_scores:
-        return Classification(model, test_set.num_classes, **shared)
+) -> Objective:
+    """Create the objective of --task; without a training list, one for testing only."""
+    targets = [] if train_set is None else [record.target for record in train_set.records]
+    settings = None if train_set is None else from_flags(LossSettings, args)
+    if train_set is not None and args.teacher_scores:
+        return student(model, args, train_set, settings, targets)
+    objective = create_objective(
+        args.task,
+        model,
+        test_set.num_classes,
+        settings,
+        targets=targets,
+        names=args.class_names,
+        view_merge=args.view_merge,
+    )
+    if train_set is None and args.finetune and not args.resume:
+        take_from_checkpoint(objective, describe_checkpoint(args.finetune))
+    return objective
+
+
+def student(
+    model: VideoMambaPro, args: argparse.Namespace, train_set: ClipDataset, settings: LossSettings, labels: list[int]
+) -> Distillation:
+    """Create the objective of a run with --teacher_scores.
+
+    Raises:
+        ValueError: the task is another than classification, or see `read_teacher_outputs`.
+    """
+    if args.task != "classification":
+        raise ValueError(f"--teacher_scores teaches classes, and this run has --task {args.task}; omit one of them")
     taught = from_flags(TeacherSettings, args)
     outputs = read_teacher_outputs(
-        taught, train_set.records, test_set.num_classes, list_file=train_set.list_file, data_root=args.data_root
+        taught, train_set.records, train_set.num_classes, list_file=train_set.list_file, data_root=args.data_root
     )
-    teacher = StoredTeacher(model.embed_dim, outputs, taught.distill_temperature)
-    weights = dict(weight=taught.distill_weight, label_weight=taught.label_weight)
-    return Distillation(model, test_set.num_classes, teacher=teacher, **weights, **shared)
+    return Distillation(
+        model,
+        train_set.num_classes,
+        settings,
+        teacher=StoredTeacher(model.embed_dim, outputs, taught.distill_temperature),
+        weight=taught.distill_weight,
+        label_weight=taught.label_weight,
+        labels=labels,
+        class_names=args.class_names,
+    )
 
 
-def probe(
-    model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset
-) -> Classification:
+def probe(model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset) -> Probe:
     """Create the objective of a run with --probe."""
-    settings = from_flags(LossSettings, args)
-    labels = [record.target for record in train_set.records]
-    shared = dict(settings=settings, labels=labels, class_names=args.class_names)
-    return Probe(model, test_set.num_classes, grid=from_flags(ProbeSettings, args).grid, **shared)
+    return Probe(
+        model,
+        test_set.num_classes,
+        from_flags(LossSettings, args),
+        grid=from_flags(ProbeSettings, args).grid,
+        labels=[record.target for record in train_set.records],
+        class_names=args.class_names,
+    )
 
 
-TASK = Task(SCRIPT, get_parser, classify)
+TASK = Task(SCRIPT, get_parser, objective_of_labels)
 PROBE = Task(SCRIPT, get_parser, probe, build_dataset=build_with_held_out)
 
 

@@ -73,6 +73,8 @@ def main(words: Sequence[str] | None = None) -> None:
             backend=args.backend,
             **(QUICK if args.quick else {}),
         )
+        if predictor.task == "regression":
+            raise ValueError(f"{args.checkpoint} predicts numbers (--task regression); the page shows classes")
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":

@@ -38,6 +38,7 @@ from inference.arguments import add_computing_arguments, add_reading_arguments, 
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.predictor import Measurement, Prediction, Predictor
 from inference.sources import expand_sources, rows_of_list
 from inference.stored_rows import write_rows
 from models.describe import describe_checkpoint
@@ -132,6 +133,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         predictor = predictor_of_flags(args, label_names=args.label_names)
+        _refuse_curves_of_numbers(args, predictor)
         sources = expand_sources(
             args.videos,
             filename_tmpl=predictor.filename_tmpl,
@@ -148,6 +150,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
         if args.scores and not args.scores.endswith(".npz"):
             raise ValueError(f"--scores {args.scores} should end in .npz")
+        listed = rows_of_list(args.videos, args.data_root) if args.scores else []
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":
@@ -158,7 +161,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with _lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
         for result in bar:
             failed += result.error is not None
-            if args.scores and result.prediction is not None:
+            if args.scores and isinstance(result.prediction, Prediction):
                 scores[result.path] = result.prediction.probabilities
             if lines is not None:
                 lines.write(printable(json.dumps(result.record(), ensure_ascii=False, allow_nan=False)) + "\n")
@@ -169,10 +172,19 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             elif lines is not sys.stdout:
                 bar.write(_table(result), file=sys.stdout)
     if scores:
-        write_rows(Path(args.scores), "scores", scores, rows_of_list(args.videos, args.data_root))
+        write_rows(Path(args.scores), "scores", scores, listed)
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
+
+
+def _refuse_curves_of_numbers(args: argparse.Namespace, predictor: Predictor) -> None:
+    """Raise a ValueError for outputs that a regression does not have."""
+    given = [
+        f"--{name}" for name in ("scores", "curve", "heatmap", "annotate", "window", "stride") if getattr(args, name)
+    ]
+    if given and predictor.task == "regression":
+        raise ValueError(f"{args.checkpoint} predicts numbers (--task regression), which have no {', '.join(given)}")
 
 
 def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -248,8 +260,15 @@ def _lines(name: str) -> Iterator[IO[str] | None]:
 
 
 def _table(result: Result) -> str:
-    scores = result.prediction.top(5)
-    lines = [f"  {100 * score.probability:5.1f} %  {score.name}" for score in scores]
+    if isinstance(result.prediction, Measurement):
+        lines = [f"  {value:.6g}  {name}" for name, value in result.prediction.by_name().items()]
+    else:
+        # Of a multilabel model, a star marks the classes that reach the threshold.
+        least = 1.1 if result.prediction.threshold is None else result.prediction.threshold
+        lines = [
+            f"  {100 * score.probability:5.1f} % {'*' if score.probability >= least else ' '}{score.name}"
+            for score in result.prediction.top(5)
+        ]
     return "\n".join(map(printable, [f"{result.path} ({result.prediction.views} views)", *lines]))
 
 

@@ -25,15 +25,15 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from engines.configuration import parse_command_line, recipe_defaults
-from engines.objectives.classification import Classification
+from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation, TokenDistance
-from engines.objectives.mixing import LossSettings
+from engines.objectives.loss_settings import LossSettings
 from engines.run import run_task
 from engines.task import Task
 from models.distillation import add_distillation_arguments, load_teacher
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-from run_class_finetuning import classify, get_classifier_parser
+from run_class_finetuning import get_classifier_parser, objective_of_labels
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -47,12 +47,18 @@ def get_parser() -> argparse.ArgumentParser:
 
 def create_objective(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
-) -> Classification:
-    """Create the objective of the run: classification, with distillation if it trains with a --teacher."""
+) -> Objective:
+    """Create the objective of the run: that of --task, with distillation if it trains with a --teacher.
+
+    Raises:
+        ValueError: a teacher of classes meets another task.
+    """
     if not args.teacher or train_set is None:
-        return classify(model, args, test_set, train_set)
+        return objective_of_labels(model, args, test_set, train_set)
     if args.teacher_scores:
         raise ValueError("--teacher and --teacher_scores are two teachers: give one")
+    if args.task != "classification":
+        raise ValueError(f"--teacher distils classes, and this run has --task {args.task}; omit one of them")
     teacher = load_teacher(
         args.teacher,
         input_size=args.input_size,

@@ -26,8 +26,9 @@ from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
-from datasets.annotations import format_list, read_list
+from datasets.annotations import read_list
 from datasets.arguments import DataSettings
+from datasets.list_writing import format_list
 from datasets.lists import find_list_of
 from datasets.transforms import finish
 from engines.recipe import load_recipe

@@ -51,5 +51,13 @@ class FlagParser(argparse.ArgumentParser):
         return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else "; --help lists all flags"
 
 
+def typed_values(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """Return the flags among the words of a command line with their values, without defaults."""
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_known_args([])[0]), unset))
+    values = vars(parser.parse_known_args(words, blank)[0])
+    return {name: value for name, value in values.items() if value is not unset}
+
+
 def _plain(option: str) -> str:
     return option.replace("_", "-")

@@ -1,10 +1,13 @@
-"""Parse list files into records: the clips of a data set and their classes.
+"""Parse list files into records: the clips of a data set and their labels.
 
-A list has one line per clip, no header, and columns separated by space, tab, comma or semicolon. The kinds are:
+A list has one line per clip, and columns separated by space, tab, comma or semicolon. The kinds are:
 
     video    path label [ignored ...]              clips/a.mp4 3
     frames   folder total_frames [...] label       clips/a 48 3
     image    path label  or  path 1 label          n01440764/x.JPEG 0
+
+The label is an integer; datasets/labels.py describes the labels of other tasks, such as `3;17;40`, and
+datasets/segments.py lists of segments of videos, which have a header.
 
 The first column is always text (`00123` stays `00123`) and may contain spaces. Invalid lines raise an error that names
 the file, each line, its content and what is expected; up to ten lines are reported at once.
@@ -13,22 +16,25 @@ the file, each line, its content and what is expected; up to ten lines are repor
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from datasets.labels import LabelTask, Target, label_form, may_be_empty, misfit, parse_integer, parse_label
 from datasets.list_lines import (
     INTEGER,
+    JOINT,
     RECOGNISED_FROM,
+    LineError,
     evenly_spread,
     named_separator,
-    quote,
     read_text,
     recognise_separator,
     separator_words,
     split_columns,
 )
+from datasets.segments import Layout, Segment, Unit, find_layout
 
 Kind = Literal["video", "frames", "image"]
 
@@ -42,28 +48,33 @@ FORMS = {
     "image": "path label, or path 1 label",
 }
 MAX_REPORTED = 10
-MAX_DIGITS = 9
 MAX_LOOKUPS = 32
 """Maximum number of paths looked up on disk if the kind of a list is not clear from its lines alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """A video file: its path, its target (the class, when read from a list) and the 1-based line in its list."""
+    """A video file, or a segment of it.
+
+    Its target is a `datasets.labels.Target`, when read from a list; `line` is its 1-based line in the list; `segment`
+    is None for the whole video.
+    """
 
     path: str
-    target: int
+    target: Any
     line: int
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFolderRecord:
-    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames."""
+    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames in the folder."""
 
     path: str
     total_frames: int
-    target: int
+    target: Any
     line: int
+    segment: Segment | None = None
 
 
 Record = VideoRecord | FrameFolderRecord
@@ -73,8 +84,13 @@ class ListFileError(ValueError):
     """A list file is invalid; the message names the file, the lines and the remedy."""
 
 
-class _LineError(ValueError):
-    """What is wrong with one line, without its line number."""
+class LineForm(NamedTuple):
+    """How the lines of a list are read: separator of the columns, task, folder of relative paths, named columns."""
+
+    separator: str
+    task: LabelTask = "classification"
+    root: str = ""
+    layout: Layout | None = None
 
 
 class _InvalidLine(NamedTuple):
@@ -85,26 +101,6 @@ class _InvalidLine(NamedTuple):
     reason: str
 
 
-def find_list(data_path: str | os.PathLike, name: str) -> Path:
-    """Find the list `name` ("train", "val", "test") in a folder, as .csv or .txt.
-
-    Raises:
-        FileNotFoundError: The folder or the list does not exist.
-    """
-    folder = Path(data_path)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"--data_path {folder} is not a folder; it should contain train.csv, val.csv, test.csv"
-        )
-    for suffix in (".csv", ".txt"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
-    raise FileNotFoundError(
-        f"no {name}.csv or {name}.txt in {folder} (found: {found}); add it or name the list with --{name}_list"
-    )
-
-
 def read_list(
     list_file: str | os.PathLike,
     *,
@@ -112,6 +108,8 @@ def read_list(
     data_root: str = "",
     split: str = "",
     num_classes: int = 0,
+    task: LabelTask = "classification",
+    segment_unit: Unit | None = None,
 ) -> tuple[list[Record], Kind]:
     """Read a list file.
 
@@ -120,7 +118,9 @@ def read_list(
         kind: "video", "frames" or "image"; None detects it from the lines.
         data_root: Folder that relative paths are resolved against.
         split: Separator, in a form accepted by `named_separator`; "" detects it from the lines.
-        num_classes: Upper limit of the labels (exclusive); 0 accepts all labels from 0.
+        num_classes: Upper limit of the labels (exclusive), or the number of targets; 0 accepts all.
+        task: What the labels are.
+        segment_unit: "seconds" or "frames" for a list of segments without a header.
 
     Returns:
         The records in the order of the list, and the kind.
@@ -131,61 +131,57 @@ def read_list(
     """
     text = _read_list_text(Path(list_file))
     lines = [line for _, line in _numbered_lines(text)]
-    separator = named_separator(split) if split else recognise_separator(lines)
-    kind = kind or _recognise_kind(lines, separator, lambda path: _kind_on_disk(os.path.join(data_root, path)))
-    records, faults = _parse(text, kind, data_root, separator)
-    if num_classes:
-        faults = sorted([*faults, *_labels_out_of_range(records, num_classes, text)])
+    layout = _layout(list_file, lines[0], segment_unit)
+    separator = layout.separator if layout else None
+    separator = separator or (named_separator(split) if split else recognise_separator(lines, label_form(task)))
+    form = LineForm(separator, task, data_root, layout)
+    if layout:
+        kind = "frames" if layout.folders else "video"
+    kind = kind or recognise_kind(lines, form, lambda path: _kind_on_disk(os.path.join(data_root, path)))
+    records, faults = _parse(text, kind, form)
+    wrong = {record.line: fault for record in records if (fault := misfit(record.target, num_classes))}
+    if wrong:
+        texts = dict(_numbered_lines(text))
+        faults = sorted([*faults, *(_InvalidLine(line, texts[line], fault) for line, fault in wrong.items())])
     if faults:
-        raise ListFileError(_describe(list_file, kind, separator, faults))
+        raise ListFileError(_describe(list_file, layout or kind, separator, faults))
+    if not records:
+        raise ListFileError(f"{list_file} has no line after its header")
     return list(records), kind
 
 
+def has_header(list_file: str | os.PathLike) -> bool:
+    """Return whether the first line of a list names its columns, as in lists of segments."""
+    (_, first), *_ = _numbered_lines(_read_list_text(Path(list_file)))
+    layout = _layout(list_file, first, None)
+    return layout is not None and layout.has_header
+
+
+def _layout(list_file: str | os.PathLike, first_line: str, segment_unit: Unit | None) -> Layout | None:
+    try:
+        return find_layout(first_line, segment_unit)
+    except LineError as error:
+        raise ListFileError(f"{list_file}, line 1: {error}") from error
+
+
 @lru_cache(maxsize=4)
-def _parse(text: str, kind: Kind, root: str, separator: str) -> tuple[list[Record], list[_InvalidLine]]:
+def _parse(text: str, kind: Kind, form: LineForm) -> tuple[list[Record], list[_InvalidLine]]:
     """Parse a list, once per process: every mode reads the training list to count its classes."""
     records, faults = [], []
-    for number, line in _numbered_lines(text):
+    for number, line in _numbered_lines(text)[1 if form.layout and form.layout.has_header else 0 :]:
         try:
-            records.append(_PARSERS[kind](split_columns(line, separator), root, number, separator))
-        except _LineError as error:
+            records.append(parse_line(line, kind, number, form))
+        except LineError as error:
             faults.append(_InvalidLine(number, line, str(error)))
     return records, faults
 
 
-def format_list(records: Sequence[Record], kind: Kind) -> str:
-    """Write records as the text of a list from which `read_list` reads the same records, with lines counted from 1.
-
-    Raises:
-        ListFileError: A name cannot be written in a line, for example because it has a line break or is not UTF-8.
-    """
-    lines = []
-    for record in records:
-        total = f" {record.total_frames}" if isinstance(record, FrameFolderRecord) else ""
-        lines.append(f"{quote(record.path)}{total} {record.target}")
-    for line, record in zip(lines, records, strict=True):
-        if _read_back(line, kind) != replace(record, line=1):
-            raise ListFileError(f"{record.path!r} cannot be written in a list file; rename it")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _read_back(line: str, kind: Kind) -> Record | None:
-    """Parse a line that `format_list` has written; None if it cannot be read."""
-    if len(line.splitlines()) != 1 or not _is_text(line) or _recognise_kind([line], " ", lambda _: kind) != kind:
-        return None
-    try:
-        return _PARSERS[kind](split_columns(line, " "), "", 1, " ")
-    except _LineError:
-        return None
-
-
-def _is_text(line: str) -> bool:
-    """Whether a line can be encoded as UTF-8; file names may contain arbitrary bytes."""
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:
+    """Parse one line of a list; raise `LineError` if it is invalid."""
+    columns = split_columns(line, form.separator)
+    if form.layout:
+        return _parse_segment(columns, form.layout, number, form)
+    return _PARSERS[kind](columns, number, form)
 
 
 def is_image_path(path: str) -> bool:
@@ -250,12 +246,12 @@ def _numbered_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
-def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], Kind | None]) -> Kind:
+def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], Kind | None]) -> Kind:
     """Detect the kind by majority vote, so that a few invalid lines are reported as errors of that kind.
 
     Args:
         lines: Non-blank lines of the list.
-        separator: Separator of the columns.
+        form: How they are read.
         look: Returns the kind of a path on disk. Called if two or more numbers follow the path, because the line is
             then ambiguous: frame folders may be named `v_a.avi`, and lines of videos may have ignored columns.
     """
@@ -263,10 +259,10 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
     unsure: dict[Kind, list[str]] = {}
     kind: Kind
     for line in evenly_spread(lines, RECOGNISED_FROM):
-        columns = split_columns(line, separator)
-        numbers = 0
-        while numbers < len(columns) - 1 and INTEGER.fullmatch(columns[-1 - numbers]):
-            numbers += 1
+        columns = split_columns(line, form.separator)
+        numbers, number = 0, label_form(form.task)
+        while numbers < len(columns) - 1 and number.fullmatch(columns[-1 - numbers]):
+            numbers, number = numbers + 1, INTEGER
         if any(column.lower().endswith(VIDEO_SUFFIXES) for column in columns):
             kind = "video"
         elif any(is_image_path(column) for column in columns):
@@ -274,7 +270,7 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
         else:
             kind = "frames" if numbers >= 2 else "video"
         if numbers >= 2:
-            unsure.setdefault(kind, []).append(separator.join(columns[: len(columns) - numbers]))
+            unsure.setdefault(kind, []).append(form.separator.join(columns[: len(columns) - numbers]))
         else:
             votes[kind] += 1
     for kind, paths in unsure.items():
@@ -283,108 +279,106 @@ def _recognise_kind(lines: Sequence[str], separator: str, look: Callable[[str], 
     return votes.most_common(1)[0][0]
 
 
-def _parse_video(columns: list[str], root: str, line: int, separator: str) -> VideoRecord:
+def _parse_video(columns: list[str], line: int, form: LineForm) -> VideoRecord:
     """Parse `path label [ignored ...]`; the path ends at a video suffix, or else is the first column."""
-    end = _end_of_path(columns, separator, lambda column: column.lower().endswith(VIDEO_SUFFIXES))
-    if end is not None and end + 1 < len(columns):
-        return VideoRecord(_join(root, separator.join(columns[: end + 1])), _label(columns[end + 1]), line)
-    if len(columns) < 2:
-        raise _LineError("there is no label")
-    if INTEGER.fullmatch(columns[1]):
-        return VideoRecord(_join(root, columns[0]), _label(columns[1]), line)
-    return VideoRecord(_join(root, separator.join(columns[:-1])), _label(columns[-1]), line)
+    end = _end_of_path(columns, form, lambda column: column.lower().endswith(VIDEO_SUFFIXES))
+    unlabelled = end == len(columns) - 1
+    if end is None or (unlabelled and not may_be_empty(form.task)):
+        if len(columns) < 2 and not may_be_empty(form.task):
+            raise LineError("there is no label")
+        end = 0 if len(columns) < 2 or label_form(form.task).fullmatch(columns[1]) else len(columns) - 2
+    return VideoRecord(_join(columns[: end + 1], form), _label(columns[end + 1 :], form), line)
 
 
-def _parse_frames(columns: list[str], root: str, line: int, separator: str) -> FrameFolderRecord:
+def _parse_segment(columns: list[str], layout: Layout, line: int, form: LineForm) -> Record:
+    """Parse the columns of a list of segments."""
+    if form.separator == JOINT and form.task != "classification" and layout.columns[-1] == "label":
+        last = len(layout.columns) - 1
+        columns = [*columns[:last], JOINT.join(columns[last:])]
+    cells = layout.cells(columns)
+    path, segment = _join([cells["path"]], form), layout.segment(cells)
+    label = parse_label(cells["label"], form.task)
+    if not layout.folders:
+        return VideoRecord(path, label, line, segment)
+    total = parse_integer(cells["total_frames"], "total_frames")
+    if segment and segment.end > total:
+        raise LineError(f"the segment ends at frame {segment.end:g}, but the folder has {total}")
+    return FrameFolderRecord(path, total, label, line, segment)
+
+
+def _parse_frames(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `folder total_frames [ignored ...] label`."""
-    if len(columns) < 3:
-        raise _LineError("there are fewer than three columns")
-    if len(columns) > 3 and all(INTEGER.fullmatch(column) for column in columns[1:]):
-        raise _LineError(
-            "it is not clear where the folder's name ends and the number of frames begins; quote the name"
-        )
-    if INTEGER.fullmatch(columns[1]):
-        folder, total = columns[0], _integer(columns[1], "total_frames")
-    else:
-        folder, total = separator.join(columns[:-2]), _integer(columns[-2], "total_frames")
+    if len(columns) < 3 - may_be_empty(form.task):
+        raise LineError(f"there are fewer than {'two' if may_be_empty(form.task) else 'three'} columns")
+    if form.task == "classification" and len(columns) > 3 and all(INTEGER.fullmatch(text) for text in columns[1:]):
+        raise LineError("it is not clear where the folder's name ends and the number of frames begins; quote the name")
+    unlabelled = may_be_empty(form.task) and not INTEGER.fullmatch(columns[-2])
+    place = 1 if INTEGER.fullmatch(columns[1]) else len(columns) - (1 if unlabelled else 2)
+    total = parse_integer(columns[place], "total_frames")
     if total < 1:
-        raise _LineError(f"total_frames is {total}; a folder without frames cannot be used")
-    return FrameFolderRecord(_join(root, folder), total, _label(columns[-1]), line)
+        raise LineError(f"total_frames is {total}; a folder without frames cannot be used")
+    labels = columns[-1:] if form.task == "classification" else columns[place + 1 :]
+    return FrameFolderRecord(_join(columns[:place], form), total, _label(labels, form), line)
 
 
-def _parse_image(columns: list[str], root: str, line: int, separator: str) -> FrameFolderRecord:
+def _parse_image(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `path label` or, for folders of frames and for images, `path total_frames label`."""
-    end = _end_of_path(columns, separator, is_image_path)
+    end = _end_of_path(columns, form, is_image_path)
     if end is not None:
-        columns = [separator.join(columns[: end + 1]), *columns[end + 1 :]]
-    if len(columns) == 2:
-        return FrameFolderRecord(_join(root, columns[0]), 1, _label(columns[1]), line)
-    return _parse_frames(columns, root, line, separator)
+        columns = [form.separator.join(columns[: end + 1]), *columns[end + 1 :]]
+    if len(columns) == 2 or (len(columns) == 1 and may_be_empty(form.task)):
+        return FrameFolderRecord(_join(columns[:1], form), 1, _label(columns[1:], form), line)
+    return _parse_frames(columns, line, form)
 
 
-_PARSERS: dict[str, Callable[[list[str], str, int, str], Record]] = {
+_PARSERS: dict[str, Callable[[list[str], int, LineForm], Record]] = {
     "video": _parse_video,
     "frames": _parse_frames,
     "image": _parse_image,
 }
 
 
-def _end_of_path(columns: list[str], separator: str, has_suffix: Callable[[str], bool]) -> int | None:
+def _end_of_path(columns: list[str], form: LineForm, has_suffix: Callable[[str], bool]) -> int | None:
     """Find the column in which the path ends (it may contain separators); None if no column has a suffix."""
     end = next((i for i, column in enumerate(columns) if has_suffix(column)), None)
-    if end and separator != " " and INTEGER.fullmatch(columns[0]):
-        raise _LineError(
+    if end and form.separator != " " and INTEGER.fullmatch(columns[0]):
+        raise LineError(
             f"{columns[0]} comes before the path; omit row numbers (pandas: index=False), and quote a path "
             "that contains the separator"
         )
     return end
 
 
-def _label(text: str) -> int:
-    label = _integer(text, "label")
-    if label < 0:
-        raise _LineError(f"label {label} is negative; labels count from 0")
-    return label
+def _label(columns: list[str], form: LineForm) -> Target:
+    """Parse the first of the columns that follow the path; further ones are ignored unless they may be labels too."""
+    if form.task == "classification":
+        return parse_label(columns[0])
+    if form.separator == JOINT:
+        return parse_label(JOINT.join(columns), form.task)
+    label, *more = columns or [""]
+    if more and label_form("regression").fullmatch(more[0]):
+        raise LineError(f'"{more[0]}" follows the label; join several labels, as in {label}{JOINT}{more[0]}')
+    return parse_label(label, form.task)
 
 
-def _integer(text: str, what: str) -> int:
-    if not INTEGER.fullmatch(text):
-        raise _LineError(f'{what} should be a whole number, not "{text}"')
-    digits = text.partition(".")[0]
-    if len(digits) > MAX_DIGITS:
-        raise _LineError(f"{what} has {len(digits)} digits")
-    return int(digits)
-
-
-def _join(root: str, path: str) -> str:
+def _join(columns: Sequence[str], form: LineForm) -> str:
+    path = form.separator.join(columns)
     if not path:
-        raise _LineError("the path is empty")
-    return os.path.join(root, path)
+        raise LineError("the path is empty")
+    return os.path.join(form.root, path)
 
 
-def _labels_out_of_range(records: Sequence[Record], num_classes: int, text: str) -> list[_InvalidLine]:
-    wrong = {record.line: record.target for record in records if record.target >= num_classes}
-    return [
-        _InvalidLine(
-            number,
-            line,
-            f"label {wrong[number]} is out of range: {num_classes} classes have labels 0 to {num_classes - 1}"
-            " (set by --nb_classes)",
-        )
-        for number, line in (_numbered_lines(text) if wrong else [])
-        if number in wrong
-    ]
-
-
-def _describe(list_file: str | os.PathLike, kind: Kind, separator: str, faults: Sequence[_InvalidLine]) -> str:
+def _describe(
+    list_file: str | os.PathLike, form: Kind | Layout, separator: str, faults: Sequence[_InvalidLine]
+) -> str:
     """Write the message of a `ListFileError`."""
+    columns = separator.join(form.columns) if isinstance(form, Layout) else FORMS[form]
     shown = [f'  line {fault.number}: {fault.reason}: "{fault.text[:200]}"' for fault in faults[:MAX_REPORTED]]
     if len(faults) > MAX_REPORTED:
         shown.append(f"  and {len(faults) - MAX_REPORTED} more")
     remedy = (
-        f"Each line should be `{FORMS[kind]}` with {separator_words(separator)} between the columns "
-        "(--split changes it)."
+        f"Each line should be `{columns}` with {separator_words(separator)} between the columns (--split changes it)."
     )
     if faults[0].number == 1 and not any(character.isdigit() for character in faults[0].text):
-        remedy += " Line 1 looks like a header; lists have none, remove it."
+        remedy += " Line 1 looks like a header, which only lists of segments have; remove it."
     return "\n".join([f"{list_file}: {len(faults)} invalid line(s)", *shown, remedy])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common.frame_size import as_pair
-from datasets.annotations import Kind, read_list
+from datasets.annotations import Kind
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
@@ -18,7 +18,7 @@ from datasets.collate import Collate
 from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
-from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes
+from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes, read_records
 from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
@@ -33,6 +33,7 @@ from datasets.transforms import (
     video_validation_transform,
 )
 from datasets.video_cls import VideoClsDataset
+from datasets.windows import cut_records
 from datasets.worker import start_worker
 
 logger = logging.getLogger(__name__)
@@ -52,20 +53,23 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     """
     if mode not in LISTS:
         raise ValueError(f'mode must be one of {", ".join(LISTS)}, not "{mode}"')
-    preset = get_preset(settings.data_set)
     list_file = find_list_of(mode, settings)
     num_classes = number_of_classes(settings)
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)
-    records, kind = read_list(
-        list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split, num_classes=num_classes
-    )
+    records, kind = read_records(list_file, settings, num_classes=num_classes)
     check_some_files(records, list_file)
-    if mode == "train" and (empty := describe_empty_classes(records, num_classes)):
+    outputs = "targets" if settings.task == "regression" else "classes"
+    if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
+    films = records
+    if window := _window(settings):
+        records = cut_records(films, window, settings.window_stride)
+        logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None
     shared: dict[str, Any] = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
+    shared["films"] = films
     typed_records: Any = records
     if kind == "video":
         dataset = VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
@@ -77,7 +81,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
         dataset = folder_class(
             typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
         )
-    logger.info("%s: %d clips of kind %s, %d classes, from %s", mode, len(records), kind, num_classes, list_file)
+    logger.info("%s: %d clips of kind %s, %d %s, from %s", mode, len(records), kind, num_classes, outputs, list_file)
     return dataset
 
 
@@ -178,6 +182,12 @@ def build_plan(mode: Mode, kind: Kind, settings: DataSettings) -> ClipPlan:
         seed=settings.seed,
         gpu_transforms=settings.gpu_transforms,
     )
+
+
+def _window(settings: DataSettings) -> float:
+    """Return the length of the windows in seconds; 0 for whole videos."""
+    given = settings.window_seconds
+    return get_preset(settings.data_set).window_seconds if given is None else given
 
 
 def _sampler(preset: Preset, settings: DataSettings) -> Callable:

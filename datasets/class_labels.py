@@ -1,29 +1,36 @@
-"""Number of classes of a list, and checks that its labels are plausible."""
+"""Number of classes or targets of a list, and checks that its labels are plausible."""
 
 import os
 from collections.abc import Sequence
 from itertools import islice
 
 from datasets.annotations import ListFileError, Record
+from datasets.labels import LabelTask, classes_of
 
 PLAUSIBLE_CLASSES = 1000
 MOST_LABELS_PER_CLASS = 10
 MAX_LISTED = 20
 
 
-def count_classes(records: Sequence[Record], list_file: str | os.PathLike) -> int:
-    """Return the number of classes of a list: its highest label + 1.
+def count_outputs(records: Sequence[Record], list_file: str | os.PathLike, task: LabelTask = "classification") -> int:
+    """Return the number of classes of a list, its highest label + 1, or of a regression's targets.
 
     Raises:
-        ListFileError: The number is above `PLAUSIBLE_CLASSES` and over `MOST_LABELS_PER_CLASS` times the number of
-            distinct labels, so a typing error or a column that is not a label would set the size of the head.
+        ListFileError: The number of classes is above `PLAUSIBLE_CLASSES` and over `MOST_LABELS_PER_CLASS` times the
+            number of distinct labels, so a typing error or a column that is not a label would set the size of the
+            head; no clip has a label; or two lines have different numbers of targets.
     """
-    labels = {record.target for record in records}
-    highest = max(records, key=lambda record: record.target)
-    count = highest.target + 1
+    if task == "regression":
+        return _count_targets(records, list_file)
+    labels = _labels(records)
+    if not labels:
+        raise ListFileError(f"{list_file}: no clip has a label, so there is nothing to learn")
+    highest = max(records, key=lambda record: max(classes_of(record.target), default=-1))
+    label = max(classes_of(highest.target))
+    count = label + 1
     if count > max(PLAUSIBLE_CLASSES, MOST_LABELS_PER_CLASS * len(labels)):
         raise ListFileError(
-            f"{list_file}, line {highest.line}: label {highest.target} implies {count} classes, but the list has "
+            f"{list_file}, line {highest.line}: label {label} implies {count} classes, but the list has "
             f"clips of only {len(labels)}; correct it, or confirm it with --nb_classes {count}"
         )
     return count
@@ -31,7 +38,7 @@ def count_classes(records: Sequence[Record], list_file: str | os.PathLike) -> in
 
 def describe_empty_classes(records: Sequence[Record], num_classes: int) -> str:
     """Describe the classes that have no clip in one sentence; empty if there are none."""
-    labels = {record.target for record in records}
+    labels = _labels(records)
     count = num_classes - len(labels)
     if count <= 0:
         return ""
@@ -39,3 +46,18 @@ def describe_empty_classes(records: Sequence[Record], num_classes: int) -> str:
     listed = ", ".join(map(str, empty)) + (", ..." if count > len(empty) else "")
     hint = "; do the labels start at 1? They should start at 0" if empty == [0] else ""
     return f"{count} of {num_classes} classes have no clip: {listed}{hint}"
+
+
+def _labels(records: Sequence[Record]) -> set[int]:
+    return {label for record in records for label in classes_of(record.target)}
+
+
+def _count_targets(records: Sequence[Record], list_file: str | os.PathLike) -> int:
+    first = records[0]
+    for record in records:
+        if len(record.target) != len(first.target):
+            raise ListFileError(
+                f"{list_file}, line {record.line}: the label has {len(record.target)} numbers, but that of line "
+                f"{first.line} has {len(first.target)}; every clip needs all targets"
+            )
+    return len(first.target)

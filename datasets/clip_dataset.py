@@ -100,6 +100,7 @@ class ClipDataset(Dataset, ABC):
         num_classes: Number of classes.
         list_file: Path of the list, for messages.
         guard: Reads files in a separate process that may hang or crash; None reads them in this process.
+        films: The records of the list, if `records` are windows of them; they have the same lines.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class ClipDataset(Dataset, ABC):
         num_classes: int,
         list_file: str,
         guard: Guard | None = None,
+        films: Sequence[Record] | None = None,
     ):
         if not records:
             raise ValueError(f"{list_file} has no records")
         self.records = list(records)
+        self.films = self.records if films is None else list(films)
         self.plan = plan
         self.num_classes = num_classes
         self.list_file = str(list_file)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from datasets.annotations import Record
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
@@ -50,7 +51,11 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
     if mode == "test":
         return build_dataset(mode, settings)
     dataset = build_dataset(mode, replace(settings, val_list=str(find_list_of("train", settings))))
-    held_out = set(held_out_rows([record.target for record in dataset.records], settings.seed).tolist())
-    wanted = mode == "validation"
-    dataset.records = [record for row, record in enumerate(dataset.records) if (row in held_out) == wanted]
+    rows = held_out_rows([film.target for film in dataset.films], settings.seed)
+    held_out = {dataset.films[row].line for row in rows}  # with all windows of a film
+
+    def of_mode(records: list[Record]) -> list[Record]:
+        return [record for record in records if (record.line in held_out) == (mode == "validation")]
+
+    dataset.films, dataset.records = of_mode(dataset.films), of_mode(dataset.records)
     return dataset

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ",", "semicolon": ";"}
 INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
 """An integer, possibly written `3.0`, as pandas does if a row of the column is empty."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+JOINT = ";"
+"""Between the values of a label, see datasets/labels.py."""
+INTEGERS, NUMBERS = (re.compile(f"{one.pattern}({JOINT}{one.pattern})*") for one in (INTEGER, NUMBER))
 RECOGNISED_FROM = 1000
+
+
+class LineError(ValueError):
+    """What is wrong with one line of a list, without its line number."""
 
 
 def named_separator(split: str) -> str:
@@ -25,14 +33,22 @@ def separator_words(separator: str) -> str:
     return names.get(separator, f'"{separator}"')
 
 
-def recognise_separator(lines: Sequence[str]) -> str:
-    """Choose the separator after which most lines end in a number; paths may contain the others.
+def recognise_separator(lines: Sequence[str], form: re.Pattern = INTEGER) -> str:
+    """Choose the separator after which most lines end in a label of a form; paths may contain the others.
 
-    A space ranks last: if lines end in a number after another separator, spaces are part of the path.
+    A space ranks last: if lines end in a label after another separator, spaces are part of the path. Where a semicolon
+    may be part of a label, it separates columns only if nothing else does.
     """
     some = evenly_spread(lines, RECOGNISED_FROM)
-    scores = {separator: sum(_ends_in_number(line, separator) for line in some) for separator in "\t,; "}
-    return max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
+    scores = {separator: sum(_ends_in(form, line, separator) for line in some) for separator in "\t,; "}
+    if form is not INTEGER and any(score for separator, score in scores.items() if separator != JOINT):
+        del scores[JOINT]
+    found = max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
+    if form is INTEGER and found == JOINT:
+        # Where all lines end in `3;17` after another separator, clips have several labels: `path 3` is no path.
+        other = recognise_separator(lines, INTEGERS)
+        return other if all(_ends_in(INTEGERS, line, other) for line in some) else found
+    return found
 
 
 def evenly_spread(items: Sequence, count: int) -> Sequence:
@@ -65,9 +81,9 @@ def read_text(path: str | os.PathLike) -> str:
         return file.read()
 
 
-def _ends_in_number(line: str, separator: str) -> bool:
+def _ends_in(form: re.Pattern, line: str, separator: str) -> bool:
     line = line.rstrip(separator + " ")
-    return separator in line and bool(INTEGER.fullmatch(line.rpartition(separator)[2].strip().strip('"')))
+    return separator in line and bool(form.fullmatch(line.rpartition(separator)[2].strip().strip('"')))
 
 
 def _split_csv(line: str, separator: str) -> list[str]:
@@ -83,6 +99,6 @@ def _split_at_spaces(line: str) -> list[str]:
         return [quoted[1].replace('""', '"'), *(column.strip('"') for column in line[quoted.end() :].split())]
     columns = line.split(" ")
     # Extra spaces between the numbers are dropped; those before them belong to the path.
-    while "" in columns and INTEGER.fullmatch(columns[-1]) and columns[-2] == "":
+    while "" in columns and NUMBERS.fullmatch(columns[-1]) and columns[-2] == "":
         del columns[-2]
     return columns

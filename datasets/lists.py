@@ -1,17 +1,20 @@
 """Find the list of a mode, its number of classes, and check that its files exist."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.flag_types import frame_template, non_negative_int
 from common.settings import option
-from datasets.annotations import Record, find_absent, find_list, read_list
-from datasets.class_labels import count_classes
+from datasets.annotations import Kind, Record, find_absent, read_list
+from datasets.class_labels import count_outputs
+from datasets.labels import TASKS, LabelTask
 from datasets.list_lines import evenly_spread
 from datasets.presets import PRESETS, get_preset
 from datasets.sampling import Mode
+from datasets.segments import UNITS, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +32,18 @@ class ListSettings:
     test_list: str = option("", "list to use instead of test.csv", metavar="FILE")
     data_root: str = option("", "folder that paths in the lists are relative to", names=["prefix"], metavar="DIR")
     split: str = option("", 'column separator, or "tab" (default: detected)', metavar="SEP")
+    task: LabelTask = option(
+        "classification",
+        "what the labels of the lists are: one class a clip; multilabel: any number of classes, as in 3;17;40; "
+        "regression: one or more numbers, as in 0.5;2 (see docs/labels.md)",
+        choices=TASKS,
+    )
+    segment_unit: Unit | None = option(
+        None, "unit of start and end in lists of segments that have no header", choices=UNITS
+    )
     nb_classes: int = option(
         0,
-        "number of classes (default: the preset's, or determined from the training list)",
+        "number of classes, or of targets (default: the preset's, or determined from the training list)",
         non_negative_int,
         names=["num_classes"],
     )
@@ -45,6 +57,26 @@ class ListSettings:
         non_negative_int,
         names=["start_index"],
         metavar="N",
+    )
+
+
+def find_list(data_path: str | os.PathLike, name: str) -> Path:
+    """Find the list `name` ("train", "val", "test") in a folder, as .csv or .txt.
+
+    Raises:
+        FileNotFoundError: The folder or the list does not exist.
+    """
+    folder = Path(data_path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--data_path {folder} is not a folder; it should contain train.csv, val.csv, test.csv"
+        )
+    for suffix in (".csv", ".txt"):
+        if (folder / (name + suffix)).is_file():
+            return folder / (name + suffix)
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    raise FileNotFoundError(
+        f"no {name}.csv or {name}.txt in {folder} (found: {found}); add it or name the list with --{name}_list"
     )
 
 
@@ -73,13 +105,31 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
         return find_list_of("validation", settings)
 
 
+def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 0) -> tuple[list[Record], Kind]:
+    """Read a list as the settings say; see `read_list`."""
+    return read_list(
+        list_file,
+        kind=get_preset(settings.data_set).kind,
+        data_root=settings.data_root,
+        split=settings.split,
+        num_classes=num_classes,
+        task=settings.task,
+        segment_unit=settings.segment_unit,
+    )
+
+
 def given_classes(settings: ListSettings) -> int:
-    """Return the number of classes that the preset or --nb_classes gives, 0 if neither does.
+    """Return the number of classes or targets that the preset or --nb_classes gives, 0 if neither does.
 
     Raises:
-        ValueError: They contradict each other, or there is no such preset.
+        ValueError: They or --task contradict each other, or there is no such preset.
     """
     preset = get_preset(settings.data_set)
+    if preset.num_classes and settings.task == "regression":
+        raise ValueError(
+            f"--task regression contradicts --data_set {preset.name}, which has {preset.num_classes} classes; use "
+            "--data_set custom"
+        )
     if preset.num_classes and settings.nb_classes not in (0, preset.num_classes):
         raise ValueError(
             f"--nb_classes {settings.nb_classes} contradicts --data_set {preset.name}, which has "
@@ -89,7 +139,7 @@ def given_classes(settings: ListSettings) -> int:
 
 
 def number_of_classes(settings: ListSettings) -> int:
-    """Return the number of classes: the preset's, --nb_classes, or that of the training list (in all modes).
+    """Return the number of outputs, classes or targets: the preset's, --nb_classes, or the training list's.
 
     Raises:
         FileNotFoundError: The training list is needed and does not exist.
@@ -98,13 +148,12 @@ def number_of_classes(settings: ListSettings) -> int:
     given = given_classes(settings)
     if given:
         return given
-    preset = get_preset(settings.data_set)
     try:
         list_file = find_list_of("train", settings)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} (or set the number of classes with --nb_classes)") from error
-    records, _ = read_list(list_file, kind=preset.kind, data_root=settings.data_root, split=settings.split)
-    return count_classes(records, list_file)
+    records, _ = read_records(list_file, settings)
+    return count_outputs(records, list_file, settings.task)
 
 
 def count_videos(settings: ListSettings) -> int:
@@ -114,9 +163,7 @@ def count_videos(settings: ListSettings) -> int:
         FileNotFoundError: there is none.
         ValueError: it is faulty.
     """
-    kind = get_preset(settings.data_set).kind
-    list_file = find_list_of("train", settings)
-    return len(read_list(list_file, kind=kind, data_root=settings.data_root, split=settings.split)[0])
+    return len(read_records(find_list_of("train", settings), settings)[0])
 
 
 def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from datasets.annotations import Kind
 
+LVU_CLASSES = {"relationship": 4, "way_speaking": 5, "scene": 6, "director": 10, "genre": 4, "writer": 10, "year": 9}
+LVU_CLASSES |= {"like_ratio": 0, "view_count": 0}
+"""Number of classes of each task of LVU; 0 for a regression. Not all classes occur in its lists."""
 VIDEO_AA = "rand-m7-n4-mstd0.5-inc1"
 IMAGE_AA = "rand-m9-mstd0.5-inc1"
 
@@ -26,6 +29,8 @@ class Preset:
     """Probability of mirroring in training; 0 if classes distinguish left and right."""
     aa: str = VIDEO_AA
     """RandAugment settings."""
+    window_seconds: float = 0
+    """Length of the windows that videos are cut into; 0 for whole videos."""
 
 
 PRESETS = {
@@ -40,6 +45,8 @@ PRESETS = {
         Preset("JHMDB", sampling="sparse", num_classes=21),
         Preset("Breakfast", sampling="sparse", num_classes=10),
         Preset("COIN", sampling="sparse", num_classes=180),
+        Preset("LVU", sampling="sparse", window_seconds=60),
+        *(Preset(f"LVU-{task}", "sparse", classes, window_seconds=60) for task, classes in LVU_CLASSES.items()),
         Preset("ImageNet", sampling="uniform", num_classes=1000, kind="image", aa=IMAGE_AA),
         Preset("custom", sampling="dense"),
     )
@@ -50,8 +57,6 @@ ALIASES = {"kinetics-400": "Kinetics", "mitv1_sparse": "Kinetics_sparse", "imnet
 
 # Published names without a counterpart, and the alternatives.
 _REFUSED = {
-    "lvu": "cuts long films into windows, which this repository does not do yet; Kinetics_sparse spreads the frames "
-    "of a clip over the whole film",
     "image_folder": "reads a folder instead of lists; python -m tools.make_lists folder writes them (then: custom)",
 }
 
@@ -77,5 +82,9 @@ def find_preset(name: str) -> Preset | None:
 
 
 def recipe_of_classes(num_classes: int | None) -> str:
-    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets."""
-    return next((name.lower() for name, preset in PRESETS.items() if preset.num_classes == (num_classes or -1)), "")
+    """Return the name of the recipe for a number of classes, "" if there is none; recipes are named after presets.
+
+    Presets with windows are left out: so few classes say nothing about the data set.
+    """
+    whole = {name.lower(): preset.num_classes for name, preset in PRESETS.items() if not preset.window_seconds}
+    return next((name for name, classes in whole.items() if classes == (num_classes or -1)), "")

@@ -5,7 +5,7 @@ from functools import partial
 
 from datasets.annotations import FrameFolderRecord
 from datasets.clip_dataset import ClipDataset, ClipPlan
-from datasets.readers import FrameFolder
+from datasets.readers import FrameFolder, FrameReader, open_part
 
 
 class RawFrameClsDataset(ClipDataset):
@@ -31,6 +31,7 @@ class RawFrameClsDataset(ClipDataset):
         super().__init__(records, plan, **shared)
         self.filename_tmpl, self.first_frame = filename_tmpl, first_frame
 
-    def opener(self, record: FrameFolderRecord) -> Callable[[], FrameFolder]:
-        """Return a function that opens the folder; its frames are opened when they are read."""
-        return partial(FrameFolder, record.path, record.total_frames, self.filename_tmpl, self.first_frame)
+    def opener(self, record: FrameFolderRecord) -> Callable[[], FrameReader]:
+        """Return a function that opens the folder, or a segment of it; its frames are opened when they are read."""
+        folder = partial(FrameFolder, record.path, record.total_frames, self.filename_tmpl, self.first_frame)
+        return open_part(folder, record.segment)

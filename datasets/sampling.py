@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.flag_types import positive_fraction, positive_int
+from common.flag_types import non_negative, positive, positive_fraction, positive_int
 from common.frame_size import FrameSize, StoreSize, shorter
 from common.settings import as_typed, option
 
@@ -169,6 +169,14 @@ class ViewSettings:
     sampling: str | None = option(None, "how frames are sampled (default: the preset's)", choices=tuple(SAMPLERS))
     num_frames: int = option(8, "frames per clip", positive_int)
     sampling_rate: int = option(4, "step between the frames of dense sampling", positive_int)
+    window_seconds: float | None = option(
+        None,
+        "cut longer videos into windows of so many seconds, each a sample in training; a test averages all windows of "
+        "a video (default: the preset's; 0: whole videos)",
+        non_negative,
+        metavar="SECONDS",
+    )
+    window_stride: float = option(16.0, "seconds between the starts of windows", positive, metavar="SECONDS")
     input_size: FrameSize = option(
         224,
         "height and width of a clip in pixels, or one number for square clips; both multiples of the patch size",

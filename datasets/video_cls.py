@@ -5,7 +5,7 @@ from functools import partial
 
 from datasets.annotations import VideoRecord
 from datasets.clip_dataset import ClipDataset, ClipPlan
-from datasets.readers import VideoFile
+from datasets.readers import FrameReader, VideoFile, open_part
 
 
 class VideoClsDataset(ClipDataset):
@@ -22,6 +22,6 @@ class VideoClsDataset(ClipDataset):
         super().__init__(records, plan, **shared)
         self.reader = reader
 
-    def opener(self, record: VideoRecord) -> Callable[[], VideoFile]:
-        """Return a function that opens the video file."""
-        return partial(VideoFile, record.path, self.reader)
+    def opener(self, record: VideoRecord) -> Callable[[], FrameReader]:
+        """Return a function that opens the video file, or a segment of it."""
+        return open_part(partial(VideoFile, record.path, self.reader), record.segment)

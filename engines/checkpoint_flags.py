@@ -50,10 +50,27 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     facts = describe_checkpoint(path)
     _log(path, settle(flags, given, facts, {Role.SIZE, Role.SWITCH}))
     _warn_of_other_sampling(facts, flags)
+    _settle_task(flags, given, facts)
     names = facts.flags.get("class_names")
     if names and not flags["class_names"]:
         # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
         flags["class_names"] = names[: flags.get("nb_classes") or None]
+
+
+def _settle_task(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts) -> None:
+    """Test the task that a file was trained for, with its way of merging views; refuse another one.
+
+    Raises:
+        ValueError: --task differs from the file's.
+    """
+    saved = facts.flags.get("task")
+    if saved is None or "task" not in flags:
+        return
+    if "task" in given and flags["task"] != saved:
+        raise ValueError(f"--task {flags['task']}: {facts.path} was trained for --task {saved}; omit the flag")
+    flags["task"] = saved
+    if "view_merge" not in given:
+        flags["view_merge"] = facts.flags.get("view_merge", flags["view_merge"])
 
 
 def check_overridden(names: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.flag_parser import typed_values
 from common.flag_types import non_negative_int
 from common.frame_size import StoreSize, as_flag
 from common.settings import as_typed
@@ -23,6 +24,7 @@ from engines.batch import check_mixing, fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
+from engines.objectives.loss_settings import refuse_misfits, switch_off_misfits
 from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
@@ -89,9 +91,8 @@ def parse_arguments(
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
     argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
-    unset = object()
-    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
-    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
+    typed = typed_values(parser, argv)
+    given = set(typed)
     first = parser.parse_args(argv)
     if first.recipe and first.config:
         raise RecipeError("--recipe and --config both set defaults; use one of them")
@@ -120,6 +121,9 @@ def parse_arguments(
     label_names = vars(args).get("label_names")
     args.class_names = read_label_names(label_names) if label_names else None
     settle_from_checkpoint(vars(args), given | chosen.keys())
+    if "task" in args:
+        refuse_misfits(args.task, typed)
+        switch_off_misfits(vars(args))
     for note in notes:
         _logger.warning("%s", note)
     _log_settings(vars(args), recipe, script)

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from common.flag_parser import FlagParser
+from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
-from datasets.annotations import read_list
 from datasets.detection.annotations import FULL, read_person_boxes
 from datasets.detection.lists import (
     DetectionListSettings,
@@ -23,10 +22,11 @@ from datasets.detection.lists import (
     find_person_boxes,
     split_of,
 )
-from datasets.lists import ListSettings, find_list_of, given_classes, number_of_classes
+from datasets.lists import ListSettings, find_list_of, given_classes, number_of_classes, read_records
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
@@ -56,8 +56,8 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    groups = (ListSettings, ViewSettings, TeacherSettings, ProbeSettings) if classifies else (DetectionListSettings,)
-    parser = _parser(script, *groups)
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, TeacherSettings, ProbeSettings)
+    parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions)
         _take_defaults(parser, words, script, defaults)
@@ -66,6 +66,8 @@ def check_command_line(
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
         if classifies:
+            if not flags.eval:  # the checkpoint knows the task of a test
+                refuse_misfits(flags.task, typed_values(parser, words))
             _check_data(flags, script)
         else:
             _check_annotations(flags)
@@ -104,6 +106,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--tubelet_size", type=positive_int, default=1)
+    parser.add_argument("--sampler", default="")
     return parser
 
 
@@ -182,10 +185,12 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
 
 def _check_teacher(flags: argparse.Namespace) -> None:
     """Check that the teacher's outputs can be used and have every line of the training list."""
-    settings, file = from_flags(ListSettings, flags), find_list_of("train", from_flags(ListSettings, flags))
-    kind = get_preset(settings.data_set).kind
-    records, _ = read_list(file, kind=kind, data_root=settings.data_root, split=settings.split)
-    taught, classes = from_flags(TeacherSettings, flags), number_of_classes(settings)
+    if flags.task != "classification":
+        raise ValueError(f"--teacher_scores teaches classes, and this run has --task {flags.task}; omit one of them")
+    settings, taught = from_flags(ListSettings, flags), from_flags(TeacherSettings, flags)
+    file = find_list_of("train", settings)
+    records, _ = read_records(file, settings)
+    classes = number_of_classes(settings)
     read_teacher_outputs(taught, records, classes, list_file=str(file), data_root=settings.data_root)
 
 

@@ -1,4 +1,7 @@
-"""The evaluation loop of validation (one view per video) and multi-view test; every video counts exactly once."""
+"""The evaluation loop of validation (one view per video) and multi-view test; every video counts exactly once.
+
+If videos are cut into windows, each window is evaluated once, and the outputs of a video's windows are merged.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -24,8 +27,8 @@ class Evaluation:
         figures: the objective's metrics, name -> number.
         outputs: the objective's output for each video: an array (videos, ...) if all have one shape, else a list.
         records: the data set's records of these videos.
-        indices: (videos,) positions in the data set's records.
-        views: clips per video.
+        indices: (videos,) positions in the list.
+        views: clips per video, or per window.
         excluded: {"path", "line", "reason"} of each video that could not be read.
     """
 
@@ -78,7 +81,7 @@ def evaluate(
     with gathered_weights(objective):
         outputs, unreadable, views = _evaluate_shard(objective, loader, context, bf16, clips_per_forward, desc)
     objective.train(was_training)
-    return _merge_ranks(objective, outputs, unreadable, views, loader.dataset.records)
+    return _merge_ranks(objective, outputs, unreadable, views, loader.dataset)
 
 
 def _evaluate_shard(
@@ -110,9 +113,10 @@ def _evaluate_shard(
 
 
 def _merge_ranks(
-    objective: Objective, outputs: dict[int, Any], unreadable: dict[int, str], views: int, records: Sequence
+    objective: Objective, outputs: dict[int, Any], unreadable: dict[int, str], views: int, dataset
 ) -> Evaluation:
     """Merge the outputs of all ranks, check that each video of the list occurs once, and compute the metrics."""
+    records = dataset.records
     merged: dict[int, Any] = {}
     excluded: dict[int, str] = {}
     ranks = gather_objects((outputs, unreadable, views))
@@ -127,6 +131,10 @@ def _merge_ranks(
         raise RuntimeError(
             f"{len(missing)} video(s) of the list were not evaluated, the first is {records[min(missing)].path}"
         )
+    films = getattr(dataset, "films", records)
+    if films is not records:
+        merged, excluded = _merge_windows(objective, merged, excluded, records, films)
+        records = films
     if not merged:
         raise ValueError(
             f"none of the {len(records)} videos could be read; the first: {records[0].path}: {excluded.get(0)}"
@@ -147,6 +155,31 @@ def _merge_ranks(
             for index, reason in sorted(excluded.items())
         ],
     )
+
+
+def _merge_windows(
+    objective: Objective, outputs: dict[int, Any], unreadable: dict[int, str], windows: Sequence, films: Sequence
+) -> tuple[dict[int, Any], dict[int, str]]:
+    """Merge the outputs of the windows of each film.
+
+    Args:
+        objective: Merges outputs.
+        outputs: Position of a window -> output.
+        unreadable: Position of a window -> reason.
+        windows: Records of the windows.
+        films: Records of the list, with the same lines.
+
+    Returns:
+        position of a film -> output; position -> reason, for films of which a window could not be read.
+    """
+    place_of = {film.line: place for place, film in enumerate(films)}
+    excluded: dict[int, str] = {}
+    for window, reason in sorted(unreadable.items()):
+        excluded.setdefault(place_of[windows[window].line], reason)
+    parts: dict[int, list] = {}
+    for window in sorted(outputs):
+        parts.setdefault(place_of[windows[window].line], []).append(outputs[window])
+    return {film: objective.merge_windows(found) for film, found in parts.items() if film not in excluded}, excluded
 
 
 def _stacked(outputs: list) -> np.ndarray | list:

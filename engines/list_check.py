@@ -11,6 +11,7 @@ from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.rawframe_cls import RawFrameClsDataset
+from datasets.readers.header import describe_excess
 from datasets.sampling import Mode
 
 _logger = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ def check_data(
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.records)
+        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.films)
         missing = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
         check.faults += [fault for fault in missing if fault not in check.faults]
+        check.faults += _beyond_the_end(dataset)
         if isinstance(dataset, RawFrameClsDataset):
             _check_frames(dataset, check, skip={record.line for record, _ in absent})
         if not absent:
@@ -66,6 +68,16 @@ def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
     """Return a record of each movie or frame folder that does not exist, and the reason."""
     firsts = {record.path: record for record in reversed(dataset.records)}
     return [(record, "does not exist") for path, record in firsts.items() if not os.path.exists(path)]
+
+
+def _beyond_the_end(dataset: ClipDataset) -> list[str]:
+    """Return a line for each segment that ends after its video, as far as the headers of the files tell."""
+    faults = []
+    for record in dataset.films:
+        segment = getattr(record, "segment", None)
+        if segment and (excess := describe_excess(record.path, segment)):
+            faults.append(f"{dataset.list_file}, line {record.line}: {record.path} {excess}")
+    return faults
 
 
 def _check_frames(dataset: RawFrameClsDataset, check: DataCheck, skip: set[int]) -> None:

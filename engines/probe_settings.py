@@ -40,6 +40,7 @@ class ProbeSettings:
         return list(product(self.probe_lrs, self.probe_weight_decays))
 
 
+_REQUIRED = {"freeze": "", "teacher_scores": "", "parallel": "ddp", "task": "classification"}
 # What a probe is trained without: mixed or smoothed labels, and a norm of gradients that belong to different probes.
 _WITHOUT = {"mixup": 0.0, "cutmix": 0.0, "cutmix_minmax": None, "smoothing": 0.0, "clip_grad": None}
 
@@ -54,7 +55,7 @@ def settle_probe(flags: argparse.Namespace) -> None:
         return
     if not (flags.finetune or flags.resume):
         raise ValueError(f"--probe {flags.probe} would freeze random weights; add --finetune FILE")
-    for name, value in (("freeze", ""), ("teacher_scores", ""), ("teacher", ""), ("parallel", "ddp")):
+    for name, value in _REQUIRED.items():
         given = getattr(flags, name, value)
         if given != value:
             raise ValueError(f"--probe {flags.probe} contradicts --{name} {given}: leave one of them out")

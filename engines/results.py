@@ -15,6 +15,7 @@ import timm
 import torch
 
 from common.files import atomic_write
+from datasets.segments import describe_segment
 from engines.evaluate import Evaluation
 from engines.objectives.base import Objective
 
@@ -74,6 +75,7 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
         },
         **objective.results(evaluation),
     }
+    _add_segments(record, dataset)
     folder = Path(output_dir)
     lines = np.array([record.line for record in evaluation.records])
     with atomic_write(folder / SCORES) as file:
@@ -90,11 +92,24 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
 def describe_list(dataset, data_root: str) -> dict:
     """Return a list's file, its number of records, and a digest of lines, targets and paths below `data_root`."""
     digest = hashlib.sha256()
-    for record in dataset.records:
+    records = getattr(dataset, "films", dataset.records)
+    for record in records:
         path = os.path.relpath(record.path, data_root) if data_root else record.path
-        digest.update(f"{record.line}\t{record.target}\t{path}\n".encode())
+        stretch = "".join(f"\t{value}" for value in describe_segment(record).values())
+        digest.update(f"{record.line}\t{record.target}\t{path}{stretch}\n".encode())
     file = getattr(dataset, "list_file", None)
-    return {"file": file, "records": len(dataset.records), "sha256": digest.hexdigest()}
+    windows = {} if records is dataset.records else {"windows": len(dataset.records)}
+    return {"file": file, "records": len(records), **windows, "sha256": digest.hexdigest()}
+
+
+def _add_segments(results: dict[str, Any], dataset) -> None:
+    """Add start and end to everything that is said of single lines, where the list has segments of videos."""
+    records = getattr(dataset, "films", dataset.records)
+    segments = {record.line: describe_segment(record) for record in records}
+    for rows in results.values():
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and "line" in row:
+                row.update(segments.get(row["line"], {}))
 
 
 def _layout(record: dict[str, Any]) -> str:

@@ -184,6 +184,7 @@ def _validate(state: TrainingState, loader, settings: RunSettings, context: Cont
             clips_per_forward=settings.batch_size,
             desc="Validation",
         )
+        result.figures |= objective.after_validation(result)
         record |= {f"{prefix}_{name}": value for name, value in result.summary().items()}
     return record
 

@@ -10,7 +10,7 @@ from datasets.readers import UnreadableVideoError
 from inference.annotate import annotate_video
 from inference.drawing import write_curve, write_png
 from inference.heat_grid import draw_heat_grid
-from inference.predictor import Prediction, Predictor, Score, ScoresNotFiniteError
+from inference.predictor import Measurement, Prediction, Predictor, Score, ScoresNotFiniteError
 from inference.timeline import follow
 from inference.windows import Curve
 
@@ -51,7 +51,7 @@ class Result:
     """The result of one video: a prediction and optionally a curve, or an error."""
 
     path: str
-    prediction: Prediction | None = None
+    prediction: Prediction | Measurement | None = None
     curve: Curve | None = None
     error: UnreadableVideoError | ScoresNotFiniteError | None = None
 
@@ -59,12 +59,18 @@ class Result:
         """Return the result as plain values for a line of JSON, with the `count` best classes.
 
         Returns:
-            path, views and top (a list of label, name, probability); with a curve also frames (their number) and
+            path, views and top (a list of label, name, probability), of a multilabel model also predicted (names), or
+            of a regression targets (values by name) instead; with a curve also frames (their number) and
             windows (a list of first_frame, last_frame, top); after an error, path and error.
         """
         if self.error is not None:
             return {"path": self.path, "error": self.error.reason}
-        record = {"path": self.path, "views": self.prediction.views, "top": _plain(self.prediction.top(count))}
+        record = {"path": self.path, "views": self.prediction.views}
+        if isinstance(self.prediction, Measurement):
+            return record | {"targets": self.prediction.by_name()}
+        record["top"] = _plain(self.prediction.top(count))
+        if self.prediction.threshold is not None:
+            record["predicted"] = self.prediction.predicted
         if self.curve is not None:
             record["frames"] = self.curve.total_frames
             record["windows"] = [

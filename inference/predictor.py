@@ -14,10 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.build import build_plan
 from datasets.clip_dataset import ClipPlan, read_clips
+from datasets.labels import LabelTask
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
 from datasets.worker import sharing_explained, start_worker
 from engines.distributed import resolve_device
-from engines.objectives.classification import Classification
+from engines.objectives.base import Objective
+from engines.objectives.multilabel import Multilabel
+from engines.objectives.tasks import create_objective, take_from_checkpoint
 from inference.labels import label_names_of
 from inference.pooling import pool_features
 from inference.settings import inference_settings
@@ -62,18 +65,46 @@ class Prediction:
     """The prediction for a video.
 
     Attributes:
-        probabilities: (classes,) float32, averaged over the views.
+        probabilities: (classes,) float32, averaged over the views; of a multilabel model, they are independent.
         label_names: names of all classes.
         views: number of clips that were averaged.
+        threshold: probability from which a class of a multilabel model counts as predicted; None for other models.
     """
 
     probabilities: np.ndarray
     label_names: tuple[str, ...]
     views: int
+    threshold: float | None = None
+
+    @property
+    def predicted(self) -> list[str]:
+        """The names of the predicted classes: one, or those of a multilabel model that reach its threshold."""
+        if self.threshold is None:
+            return [self.top(1)[0].name]
+        return [self.label_names[label] for label in np.flatnonzero(self.probabilities >= self.threshold)]
 
     def top(self, count: int = 5) -> list[Score]:
         """Return the `count` most probable classes, or all if there are fewer, best first."""
         return top_scores(self.probabilities, self.label_names, count)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The numbers that a regression predicts for a video.
+
+    Attributes:
+        values: (targets,) float64, averaged over the views, in the units of the training list.
+        names: names of the targets.
+        views: number of clips that were averaged.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    views: int
+
+    def by_name(self) -> dict[str, float]:
+        """Return the values by the names of their targets."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 def certainty(probability: float, classes: int) -> float:
@@ -93,8 +124,10 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode.
+        task: what the model predicts: one class, several, or numbers.
+        objective: the model with what its outputs need to become predictions.
         plan: sampling of frames, transforms, segments and crops, as in the test.
-        label_names: a name for each class; numbered if unknown.
+        label_names: a name for each class or target; numbered if unknown.
         device: device of the model.
         bf16: compute in bfloat16 with autocast.
         span: length of video that a clip covers, in frames; the default window of a curve.
@@ -106,6 +139,8 @@ class Predictor:
     """
 
     model: VideoMambaPro
+    task: LabelTask
+    objective: Objective
     plan: ClipPlan
     label_names: tuple[str, ...]
     device: torch.device
@@ -137,7 +172,7 @@ class Predictor:
             return FramesInMemory(source)
         return source
 
-    def predict(self, source: Source) -> Prediction:
+    def predict(self, source: Source) -> Prediction | Measurement:
         """Predict a video from all views, as in the test.
 
         Args:
@@ -173,7 +208,7 @@ class Predictor:
 
     def predict_many(
         self, paths: Sequence[str], *, batch_size: int = 1, num_workers: int = 0
-    ) -> Iterator[tuple[str, Prediction | UnreadableVideoError | ScoresNotFiniteError]]:
+    ) -> Iterator[tuple[str, Prediction | Measurement | UnreadableVideoError | ScoresNotFiniteError]]:
         """Predict several videos in order; one that cannot be read or scored yields its error.
 
         Args:
@@ -215,13 +250,19 @@ class Predictor:
         They are NaN for videos whose scores are NaN.
 
         Raises:
-            ValueError: the model has no head.
+            ValueError: the model has no head, or predicts numbers.
         """
+        if self.task == "regression":
+            raise ValueError("this model predicts numbers (--task regression), so there are no probabilities")
+        outputs = self._outputs(clips)
+        return outputs if self.task == "multilabel" else np.exp(outputs)
+
+    def _outputs(self, clips: Tensor) -> np.ndarray:
+        """Return the outputs of the objective (videos, ...) for clips (videos, views, C, T, H, W)."""
         if not self.label_names:
             raise ValueError("this predictor was loaded without a head: it has features but predicts no classes")
-        objective = Classification(self.model, len(self.label_names))
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return np.exp(objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward))
+            return self.objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward)  # type: ignore[return-value]
 
     def _clips_of(self, source: Source) -> Tensor:
         """Read the views of a video (views, C, T, H, W); clips are returned as they are."""
@@ -248,11 +289,17 @@ class Predictor:
                 for path, clips in batch:
                     yield path, next(answered) if isinstance(clips, Tensor) else clips
 
-    def _predictions(self, clips: Tensor) -> list[Prediction | ScoresNotFiniteError]:
+    def _predictions(self, clips: Tensor) -> list[Prediction | Measurement | ScoresNotFiniteError]:
+        rows = self._outputs(clips) if self.task == "regression" else self.probabilities(clips)
         return [
-            Prediction(row, self.label_names, clips.shape[1]) if np.isfinite(row).all() else ScoresNotFiniteError()
-            for row in self.probabilities(clips)
+            self._prediction(row, clips.shape[1]) if np.isfinite(row).all() else ScoresNotFiniteError() for row in rows
         ]
+
+    def _prediction(self, row: np.ndarray, views: int) -> Prediction | Measurement:
+        if self.task == "regression":
+            return Measurement(row, self.label_names, views)
+        threshold = self.objective.threshold if isinstance(self.objective, Multilabel) else None
+        return Prediction(row, self.label_names, views, threshold)
 
 
 class _Videos(Dataset):
@@ -315,7 +362,8 @@ def load_predictor(
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
     classes = data.nb_classes if head else 0
     saved_names = (facts.flags.get("class_names") or [])[:classes]
-    names = label_names_of(label_names or saved_names, classes)
+    task: LabelTask = (facts.flags.get("task") if head else None) or "classification"
+    names = label_names_of(label_names or saved_names, classes, "target" if task == "regression" else "class")
     model = build_model(model_settings, classes)
     report = load_checkpoint(model, checkpoint, require_head=head, overridden=override_checkpoint)
     changed = report.names("interpolated") + report.names("inflated") + report.names("sliced")
@@ -324,8 +372,14 @@ def load_predictor(
     resolved = resolve_device(device)
     if bf16 is None:
         bf16 = resolved.type == "cuda" and torch.cuda.is_bf16_supported()
+    view_merge = facts.flags.get("view_merge") or "mean"
+    objective = create_objective(task, model, classes, names=names, view_merge=view_merge)
+    take_from_checkpoint(objective, facts)
+    objective.to(resolved).eval()
     return Predictor(
-        model=model.to(resolved).eval(),
+        model=model,
+        task=task,
+        objective=objective,
         plan=plan,
         label_names=names,
         device=resolved,

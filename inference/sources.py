@@ -9,20 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, ListFileError, is_image_path, read_list
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
+from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 
 LIST_SUFFIXES = (".csv", ".txt")
 
 
 class ListRow(NamedTuple):
-    """A line of a list: its video, its 1-based number, and its label; None if the list has paths only."""
+    """A line of a list: its video, its 1-based number, its label (None if the list has paths only)."""
 
     path: str
     line: int
     label: Any = None
+    is_segment: bool = False
 
 
 class FramesInMemory:
@@ -107,9 +109,21 @@ def expand_sources(
 
 
 def rows_of_list(given: Sequence[str], data_root: str = "") -> list[ListRow]:
-    """Return the rows of a list if it is all that is given, else none: line numbers of several would be ambiguous."""
+    """Return the rows of a list if it is all that is given, else none: line numbers of several would be ambiguous.
+
+    Raises:
+        FileNotFoundError, ListFileError: See `expand_sources`.
+        ValueError: A line is a segment of a video; a row would belong to the whole video.
+    """
     lists = [name for name in given if name.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(name)]
-    return _in_list(Path(lists[0]), data_root) if len(given) == len(lists) == 1 else []
+    if len(given) != 1 or not lists:
+        return []
+    rows = _in_list(Path(lists[0]), data_root)
+    if part := next((row for row in rows if row.is_segment), None):
+        raise ValueError(
+            f"{lists[0]}, line {part.line} is a segment of {part.path}, but whole videos are read here"
+        )
+    return rows
 
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
@@ -129,4 +143,14 @@ def _in_list(file: Path, data_root: str) -> list[ListRow]:
     rows = [ListRow(os.path.join(data_root, line), number) for number, line in enumerate(lines, start=1) if line]
     if rows and all(row.path.lower().endswith(VIDEO_SUFFIXES) or is_image_path(row.path) for row in rows):
         return rows
-    return [ListRow(record.path, record.line, record.target) for record in read_list(file, data_root=data_root)[0]]
+    faults = []
+    for task in TASKS:
+        try:
+            records = read_list(file, data_root=data_root, task=task)[0]
+            return [
+                ListRow(record.path, record.line, record.target, getattr(record, "segment", None) is not None)
+                for record in records
+            ]
+        except ListFileError as error:
+            faults.append(error)
+    raise faults[0]

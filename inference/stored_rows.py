@@ -25,7 +25,7 @@ def write_rows(path: Path, name: str, rows: Mapping[str, np.ndarray], listed: Se
     arrays[name] = np.stack([rows[row.path] for row in chosen])
     if listed:
         arrays["lines"] = np.array([row.line for row in chosen])
-        if listed[0].label is not None:
+        if isinstance(listed[0].label, int):  # several labels a video are no array
             arrays["labels"] = np.array([row.label for row in chosen])
     with atomic_write(path) as file:
         np.savez(file, **arrays)

@@ -21,6 +21,9 @@ from models.checkpoint_file import (
 from models.config import ModelConfig, Role
 from models.videomambapro import REGISTERED, VideoMambaPro, registered_config, registered_names
 
+BESIDE_THE_MODEL = ("target_mean", "target_scale", "decision_threshold")
+"""Tensors that objectives save beside the weights of the model, because predictions need them."""
+
 
 @dataclass(frozen=True)
 class CheckpointFacts:
@@ -33,6 +36,7 @@ class CheckpointFacts:
         parameters: Number of parameters, including the head.
         flags: Flags of the run that wrote the file; empty if they are not stored.
         masked_pretraining: Whether the file comes from VideoMamba's masked pretraining.
+        beside: Tensors of `BESIDE_THE_MODEL` in the file.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class CheckpointFacts:
     parameters: int
     flags: dict[str, Any] = field(default_factory=dict)
     masked_pretraining: bool = False
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -91,9 +96,14 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         path=Path(path),
         config=config,
         model=next((name for name in names if name in registered_names()), None),
-        parameters=sum(tensor.numel() for name, tensor in state.items() if not name.startswith(ALIGNMENT_DECODER)),
+        parameters=sum(
+            tensor.numel()
+            for name, tensor in state.items()
+            if not name.startswith(ALIGNMENT_DECODER) and name not in BESIDE_THE_MODEL
+        ),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),
+        beside={name: state[name] for name in BESIDE_THE_MODEL if name in state},
     )
 
 

@@ -28,6 +28,8 @@ class Scale(NamedTuple):
 SCORES = {
     "acc1": Scale("top-1 (%)", (0, 100)),
     "map": Scale("mAP at IoU 0.5", (0, 1)),
+    "mean_ap": Scale("mAP", (0, 1)),
+    "error": Scale("error (1: training mean)"),
 }  # figures with a better label than their name
 COUNTED_CLASSES = 12  # up to here the cells of a confusion matrix have counts and percentages
 NAMED_CLASSES = 40  # up to here a confusion matrix has names, and percentages in its cells

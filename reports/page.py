@@ -9,9 +9,10 @@ import io
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -20,12 +21,26 @@ from matplotlib.figure import Figure
 from common.figures import png, svg
 from common.files import atomic_write
 from common.palette import theme
-from reports import figures
+from reports import figures, numbers, several_labels
 from reports.detection import detection_section
 from reports.media import Pictures, data_uri
 from reports.verdict import judge
 
 _logger = logging.getLogger(__name__)
+
+
+class _Report(NamedTuple):
+    """What a task other than classification adds to the page, from results, names and pictures."""
+
+    section: Callable[[dict, Sequence[str], Pictures], dict]
+    tables: Callable[[dict, Sequence[str]], dict[str, list[dict]]]
+    mistakes: str
+
+
+_OTHER_TASKS = {
+    "multilabel": _Report(several_labels.section, several_labels.tables, "worst_mistakes"),
+    "regression": _Report(numbers.section, numbers.tables, "worst_misses"),
+}
 
 REPORT = "report.html"
 TRAINING_PICTURE = "training_curve.png"
@@ -76,6 +91,13 @@ def write_report(
             ]
             sections["evaluation"] |= _classification(folder, results, names, pictures)
             sections["tables"] |= _tables_by_class(results, names)
+        elif results.get("task") in _OTHER_TASKS:
+            report = _OTHER_TASKS[results["task"]]
+            names = class_names(results, label_names)
+            for row in results[report.mistakes]:
+                row["path"] = _below(row["path"], root)
+            sections["evaluation"] |= report.section(results, names, Pictures(dataset, problem))
+            sections["tables"] |= report.tables(results, names)
         elif "ap" in results:
             sections["evaluation"] |= detection_section(results, dataset, problem)
             sections["tables"]["classes"] = sections["evaluation"]["classes_by_ap"]
@@ -108,16 +130,16 @@ def score_name(epochs: Sequence[dict]) -> str | None:
 
 
 def class_names(results: dict, label_names: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the classes: those given, else those in results.json, else the labels.
+    """Return the names of the classes or targets: those given, else those in results.json, else the labels.
 
     Raises:
         ValueError: There are more or fewer names than classes.
     """
-    names = label_names or results.get("label_names") or [str(label) for label in range(results["classes"])]
-    if len(names) != results["classes"]:
-        raise ValueError(
-            f"there are {len(names)} label names and {results['classes']} classes; give one name per line"
-        )
+    count = results.get("classes") or results.get("num_classes") or len(results["target_names"])
+    own = results.get("label_names") or results.get("target_names")
+    names = label_names or own or [str(label) for label in range(count)]
+    if len(names) != count:
+        raise ValueError(f"there are {len(names)} label names and {count} classes or targets; give one name per line")
     return list(names)
 
 

@@ -7,6 +7,13 @@ import numpy as np
 from scipy.stats import binomtest
 
 
+class Judgement(NamedTuple):
+    """The result of a test in one sentence; the level is "good", "weak" or "bad"."""
+
+    level: str
+    sentence: str
+
+
 class Verdict(NamedTuple):
     """An accuracy in comparison with chance; numbers are in percent.
 

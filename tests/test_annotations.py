@@ -8,12 +8,12 @@ from datasets.annotations import (
     ListFileError,
     VideoRecord,
     find_absent,
-    find_list,
-    format_list,
     read_list,
     resolve_video_path,
 )
-from datasets.class_labels import count_classes, describe_empty_classes
+from datasets.class_labels import count_outputs, describe_empty_classes
+from datasets.list_writing import format_list
+from datasets.lists import find_list
 
 
 def write(tmp_path, text, name="list.csv"):
@@ -89,7 +89,7 @@ def test_root_line_numbers_and_byte_order_mark(tmp_path):
     path.write_bytes("\ufeffa.mp4 1\r\n\r\n/abs/b.mp4 2\r\n".encode())
     records, _ = read_list(path, data_root="/data")
     assert records == [VideoRecord("/data/a.mp4", 1, 1), VideoRecord("/abs/b.mp4", 2, 3)]
-    assert count_classes(records, path) == 3
+    assert count_outputs(records, path) == 3
 
 
 def test_a_given_separator_wins(tmp_path):
@@ -252,12 +252,12 @@ def labelled(*labels):
 @pytest.mark.parametrize("label", [200_000, 20_240_101, 999_999_999])
 def test_labels_that_cannot_be_meant_are_refused_with_their_line(label):
     with pytest.raises(ListFileError, match=rf"train.csv, line 5: label {label} implies .*--nb_classes {label + 1}$"):
-        count_classes(labelled(0, 1, 2, 3, label, 4), "train.csv")
+        count_outputs(labelled(0, 1, 2, 3, label, 4), "train.csv")
 
 
 def test_many_classes_with_clips_are_fine():
-    assert count_classes(labelled(*range(0, 21841, 5)), "train.csv") == 21841
-    assert count_classes(labelled(3, 399), "train.csv") == 400
+    assert count_outputs(labelled(*range(0, 21841, 5)), "train.csv") == 21841
+    assert count_outputs(labelled(3, 399), "train.csv") == 400
 
 
 def test_classes_without_a_clip_are_reported():

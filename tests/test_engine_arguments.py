@@ -6,7 +6,7 @@ import pytest
 from engine_standins import make_args
 
 from engines.arguments import add_engine_arguments
-from engines.objectives.mixing import LossSettings, add_loss_arguments
+from engines.objectives.loss_settings import LossSettings, add_loss_arguments
 
 FLAGS = {
     "output_dir",
@@ -46,6 +46,9 @@ FLAGS = {
     "mixup_mode",
     "smoothing",
     "class_weights",
+    "multilabel_loss",
+    "regression_loss",
+    "view_merge",
     "model_ema",
     "model_ema_decay",
     "model_ema_warmup",

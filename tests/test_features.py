@@ -184,6 +184,13 @@ def test_rows_of_a_list_have_its_lines_and_labels(tmp_path, checkpoint, predicto
             assert "labels" not in file and (file["lines"].tolist() if "lines" in file else None) == lines
 
 
+def test_a_list_of_segments_is_refused_before_anything_is_read(tmp_path, checkpoint, videos, capsys):
+    (tmp_path / "parts.csv").write_text(f"path,start,end,label\n{videos[0]},0,0.2,1\n")
+    with pytest.raises(SystemExit):
+        run(checkpoint, tmp_path / "out", tmp_path / "parts.csv")
+    assert "parts.csv, line 2 is a segment of" in " ".join(capsys.readouterr().err.split())
+
+
 def test_views_and_logits_are_what_the_head_makes_of_each_view(tmp_path, checkpoint, predictor, videos):
     assert run(checkpoint, tmp_path / "features", *videos[:2], "--views") == 0
     assert run(checkpoint, tmp_path / "logits", *videos[:2], "--views", "--pool", "logits") == 0

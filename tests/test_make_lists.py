@@ -11,9 +11,10 @@ import pytest
 
 import run_class_finetuning
 from datasets.annotations import read_list
+from datasets.preparation.list_splits import Clip, split_off
 from datasets.preparation.media_index import Found
 from engines.recipe import load_recipe, recipe_names
-from tools.make_lists import RECIPES, main, split_off
+from tools.make_lists import RECIPES, main
 
 # Jhuang et al., Towards understanding action recognition, ICCV 2013, in the order of the alphabet.
 JHMDB = [
@@ -228,9 +229,11 @@ def test_imagenet(tmp_path):
 
 
 def test_splits_are_stratified_and_do_not_depend_on_the_order_of_files():
-    clips = [(Found(f"{label}/{i}.mp4"), label) for label, count in enumerate((100, 10, 2, 1)) for i in range(count)]
+    clips = [
+        Clip(Found(f"{label}/{i}.mp4"), label) for label, count in enumerate((100, 10, 2, 1)) for i in range(count)
+    ]
     stay, taken = split_off(clips, 0.1, seed=0)
-    assert Counter(label for _, label in taken) == {0: 10, 1: 1, 2: 1}
+    assert Counter(clip.label for clip in taken) == {0: 10, 1: 1, 2: 1}
     assert sorted(stay + taken, key=str) == sorted(clips, key=str)
     assert sorted(split_off(clips[::-1], 0.1, seed=0)[1], key=str) == sorted(taken, key=str)
 

@@ -98,6 +98,7 @@ def test_the_best_probe_of_a_validation_becomes_the_head_of_an_unchanged_model(k
         records = [type("Record", (), dict(target=int(label), line=1, path=""))() for label in labels]
         assert objective.figures(outputs, records)["acc1"] == objective.held_out[best, 0]
         assert int(objective.chosen) == best
+        objective.after_validation(None)
         with torch.no_grad():
             views = objective.outputs({"clips": batch["clips"][:, None]}, torch.device("cpu"), clips_per_forward=4)
         np.testing.assert_allclose(views, all_of_them[:, best], atol=1e-4)
@@ -226,6 +227,7 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
         (["--teacher_scores", "x.npz"], "--probe linear contradicts --teacher_scores x.npz"),
         (["--disable_eval_during_finetuning"], "leave out --disable_eval_during_finetuning"),
         (["--attentive_depth", "2"], "--attentive_depth belongs to --probe attentive"),
+        (["--task", "multilabel"], "--probe linear contradicts --task multilabel"),
         (["--finetune", ""], "would freeze random weights; add --finetune FILE"),
     ],
 )

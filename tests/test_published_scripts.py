@@ -83,10 +83,6 @@ def run(words, monkeypatch):
 @pytest.mark.parametrize("row", rows("videomamba_scripts.csv"), ids=lambda row: row["script"])
 def test_a_script_of_videomamba_ends_in_a_dry_run(row, data, monkeypatch, caplog):
     words = [*words_of(row, data), *OF_VIDEOMAMBA.split()]
-    if row["data_set"] == "LVU":
-        with pytest.raises(RefusedFlagError, match="--trimmed cuts long films .* --data_set Kinetics_sparse"):
-            translate(words)
-        return
     args = parse_arguments(run_class_finetuning.get_parser(), words, script=SCRIPT)
     assert (args.model, args.lr, args.epochs) == (row["model"], float(row["lr"]), int(row["epochs"]))
     assert args.test_best and args.bf16 and args.layer_decay == float(row["layer_decay"] or 0.75)
@@ -162,7 +158,6 @@ def test_flags_are_translated_with_a_line_each(words, becomes, fragment):
         ("--patience 3", "checkpoint-best.pth"),
         ("--head_lr 1", "--layer_decay_scope layers"),
         ("--wandb", "TensorBoard"),
-        ("--time_stride 16", "--data_set Kinetics_sparse"),
     ],
 )
 def test_what_would_change_the_result_is_refused(words, fragment):
@@ -187,7 +182,7 @@ def test_the_document_is_the_table():
 def faulty_words(data):
     lists = ["--data_path", str(data / "spaces"), "--data_root", str(data)]
     return {
-        "--data_set LVU": ["--data_set", "LVU"],
+        "--data_set image_folder": ["--data_set", "image_folder"],
         'unknown --data_set "Kinetcs"': ["--data_set", "Kinetcs"],
         "no-such.pth: there is no such file; python -m tools.weights": [*lists, "--finetune", "no-such.pth"],
         "--finetune https://x/y.pth is an address": [*lists, "--finetune", "https://x/y.pth"],
@@ -239,7 +234,7 @@ def test_faults_are_reported_in_one_line_without_torch(data):
 @pytest.mark.parametrize(
     ("script", "words", "fragment"),
     [
-        ("run_class_finetuning.py", ["--data_set", "LVU"], "--data_set LVU"),
+        ("run_class_finetuning.py", ["--data_set", "image_folder"], "--data_set image_folder"),
         ("run_pretrain_imagenet.py", ["--finetune", "gone.pth"], "--finetune gone.pth: there is no such file"),
         ("run_action_detection.py", ["--recipe", "avaa"], "no recipe 'avaa'"),
         ("run_inference.py", ["--checkpoint", "gone.pth", "v.mp4"], "--checkpoint gone.pth: there is no such file"),

@@ -20,7 +20,7 @@ from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
 from engines.objectives.distillation import Distillation
-from engines.objectives.mixing import LossSettings
+from engines.objectives.loss_settings import LossSettings
 from engines.objectives.stored_teacher import StoredTeacher
 from engines.parallel import saved_weights
 from engines.run import run_task

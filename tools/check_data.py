@@ -8,6 +8,9 @@ short    fewer frames than --min_frames (sampling then repeats frames)
 odd      rotated or mirrored by metadata, variable frame rate, unusual pixel format, changing size, same file twice,
          a byte copy of another file, in the same list or another of those given
 
+A segment of a video is broken if its video is or if it ends after the video, short if it has too few frames, and odd
+if it overlaps with another one. --gaps also reports the stretches of videos between their segments.
+
 Output goes to the folder checked/ next to the list: train.csv, the lines of the list without the kinds in --leave_out;
 train.problems.txt, first the findings that many clips share, then one line per clip with other findings;
 train.facts.jsonl, all findings. If the check is interrupted and started again, it continues where it stopped: only new
@@ -34,13 +37,23 @@ from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import frame_template, non_negative_int, positive, positive_int
 from common.terminal import escape_output
-from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, read_list, resolve_video_path
+from datasets.annotations import (
+    FrameFolderRecord,
+    Kind,
+    ListFileError,
+    Record,
+    has_header,
+    read_list,
+    resolve_video_path,
+)
 from datasets.class_labels import describe_empty_classes
 from datasets.frame_names import FrameNamesError, find_first_frame
 from datasets.label_names import LabelNamesError, copy_label_names
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
+from datasets.preparation.segment_check import count_frames, describe_gaps, describe_overlaps
 from datasets.preparation.worker_pool import run_jobs
+from datasets.segments import UNITS, Segment
 from tools.check_boxes import check_boxes
 
 MAX_PRINTED = 30
@@ -94,7 +107,9 @@ def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
     output = options.output or path.parent / "checked"
     if (output / path.name).resolve() == path.resolve():
         raise ListFileError(f"--output {output} holds the list itself, which would be replaced; name another folder")
-    records, kind = read_list(path, data_root=options.data_root, split=options.split)
+    records, kind = read_list(
+        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+    )
     first_frame = options.first_frame
     if first_frame is None:
         first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)
@@ -114,17 +129,21 @@ def _report_and_write(checked: CheckedList, copies: dict[str, str], options: arg
     """
     records = checked.records
     min_frames = 0 if checked.kind == "image" else options.min_frames
-    verdicts = [_judge(checked.facts[record.path], min_frames) for record in records]
+    verdicts = [_judge(checked.facts[record.path], record.segment, min_frames) for record in records]
     _add_repeated(records, verdicts)
+    _add_overlaps(records, verdicts)
     _add_copies(records, verdicts, copies)
     counts = Counter(verdict for verdict, _ in verdicts)
     problems = _describe(checked.path, records, verdicts)
+    if options.gaps:
+        problems += describe_gaps(checked.path, records)
     kept = [
         record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
     ]
     lines = checked.path.read_text(encoding="utf-8-sig").splitlines()
+    header = [next(line for line in lines if line.strip())] if has_header(checked.path) else []
     clean = checked.output / checked.path.name
-    _write(clean, [lines[number - 1] for number in kept])
+    _write(clean, header + [lines[number - 1] for number in kept])
     _write(checked.problem_file, problems)
     for problem in problems[:MAX_PRINTED]:
         print(problem)
@@ -141,6 +160,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
+    parser.add_argument(
+        "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
+    )
+    parser.add_argument(
+        "--gaps", action="store_true", help="also report the stretches of videos before and between their segments"
+    )
     parser.add_argument(
         "--filename_tmpl",
         type=frame_template,
@@ -228,11 +253,15 @@ def _stamp(path: str, total_frames: int, filename_tmpl: str, first_frame: int) -
     return [status.st_size, status.st_mtime_ns, total_frames, filename_tmpl, first_frame]
 
 
-def _judge(facts: dict, min_frames: int) -> tuple[str, list[str]]:
-    """Return the verdict on a file, and its findings as texts."""
-    if facts["broken"]:
-        return "broken", facts["broken"] + facts["odd"]
-    short = [f"{facts['frames']} frames"] if facts["frames"] < min_frames else []
+def _judge(facts: dict, segment: Segment | None, min_frames: int) -> tuple[str, list[str]]:
+    """Return the verdict on a file, or a segment of it, and the findings as texts."""
+    broken, frames = list(facts["broken"]), facts["frames"]
+    if segment and not broken:
+        frames, fault = count_frames(facts, segment)
+        broken += [fault] if fault else []
+    if broken:
+        return "broken", broken + facts["odd"]
+    short = [f"{frames} frames"] if frames < min_frames else []
     return "short" if short else "odd" if facts["odd"] else "good", short + facts["odd"]
 
 
@@ -260,17 +289,27 @@ def _kind(finding: str) -> str:
 
 
 def _add_repeated(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]) -> None:
-    """Add a finding to files that the list contains more than once."""
-    first: dict[str, Record] = {}
+    """Add a finding to files, or segments of them, that the list contains more than once."""
+    first: dict[tuple[str, Segment | None], Record] = {}
     for i, record in enumerate(records):
-        earlier = first.setdefault(record.path, record)
+        earlier = first.setdefault((record.path, record.segment), record)
         if earlier is not record:
             label = "" if earlier.target == record.target else " with another label"
-            verdict, findings = verdicts[i]
-            verdicts[i] = (
-                "odd" if verdict == "good" else verdict,
-                [*findings, f"it is already in line {earlier.line}{label}"],
-            )
+            _add_finding(verdicts, i, f"it is already in line {earlier.line}{label}")
+
+
+def _add_overlaps(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]) -> None:
+    """Add a finding to segments that overlap with another one that is not the same."""
+    places = {record.line: i for i, record in enumerate(records)}
+    distinct = list({(record.path, record.segment): record for record in reversed(records)}.values())
+    for record, finding in describe_overlaps(distinct):
+        _add_finding(verdicts, places[record.line], finding)
+
+
+def _add_finding(verdicts: list[tuple[str, list[str]]], place: int, finding: str) -> None:
+    """Add something unusual about the clip at a place of the list."""
+    verdict, findings = verdicts[place]
+    verdicts[place] = ("odd" if verdict == "good" else verdict, [*findings, finding])
 
 
 def _first_places(lists: Sequence[CheckedList]) -> dict[str, str]:
@@ -286,9 +325,7 @@ def _add_copies(records: Sequence[Record], verdicts: list[tuple[str, list[str]]]
     """Note files that are a byte copy of an earlier one, in the same list or another."""
     for i, record in enumerate(records):
         if record.path in copies:
-            verdict, findings = verdicts[i]
-            finding = f"it is a byte copy of {copies[record.path]}"
-            verdicts[i] = ("odd" if verdict == "good" else verdict, [*findings, finding])
+            _add_finding(verdicts, i, f"it is a byte copy of {copies[record.path]}")
 
 
 def _report_shared_files(lists: Sequence[CheckedList]) -> None:

@@ -75,6 +75,8 @@ def inspect(path: Path) -> str:
     rows = {
         "model": facts.model or "none of the registered sizes",
         "trained on": _training(facts),
+        "task": facts.flags.get("task") or "not recorded",
+        **{name.replace("_", " "): as_typed(value.tolist()) for name, value in facts.beside.items()},
         "parameters": f"{facts.parameters:,}",
         **{name: as_typed(facts.config.get(name, "not recorded")) for name in settings},
         "also in the file": ", ".join(_other_contents(content)) or "nothing",

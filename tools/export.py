@@ -176,6 +176,8 @@ def _metadata(predictor: Predictor) -> dict:
         "antialias": resize.antialias,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
+        "task": predictor.task,
+        **predictor.objective.beyond_the_model(),
         "label_names": list(predictor.label_names),
         "model_config": predictor.model.config.values(),
     }

@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(arguments)
     try:
+        listed = [] if args.window else rows_of_list(args.videos, args.data_root)
         folder = _open_folder(args)
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -87,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if shards > 1:
         print(f"shard {number} of {shards}: {len(chosen) - len(failures)} videos; without --shard, all are joined")
     else:
-        joined = folder.join(failures, rows_of_list(args.videos, args.data_root))
-        print(f"{joined}: {len(chosen) - len(failures)} videos")
+        print(f"{folder.join(failures, listed)}: {len(chosen) - len(failures)} videos")
     return 1 if failures else 0
 
 

@@ -20,8 +20,8 @@ The command lines of VideoMamba's and VideoMAE's fine-tuning scripts work here; 
 - **refused**: it would change the result. The run ends with status 2 and a line that names the alternative.
 
 Dashes and underscores are interchangeable (`--batch-size`), and flags cannot be abbreviated. The published dataset
-names are accepted too: `Kinetics-400` is `Kinetics` (dense sampling), `mitv1_sparse` is `Kinetics_sparse`; `LVU`
-(windows over long films) and `image_folder` are refused with a reason.
+names are accepted too: `Kinetics-400` is `Kinetics` (dense sampling), `mitv1_sparse` is `Kinetics_sparse`;
+`image_folder` is refused with a reason.
 
 Two differences are not visible in any flag:
 

@@ -8,10 +8,17 @@
     python -m tools.make_lists jhmdb    VIDEOS --splits splits --fold 1 --output lists
     python -m tools.make_lists imagenet IMAGES --output lists
     python -m tools.make_lists ava      VIDEOS --annotations ANNOTATIONS --output lists
+    python -m tools.make_lists breakfast VIDEOS --output lists
+    python -m tools.make_lists coin     VIDEOS --annotations COIN.json --output lists
+    python -m tools.make_lists lvu      VIDEOS --annotations lvu_1.0 --task director --output lists
+    python -m tools.make_lists label_studio VIDEOS --annotations export.json --output lists
 
 VIDEOS may contain frame folders instead of videos. The paths in the lists are relative to it: pass it as --data_root
 when training. Clips that the annotations name but the folder does not contain are listed in missing.txt. If there is
 no validation split, a fraction of each class's training clips is used; clips of the same recording stay together.
+
+Segments of videos labelled in another program (label_studio, cvat, via, elan, fiftyone, createml) or found by
+`run_inference.py --segments` (timeline) become lists of segments; all segments of a video stay in one split.
 
 For AVA, the files for action detection are written: those of ANNOTATIONS without the missing videos.
 """
@@ -20,7 +27,6 @@ import argparse
 import re
 import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +37,9 @@ from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
-from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord, format_list
+from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord
 from datasets.label_names import LABELS
+from datasets.list_writing import format_list
 from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
     Source,
@@ -44,13 +51,19 @@ from datasets.preparation.list_sources import (
     read_something_something,
     read_ucf101,
 )
-from datasets.preparation.media_index import Found, MediaIndex, SourceError
-from datasets.presets import PRESETS
+from datasets.preparation.list_splits import Clip, split_off
+from datasets.preparation.long_video_sources import LVU_TARGETS, read_breakfast, read_coin, read_lvu
+from datasets.preparation.media_index import MediaIndex, SourceError
+from datasets.preparation.segment_check import describe_stretches
+from datasets.preparation.segment_exports import READERS, read_segments
+from datasets.preparation.source_files import lines_of
+from datasets.presets import LVU_CLASSES, PRESETS
+from datasets.readers.header import describe_excess
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
 AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
 MAX_PRINTED = 10
-Clip = tuple[Found, int]
+PUBLISHED = ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava", "breakfast", "coin", "lvu")
 
 
 @dataclass
@@ -81,6 +94,8 @@ RECIPES = {
     "ucf101": ("ucf101/tiny_f16_res224", 101),
     "hmdb51": ("hmdb51/tiny_f16_res224", 51),
     "jhmdb": ("jhmdb/nano_f8_res96", 21),
+    "breakfast": ("breakfast/tiny_f32_res224", 10),
+    "coin": ("coin/tiny_f32_res224", 180),
 }
 OWN_VIDEOS = "custom/small"
 
@@ -107,7 +122,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava"):
+    for form in (*PUBLISHED, *READERS):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="output folder of the lists")
@@ -131,6 +146,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         command.add_argument(
             "--group_by", default="", metavar="REGEX", help="keep clips whose paths have the same match in one split"
         )
+        _add_files(command, form)
         if form in ("kinetics", "ssv2"):
             command.add_argument("--train", type=Path, required=True, metavar="FILE")
             command.add_argument("--val", type=Path, metavar="FILE")
@@ -150,37 +166,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return options
 
 
-def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = "") -> tuple[list[Clip], list[Clip]]:
-    """Move about `share` of each class's clips to a new split, whole groups at a time.
-
-    Each class with more than one group contributes at least one. The result depends on the seed, not on the order.
-
-    Args:
-        clips: to split.
-        share: fraction of the clips to move.
-        seed: random seed.
-        group_by: regular expression; clips whose paths have the same last group of the match belong together. A path
-            that does not match is a group of its own.
-
-    Returns:
-        the remaining clips; the moved clips.
-    """
-    groups: dict[int, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
-    for found, label in sorted(clips, key=lambda clip: clip[0].path):
-        match = re.search(group_by, found.path) if group_by else None
-        groups[label][match[match.lastindex or 0] if match else found.path].append((found, label))
-    taken = []
-    for label, members in groups.items():
-        wanted = share * sum(map(len, members.values()))
-        count = 0
-        for i in np.random.default_rng((seed, label)).permutation(len(members))[:-1]:
-            group = list(members.values())[i]
-            if count and count + len(group) / 2 > wanted:
-                break
-            taken += group
-            count += len(group)
-    gone = {found.path for found, _ in taken}
-    return [clip for clip in clips if clip[0].path not in gone], taken
+def _add_files(command: argparse.ArgumentParser, form: str) -> None:
+    """Add the flags of the annotation files of long videos and segments."""
+    if form in READERS:
+        command.add_argument("--annotations", type=Path, nargs="+", required=True, metavar="FILE", help="exports")
+        command.add_argument(
+            "--labels", type=Path, metavar="FILE", help="names of the classes, one a line (default: all, sorted)"
+        )
+        command.add_argument("--gaps", action="store_true", help="name the stretches between the segments of a video")
+    if form == "coin":
+        command.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COIN.json")
+    if form == "lvu":
+        command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help="its folder lvu_1.0")
+        command.add_argument("--task", choices=tuple(LVU_CLASSES), required=True, help="which of its tasks")
 
 
 def _read(options: argparse.Namespace) -> Lists:
@@ -189,13 +187,22 @@ def _read(options: argparse.Namespace) -> Lists:
         source, images, passed_over = read_image_folder(options.root)
         by_path = {image.path: image for image in images}
         splits = {
-            split: [(by_path[entry.names[0]], entry.label) for entry in entries]
+            split: [Clip(by_path[entry.names[0]], entry.label) for entry in entries]
             for split, entries in source.splits.items()
         }
         return Lists(source, "image", splits, passed_over=passed_over)
     index = MediaIndex(options.root)
     if options.form == "folder":
         source = read_folder(options.root, index)
+    elif options.form == "breakfast":
+        source = read_breakfast(index)
+    elif options.form == "coin":
+        source = read_coin(options.annotations)
+    elif options.form == "lvu":
+        source = read_lvu(options.annotations, options.task)
+    elif options.form in READERS:
+        names = [line for _, line in lines_of(options.labels)] if options.labels else []
+        source = read_segments(options.form, options.annotations, names)
     elif options.form in ("kinetics", "ssv2"):
         named = {split: getattr(options, split) for split in ("train", "val", "test")}
         files = {split: file for split, file in named.items() if file}
@@ -209,13 +216,18 @@ def _read(options: argparse.Namespace) -> Lists:
     for split, entries in source.splits.items():
         if not entries:
             raise SourceError(f"the annotation files of the data set contain no {split} clip")
-        clips = lists.splits[split] = []
+        clips, places = lists.splits.setdefault(split, []), []
         for entry in entries:
             found, reason = index.find(entry.names)
-            if found:
-                clips.append((found, entry.label))
+            if found and entry.segment:
+                reason = describe_excess(options.root / found.path, entry.segment)
+            if found and not reason:
+                clips.append(Clip(found, entry.label, entry.segment))
+                places.append(entry.place)
             else:
                 lists.missing.append(f"{split}: {entry.names[0]} ({entry.place}): {reason}")
+        if options.form in READERS:
+            source.notes.extend(describe_stretches(clips, places, gaps=options.gaps))
         if not clips:
             raise SourceError(
                 f"{options.root}: none of the {len(entries)} {split} clips can be used, the first is "
@@ -288,11 +300,11 @@ def _write_texts(texts: dict[str, str], names: Sequence[str], options: argparse.
 
 
 def _record(clip: Clip, kind: Kind) -> Record:
-    found, label = clip
+    found, label, segment = clip
     return (
-        VideoRecord(found.path, label, 0)
+        VideoRecord(found.path, label, 0, segment)
         if kind == "video"
-        else FrameFolderRecord(found.path, found.total_frames, label, 0)
+        else FrameFolderRecord(found.path, found.total_frames, label, 0, segment)
     )
 
 
@@ -300,12 +312,16 @@ def _print_summary(lists: Lists, options: argparse.Namespace) -> None:
     """Print what the lists contain, what is missing or passed over, and how to train on them."""
     names, output = lists.source.label_names, options.output
     for split, clips in lists.splits.items():
-        counts = np.bincount([label for _, label in clips], minlength=len(names)) if clips else [0]
+        if getattr(options, "task", "") in LVU_TARGETS:
+            print(f"{split}: {len(clips)} clips")
+            continue
+        counts = np.bincount([clip.label for clip in clips], minlength=len(names)) if clips else [0]
         print(
             f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(names)} classes, "
             f"{min(counts)} to {max(counts)} clips each"
         )
-    for label in sorted(set(range(len(names))) - {label for _, label in lists.splits["train"]}):
+    unused = set(range(len(names))) - {clip.label for clip in lists.splits["train"]}
+    for label in sorted(unused) if getattr(options, "task", "") not in LVU_TARGETS else ():
         print(f'warning: class {label}, "{names[label]}", has no training clip')
     for line in lists.source.notes:
         print(_printable(line))
@@ -322,6 +338,8 @@ def _training_command(lists: Lists, options: argparse.Namespace) -> list[str]:
             words += ["--data_set", "custom"]
     else:
         recipe, classes = RECIPES.get(options.form, (OWN_VIDEOS, 0))
+        if options.form == "lvu":
+            recipe, classes = f"lvu/{options.task}_tiny_f32_res224", len(lists.source.label_names)
         if classes != len(lists.source.label_names):
             recipe = OWN_VIDEOS
         words = ["python", "run_class_finetuning.py", "--recipe", recipe]

@@ -17,7 +17,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,13 +34,16 @@ from datasets.annotations import (
     ListFileError,
     Record,
     VideoRecord,
-    format_list,
     read_list,
     resolve_video_path,
 )
 from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.list_writing import format_list
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
+from datasets.readers import UnreadableVideoError, VideoFile
+from datasets.readers.part import frame_range
+from datasets.segments import UNITS, Segment
 
 SETTINGS = "prepared.json"
 # Increased whenever the same settings give other frames: 2 since frames are numbered in display order. Folders without
@@ -65,16 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     failures = _prepare(targets, preparation, options, since)
+    beyond = []
     for path, records in lists.items():
-        done = [record for record in records if record.path not in failures]
+        done, faults = _in_frames(path, [record for record in records if record.path not in failures])
+        beyond += faults
         _write_list(options.output / path.name, done, targets, options)
         print(f"{options.output / path.name}: {len(done)} of {len(records)} videos")
-    for path, reason in failures.items():
-        print(f"not prepared: {path}: {reason}")
+    for place, reason in [*failures.items(), *beyond]:
+        print(f"not prepared: {place}: {reason}")
     done = targets.keys() - failures.keys()
     before, after = sum(_size(resolve_video_path(path)) for path in done), sum(_size(targets[path]) for path in done)
     print(f"{len(done)} videos: {before / 2**20:.1f} MiB before, {after / 2**20:.1f} MiB now")
-    return 1 if failures else 0
+    return 1 if failures or beyond else 0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,6 +90,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
+    parser.add_argument(
+        "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
+    )
     add_options(parser, Preparation)
     parser.add_argument("--workers", type=non_negative_int, default=0, help="processes (default: one per CPU core)")
     parser.add_argument(
@@ -93,7 +102,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
-    records, kind = read_list(path, data_root=options.data_root, split=options.split)
+    records, kind = read_list(
+        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+    )
     if kind != "video":
         raise PreparationError(f"{path} is a list of {kind}, but only videos can be prepared")
     return records
@@ -184,18 +195,35 @@ def _is_done(source: str, target: Path, since: int) -> bool:
         return False
 
 
+def _in_frames(list_file: Path, records: Sequence[VideoRecord]) -> tuple[list[VideoRecord], list[tuple[str, str]]]:
+    """Turn segments into frames, whose numbers stay while their times become uniform, and folders have none.
+
+    Returns:
+        The records; the place and the reason of each segment that reaches beyond the end of its video.
+    """
+    open_video = lru_cache(maxsize=1)(VideoFile)
+    kept, beyond = [], []
+    for record in records:
+        try:
+            segment = record.segment and Segment(*frame_range(open_video(record.path), record.segment), unit="frames")
+            kept.append(replace(record, segment=segment))
+        except UnreadableVideoError as error:
+            beyond.append((f"{list_file}, line {record.line}: {record.path}", error.reason))
+    return kept, beyond
+
+
 def _write_list(
     path: Path, records: Sequence[VideoRecord], targets: dict[str, Path], options: argparse.Namespace
 ) -> None:
     """Write a list of the prepared files, with paths relative to the output folder."""
     written: list[Record] = []
     for record in records:
-        target = targets[record.path]
+        target, segment = targets[record.path], record.segment
         name = target.relative_to(options.output).as_posix()
         if options.form == "videos":
-            written.append(VideoRecord(name, record.target, record.line))
+            written.append(VideoRecord(name, record.target, record.line, segment))
         else:
-            written.append(FrameFolderRecord(name, len(list(target.iterdir())), record.target, record.line))
+            written.append(FrameFolderRecord(name, len(list(target.iterdir())), record.target, record.line, segment))
     with atomic_write(path, "w") as file:
         file.write(format_list(written, "video" if options.form == "videos" else "frames"))
 

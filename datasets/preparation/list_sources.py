@@ -5,7 +5,6 @@ A source identifies clips by path or id, as its files do; `MediaIndex` finds the
 
 import csv
 import io
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from datasets.annotations import is_image_path
 from datasets.folder_walk import is_system_name, walk_folders
-from datasets.list_lines import read_text
+from datasets.labels import Target
 from datasets.preparation.media_index import Found, MediaIndex, SourceError, suffix_of, tally
+from datasets.preparation.source_files import json_of, lines_of, text_of
+from datasets.segments import Segment
 
 SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 UCF101_GROUP = r"_g(\d+)_c\d+"  # clips of a group come from the same recording
@@ -27,11 +28,19 @@ HMDB51_GROUP = r"([^/]+)/(.+?)_\1_"  # a clip's name starts with that of its fil
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A clip of a source: its possible names, most specific first, its label, and its place in the source's files."""
+    """A clip of a source.
+
+    Attributes:
+        names: Its possible names, most specific first.
+        label: Its label.
+        place: Where the files of the source name it.
+        segment: The stretch of a video; None for all of it.
+    """
 
     names: tuple[str, ...]
-    label: int
+    label: Target
     place: str
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ def _seconds(text: str, place: str) -> int:
 
 def _csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with a header, each with its place."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(text_of(path), newline=""))
     missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
         raise SourceError(
@@ -193,7 +202,7 @@ def _csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 def read_something_something(files: dict[str, Path], labels: Path) -> Source:
     """Read Something-Something V2's JSON: id and template of each clip; `labels` maps templates to numbers."""
-    numbers = {name: str(number) for name, number in _read_json(labels, dict).items()}
+    numbers = {name: str(number) for name, number in json_of(labels, dict).items()}
     if set(numbers.values()) != {str(number) for number in range(len(numbers))}:
         raise SourceError(f"{labels}: the labels are not the numbers from 0 to {len(numbers) - 1}")
     numbers = {name: int(number) for name, number in numbers.items()}
@@ -201,7 +210,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
     splits = {}
     for split, path in files.items():
         splits[split] = []
-        for i, clip in enumerate(_read_json(path, list), start=1):
+        for i, clip in enumerate(json_of(path, list), start=1):
             place = f"{path}, clip {i}"
             if not isinstance(clip, dict) or "id" not in clip or "template" not in clip:
                 raise SourceError(
@@ -217,7 +226,7 @@ def read_something_something(files: dict[str, Path], labels: Path) -> Source:
 def read_ucf101(folder: Path, fold: int) -> Source:
     """Read UCF101's classInd.txt, trainlist0F.txt and testlist0F.txt."""
     number_of = {}
-    for place, line in _lines(folder / "classInd.txt"):
+    for place, line in lines_of(folder / "classInd.txt"):
         words = line.split()
         if len(words) != 2 or not words[0].isdigit():
             raise SourceError(f'{place}: should be `number class`, not "{line}"')
@@ -227,7 +236,7 @@ def read_ucf101(folder: Path, fold: int) -> Source:
     splits = {}
     for split in ("train", "test"):
         splits[split] = []
-        for place, line in _lines(folder / f"{split}list{fold:02}.txt"):
+        for place, line in lines_of(folder / f"{split}list{fold:02}.txt"):
             path, *number = line.split()
             name = path.split("/")[0]
             if name not in number_of:
@@ -247,7 +256,7 @@ def read_hmdb51(folder: Path, fold: int) -> Source:
     names = [file.name.removesuffix(ending) for file in files]
     splits: dict[str, list[Entry]] = {"train": [], "test": []}
     for label, (name, file) in enumerate(zip(names, files, strict=True)):
-        for place, line in _lines(file):
+        for place, line in lines_of(file):
             clip, _, role = line.rpartition(" ")
             if role not in ("0", "1", "2") or not clip:
                 raise SourceError(f'{place}: should be a clip and 0, 1 or 2, not "{line}"')
@@ -267,27 +276,3 @@ def read_jhmdb(folder: Path, fold: int) -> Source:
         problems += [f"has {', '.join(others[:5])}, which are none of its actions"] if others else []
         raise SourceError(f"{folder} {' and '.join(problems)}; give the folder `splits` that J-HMDB comes with")
     return source
-
-
-def _lines(path: Path) -> list[tuple[str, str]]:
-    lines = enumerate(_text(path).splitlines(), start=1)
-    return [(f"{path}, line {i}", line.strip()) for i, line in lines if line.strip()]
-
-
-def _read_json(path: Path, kind: type):
-    try:
-        content = json.loads(_text(path))
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise SourceError(f"{path} should contain a JSON {'object' if kind is dict else 'array'}")
-    return content
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise SourceError(f"{path} does not exist; it is one of the data set's annotation files")
-    try:
-        return read_text(path)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not UTF-8 text ({error})") from error

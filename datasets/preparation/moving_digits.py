@@ -28,17 +28,26 @@ REFERENCE_SIZE = 64
 FRAME_RATE = 12
 
 
-def draw_trajectory(label: int, num_frames: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def draw_trajectory(
+    label: int, num_frames: int, size: int, rng: np.random.Generator, *, speed: float | None = None
+) -> np.ndarray:
     """Draw the random path of a digit of class `label`.
 
     The second class of a pair is a path of the first one played backwards. The start is random among those whose path
     stays in the picture; if the path would be too long for that, the motion is slower. Lengths scale with size / 64.
 
+    Args:
+        label: Class of the motion.
+        num_frames: Length of the path.
+        size: Side of the picture in pixels.
+        rng: Random generator.
+        speed: Pixels per frame of a picture with a side of 64; None draws it from `SPEED`.
+
     Returns:
         centre x, centre y and side length in pixels, float (num_frames, 3).
     """
     pair, backwards = divmod(label, 2)
-    speed = rng.uniform(*SPEED)
+    speed = rng.uniform(*SPEED) if speed is None else speed
     x, y = (np.full(num_frames, rng.uniform(*CENTRE_RANGE)) for _ in "xy")
     side = np.full(num_frames, rng.uniform(*DIGIT_SIZE))
     if pair == 0:
@@ -94,9 +103,15 @@ def digit_layer(digit: np.ndarray, place: Sequence[float], size: int) -> Image.I
 
 
 def draw_clip(
-    label: int, digits: np.ndarray, num_frames: int, size: int, rng: np.random.Generator
+    label: int,
+    digits: np.ndarray,
+    num_frames: int,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    speed: float | None = None,
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int] | None]]:
-    """Draw a clip of class `label` with one of `digits` (n, 8, 8).
+    """Draw a clip of class `label` with one of `digits` (n, 8, 8), at the speed of `draw_trajectory`.
 
     Returns:
         the frames, uint8 (num_frames, size, size, 3); the box of the digit in each (see `digit_layer`), None where no
@@ -104,7 +119,7 @@ def draw_clip(
     """
     digit = digits[rng.integers(len(digits))]
     background, colour = draw_background(size, rng), bright_colour(rng)
-    trajectory = draw_trajectory(label, num_frames, size, rng)
+    trajectory = draw_trajectory(label, num_frames, size, rng, speed=speed)
     layers = [digit_layer(digit, place, size) for place in trajectory]
     return np.stack([draw_digit(background, layer, colour) for layer in layers]), [e.getbbox() for e in layers]
 

@@ -15,6 +15,7 @@ import numpy as np
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.guard import Guard, GuardedReader
 from datasets.readers.images import FrameFolder, ImageFile
+from datasets.readers.part import PartReader, open_part
 from datasets.readers.videos import DECODERS, VideoFile
 
 __all__ = [
@@ -24,10 +25,12 @@ __all__ = [
     "Guard",
     "GuardedReader",
     "ImageFile",
+    "PartReader",
     "UnreadableVideoError",
     "VideoFile",
     "failures_of",
     "frame_rate",
+    "open_part",
     "open_reader",
 ]
 

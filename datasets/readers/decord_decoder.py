@@ -58,7 +58,7 @@ def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
     except Exception as error:  # noqa: BLE001, if decord fails in any way, PyAV reads the file
         why = type_and_text(error)
     if not why:
-        by_decord.rate = exact.rate
+        by_decord.rate, by_decord.times = exact.rate, exact.times
         return by_decord
     if path not in _logged:
         _logged.add(path)
@@ -76,6 +76,7 @@ class DecordDecoder:
         """Open the file; raise one of several errors of decord if it is not a video."""
         # FFmpeg interprets text before a colon as a protocol, so the path must be absolute.
         self.rate: Fraction | None = None
+        self.times: np.ndarray | None = None
         self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
 
     def __len__(self) -> int:

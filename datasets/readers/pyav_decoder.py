@@ -88,6 +88,16 @@ class PyavDecoder:
         # Rounded times turn a rate of 25 into 24.98.
         return guessed if guessed and abs(measured / guessed - 1) < ROUNDING else measured
 
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown, in seconds after the first one: (N,) float64, ascending; None if unknown."""
+        unit = self._stream.time_base
+        shown = [self._index.times[packet] for packet, _ in self._index.frames if packet is not None]
+        if not self._index.from_packets or unit is None:
+            return None
+        times = np.array([float((time or 0) * unit) for time in shown])
+        return times - times[0]
+
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """Decode sorted, distinct frames (T,) -> uint8 (T, H, W, 3), or raise av.FFmpegError or EOFError."""
         wanted = indices.tolist()

@@ -42,6 +42,11 @@ class VideoFile:
         """Average frames per second; None if unknown."""
         return self._decoder.rate
 
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown, in seconds after the first one: (N,) float64; None if the file does not say."""
+        return self._decoder.times
+
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames (T,) -> uint8 (T, H, W, 3); raise `UnreadableVideoError` if that fails."""
         unique, places = np.unique(np.asarray(indices), return_inverse=True)

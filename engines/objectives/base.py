@@ -94,6 +94,10 @@ class Objective(nn.Module):
         """Merge outputs (videos, views, ...) into one per video (videos, ...); by default their mean."""
         return outputs.mean(1)
 
+    def merge_windows(self, outputs: list) -> np.ndarray:
+        """Merge the outputs of the windows of one video, each merged over its views, as views are merged."""
+        return self.merge_views(torch.from_numpy(np.stack(outputs)).unsqueeze(0))[0].numpy()
+
     def outputs(self, batch: dict, device: torch.device, *, clips_per_forward: int) -> Sequence | np.ndarray:
         """Return an output for each video of a batch: an array, or picklable values that `figures` understands.
 
@@ -123,6 +127,20 @@ class Objective(nn.Module):
             ValueError: records and outputs do not fit together.
         """
         raise NotImplementedError
+
+    def after_validation(self, evaluation) -> dict[str, float]:
+        """Choose from a validation what predictions need besides weights, such as a threshold, and keep it in buffers.
+
+        Args:
+            evaluation: an engines.evaluate.Evaluation of this objective.
+        Returns:
+            the figures that change with the choice.
+        """
+        return {}
+
+    def beyond_the_model(self) -> dict[str, Any]:
+        """Return plain values that turn outputs of the bare model into predictions, for an exported model."""
+        return {}
 
     def describe(self, figures: dict[str, float]) -> str:
         """Format the metrics for a log line."""

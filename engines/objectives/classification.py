@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
 from engines.objectives.collapse import CollapseCheck
-from engines.objectives.mixing import PLAIN_CROSS_ENTROPY, LossSettings, create_criterion, create_mixup
+from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
+from engines.objectives.mixing import create_criterion, create_mixup
 
 
 class Classification(Objective):
@@ -38,7 +39,7 @@ class Classification(Objective):
         class_names: Sequence[str] | None = None,
     ):
         super().__init__(model)
-        settings = settings or PLAIN_CROSS_ENTROPY
+        settings = settings or PLAIN_LOSS
         self.num_classes, self.class_names = num_classes, class_names
         self.mixup = create_mixup(settings, num_classes)
         self.criterion = create_criterion(settings, self.mixup, labels, num_classes)
@@ -112,6 +113,7 @@ class Classification(Objective):
         labels, predictions, scores = self.decisions(evaluation)
         counts = confusion_matrix(labels, predictions, labels=range(self.num_classes))
         return {
+            "task": "classification",
             "top1": evaluation.figures["acc1"],
             "top5": evaluation.figures["acc5"],
             "loss": evaluation.figures["loss"],

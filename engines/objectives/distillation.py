@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engines.objectives.base import Unregistered
 from engines.objectives.classification import Classification
-from engines.objectives.mixing import LossSettings
+from engines.objectives.loss_settings import LossSettings
 from models.initialisation import LINEAR_STD
 from models.videomambapro import VideoMambaPro
 

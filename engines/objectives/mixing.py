@@ -1,9 +1,7 @@
 """Mixup and CutMix on clips, and the classification losses."""
 
-import argparse
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,50 +10,9 @@ from timm.data.mixup import one_hot
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from common.flag_types import fraction, non_negative, proper_fraction
-from common.settings import add_options, option
+from engines.objectives.loss_settings import LossSettings
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Mixing, label smoothing and class weights; the defaults are those of the published runs.
-
-    Attributes:
-        sampler: sampler of the training list, a flag of the data; "balanced" excludes balanced class weights.
-    """
-
-    mixup: float = option(0.8, "mixup alpha, 0 for none", non_negative)
-    cutmix: float = option(1.0, "cutmix alpha, 0 for none", non_negative)
-    cutmix_minmax: tuple[float, float] | None = option(
-        None,
-        "smallest and largest side of the cutmix box as a fraction of the frame; enables cutmix and overrides its "
-        "alpha (default: unset)",
-        fraction,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-    )
-    mixup_prob: float = option(1.0, "probability of mixing a batch", fraction)
-    mixup_switch_prob: float = option(0.5, "probability of cutmix if both are on", fraction)
-    mixup_mode: str = option(
-        "batch", "draw the mixing ratio per batch, pair of clips or clip", choices=("batch", "pair", "elem")
-    )
-    smoothing: float = option(0.1, "label smoothing", proper_fraction)
-    class_weights: str = option(
-        "none",
-        "balanced: weight the loss of each class by the inverse of its share of the training list",
-        choices=("none", "balanced"),
-    )
-    sampler: str = "uniform"
-
-
-PLAIN_CROSS_ENTROPY = LossSettings(mixup=0.0, cutmix=0.0, smoothing=0.0)
-
-
-def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `LossSettings` to `parser`."""
-    add_options(parser.add_argument_group("mixing and smoothing"), LossSettings)
 
 
 class ClipMixup:
@@ -82,6 +39,16 @@ class ClipMixup:
             clips, soft targets, and the further targets.
 
         Raises:
+            ValueError: see `mix_rows`.
+        """
+        off = self._smoothing / self._num_classes
+        soft = one_hot(labels, self._num_classes, 1 - self._smoothing + off, off)
+        return self.mix_rows(clips, soft, *rows)
+
+    def mix_rows(self, clips: torch.Tensor, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Mix clips (N, C, T, H, W) and targets (N, width), such as multi-hot labels, in the same shares.
+
+        Raises:
             ValueError: N is odd, and timm pairs the clips of a batch.
         """
         if len(clips) % 2:
@@ -89,14 +56,11 @@ class ClipMixup:
                 f"mixup needs an even number of clips per batch, not {len(clips)}: change --batch_size "
                 "or --num_sample, or switch it off with --mixup 0 --cutmix 0"
             )
-        # As targets of this many classes, the positions of the clips become their shares.
+        # With its position as its class, the soft target of a clip says how much of which clips it is made of.
         self._mixup.num_classes = len(clips)
         mixed, shares = self._mixup(clips.flatten(1, 2), torch.arange(len(clips), device=clips.device))
         own, other = shares.diagonal()[:, None], shares.flip(1).diagonal()[:, None]
-        off = self._smoothing / self._num_classes
-        soft = one_hot(labels, self._num_classes, 1 - self._smoothing + off, off)
-        targets = [row * own + row.flip(0) * other for row in (soft, *rows)]
-        return mixed.reshape(clips.shape), *targets
+        return mixed.reshape(clips.shape), *(row * own + row.flip(0) * other for row in rows)
 
 
 def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:

@@ -10,7 +10,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from engines.objectives.classification import Classification
-from engines.objectives.mixing import LossSettings
+from engines.objectives.loss_settings import LossSettings
 from models.videomambapro import VideoMambaPro
 
 NORM_EPS = 1e-6  # as in MAE's linear probe
@@ -90,16 +90,27 @@ class Probe(Classification):
         return torch.stack([logits.float().log_softmax(-1) for logits in self._logits(clips)], dim=1)
 
     def figures(self, outputs: np.ndarray, records: Sequence) -> dict[str, float]:
-        """Return the figures of the best probe of a validation, which becomes the model's head, or of a test."""
+        """Return the figures of the model in a test, and of the best probe in a validation."""
         if outputs.ndim == 2:
             return super().figures(outputs, records)
         labels = self._checked_labels(outputs[:, 0], records)
         correct = 100.0 * (outputs.argmax(-1) == labels[:, None]).mean(0)
         losses = -outputs[np.arange(len(labels)), :, labels].mean(0)
-        best = int(np.lexsort((losses, -correct))[0])
         self.held_out.copy_(torch.from_numpy(np.stack([correct, losses], axis=1)))
-        self._choose(best)
-        return super().figures(outputs[:, best], records)
+        self.chosen.fill_(int(np.lexsort((losses, -correct))[0]))
+        return super().figures(outputs[:, int(self.chosen)], records)
+
+    @torch.no_grad()
+    def after_validation(self, evaluation) -> dict[str, float]:
+        """Copy the best probe into the model."""
+        model: Any = self.model
+        probe = self.probes[int(self.chosen)]
+        for name, part in probe.named_children():
+            model.get_submodule(name).load_state_dict(part.state_dict())
+        if not model.pooler:
+            model.head.weight.div_((self.probe_norm.running_var + NORM_EPS).sqrt())
+            model.head.bias.sub_(model.head.weight @ self.probe_norm.running_mean)
+        return {}
 
     def results(self, evaluation) -> dict[str, Any]:
         """Return those of `Classification`, the grid with each probe's figures on held-out videos, and the choice."""
@@ -119,15 +130,3 @@ class Probe(Classification):
             return [probe["head"](probe["pooler"](tokens)) for probe in probes]
         features = self.probe_norm(tokens[:, 0].float())
         return [probe["head"](features) for probe in probes]
-
-    @torch.no_grad()
-    def _choose(self, best: int) -> None:
-        """Copy a probe into the model."""
-        model: Any = self.model
-        probe = self.probes[best]
-        self.chosen.fill_(best)
-        for name, part in probe.named_children():
-            model.get_submodule(name).load_state_dict(part.state_dict())
-        if isinstance(self.probe_norm, nn.BatchNorm1d):
-            model.head.weight.div_((self.probe_norm.running_var + NORM_EPS).sqrt())
-            model.head.bias.sub_(model.head.weight @ self.probe_norm.running_mean)
