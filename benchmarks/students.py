@@ -22,7 +22,8 @@ from benchmarks.run_queue import ROOT, command_line, machine, run_missing
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
-from datasets.annotations import format_list, read_list
+from datasets.annotations import read_list
+from datasets.list_writing import format_list
 
 SCRIPT = "run_class_finetuning.py"
 # No mirroring, because the labels are directions; no cropping, erasing or mixing, because the moving digits are small.

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engine_standins import make_args
+from engine_standins import make_args, run_processes, train
 from video_files import write_video
 
 import run_class_finetuning
 from datasets.held_out import held_out_rows
 from engines.checkpoint import read_checkpoint
 from engines.configuration import parse_arguments
-from engines.distributed import Context
+from engines.distributed import Context, close_distributed
 from engines.objectives.probe import Probe
 from engines.probe_settings import settle_probe
 from engines.state import create_training_state
@@ -234,3 +234,33 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
 def test_flags_that_contradict_a_probe_are_refused(data, words, message):
     with pytest.raises(ValueError, match=message):
         parse(*words_for(data, "labels", "--probe", "linear"), *words)
+
+
+def train_probe(folder, until=None):
+    torch.manual_seed(0)
+    return train(folder, objective=Probe(build("linear"), 3, grid=GRID), noise=0.0, until=until)
+
+
+def test_a_resumed_probe_ends_with_the_same_weights_and_choice(tmp_path):
+    straight = train_probe(tmp_path / "straight").objective
+    train_probe(tmp_path / "parts", until=1)
+    resumed = train_probe(tmp_path / "parts").objective
+    assert int(straight.chosen) >= 0 and straight.held_out.abs().sum() > 0
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def probe_in_parallel(rank, folder):
+    train_probe(folder)
+    close_distributed()
+
+
+def test_probes_are_trained_on_two_processes(tmp_path):
+    run_processes(probe_in_parallel, 2, tmp_path)
+    saved, model = read_checkpoint(tmp_path / "checkpoint-best.pth")["model"], build("linear")
+    probe, norm = f"probes.{int(saved['chosen'])}.head", "probe_norm.running_"
+    folded = saved[f"{probe}.weight"] / (saved[f"{norm}var"] + 1e-6).sqrt()
+    torch.testing.assert_close(saved["head.weight"], folded)
+    torch.testing.assert_close(saved["head.bias"], saved[f"{probe}.bias"] - folded @ saved[f"{norm}mean"])
+    assert not torch.equal(saved["head.weight"], model.head.weight)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items() if "head" not in name)
