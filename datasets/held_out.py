@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -51,11 +52,13 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
     if mode == "test":
         return build_dataset(mode, settings)
     dataset = build_dataset(mode, replace(settings, val_list=str(find_list_of("train", settings))))
-    rows = held_out_rows([film.target for film in dataset.films], settings.seed)
-    held_out = {dataset.films[row].line for row in rows}  # with all windows of a film
+    label_of: dict[str, Any] = {film.path: film.target for film in dataset.films}
+    paths = list(label_of)
+    # A video is held out with all its segments and windows.
+    held_out = {paths[row] for row in held_out_rows(list(label_of.values()), settings.seed)}
 
     def of_mode(records: list[Record]) -> list[Record]:
-        return [record for record in records if (record.line in held_out) == (mode == "validation")]
+        return [record for record in records if (record.path in held_out) == (mode == "validation")]
 
     dataset.films, dataset.records = of_mode(dataset.films), of_mode(dataset.records)
     return dataset

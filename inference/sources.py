@@ -120,9 +120,7 @@ def rows_of_list(given: Sequence[str], data_root: str = "") -> list[ListRow]:
         return []
     rows = _in_list(Path(lists[0]), data_root)
     if part := next((row for row in rows if row.is_segment), None):
-        raise ValueError(
-            f"{lists[0]}, line {part.line} is a segment of {part.path}, but whole videos are read here"
-        )
+        raise ValueError(f"{lists[0]}, line {part.line} is a segment of {part.path}, but whole videos are read here")
     return rows
 
 
