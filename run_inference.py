@@ -51,18 +51,19 @@ from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
 from inference.live import LivePrediction, stopped_by_signals
 from inference.live_source import SourceError
-from inference.predictor import Measurement, Predictor
+from inference.predictor import Measurement, Prediction, Predictor
 from inference.segment_files import check_segment_file, segment_file
-from inference.sources import expand_sources
+from inference.sources import expand_sources, rows_of_list
+from inference.stored_rows import write_rows
 from models.describe import describe_checkpoint
 
 CLASSIFIER_FLAGS = (
-    *("curve", "heatmap", "stride", "window", "quick"),
+    *("scores", "curve", "heatmap", "stride", "window", "quick"),
     *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
     *("live", "live_timeout", "live_backlog"),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
-FILE_FLAGS = ("curve", "heatmap", "annotate", "segments", "truth", "data_root")
+FILE_FLAGS = ("scores", "curve", "heatmap", "annotate", "segments", "truth", "data_root")
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
 DETECTOR_SETTINGS = (
     *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
@@ -96,6 +97,12 @@ def get_parser() -> argparse.ArgumentParser:
 def _add_output(group) -> None:
     group.add_argument(
         "--json", default="", metavar="FILE", help='one JSON object per line and video; "-" prints them'
+    )
+    group.add_argument(
+        "--scores",
+        default="",
+        metavar="NPZ",
+        help="the probabilities of all classes, with the lines and labels of a list (docs/features.md)",
     )
     group.add_argument("--curve", default="", metavar="PNG", help="plot of the probabilities over time")
     group.add_argument("--heatmap", default="", metavar="PNG", help="frames with heat maps of the relevant regions")
@@ -167,13 +174,16 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
         if args.segments:
             check_segment_file(args.segments, sources, [*args.videos, args.truth])
+        if args.scores and not args.scores.endswith(".npz"):
+            raise ValueError(f"--scores {args.scores} should end in .npz")
+        listed = rows_of_list(args.videos, args.data_root) if args.scores else []
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":
         keep_freed_memory()
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
-    failed = 0
+    failed, scores = 0, {}
     with (
         _lines(args.json) as lines,
         segment_file(args.segments, sources) if args.segments else nullcontext() as write_segments,
@@ -186,6 +196,8 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             except UnreadableVideoError as error:
                 result = replace(result, error=error)
             failed += result.error is not None
+            if args.scores and isinstance(result.prediction, Prediction):
+                scores[result.path] = result.prediction.probabilities
             if lines is not None:
                 lines.write(printable(json.dumps(result.record(), ensure_ascii=False, allow_nan=False)) + "\n")
                 lines.flush()
@@ -194,6 +206,8 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 bar.write(printable(f"cannot {verb} {result.path}: {result.error.reason}"), file=sys.stderr)
             elif lines is not sys.stdout:
                 bar.write(_table(result), file=sys.stdout)
+    if scores:
+        write_rows(Path(args.scores), "scores", scores, listed)
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0

@@ -23,6 +23,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.complexity import Complexity, measure_complexity
 from models.config import ModelConfig
+from models.freezing import trained_share
 
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def _workload(
         _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
     tested = datasets.get(task.test_mode)
     views = len(tested) * tested.plan.segments * tested.plan.crops if tested else 0
-    return Workload(trained, validated, views)
+    return Workload(trained, validated, views, training_pass=(1 + 2 * trained_share(model)) / 3)
 
 
 def _log_model(config: ModelConfig, complexity: Complexity) -> None:
@@ -165,11 +166,12 @@ def _log_memory(settings: RunSettings, complexity: Complexity, device: torch.dev
 def _log_compute(complexity: Complexity, workload: Workload, processes: int) -> None:
     flops = 3 * complexity.flops * workload.training_passes
     _logger.info(
-        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained + %d validated "
+        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained%s + %d validated "
         "/ 3 + %d views tested / 3); at an assumed %.0f TFLOP/s per GPU, %.3g hours on %d",
         flops / 1e15,
         complexity.flops / 1e9,
         workload.trained,
+        f" x {workload.training_pass:.2f} (--freeze)" if workload.training_pass < 1 else "",
         workload.validated,
         workload.tested,
         ASSUMED_GPU_FLOPS / 1e12,

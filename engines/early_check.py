@@ -23,10 +23,19 @@ from datasets.detection.lists import (
     find_person_boxes,
     split_of,
 )
-from datasets.lists import ListSettings, find_list_of, find_training_list, given_classes
+from datasets.lists import (
+    ListSettings,
+    find_list_of,
+    find_training_list,
+    given_classes,
+    number_of_classes,
+    read_records,
+)
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
+from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
+from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 from engines.trackers import require_tracker
@@ -36,7 +45,7 @@ WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
 _FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
-    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes", "probe_list"),
+    *("teacher_scores", "label_map", "train_csv", "val_csv", "test_csv", "person_boxes", "probe_list"),
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
 _MASKED_PRETRAINING = "run_pretrain_masked.py"
@@ -57,7 +66,7 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings)
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, TeacherSettings, ProbeSettings)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
@@ -180,6 +189,8 @@ def _check_data(flags: argparse.Namespace, script: str) -> None:
     """Check the dataset, the lists and the sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
+    if flags.teacher_scores and not flags.eval:
+        _check_teacher(flags)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
     if not weights_decide:
         _check_sizes(flags, script)
@@ -191,7 +202,7 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
     modes: list[Mode] = [tested]
     if not flags.eval:
         modes.append("train")
-    if not (flags.eval or flags.disable_eval_during_finetuning):
+    if not (flags.eval or flags.disable_eval_during_finetuning or flags.probe):
         modes.append("validation")
     settings = from_flags(ListSettings, flags)
     logging.disable(logging.WARNING)  # the run itself warns when it reads its lists
@@ -200,6 +211,17 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
             find_list_of(mode, settings)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _check_teacher(flags: argparse.Namespace) -> None:
+    """Check that the teacher's outputs can be used and have every line of the training list."""
+    if flags.task != "classification":
+        raise ValueError(f"--teacher_scores teaches classes, and this run has --task {flags.task}; omit one of them")
+    settings, taught = from_flags(ListSettings, flags), from_flags(TeacherSettings, flags)
+    file = find_list_of("train", settings)
+    records, _ = read_records(file, settings)
+    classes = number_of_classes(settings)
+    read_teacher_outputs(taught, records, classes, list_file=str(file), data_root=settings.data_root)
 
 
 def _check_square(words: Sequence[str]) -> None:

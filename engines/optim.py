@@ -241,7 +241,12 @@ def parameter_groups(
 
 
 def create_optimizer(
-    model: Any, settings: OptimizerSettings, lr: float, *, on_device: bool = False
+    model: Any,
+    settings: OptimizerSettings,
+    lr: float,
+    groups: list[dict] | None = None,
+    *,
+    on_device: bool = False,
 ) -> torch.optim.Optimizer:
     """Create the optimizer `settings.opt` of timm's registry for `parameter_groups`.
 
@@ -251,9 +256,10 @@ def create_optimizer(
         model: bare module, not wrapped for parallel training.
         settings: of the optimizer.
         lr: peak learning rate.
+        groups: with learning rates and weight decays of their own, instead of `parameter_groups`.
         on_device: let Adam and AdamW take a step in one kernel that decides on the device whether to change anything.
     """
-    groups = parameter_groups(
+    groups = groups or parameter_groups(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]

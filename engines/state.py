@@ -261,7 +261,8 @@ def create_training_state(
     rates = scale_learning_rates(settings, context.world_size)
     sharded = settings.parallel == "fsdp" and context.world_size > 1
     on_device = context.device.type == "cuda" and not sharded
-    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak, on_device=on_device)
+    groups = objective.optimizer_groups()
+    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak, groups, on_device=on_device)
     if settings.cuda_graph:
         check_capturable(settings, objective, optimizer, context)
     scheduler = create_schedule(optimizer, settings, rates, steps_per_epoch)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from common.frame_size import as_pair
+from models.attentive_pooler import AttentivePooler
 from models.blocks import Block, add_to_residual, make_norm
 from models.config import ModelConfig
 from models.hub import HubFolder
@@ -29,12 +30,14 @@ PUBLISHED_SIZES = {
     "small": dict(embed_dim=384, depth=24),
     "middle": dict(embed_dim=576, depth=32),
 }
+BASE = dict(embed_dim=768, depth=24)  # published for images only, and without the two changes
 NANO = dict(embed_dim=96, depth=6)  # not a published size; trains on a laptop CPU in minutes
 PLAIN_VIDEOMAMBA = dict(bimamba_type="v2", elemental_residual=False, masked_backward=False)
 REGISTERED: dict[str, dict[str, Any]] = (
     {"videomambapro_nano": NANO}
     | {f"videomambapro_{size}": numbers for size, numbers in PUBLISHED_SIZES.items()}
     | {f"videomamba_{size}": numbers | PLAIN_VIDEOMAMBA for size, numbers in PUBLISHED_SIZES.items()}
+    | {"videomamba_base": BASE | PLAIN_VIDEOMAMBA}
     | {f"videomambapro_{size[0]}16_in1k": numbers for size, numbers in PUBLISHED_SIZES.items()}  # as published
 )
 """Models registered with timm, each with its settings; videomamba_* are the baselines without the two changes."""
@@ -83,6 +86,7 @@ class VideoMambaPro(TimmInterface, HubFolder):
         )
         self.drop_path = DropPath(rates[-1])
         self.norm_f = make_norm(width, config.rms_norm)
+        self.pooler = AttentivePooler(width, config.attentive_depth) if config.attentive_depth else None
         self.head_drop = nn.Dropout(config.fc_drop_rate)
         self.head = nn.Linear(width, config.num_classes) if config.num_classes > 0 else nn.Identity()
 
@@ -147,11 +151,11 @@ class VideoMambaPro(TimmInterface, HubFolder):
         return self.norm_f(add_to_residual(self.drop_path(hidden_states), residual))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return what the head reads of all tokens (b, 1 + t p, d): the class token (b, d)."""
-        return tokens[:, 0]
+        """Return what the head reads of tokens (b, 1 + t p, d): the class token, or that of the pooler's query."""
+        return tokens[:, 0] if self.pooler is None else self.pooler(tokens)
 
     def forward_features(self, clips: Tensor) -> Tensor:
-        """Compute what the head reads, the class token after the last norm: (b, d)."""
+        """Compute what the head reads, after the last norm: (b, d)."""
         return self.pool(self.forward_tokens(clips))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -159,14 +163,14 @@ class VideoMambaPro(TimmInterface, HubFolder):
         return self.forward_head(self.forward_features(clips))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map class tokens (b, d) to logits (b, num_classes), or to the input of the head (b, d) for `pre_logits`."""
+        """Map features (b, d) to logits (b, num_classes), or to the input of the head (b, d) for `pre_logits`."""
         features = self.head_drop(features)
         return features if pre_logits else self.head(features)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of parameters without weight decay, in addition to vectors and biases."""
         marked = {name for name, p in self.named_parameters() if getattr(p, "_no_weight_decay", False)}
-        return marked | {"pos_embed", "cls_token", "temporal_pos_embedding"}
+        return marked | {"pos_embed", "cls_token", "temporal_pos_embedding", "pooler.query.latent"}
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Group layers for timm's layer-wise learning rate decay: embeddings, blocks, then norm and head."""

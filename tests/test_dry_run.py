@@ -93,6 +93,25 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
 
 
+def test_frozen_blocks_take_less_time_and_memory(data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(dry_run_module, "measure_seconds_per_clip", lambda *_: 3600.0)
+    words, _ = words_for(data, "k400/tiny_f16_res224")
+    words += ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]
+    model = build_model(ModelSettings("videomambapro_nano", dict(img_size=32, num_frames=16)), 400)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    hours, memory = [], []
+    for part in ((), ("--freeze", "3"), ("--freeze", "all")):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert run([*words, "--finetune", str(tmp_path / "weights.pth"), *part]) == 0
+        hours.append(float(re.search(r"estimate: ([\d.e+]+) hours on 1", caplog.text)[1]))
+        memory.append(float(re.search(r"clips x (\d+) MiB", caplog.text)[1]))
+    # 1400 passes; a third of each is forward, and half or none of the blocks have a backward pass
+    evaluated = (700 + 120) / 3
+    assert hours == pytest.approx([1400 + evaluated, 1400 * 2 / 3 + evaluated, 1400 / 3 + evaluated], rel=5e-3)
+    assert memory == sorted(memory, reverse=True) and memory[2] < memory[0] / 10
+
+
 def test_a_dry_run_of_a_detector(data, caplog):
     words, script = words_for(data, "ava/tiny_f8_res224")
     small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--time_pool", "concat"]

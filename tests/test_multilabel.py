@@ -61,7 +61,7 @@ def test_labels_are_mixed_in_the_shares_of_their_clips(mode):
     labels = multi_hot([(0, 2), (), (1,), (1, 2)], 3)
     own = torch.eye(4).view(4, 4, 1, 1, 1).expand(4, 4, 2, 8, 8)  # channel i is bright in clip i only
     for _ in range(6):
-        mixed, targets = mixup.mix_multi_hot(own.clone(), labels)
+        mixed, targets = mixup.mix_rows(own.clone(), labels)
         shares = mixed.mean((2, 3, 4))  # of each clip in each mixture
         torch.testing.assert_close(targets, shares @ labels)
         assert not torch.equal(targets, labels)

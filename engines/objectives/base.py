@@ -85,6 +85,10 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return groups of parameters with an "lr" and "weight_decay" of their own; none for those of the settings."""
+        return []
+
     def predict(self, clips: Tensor) -> Tensor:
         """Return the outputs (n, ...) of single views (n, C, T, H, W), float32."""
         return self.model(clips).float()

@@ -76,7 +76,7 @@ class Multilabel(Objective):
         labels = multi_hot(batch["targets"], self.num_classes).to(device, non_blocking=True)
         if self.training:
             if self.mixup is not None:
-                clips, labels = self.mixup.mix_multi_hot(clips, labels)
+                clips, labels = self.mixup.mix_rows(clips, labels)
             labels = labels * (1 - self.smoothing) + self.smoothing / self.num_classes
         return {"clips": clips, "targets": labels}
 
