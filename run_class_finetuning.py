@@ -27,8 +27,8 @@ from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
+from engines.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.base import Objective
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.tasks import create_objective, take_from_checkpoint
 from engines.run import run_task
 from engines.task import Task

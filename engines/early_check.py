@@ -25,7 +25,7 @@ from datasets.detection.lists import (
 from datasets.lists import ListSettings, find_list_of, given_classes
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
-from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
+from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 

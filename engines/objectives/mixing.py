@@ -9,7 +9,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from engines.objectives.loss_settings import LossSettings
+from engines.loss_settings import LossSettings
 
 _logger = logging.getLogger(__name__)
 
