@@ -43,6 +43,7 @@ RUNS: dict[str, tuple[str, LabelTask, bool]] = {
     "motion, multilabel form": ("motion", "multilabel", False),
 }
 """Set, task, and whether the training labels are exchanged, of each run."""
+UNCHANGED = {"speed": ["--scale", "1", "1", "--ratio", "1", "1"]}  # a crop that is enlarged moves faster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +150,13 @@ def _command(run: str, options: argparse.Namespace, passed_on: Sequence[str]) ->
     words = [sys.executable, SCRIPT, "--recipe", RECIPE, *FASTER, "--task", task, "--epochs", str(options.epochs)]
     words += ["--seed", str(options.seed), "--no-disable_eval_during_finetuning", "--data_root", str(data.resolve())]
     words += ["--data_path", str((data / "exchanged" if exchanged else data).resolve())]
-    return [*words, *passed_on, "--output_dir", str((options.output / _folder(run)).resolve())]
+    return [
+        *words,
+        *UNCHANGED.get(name, []),
+        *passed_on,
+        "--output_dir",
+        str((options.output / _folder(run)).resolve()),
+    ]
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_text_that_follows_the_label_is_ignored(tmp_path):
         ("classification", "a,1\nb,3;17\n", 2, "--task multilabel"),
         ("classification", "f 48 1;2\ng 9 3\n", 1, "--task multilabel"),
         ("classification", "a.mp4 1\nb.mp4 0.7\n", 2, "--task regression"),
+        ("classification", "a.mp4 0.5;3\nb.mp4 1;2\n", 1, "--task regression"),
         ("classification", "a.mp4 1\nb.mp4 -3\n", 2, "--task regression"),
         ("multilabel", "a.mp4 1;2\nb.mp4 0.7\n", 2, "--task regression"),
         ("multilabel", "a.mp4 1;2\nb.mp4 1;x\n", 2, 'not "x"'),

@@ -23,7 +23,7 @@ def of_target(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy warns of numbers that hardly vary
         correlations = {
-            name: float(function(targets, predictions).statistic) if varied else 0.0
+            name: float(function(targets, predictions)[0]) if varied else 0.0
             for name, function in (("pearson", pearsonr), ("spearman", spearmanr))
         }
     return {
