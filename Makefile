@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
 
-.PHONY: setup demo demo-detection test test-asan lint bench clean
+.PHONY: setup demo demo-detection test test-asan lint bench gpu-check clean
 
 setup: $(VENV)/installed
 
@@ -47,6 +47,10 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.model
+
+# On a machine with an NVIDIA GPU: correctness, speed, memory errors, in under nine minutes after the installation.
+gpu-check: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) build outputs

@@ -42,10 +42,14 @@ class Candidate:
             out = self.model(self.clip)
         return getattr(out, "logits", out)
 
-    def training_step(self) -> Callable[[], None]:
-        """Return a function that runs one training step: forward, cross entropy, backward, AdamW."""
+    def training_step(self, capturable: bool = False) -> Callable[[], None]:
+        """Return a function that runs one training step: forward, cross entropy, backward, AdamW.
+
+        Args:
+            capturable: Whether a CUDA graph can contain the optimizer's step.
+        """
         self.model.train()
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, capturable=capturable)
         labels = torch.zeros(len(self.clip), dtype=torch.long, device=self.clip.device)
 
         def step() -> None:

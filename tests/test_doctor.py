@@ -180,3 +180,23 @@ def test_the_command_line():
     assert run.returncode in (0, 1), run.stderr
     assert "Backends for" in run.stdout
     assert "<- chosen" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "triton, numpy, works",
+    [
+        ("3.5.1", "2.4.6", False),
+        ("3.6.0", "2.4.0", False),
+        ("3.6.0", "2.3.5", True),
+        ("3.7.0", "2.4.6", True),
+        ("3.8.0", "2.10.0", True),
+        ("not installed", "2.4.6", True),
+    ],
+)
+def test_versions_of_triton_whose_interpreter_numpy_breaks(monkeypatch, triton, numpy, works):
+    found = {"triton": triton, "numpy": numpy}
+    monkeypatch.setattr(doctor, "_package_version", lambda name: found.get(name, "not installed"))
+    fault = doctor.interpreter_fault()
+    assert (fault is None) == works
+    assert works or (triton in fault.problem and numpy in fault.problem and "numpy<2.4" in fault.remedy)
+    assert works or not fault.matters

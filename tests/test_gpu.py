@@ -5,11 +5,12 @@ import pytest
 import torch
 
 import models
+from benchmarks.candidates import make_inputs
 from datasets.collate import clips_on
 from datasets.erasing import MODES, RandomErasing
 from mamba.mamba_ssm.ops.layer_norm import add_norm
 from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
-from tests.test_scan_operator import ABSENT, reference, scan_inputs
+from tests.test_scan_operator import ABSENT, flag_combinations, reference, scan_inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,18 +32,20 @@ def relative(got, want):
     return ((got.cpu().double() - want).abs().max() / want.abs().max().clamp(min=1e-9)).item()
 
 
-@pytest.mark.parametrize("without", ABSENT.values(), ids=ABSENT.keys())
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("shape", [(2, 197, 96, 16, 1), (1, 37, 33, 8, 3), (3, 1, 5, 4, 1)], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_backend_equals_the_float64_reference(backend, shape, dtype, without):
+@pytest.fixture(autouse=True)
+def first_tile(monkeypatch):
+    """Time no tiles, because each type and set of inputs would compile all of them."""
+    monkeypatch.setenv("VIDEOMAMBAPRO_TRITON_TUNE", "0")
+
+
+def check_against_float64(backend, shape, dtype, flags=METHOD, without=()):
     require(backend, dtype)
     batch, length, dim, state, groups = shape
     inputs = scan_inputs(batch, length, dim, state, groups, dtype, without)
     exact = {name: None if t is None else t.detach().double().requires_grad_() for name, t in inputs.items()}
     on_device = {name: None if t is None else t.detach().cuda().requires_grad_() for name, t in inputs.items()}
-    out = bidirectional_scan(**on_device, **METHOD, backend=backend)
-    expected = reference(**exact, **METHOD)
+    out = bidirectional_scan(**on_device, **flags, backend=backend)
+    expected = reference(**exact, **flags)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
     names = [name for name, t in inputs.items() if t is not None]
     got = torch.autograd.grad((out * weight.cuda()).sum(), [on_device[name] for name in names])
@@ -51,6 +54,58 @@ def test_backend_equals_the_float64_reference(backend, shape, dtype, without):
     for name, a, b in zip(names, got, want, strict=True):
         errors[name] = relative(a, torch.zeros_like(exact[name]) if b is None else b)
     assert all(error < LIMITS[dtype] for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("flags", flag_combinations(), ids=lambda flags: "".join("01"[v] for v in flags.values()))
+def test_every_set_of_switches_equals_the_float64_reference(flags):
+    check_against_float64("triton", (2, 197, 96, 16, 1), torch.float32, flags)
+
+
+@pytest.mark.parametrize("without", ABSENT.values(), ids=ABSENT.keys())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_absent_inputs_and_several_groups_equal_the_float64_reference(backend, without):
+    check_against_float64(backend, (1, 37, 33, 8, 3), torch.float32, without=without)
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("shape", [(2, 197, 96, 16, 1), (3, 1, 5, 4, 1)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_and_type_equals_the_float64_reference(backend, shape, dtype):
+    check_against_float64(backend, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [((2, 1569, 384), torch.float32), ((2, 1569, 1152), torch.bfloat16), ((1, 12545, 384), torch.bfloat16)],
+    ids=str,
+)
+def test_lengths_of_real_models_equal_float64(shape, dtype):
+    require("triton")
+    inputs = [t.detach().requires_grad_() for t in make_inputs(*shape, 16, dtype, "cuda").values()]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    grad_out = torch.randn(shape, device="cuda").to(dtype)
+    results = []
+    for given, backend in ((inputs, "triton"), (exact, "portable")):
+        out = bidirectional_scan(*given, backend=backend)
+        results.append((out, *torch.autograd.grad(out, given, grad_out.to(out.dtype))))
+    errors = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True)]
+    assert max(errors) < LIMITS[dtype] / 4, errors
+
+
+def test_offsets_beyond_two_to_the_31():
+    require("triton", torch.bfloat16)
+    batch, length, dim = 149, 12545, 1152
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip("needs 40 GiB of free GPU memory")
+    assert batch * length * dim > 2**31
+    parameters = make_inputs(1, 2, dim, 16, torch.bfloat16, "cuda")
+    shapes = dict.fromkeys(("u", "delta", "z"), (batch, length, dim)) | dict.fromkeys("BC", (batch, length, 1, 16))
+    tokens = {name: torch.randn(shape, device="cuda", dtype=torch.bfloat16) for name, shape in shapes.items()}
+    with torch.no_grad():
+        out = bidirectional_scan(**parameters | tokens, backend="triton")[-1:].clone()
+        last = {name: tensor[-1:] for name, tensor in tokens.items()}
+        alone = bidirectional_scan(**parameters | last, backend="triton")
+    assert alone.isfinite().all() and torch.equal(out, alone)
 
 
 def test_every_tile_gives_the_same():

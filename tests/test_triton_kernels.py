@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from mamba.mamba_ssm import doctor
+
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+FAULT = doctor.interpreter_fault()
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(FAULT is not None, reason=f"{FAULT and FAULT.problem}: {FAULT and FAULT.remedy}"),
+]
 
 
 def run_interpreted(path: str, *selection: str) -> int:

@@ -15,6 +15,7 @@ import sys
 from typing import NamedTuple
 
 import torch
+from torch.torch_version import TorchVersion
 
 from mamba.mamba_ssm.ops.selective_scan import stock_packages
 from mamba.mamba_ssm.ops.selective_scan.dispatch import (
@@ -25,12 +26,15 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import (
     available_backends,
 )
 
-PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d")
+PACKAGES = ("torch", "triton", "numpy", "mamba-ssm", "causal-conv1d")
 INSTALL_PYTORCH = "pip install --force-reinstall torch torchvision"  # PyPI's wheels for Linux are built for CUDA
 OLDER_CUDA = "12.6"
 INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.org/whl/cu{OLDER_CUDA.replace('.', '')}"
 UPDATE_DRIVER = "update the NVIDIA driver: https://www.nvidia.com/drivers"
 INSTALL_COMPILER = "apt-get install g++"
+# Triton's interpreter converts arrays of one element to Python numbers, which NumPy 2.4 refuses; Triton 3.7 does not.
+TRITON_WITH_ANY_NUMPY, STRICT_NUMPY = (3, 7), (2, 4)
+INSTALL_OLDER_NUMPY = "pip install 'numpy<2.4'"
 
 
 class Finding(NamedTuple):
@@ -118,6 +122,17 @@ def findings() -> list[Finding]:
     return found
 
 
+def interpreter_fault() -> Finding | None:
+    """Return why Triton's interpreter, which only tests need, cannot run with the installed NumPy, or None."""
+    triton, numpy = _package_version("triton"), _package_version("numpy")
+    if "not installed" in (triton, numpy):
+        return None
+    if TorchVersion(triton) >= TRITON_WITH_ANY_NUMPY or TorchVersion(numpy) < STRICT_NUMPY:
+        return None
+    problem = f"the interpreter of Triton {triton}, for tests without a GPU, cannot run with NumPy {numpy}"
+    return Finding(problem, INSTALL_OLDER_NUMPY, False)
+
+
 def report() -> tuple[list[str], bool]:
     """Return the lines of the report, and whether the fastest backend works."""
     lines = ["Versions"]
@@ -133,7 +148,8 @@ def report() -> tuple[list[str], bool]:
         lines.append(f"  {name:<16} {reasons[name]}{' <- chosen' if name == chosen else ''}")
     if os.environ.get(BACKEND_VARIABLE):
         lines.append(f"  {BACKEND_VARIABLE}={os.environ[BACKEND_VARIABLE]} overrides the choice")
-    found = findings()
+    fault = interpreter_fault()
+    found = findings() + ([fault] if fault else [])
     lines += ["To fix" if any(finding.matters for finding in found) else "Notes"]
     lines += [f"  {finding.problem}\n      {finding.remedy}" for finding in found] or ["  nothing is missing"]
     return lines, chosen == preferred[0] and not any(finding.matters for finding in found)

@@ -1,0 +1,82 @@
+"""The check of a GPU, where there is none: its parts are stand-ins that succeed, fail, hang or are not installed."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from benchmarks import gpu_check, gpu_table
+from benchmarks.gpu_check import Part
+
+
+def python(code):
+    return (sys.executable, "-c", code)
+
+
+def run(monkeypatch, tmp_path, *parts, flags=()):
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    return gpu_check.main(["--output", str(tmp_path / "out"), *flags])
+
+
+def test_a_part_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    parts = [
+        Part("first", 20, python("raise SystemExit('no such kernel')")),
+        Part("second", 20, python("print(6 * 7)")),
+    ]
+    assert run(monkeypatch, tmp_path, *parts) == 1
+    told = capsys.readouterr().out
+    assert "== first: exit status 1" in told and "no such kernel" in told
+    assert "== second: ok" in told and "42" in told and told.rstrip().endswith("failed: first")
+    assert "42" in (tmp_path / "out" / "second.log").read_text()
+
+
+def test_a_part_that_hangs_is_stopped_with_its_processes(monkeypatch, tmp_path, capsys):
+    child = "import time; time.sleep(3); open('alive', 'w')"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, tmp_path, Part("hangs", 1, python(code))) == 1
+    assert "stopped after its limit of 1 s" in capsys.readouterr().out
+    time.sleep(3)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_nothing_starts_after_the_limit_of_all_parts(monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, tmp_path, Part("late", 20, python("print('ran')")), flags=("--limit", "0")) == 1
+    told = capsys.readouterr().out
+    assert "late: no time left" in told and "ran" not in told
+
+
+def test_a_tool_that_is_missing_is_told_and_costs_nothing(monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, tmp_path, Part("profile", 20, ("no-such-profiler",))) == 0
+    assert "no-such-profiler is not installed" in capsys.readouterr().out
+
+
+def test_parts_are_chosen_by_name_and_an_unknown_one_is_refused(monkeypatch, tmp_path, capsys):
+    parts = [Part("first", 20, python("print('one')")), Part("second", 20, python("print('two')"))]
+    assert run(monkeypatch, tmp_path, *parts, flags=("second",)) == 0
+    told = capsys.readouterr().out
+    assert "two" in told and "one" not in told
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, *parts, flags=("third",))
+    assert "no part third; choose from first, second" in capsys.readouterr().err
+
+
+def test_the_table_replaces_what_stood_between_the_markers(tmp_path):
+    row = {"ms": 40.5, "clips/s": 197.5, "host ms": 0.2, "GiB": 1.9}
+    steps = {"batch": 8, "frames": 8, "gpu": "a card", "models": {"tiny": {"step, CUDA graph": row}}}
+    kernel = {"pass": "norm", "kernel": "add_norm_kernel", "us": 10.2, "launches": 1, "bytes us": 9.6, "exp us": 0.0}
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    (tmp_path / "kernels.json").write_text(json.dumps({"gpu": "a card", "sizes": "(8, 5, 4)", "kernels": [kernel]}))
+    document = tmp_path / "gpu.md"
+    document.write_text(f"before\n{gpu_table.BEGIN}\nold\n{gpu_table.END}\nafter\n")
+    gpu_table.main([str(tmp_path), "--write", str(document)])
+    written = document.read_text()
+    assert written.startswith("before\n") and written.endswith("after\n") and "old" not in written
+    assert "| Tiny, 8 x 8 frames | step, CUDA graph | 197.5 | 40.5 | 0.2 |  | 1.9 |" in written
+    assert "| norm | add_norm_kernel | 10 | 1 | 10 |  |" in written
+
+
+def test_a_folder_without_figures_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="no figures"):
+        gpu_table.report(tmp_path)
