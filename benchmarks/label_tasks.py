@@ -4,7 +4,7 @@
 
 motions            no, one or two digits that move at once, `--task multilabel`
 motion             the class of the motion of one digit, `--task classification` and, with the same lists, multilabel
-speed              the speed of one digit in pixels per frame, `--task regression`
+speed              the speed of one digit to the right in pixels per frame, `--task regression`
 labels exchanged   the controls: the training labels of motions and speed, exchanged between the clips
 
 The table compares the metrics of results.json with those that scikit-learn computes from scores.npz. Runs that have
