@@ -3,6 +3,7 @@
 import pytest
 
 from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, read_list
+from datasets.arguments import DataSettings
 from datasets.list_writing import format_list
 
 
@@ -132,6 +133,11 @@ def test_what_is_written_is_read_again(tmp_path, records):
     text = format_list(records, kind)
     task = "regression" if any(isinstance(value, float) for value in records[0].target) else "multilabel"
     assert read(tmp_path, text, task) == (records, kind)
+
+
+def test_the_balanced_sampler_needs_one_class_a_clip():
+    with pytest.raises(ValueError, match="--sampler balanced needs one class a clip"):
+        DataSettings(task="multilabel", sampler="balanced")
 
 
 def test_segments_with_several_labels(tmp_path):
