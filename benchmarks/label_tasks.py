@@ -66,9 +66,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     """Parse the command line into options and the flags that are passed to the runs."""
     parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/label_tasks"), help="folder (%(default)s)")
-    parser.add_argument("--train", type=positive_int, default=1600, help="training clips of a set (%(default)s)")
-    parser.add_argument("--test", type=positive_int, default=320, help="validation and test clips each (%(default)s)")
-    parser.add_argument("--epochs", type=positive_int, default=12, help="of a run (%(default)s)")
+    parser.add_argument("--train", type=positive_int, default=1000, help="training clips of a set (%(default)s)")
+    parser.add_argument("--test", type=positive_int, default=250, help="validation and test clips each (%(default)s)")
+    parser.add_argument("--epochs", type=positive_int, default=6, help="of a run (%(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of the data and the runs (%(default)s)")
     parser.add_argument("--jobs", type=positive_int, default=1, help="parallel runs (%(default)s)")
     return parser.parse_known_args(arguments)
