@@ -46,7 +46,6 @@ CLASSIFIER_FLAGS = (
     *("curve", "heatmap", "stride", "window", "quick"),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
-OVER_TIME = ("curve", "heatmap", "annotate", "window", "stride", "segments", "truth", "live")
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
 DETECTOR_SETTINGS = (
     *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
@@ -167,7 +166,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def _refuse_curves_of_numbers(args: argparse.Namespace, predictor: Predictor) -> None:
     """Raise a ValueError for outputs that a regression does not have."""
-    given = [f"--{name}" for name in OVER_TIME if getattr(args, name, None)]
+    given = [f"--{name}" for name in ("curve", "heatmap", "annotate", "window", "stride") if getattr(args, name)]
     if given and predictor.task == "regression":
         raise ValueError(f"{args.checkpoint} predicts numbers (--task regression), which have no {', '.join(given)}")
 

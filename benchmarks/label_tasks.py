@@ -28,7 +28,7 @@ from common.flag_types import positive_int, seed
 from datasets.annotations import read_list
 from datasets.labels import LabelTask
 from datasets.list_writing import format_list
-from datasets.preparation.digit_labels import SETS, write_set
+from datasets.preparation.digit_labels import write_set
 from datasets.preparation.moving_digits import SPLITS
 
 SCRIPT, RECIPE = "run_class_finetuning.py", "moving_digits/nano_f8_res32"
@@ -49,7 +49,7 @@ UNCHANGED = {"speed": ["--scale", "1", "1", "--ratio", "1", "1"]}  # a crop that
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing and write the table; return 1 if a run failed."""
     options, passed_on = parse_arguments(arguments)
-    for name in SETS:
+    for name in dict.fromkeys(name for name, _, _ in RUNS.values()):
         _write_data(name, options)
     commands = {_folder(run): _command(run, options, passed_on) for run in RUNS}
     failed = run_missing(commands, options.output, options.jobs)

@@ -63,7 +63,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
     films = records
-    if window := _window(settings):
+    if window := window_length(settings):
         records = cut_records(films, window, settings.window_stride)
         logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)
@@ -184,7 +184,7 @@ def build_plan(mode: Mode, kind: Kind, settings: DataSettings) -> ClipPlan:
     )
 
 
-def _window(settings: DataSettings) -> float:
+def window_length(settings: DataSettings) -> float:
     """Return the length of the windows in seconds; 0 for whole videos."""
     given = settings.window_seconds
     return get_preset(settings.data_set).window_seconds if given is None else given

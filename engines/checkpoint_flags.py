@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 SAMPLINGS = {preset.sampling for preset in PRESETS.values()}
 SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop")
+SAMPLING_FLAGS += ("window_seconds", "window_stride")
 """Flags that select the frames and views of a test; recipes and our own checkpoints contain them."""
 
 

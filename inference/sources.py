@@ -1,5 +1,6 @@
 """Sources of videos to predict: files, images, frame folders, lists, and frames in memory."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -8,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, ListFileError, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, ListFileError, VideoRecord, is_image_path, read_list
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
 from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
+from datasets.segments import Segment
+from datasets.windows import cut_records
+
+_logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".csv", ".txt")
 
@@ -62,6 +67,19 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
             raise UnreadableVideoError(path, gap or f"the folder has no frames named {filename_tmpl}")
         return partial(FrameFolder, path, len(numbers), filename_tmpl, numbers[0])
     return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
+
+
+def windows_of(path: str, window: float, stride: float) -> list[Segment | None]:
+    """Cut a video into windows in seconds, as the test does; [None] for the whole of what is not cut.
+
+    Args:
+        path: of a video, an image or a folder of frames.
+        window: length of a window; 0 for whole videos.
+        stride: seconds between the starts of windows.
+    """
+    if not window or os.path.isdir(path) or is_image_path(path):
+        return [None]
+    return [record.segment for record in cut_records([VideoRecord(path, 0, 1)], window, stride)]
 
 
 def expand_sources(
@@ -117,7 +135,15 @@ def _in_list(file: Path, data_root: str) -> list[str]:
     faults = []
     for task in TASKS:
         try:
-            return [record.path for record in read_list(file, data_root=data_root, task=task)[0]]
+            records = read_list(file, data_root=data_root, task=task)[0]
         except ListFileError as error:
             faults.append(error)
+            continue
+        if any(record.segment for record in records):
+            _logger.warning(
+                "%s is a list of segments, but its videos are read as wholes; run_class_finetuning.py --eval tests "
+                "segments",
+                file,
+            )
+        return [record.path for record in records]
     raise faults[0]

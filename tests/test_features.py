@@ -8,6 +8,7 @@ import torch
 from inference_files import moving_frames, write_moving_video
 from video_files import write_folder
 
+from datasets.clip_dataset import read_clips
 from inference import load_predictor
 from inference.predictor import QUICK
 from inference.sources import FramesInMemory
@@ -45,7 +46,7 @@ def test_the_head_maps_features_to_the_logits_of_each_view(predictor, videos):
     frames = FramesInMemory(moving_frames(24))
     features = predictor.features(frames)
     assert features.shape == (6, 96) and features.dtype == np.float32
-    clips = predictor._clips_of(frames)
+    clips = read_clips(frames, predictor.plan, np.random.default_rng(0))
     with torch.no_grad():
         expected = np.concatenate([predictor.model(clip[None]).numpy() for clip in clips])
     assert np.abs(expected - expected[0]).max() > 0.01, "the views must differ for this to show anything"

@@ -1,4 +1,4 @@
-"""Moving digits with other labels than one class: several motions at once, and the speed of one.
+"""Moving digits with other labels than one class: several motions, at once or one after another, and their speed.
 
 The folder of a set contains videos/ and lists whose paths are relative to it.
 """
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from datasets.annotations import VideoRecord
 from datasets.labels import Target
 from datasets.list_writing import format_list
+from datasets.preparation.digit_films import draw_film
 from datasets.preparation.digit_scenes import draw_scene
 from datasets.preparation.moving_digits import CLASSES, SPLITS, draw_clip, run_all, split_digits, write_video
 
@@ -45,7 +46,12 @@ def draw_speed(split: str, num_frames: int, size: int, rng: np.random.Generator)
     return frames, (round(sign * speed, 4),)
 
 
-SETS: dict[str, Callable[..., Clip]] = {"motions": draw_motions, "motion": draw_motion, "speed": draw_speed}
+SETS: dict[str, Callable[..., Clip]] = {
+    "motions": draw_motions,
+    "motion": draw_motion,
+    "speed": draw_speed,
+    "films": draw_film,
+}
 
 
 def write_set(name: str, output: Path, settings: dict, workers: int = 0) -> None:
