@@ -29,9 +29,9 @@ from datasets.held_out import build_with_held_out
 from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
+from engines.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.probe import Probe
 from engines.objectives.stored_teacher import StoredTeacher
 from engines.objectives.tasks import create_objective, take_from_checkpoint

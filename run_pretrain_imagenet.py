@@ -25,9 +25,9 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from engines.configuration import parse_command_line, recipe_defaults
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation, TokenDistance
-from engines.objectives.loss_settings import LossSettings
 from engines.run import run_task
 from engines.task import Task
 from models.distillation import add_distillation_arguments, load_teacher

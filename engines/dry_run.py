@@ -137,7 +137,7 @@ def _workload(
 
 def _log_model(config: ModelConfig, complexity: Complexity) -> None:
     _logger.info(
-        "%s: %.1f M parameters, %d classes, %d frames of %d x %d, %d tokens, %.1f GFLOPs per clip",
+        "%s: %.1f M parameters, %d outputs, %d frames of %d x %d, %d tokens, %.1f GFLOPs per clip",
         config.name,
         complexity.parameters / 1e6,
         config.num_classes,

@@ -34,7 +34,7 @@ from datasets.lists import (
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
-from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
+from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml

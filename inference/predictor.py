@@ -279,8 +279,9 @@ class Predictor:
         """Return the outputs of the objective (videos, ...) for clips (videos, views, C, T, H, W)."""
         if not self.label_names:
             raise ValueError("this predictor was loaded without a head: it has features but predicts no classes")
+        batch = {"clips": clips}
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return self.objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward)  # type: ignore[return-value]
+            return np.asarray(self.objective.outputs(batch, self.device, clips_per_forward=self.clips_per_forward))
 
     def _windows(self, source: Source) -> Iterator[Tensor]:
         """Read the views of each window of a video (views, C, T, H, W); clips are yielded as they are."""

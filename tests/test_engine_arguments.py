@@ -6,7 +6,7 @@ import pytest
 from engine_standins import make_args
 
 from engines.arguments import add_engine_arguments
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
+from engines.loss_settings import LossSettings, add_loss_arguments
 
 FLAGS = {
     "output_dir",

@@ -11,7 +11,7 @@ from engine_standins import TinyModel
 from sklearn.metrics import f1_score
 
 from engines.evaluate import Evaluation
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_mixup
 from engines.objectives.multilabel import Multilabel, multi_hot
 from engines.objectives.multilabel_statistics import best_threshold

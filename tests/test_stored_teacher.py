@@ -19,8 +19,8 @@ from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
+from engines.loss_settings import LossSettings
 from engines.objectives.distillation import Distillation
-from engines.objectives.loss_settings import LossSettings
 from engines.objectives.stored_teacher import StoredTeacher
 from engines.parallel import saved_weights
 from engines.run import run_task

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
 from engines.objectives.collapse import CollapseCheck
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_criterion, create_mixup
 
 

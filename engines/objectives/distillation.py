@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Unregistered
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings
 from models.initialisation import LINEAR_STD
 from models.videomambapro import VideoMambaPro
 

@@ -10,7 +10,7 @@ from timm.data.mixup import one_hot
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from engines.objectives.loss_settings import LossSettings
+from engines.loss_settings import LossSettings
 
 _logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
 
 from datasets.collate import clips_on
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.base import Objective, Score
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_mixup
 from engines.objectives.multilabel_statistics import (
     average_precisions,

@@ -9,8 +9,8 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
+from engines.loss_settings import LossSettings
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings
 from models.videomambapro import VideoMambaPro
 
 NORM_EPS = 1e-6  # as in MAE's linear probe

@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from datasets.labels import LabelTask
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings
 from engines.objectives.multilabel import Multilabel
 from engines.objectives.regression import Regression
 from models.checkpoint import CheckpointError
