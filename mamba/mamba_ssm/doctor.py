@@ -40,7 +40,7 @@ INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.or
 UPDATE_DRIVER = "update the NVIDIA driver: https://www.nvidia.com/drivers"
 INSTALL_COMPILER = "apt-get install g++"
 # Triton's interpreter converts arrays of one element to Python numbers, which NumPy 2.4 refuses; Triton 3.7 does not.
-TRITON_WITH_ANY_NUMPY, STRICT_NUMPY = (3, 7), (2, 4)
+TRITON_WITH_ANY_NUMPY, STRICT_NUMPY = TorchVersion("3.7"), TorchVersion("2.4")
 INSTALL_OLDER_NUMPY = "pip install 'numpy<2.4'"
 
 
