@@ -16,6 +16,11 @@ from models.checkpoint_file import FOLDER_CONFIG, FORMATS, read_folder_config, w
 from models.config import Role
 from models.model_card import model_card
 
+TOLD_FLAGS = (
+    *("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop"),
+    *("model", "input_size", "crop_pct", "class_names"),
+)
+"""Flags of the run that a folder repeats; others, such as paths, stay on the machine."""
 FAMILY = "videomambapro_tiny"  # under which timm builds models of no registered size; their arguments are complete
 
 
@@ -23,7 +28,7 @@ class HubFolder(PyTorchModelHubMixin):
     """Base of a model with `config` that can be saved as a folder and loaded from one.
 
     Attributes:
-        run_flags: Flags of the run that trained the weights, as far as others may know them: sampling and class names.
+        run_flags: Flags of the run that trained the weights; a folder repeats those in `TOLD_FLAGS`.
         reading: How clips are read for the model (see `inference.description`); empty if unknown.
     """
 
@@ -88,7 +93,7 @@ class HubFolder(PyTorchModelHubMixin):
         model: Any = self
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         with atomic_write(save_directory / FOLDER_WEIGHTS) as file:
-            write_weights(file, ".safetensors", tensors, model.config.values(), dict(self.run_flags))
+            write_weights(file, ".safetensors", tensors, model.config.values(), self.told_flags())
         write_json(save_directory / FOLDER_CONFIG, self.folder_config())
 
     def folder_config(self) -> dict[str, Any]:
@@ -112,6 +117,10 @@ class HubFolder(PyTorchModelHubMixin):
             "pretrained_cfg": described,
             "reading": dict(self.reading),
         }
+
+    def told_flags(self) -> dict[str, Any]:
+        """Return the flags of the run that others may know: model, sampling and class names."""
+        return {name: self.run_flags[name] for name in TOLD_FLAGS if self.run_flags.get(name) is not None}
 
     def label_names(self) -> list[str]:
         """Return the names of the classes; empty if they are unknown."""

@@ -92,8 +92,17 @@ def test_the_card_is_read_by_the_hubs_own_loader_and_repeats_the_results(folder)
     assert str(RESULTS["figures"]["acc1"]) in text
 
 
-def test_nothing_of_the_machine_is_told(folder):
-    assert b"somebody" not in b"".join(file.read_bytes() for file in folder.iterdir())
+def test_nothing_of_the_machine_is_told(run, folder, tmp_path):
+    VideoMambaPro.from_pretrained(run / "checkpoint.pth").save_pretrained(tmp_path)
+    for one in (folder, tmp_path):
+        assert b"somebody" not in b"".join(file.read_bytes() for file in one.iterdir())
+
+
+def test_a_new_head_has_no_names(folder):
+    model = VideoMambaPro.from_pretrained(folder)
+    assert model.label_names() == NAMES
+    model.reset_classifier(CLASSES)
+    assert model.label_names() == [] and model.told_flags()["sampling_rate"] == 2
 
 
 def test_timm_loads_it(folder):

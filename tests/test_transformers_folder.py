@@ -60,11 +60,8 @@ SIZES = dict(
 )
 VARIANTS = {
     "as published": {},
-    "v2": dict(bimamba_type="v2"),
-    "raw": dict(scan_input="raw", dt_init="mamba"),
-    "neither": dict(elemental_residual=False, masked_backward=False),
-    "layer norm": dict(rms_norm=False, tubelet_size=2),
-    "small state": dict(d_state=5, bimamba_type="v2", masked_backward=False),
+    "raw, layer norm": dict(scan_input="raw", dt_init="mamba", rms_norm=False, tubelet_size=2),
+    "v2, neither": dict(bimamba_type="v2", d_state=5, elemental_residual=False, masked_backward=False),
 }
 
 
@@ -258,7 +255,7 @@ def test_training_anywhere_lowers_the_loss_and_what_is_saved_is_loaded_here(run,
     assert predictor.label_names == tuple(NAMES) and predictor.views == 6
 
 
-def test_what_the_generated_code_is_not(run, tmp_path, capsys):
+def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
     class Another(VideoMambaPro):
         pass
 
@@ -267,7 +264,8 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys):
     with pytest.raises(ValueError, match="model of images"):
         check_model(VideoMambaPro(**(SIZES | {"num_frames": 1})))
     words = [str(run / "checkpoint.pth"), str(tmp_path / "new"), "--format", "transformers"]
-    assert main([*words, "--tolerance", "1e-30"]) == 1
+    monkeypatch.setattr("tools.transformers_folder.folder.load_folder", lambda _: lambda clips: torch.zeros(CLASSES))
+    assert main(words) == 1
     assert "it is not kept" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "new").write_text("")

@@ -5,15 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engines.checkpoint_flags import SAMPLING_FLAGS
 from engines.results import RESULTS
 from inference import Predictor, load_predictor
 from inference.description import describe_reading
 from models.describe import describe_checkpoint
 from models.model_card import LICENSE
-
-_FLAGS = (*SAMPLING_FLAGS, "model", "input_size", "crop_pct")
-"""Flags of the run that a folder repeats; others, such as paths, stay on the machine."""
 
 
 def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +78,8 @@ def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **ove
             "the file itself (tools.checkpoint convert)"
         )
     flags = describe_checkpoint(file).flags
-    kept = {name: flags[name] for name in _FLAGS if flags.get(name) is not None}
-    if label_names or flags.get("class_names"):
-        kept["class_names"] = list(predictor.label_names)
-    predictor.model.run_flags = kept
+    named = label_names or flags.get("class_names")
+    predictor.model.run_flags = flags | ({"class_names": list(predictor.label_names)} if named else {})
     predictor.model.reading = describe_reading(predictor)
     return predictor
 

@@ -135,7 +135,7 @@ def write_folder(predictor: Predictor, target: Path, card: dict[str, Any]) -> No
     config = model.config.replace(backend=None).values()
     tensors = {WEIGHTS_PREFIX + name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(target / FOLDER_WEIGHTS) as file:
-        write_weights(file, ".safetensors", tensors, config, dict(model.run_flags))
+        write_weights(file, ".safetensors", tensors, config, model.told_flags())
     write_json(target / FOLDER_CONFIG, folder_config(predictor, config))
     write_json(target / "video_preprocessor_config.json", processor_config(predictor))
     model.generate_model_card(**card, library="transformers", more_usage=_USAGE).save(target / "README.md")
@@ -156,7 +156,7 @@ def folder_config(predictor: Predictor, config: dict[str, Any]) -> dict[str, Any
         "label2id": {name: label for label, name in enumerate(names)},
         "dtype": "float32",
         CONFIG_KEY: config,
-        FLAGS_KEY: dict(model.run_flags),
+        FLAGS_KEY: model.told_flags(),
         "reading": dict(model.reading),
     }
 
