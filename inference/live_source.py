@@ -65,8 +65,9 @@ class LiveSource(Thread):
                 if self.error or self.stopped.is_set():
                     return
                 ended = time.monotonic()
-                while not self.ring.drain(_WAKE) and not self.stopped.is_set():
-                    pass
+                while not self.ring.drain(_WAKE):
+                    if self.stopped.is_set():
+                        return
                 rest = self.ring.restart()
                 if rest:
                     reason += f" and its last {rest} frames fill no window"
