@@ -63,7 +63,17 @@ def test_a_grid_has_one_axis_so_that_no_batch_is_too_large():
     )
     with launching.recorded_launches() as launches:
         selective_scan.run_backward(row, scan, FIRST)
-    assert len(launches) == 5
-    for launch in launches:
-        assert launch.grid[0] >= 70_000
-        assert all(size <= 65_535 for size in launch.grid[1:])
+    assert launches[0].grid[0] >= 70_000
+    assert all(size <= 65_535 for launch in launches for size in launch.grid[1:])
+
+
+@pytest.mark.parametrize("tile", [Tile(32, 1), Tile(16, 2)], ids=str)
+def test_a_tile_whose_numbers_do_not_fit_one_load_of_a_warp_is_refused(tile):
+    from mamba.mamba_ssm.ops.triton import selective_scan
+
+    row, matrix, rate = (torch.empty(size, device="meta") for size in ((1, 40, 3), (1, 40, 1, 2), (3, 2)))
+    scan = selective_scan.ScanArguments(
+        row, row, rate, rate, matrix, matrix, None, None, None, True, True, False, True
+    )
+    with launching.recorded_launches(), pytest.raises(ValueError, match="one warp and at most 16 tokens"):
+        selective_scan.run_forward(scan, tile)

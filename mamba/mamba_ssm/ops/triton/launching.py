@@ -43,7 +43,7 @@ class Tile(NamedTuple):
 
 # The first of each list is used if nothing is measured. One warp, because the kernels pass numbers between threads by
 # shuffles. docs/gpu.md lists what each compiles to.
-FORWARD_TILES = (Tile(16, 1), Tile(32, 1))
+FORWARD_TILES = (Tile(16, 1), Tile(8, 1))
 BACKWARD_TILES = (Tile(16, 1), Tile(8, 1))
 CARRY = Tile(16, 1)  # `carry_kernel`: chunks loaded together, warps
 SUM = Tile(1, 4)  # `matrix_sum_kernel`

@@ -94,6 +94,8 @@ class Pass(NamedTuple):
 
 def _carried_states(scan: ScanArguments, tile: Tile, grad_out: Tensor | None) -> Pass:
     """Run the first two kernels: compute the states and, with `grad_out`, the adjoints before every chunk."""
+    if 2 * tile.chunk > tile.block or tile.warps > 1:
+        raise ValueError(f"{tile}: a tile has one warp and at most 16 tokens, whose B and C one load brings")
     batch, length, dim = scan.u.shape
     state, groups = scan.B.shape[3], scan.B.shape[2]
     chunks = math.ceil(length / tile.chunk)

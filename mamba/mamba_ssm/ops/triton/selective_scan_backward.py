@@ -166,9 +166,8 @@ def backward_kernel(
         gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
         grad_y = gate_rows(grad_y, gates, CHUNK)
     grad_y = known_rows(grad_y, start, length, inside, CHUNK)
-    B_tokens = matrix_pointers(B, batch, start, length, group, B_b, B_l, B_g, CHUNK, BLOCK)
-    C_tokens = matrix_pointers(C, batch, start, length, group, C_b, C_l, C_g, CHUNK, BLOCK)
-    next_B, next_C = tl.load(B_tokens), tl.load(C_tokens)
+    entries = matrix_pointers(B, C, batch, start, length, group, B_b, B_l, B_g, C_b, C_l, C_g, CHUNK, BLOCK)
+    next_entries = tl.load(entries)
     slot: tl.constexpr = 1 if FORWARD else 0
     directions: tl.constexpr = slot + (1 if BACKWARD else 0)
     sequence_size = buffer_row(1, 0, chunks, batch_size, 0, state * dim)
@@ -194,8 +193,8 @@ def backward_kernel(
     grad_first, grad_last = tl.zeros_like(bias), tl.zeros_like(bias)
     for n in range(0, state):
         following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
-        B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
-        next_B, next_C = tl.load(B_tokens + following), tl.load(C_tokens + following)
+        B_n, C_n = token_numbers(next_entries, 0, CHUNK, BLOCK), token_numbers(next_entries, CHUNK, CHUNK, BLOCK)
+        next_entries = tl.load(entries + following)
         if FORWARD:
             rate, next_rate = next_rate, tl.load(A + channels + following * dim)
             boundary, next_boundary = next_boundary, later_boundary

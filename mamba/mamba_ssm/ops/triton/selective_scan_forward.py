@@ -45,9 +45,8 @@ def forward_kernel(
     steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
     inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
     scaled = multiply_rows(steps, inputs, CHUNK)
-    B_tokens = matrix_pointers(B, batch, start, length, group, B_b, B_l, B_g, CHUNK, BLOCK)
-    C_tokens = matrix_pointers(C, batch, start, length, group, C_b, C_l, C_g, CHUNK, BLOCK)
-    next_B, next_C = tl.load(B_tokens), tl.load(C_tokens)
+    entries = matrix_pointers(B, C, batch, start, length, group, B_b, B_l, B_g, C_b, C_l, C_g, CHUNK, BLOCK)
+    next_entries = tl.load(entries)
     slot: tl.constexpr = 1 if FORWARD else 0
     directions: tl.constexpr = slot + (1 if BACKWARD else 0)
     if FORWARD:
@@ -59,8 +58,8 @@ def forward_kernel(
     y = zero_rows(bias, CHUNK)
     for n in range(0, state):
         following = tl.minimum(n + 1, state - 1)
-        B_n, C_n = token_numbers(next_B, CHUNK, BLOCK), token_numbers(next_C, CHUNK, BLOCK)
-        next_B, next_C = tl.load(B_tokens + following), tl.load(C_tokens + following)
+        B_n, C_n = token_numbers(next_entries, 0, CHUNK, BLOCK), token_numbers(next_entries, CHUNK, CHUNK, BLOCK)
+        next_entries = tl.load(entries + following)
         if FORWARD:
             rate, initial = next_rate, next_state
             next_rate, next_state = load_entry(A + channels, ascending, following, dim)

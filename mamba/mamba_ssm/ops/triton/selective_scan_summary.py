@@ -54,11 +54,8 @@ def summary_kernel(
             gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
             grad_y = gate_rows(grad_y, gates, CHUNK)
         grad_y = known_rows(grad_y, start, length, inside, CHUNK)
-    B_tokens = matrix_pointers(B, batch, start, length, group, B_b, B_l, B_g, CHUNK, BLOCK)
-    next_B = tl.load(B_tokens)
-    if ADJOINT:
-        C_tokens = matrix_pointers(C, batch, start, length, group, C_b, C_l, C_g, CHUNK, BLOCK)
-        next_C = tl.load(C_tokens)
+    entries = matrix_pointers(B, C, batch, start, length, group, B_b, B_l, B_g, C_b, C_l, C_g, CHUNK, BLOCK)
+    next_entries = tl.load(entries)
     if FORWARD:
         next_rate = tl.load(A + channels)
     if BACKWARD:
@@ -71,11 +68,10 @@ def summary_kernel(
     zero = tl.zeros_like(bias)
     for n in range(0, state):
         following = tl.minimum(n + 1, state - 1)
-        B_n = token_numbers(next_B, CHUNK, BLOCK)
-        next_B = tl.load(B_tokens + following)
+        B_n = token_numbers(next_entries, 0, CHUNK, BLOCK)
         if ADJOINT:
-            grad_reads = multiply_rows(grad_y, token_numbers(next_C, CHUNK, BLOCK), CHUNK)
-            next_C = tl.load(C_tokens + following)
+            grad_reads = multiply_rows(grad_y, token_numbers(next_entries, CHUNK, CHUNK, BLOCK), CHUNK)
+        next_entries = tl.load(entries + following)
         if FORWARD:
             decays = decay_rows(steps, next_rate, CHUNK)
             next_rate = tl.load(A + following * dim + channels)

@@ -135,15 +135,18 @@ def zero_rows(row, CHUNK: tl.constexpr):
 
 @triton.jit
 def matrix_pointers(
-    matrix, batch, start, length, group, stride_b, stride_l, stride_g, CHUNK: tl.constexpr, BLOCK: tl.constexpr
+    B, C, batch, start, length, group, B_b, B_l, B_g, C_b, C_l, C_g, CHUNK: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Point thread t to the first state entry of B or C (batch, length, groups, state) at the tile's token t.
+    """Point thread t to the first state entry of B, and thread CHUNK + t to that of C, at the tile's token t.
 
-    So one load serves a tile, and one register holds it, until `token_numbers` distributes it. A token's entries share
-    a cache line. Tokens beyond the length repeat the last one: their step size and gradient are 0.
+    B, C: (batch, length, groups, state). So one load serves a tile of up to 16 tokens, and one register holds it until
+    `token_numbers` distributes it. A token's entries share a cache line. Tokens beyond the length repeat the last one:
+    their step size and gradient are 0.
     """
-    tokens = tl.minimum(start + tl.arange(0, BLOCK) % CHUNK, length - 1)
-    return matrix + batch * stride_b + group * stride_g + tokens.to(tl.int64) * stride_l
+    thread = tl.arange(0, BLOCK)
+    tokens = tl.minimum(start + thread % CHUNK, length - 1).to(tl.int64)
+    of_B = B + batch * B_b + group * B_g + tokens * B_l
+    return tl.where(thread < CHUNK, of_B, C + batch * C_b + group * C_g + tokens * C_l)
 
 
 @triton.jit
@@ -153,12 +156,12 @@ def load_entry(rates, states, n, dim):
 
 
 @triton.jit
-def token_numbers(numbers, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """Return CHUNK rows, row t filled with the number of thread t; one shuffle each in a program of one warp."""
+def token_numbers(numbers, FIRST: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Return CHUNK rows, row t filled with the number of thread FIRST + t, by one shuffle each within a warp."""
     numbers = numbers.to(tl.float32)
     rows = ()
     for t in tl.static_range(CHUNK):
-        rows = rows + (tl.gather(numbers, tl.full([BLOCK], t, tl.int32), 0),)
+        rows = rows + (tl.gather(numbers, tl.full([BLOCK], FIRST + t, tl.int32), 0),)
     return rows
 
 
