@@ -137,3 +137,13 @@ def test_the_results_per_class_and_per_video():
     wrong = {(row["line"], row["label"], row["positive"]) for row in results["worst_mistakes"]}
     assert wrong == {(2, 0, False), (3, 0, True)}
     json.dumps(results, allow_nan=False)
+
+
+def test_a_new_head_starts_from_the_shares_of_the_classes():
+    task = objective()
+    torch.nn.init.zeros_(task.model.head.bias)
+    task.expect([(0, 2)] * 3 + [()])
+    torch.testing.assert_close(task.model.head.bias.sigmoid(), torch.tensor([3.5, 0.5, 3.5]) / 5)
+    kept = task.model.head.bias.clone()
+    task.expect([(1,)])
+    assert torch.equal(task.model.head.bias, kept), "a head that was loaded knows more"

@@ -67,6 +67,14 @@ class Multilabel(Objective):
         chosen = float(self.decision_threshold)
         return UNCHOSEN_THRESHOLD if np.isnan(chosen) else chosen
 
+    @torch.no_grad()
+    def expect(self, targets: Sequence[Sequence[int]]) -> None:
+        """Start a new head from the shares of the training clips with each class, which the loss would learn first."""
+        head = getattr(self.model, "head", None)
+        if isinstance(head, nn.Linear) and not head.bias.any():
+            found = multi_hot(targets, self.num_classes).sum(0)
+            head.bias.copy_(((found + 0.5) / (len(targets) + 1)).logit())
+
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and multi-hot labels (N, classes) to the device; in training, mix and smooth them.
 

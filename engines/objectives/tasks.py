@@ -42,7 +42,10 @@ def create_objective(
     if task == "regression":
         return Regression(model, outputs, settings, targets=targets, target_names=names)
     if task == "multilabel":
-        return Multilabel(model, outputs, settings, view_merge=view_merge, class_names=names)
+        objective = Multilabel(model, outputs, settings, view_merge=view_merge, class_names=names)
+        if targets:
+            objective.expect(targets)
+        return objective
     return Classification(model, outputs, settings, labels=targets, class_names=names)
 
 
