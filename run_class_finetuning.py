@@ -22,14 +22,20 @@ if __name__ == "__main__":
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.flag_parser import FlagParser
-from common.settings import from_flags
+from common.settings import add_options, from_flags
 from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
+from datasets.held_out import build_with_held_out
+from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
+from engines.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.base import Objective
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
+from engines.objectives.distillation import Distillation
+from engines.objectives.probe import Probe
+from engines.objectives.stored_teacher import StoredTeacher
 from engines.objectives.tasks import create_objective, take_from_checkpoint
+from engines.probe_settings import ProbeSettings, settle_probe
 from engines.run import run_task
 from engines.task import Task
 from models.arguments import add_model_arguments
@@ -40,11 +46,19 @@ from reports.best_effort import try_to_report
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of video training and testing."""
+    parser = get_classifier_parser()
+    add_options(parser.add_argument_group("probes"), ProbeSettings)
+    return parser
+
+
+def get_classifier_parser() -> argparse.ArgumentParser:
+    """Return the parser of a classifier's training and testing."""
     parser = FlagParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_engine_arguments(parser)
     add_loss_arguments(parser)
+    add_options(parser.add_argument_group("distillation from a stored teacher"), TeacherSettings)
     add_recipe_arguments(parser)
     return parser
 
@@ -53,12 +67,16 @@ def objective_of_labels(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
 ) -> Objective:
     """Create the objective of --task; without a training list, one for testing only."""
+    targets = [] if train_set is None else [record.target for record in train_set.records]
+    settings = None if train_set is None else from_flags(LossSettings, args)
+    if train_set is not None and args.teacher_scores:
+        return student(model, args, train_set, settings, targets)
     objective = create_objective(
         args.task,
         model,
         test_set.num_classes,
-        None if train_set is None else from_flags(LossSettings, args),
-        targets=[] if train_set is None else [record.target for record in train_set.records],
+        settings,
+        targets=targets,
         names=args.class_names,
         view_merge=args.view_merge,
     )
@@ -67,14 +85,53 @@ def objective_of_labels(
     return objective
 
 
+def student(
+    model: VideoMambaPro, args: argparse.Namespace, train_set: ClipDataset, settings: LossSettings, labels: list[int]
+) -> Distillation:
+    """Create the objective of a run with --teacher_scores.
+
+    Raises:
+        ValueError: the task is another than classification, or see `read_teacher_outputs`.
+    """
+    if args.task != "classification":
+        raise ValueError(f"--teacher_scores teaches classes, and this run has --task {args.task}; omit one of them")
+    taught = from_flags(TeacherSettings, args)
+    outputs = read_teacher_outputs(
+        taught, train_set.records, train_set.num_classes, list_file=train_set.list_file, data_root=args.data_root
+    )
+    return Distillation(
+        model,
+        train_set.num_classes,
+        settings,
+        teacher=StoredTeacher(model.embed_dim, outputs, taught.distill_temperature),
+        weight=taught.distill_weight,
+        label_weight=taught.label_weight,
+        labels=labels,
+        class_names=args.class_names,
+    )
+
+
+def probe(model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset) -> Probe:
+    """Create the objective of a run with --probe."""
+    return Probe(
+        model,
+        test_set.num_classes,
+        from_flags(LossSettings, args),
+        grid=from_flags(ProbeSettings, args).grid,
+        labels=[record.target for record in train_set.records],
+        class_names=args.class_names,
+    )
+
+
 TASK = Task(SCRIPT, get_parser, objective_of_labels)
+PROBE = Task(SCRIPT, get_parser, probe, build_dataset=build_with_held_out)
 
 
 @record  # lets torchrun show the traceback of the process that failed first
 def main(flags: argparse.Namespace) -> None:
     """Train (unless --eval), then test all segments and crops of every test video."""
-    run_task(TASK, flags, try_to_report)
+    run_task(PROBE if flags.probe and not flags.eval else TASK, flags, try_to_report)
 
 
 if __name__ == "__main__":
-    main(parse_command_line(get_parser(), script=SCRIPT))
+    main(parse_command_line(get_parser(), script=SCRIPT, settle=settle_probe))

@@ -2,7 +2,8 @@
 
 A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). The script prints the five most probable
 classes of each, using all views of the test, or one with --quick. A sliding window (--stride, --window) gives a curve
-over time. Model size, type, frames and classes are read from the checkpoint.
+over time and its segments (--segments). --live predicts a camera or a stream as it comes. Model size, type, frames and
+classes are read from the checkpoint.
 
 The checkpoint of an action detector predicts the actions of the persons in given boxes (--boxes FILE,
 docs/detection.md).
@@ -14,9 +15,11 @@ video, --curve, --heatmap and --annotate name a file; for several, a folder.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -32,20 +35,35 @@ from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import printable
 from datasets.detection.annotations import FULL, PERSON_FORM
+from datasets.labelled_segments import SegmentList, read_segments
 from datasets.readers import UnreadableVideoError
 from engines.logs import setup_logging
-from inference.arguments import add_computing_arguments, add_reading_arguments, predictor_of_flags
+from inference.arguments import (
+    add_computing_arguments,
+    add_live_arguments,
+    add_reading_arguments,
+    add_segment_arguments,
+    predictor_of_flags,
+    segment_settings_of_flags,
+)
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, sources_of_detection
-from inference.predictor import Measurement, Predictor
-from inference.sources import expand_sources
+from inference.live import LivePrediction, stopped_by_signals
+from inference.live_source import SourceError
+from inference.predictor import Measurement, Prediction, Predictor
+from inference.segment_files import check_segment_file, segment_file
+from inference.sources import expand_sources, rows_of_list
+from inference.stored_rows import write_rows
 from models.describe import describe_checkpoint
 
 CLASSIFIER_FLAGS = (
-    *("curve", "heatmap", "stride", "window", "quick"),
+    *("scores", "curve", "heatmap", "stride", "window", "quick"),
+    *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
+    *("live", "live_timeout", "live_backlog"),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
+FILE_FLAGS = ("scores", "curve", "heatmap", "annotate", "segments", "truth", "data_root")
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")
 DETECTOR_SETTINGS = (
     *("box_threshold", "fps", "start_second", "filename_tmpl", "num_frames", "sampling_rate"),
@@ -56,7 +74,7 @@ DETECTOR_SETTINGS = (
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of inference."""
     parser = FlagParser(description="VideoMambaPro: predict the classes of videos")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video file, folder, or list of paths (.csv, .txt)")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published checkpoint or our own")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that paths in lists are relative to")
     parser.add_argument(
@@ -66,6 +84,8 @@ def get_parser() -> argparse.ArgumentParser:
         help="one class name per line, in the order of the labels (default: those in the checkpoint, or numbers)",
     )
     _add_output(parser.add_argument_group("output"))
+    add_segment_arguments(parser.add_argument_group("segments"))
+    add_live_arguments(parser.add_argument_group("live"))
     add_reading_arguments(parser.add_argument_group("frames and views (default: as in the checkpoint's own test)"))
     _add_detection(
         parser.add_argument_group("action detection (default for reading: as in the checkpoint's own test)")
@@ -77,6 +97,12 @@ def get_parser() -> argparse.ArgumentParser:
 def _add_output(group) -> None:
     group.add_argument(
         "--json", default="", metavar="FILE", help='one JSON object per line and video; "-" prints them'
+    )
+    group.add_argument(
+        "--scores",
+        default="",
+        metavar="NPZ",
+        help="the probabilities of all classes, with the lines and labels of a list (docs/features.md)",
     )
     group.add_argument("--curve", default="", metavar="PNG", help="plot of the probabilities over time")
     group.add_argument("--heatmap", default="", metavar="PNG", help="frames with heat maps of the relevant regions")
@@ -118,8 +144,11 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         detects = is_detector(describe_checkpoint(args.checkpoint))
         _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
+        _check_sources(args)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
+    if args.live:
+        return _follow_live(args, parser)
     return _detect(args, parser) if detects else _classify(args, parser)
 
 
@@ -140,17 +169,35 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             windows=bool(args.stride or args.window),
             window=args.window,
             stride=args.stride,
+            segments=segment_settings_of_flags(args),
+            truth=_read_truth(args, len(predictor.label_names)),
         )
+        if args.segments:
+            check_segment_file(args.segments, sources, [*args.videos, args.truth])
+        if args.scores and not args.scores.endswith(".npz"):
+            raise ValueError(f"--scores {args.scores} should end in .npz")
+        listed = rows_of_list(args.videos, args.data_root) if args.scores else []
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":
         keep_freed_memory()
     steps = partial(progress, desc="frames", enabled=len(sources) == 1)
     results = process(predictor, sources, outputs, num_workers=min(args.num_workers, len(sources) - 1), progress=steps)
-    failed = 0
-    with _lines(args.json) as lines, progress(results, desc="videos", total=len(sources)) as bar:
+    failed, scores = 0, {}
+    with (
+        _lines(args.json) as lines,
+        segment_file(args.segments, sources) if args.segments else nullcontext() as write_segments,
+        progress(results, desc="videos", total=len(sources)) as bar,
+    ):
         for result in bar:
+            try:
+                if write_segments:
+                    write_segments(result)
+            except UnreadableVideoError as error:
+                result = replace(result, error=error)
             failed += result.error is not None
+            if args.scores and isinstance(result.prediction, Prediction):
+                scores[result.path] = result.prediction.probabilities
             if lines is not None:
                 lines.write(printable(json.dumps(result.record(), ensure_ascii=False, allow_nan=False)) + "\n")
                 lines.flush()
@@ -159,14 +206,67 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 bar.write(printable(f"cannot {verb} {result.path}: {result.error.reason}"), file=sys.stderr)
             elif lines is not sys.stdout:
                 bar.write(_table(result), file=sys.stdout)
+    if scores:
+        write_rows(Path(args.scores), "scores", scores, listed)
     if failed:
         sys.stderr.write(f"{failed} of {len(sources)} could not be read or predicted\n")
     return 1 if failed else 0
 
 
+def _follow_live(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    try:
+        predictor = predictor_of_flags(args, label_names=args.label_names)
+        _refuse_curves_of_numbers(args, predictor)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    live = LivePrediction(
+        predictor,
+        args.live,
+        window=args.window,
+        stride=args.stride,
+        backlog=args.live_backlog,
+        timeout=args.live_timeout,
+    )
+    status = 0
+    with _lines(args.json or "-") as lines, stopped_by_signals() as stopped:
+        try:
+            for record in live.records(stopped):
+                lines.write(printable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n")
+                lines.flush()
+        except SourceError as error:
+            sys.stderr.write(f"{error}\n")
+            status = 1
+        except BrokenPipeError:  # whoever read the lines has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    ring = live.ring
+    sys.stderr.write(f"{ring.windows} windows, {ring.dropped} of {ring.received} frames dropped\n")
+    return status
+
+
+def _check_sources(args: argparse.Namespace) -> None:
+    """Raise a ValueError unless there are either videos or a live source, with flags that suit it."""
+    if not args.live:
+        if not args.videos:
+            raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
+        return
+    if args.videos:
+        raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")
+    given = [f"--{name}" for name in FILE_FLAGS if getattr(args, name)]
+    if given:
+        raise ValueError(f"--live writes a line for each window, and has no {', '.join(given)}")
+
+
+def _read_truth(args: argparse.Namespace, num_classes: int) -> SegmentList | None:
+    if not args.truth:
+        return None
+    if not (args.curve or args.annotate):
+        raise ValueError("--truth is drawn in --curve and --annotate, so give one of them")
+    return read_segments(Path(args.truth), data_root=args.data_root, num_classes=num_classes)
+
+
 def _refuse_curves_of_numbers(args: argparse.Namespace, predictor: Predictor) -> None:
     """Raise a ValueError for outputs that a regression does not have."""
-    given = [f"--{name}" for name in ("curve", "heatmap", "annotate", "window", "stride") if getattr(args, name)]
+    given = [f"--{name}" for name in (*FILE_FLAGS[:-1], "live", "window", "stride") if getattr(args, name)]
     if given and predictor.task == "regression":
         raise ValueError(f"{args.checkpoint} predicts numbers (--task regression), which have no {', '.join(given)}")
 

@@ -25,21 +25,20 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from engines.configuration import parse_command_line, recipe_defaults
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
-from engines.objectives.distillation import Distillation
-from engines.objectives.loss_settings import LossSettings
+from engines.objectives.distillation import Distillation, TokenDistance
 from engines.run import run_task
 from engines.task import Task
 from models.distillation import add_distillation_arguments, load_teacher
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-from run_class_finetuning import get_parser as get_video_parser
-from run_class_finetuning import objective_of_labels
+from run_class_finetuning import get_classifier_parser, objective_of_labels
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
-    parser = get_video_parser()
+    parser = get_classifier_parser()
     parser.description = "VideoMambaPro: pretraining and evaluation on images"
     add_distillation_arguments(parser)
     recipe_defaults(parser, DEFAULTS)
@@ -56,6 +55,8 @@ def create_objective(
     """
     if not args.teacher or train_set is None:
         return objective_of_labels(model, args, test_set, train_set)
+    if args.teacher_scores:
+        raise ValueError("--teacher and --teacher_scores are two teachers: give one")
     if args.task != "classification":
         raise ValueError(f"--teacher distils classes, and this run has --task {args.task}; omit one of them")
     teacher = load_teacher(
@@ -69,8 +70,9 @@ def create_objective(
         model,
         test_set.num_classes,
         from_flags(LossSettings, args),
-        teacher=teacher,
+        teacher=TokenDistance(model.embed_dim, teacher),
         weight=args.distill_weight,
+        label_weight=args.label_weight,
         labels=[record.target for record in train_set.records],
         class_names=args.class_names,
     )

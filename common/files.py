@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+FOLDER_WEIGHTS = "model.safetensors"  # of a folder as on the Hugging Face hub
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN = 1 << 20  # bytes for names, numbers and checksums in addition to the tensors
 
@@ -46,6 +48,12 @@ def atomic_write(path: str | Path, mode: str = "wb", *, old: Path | None = None)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def weights_file(path: str | Path) -> Path:
+    """Return the file of weights that a path stands for: that in a folder, or the path itself."""
+    path = Path(path)
+    return path / FOLDER_WEIGHTS if path.is_dir() else path
 
 
 def require_space(path: str | Path, needed: int) -> None:

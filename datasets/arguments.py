@@ -28,6 +28,8 @@ class DataSettings(ListSettings, ViewSettings, AugmentationSettings, LoadingSett
 
     def __post_init__(self):
         check_choices(self)
+        if self.sampler == "balanced" and self.task != "classification":
+            raise ValueError(f"--sampler balanced needs one class a clip, which --task {self.task} does not have")
 
     @classmethod
     def from_flags(cls, flags: argparse.Namespace) -> Self:

@@ -1,15 +1,16 @@
 """Build datasets and loaders from settings."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.frame_size import as_pair
-from datasets.annotations import Kind
+from datasets.annotations import Kind, Record
 from datasets.arguments import DataSettings
 from datasets.balanced_sampler import BalancedSampler
 from datasets.class_labels import describe_empty_classes
@@ -58,12 +59,21 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)
     records, kind = read_records(list_file, settings, num_classes=num_classes)
-    check_some_files(records, list_file)
     outputs = "targets" if settings.task == "regression" else "classes"
     if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
+    dataset = dataset_of(records, kind, mode, settings, num_classes=num_classes, list_file=list_file)
+    logger.info("%s: %d clips of kind %s, %d %s, from %s", mode, len(dataset), kind, num_classes, outputs, list_file)
+    return dataset
+
+
+def dataset_of(
+    records: Sequence[Record], kind: Kind, mode: Mode, settings: DataSettings, *, num_classes: int, list_file: Path
+) -> ClipDataset:
+    """Build the dataset of the records of a list; arguments and errors as in `build_dataset` and `read_list`."""
+    check_some_files(records, list_file)
     films = records
-    if window := _window(settings):
+    if window := window_length(settings):
         records = cut_records(films, window, settings.window_stride)
         logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)
@@ -72,17 +82,12 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     shared["films"] = films
     typed_records: Any = records
     if kind == "video":
-        dataset = VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
-    else:
-        folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
-        first_frame = settings.first_frame
-        if first_frame is None:
-            first_frame = find_first_frame(typed_records, settings.filename_tmpl, list_file)
-        dataset = folder_class(
-            typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared
-        )
-    logger.info("%s: %d clips of kind %s, %d %s, from %s", mode, len(records), kind, num_classes, outputs, list_file)
-    return dataset
+        return VideoClsDataset(typed_records, plan, reader=settings.reader, **shared)
+    folder_class = ImageListDataset if kind == "image" else RawFrameClsDataset
+    first_frame = settings.first_frame
+    if first_frame is None:
+        first_frame = find_first_frame(typed_records, settings.filename_tmpl, list_file)
+    return folder_class(typed_records, plan, filename_tmpl=settings.filename_tmpl, first_frame=first_frame, **shared)
 
 
 def build_loader(
@@ -184,7 +189,7 @@ def build_plan(mode: Mode, kind: Kind, settings: DataSettings) -> ClipPlan:
     )
 
 
-def _window(settings: DataSettings) -> float:
+def window_length(settings: DataSettings) -> float:
     """Return the length of the windows in seconds; 0 for whole videos."""
     given = settings.window_seconds
     return get_preset(settings.data_set).window_seconds if given is None else given

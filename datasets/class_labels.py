@@ -48,6 +48,25 @@ def describe_empty_classes(records: Sequence[Record], num_classes: int) -> str:
     return f"{count} of {num_classes} classes have no clip: {listed}{hint}"
 
 
+def describe_labels(records: Sequence[Record], list_file: str | os.PathLike, task: LabelTask) -> list[str]:
+    """Describe the labels of a list: classes and clips without any, or the range of each target.
+
+    Raises:
+        ListFileError: Two lines have different numbers of targets.
+    """
+    if task == "regression":
+        _count_targets(records, list_file)
+        columns = list(zip(*(record.target for record in records), strict=True))
+        return [
+            f"target {place}: {min(column):g} to {max(column):g}, mean {sum(column) / len(column):g}"
+            for place, column in enumerate(columns)
+        ]
+    unlabelled = sum(not classes_of(record.target) for record in records)
+    lines = [f"{unlabelled} of {len(records)} clips have no label"] if unlabelled else []
+    empty = describe_empty_classes(records, max(_labels(records), default=-1) + 1)
+    return [*lines, empty] if empty else lines
+
+
 def _labels(records: Sequence[Record]) -> set[int]:
     return {label for record in records for label in classes_of(record.target)}
 

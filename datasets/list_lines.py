@@ -46,8 +46,8 @@ def recognise_separator(lines: Sequence[str], form: re.Pattern = INTEGER) -> str
     found = max(scores, key=lambda separator: scores[separator]) if any(scores.values()) else " "
     if form is INTEGER and found == JOINT:
         # Where all lines end in `3;17` after another separator, clips have several labels: `path 3` is no path.
-        other = recognise_separator(lines, INTEGERS)
-        return other if all(_ends_in(INTEGERS, line, other) for line in some) else found
+        other = recognise_separator(lines, NUMBERS)
+        return other if all(_ends_in(NUMBERS, line, other) for line in some) else found
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datasets.annotations import FrameFolderRecord, Kind, LineForm, ListFileError, Record, parse_line, recognise_kind
 from datasets.labels import format_label, task_of
 from datasets.list_lines import LineError, quote
-from datasets.segments import TIMES, Layout, find_layout
+from datasets.segments import TIMES, Layout, Unit, find_layout
 
 
 def format_list(records: Sequence[Record], kind: Kind) -> str:
@@ -31,7 +31,7 @@ def format_list(records: Sequence[Record], kind: Kind) -> str:
 
 def _layout(records: Sequence[Record]) -> Layout | None:
     """Return the columns of a list of segments; None for one of whole videos."""
-    units = {record.segment.unit for record in records if record.segment}
+    units: set[Unit] = {record.segment.unit for record in records if record.segment}
     if not units:
         return None
     if len(units) > 1:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.flag_types import frame_template, non_negative_int
@@ -103,6 +103,17 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
             settings.data_path,
         )
         return find_list_of("validation", settings)
+
+
+def find_training_list(settings: ListSettings) -> Path:
+    """Find the training list; --data_path may be the list itself, as in VideoMamba's pretraining scripts.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if settings.data_path and Path(settings.data_path).is_file():
+        settings = replace(settings, train_list=settings.train_list or settings.data_path)
+    return find_list_of("train", settings)
 
 
 def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 0) -> tuple[list[Record], Kind]:

@@ -97,7 +97,7 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
         names = tuple(name.lower() for name in split_columns(first_line, separator))
         if not {"path", "label"} <= set(names) or not {"start", "end", "start_frame", "end_frame"} & set(names):
             continue
-        units = [unit for unit in UNITS if set(TIMES[unit]) <= set(names)]
+        units: list[Unit] = [named for named in UNITS if set(TIMES[named]) <= set(names)]
         if len(units) != 1 or len(set(names)) < len(names):
             raise LineError("a header should name path, label, and start and end, or start_frame and end_frame, once")
         if unit and units[0] != unit:

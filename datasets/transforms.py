@@ -134,6 +134,45 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class MultiScaleCrop:
+    """Crop a box of one of several sizes at one of 13 places, and resize it to `size` (TSN, VideoMamba's pretraining).
+
+    The sides are shares of the largest box with the shape of `size`; those of height and width differ by one step at
+    most. The places are the corners, the centre and the points a quarter and half of the way between them.
+    """
+
+    size: FrameSize
+    shares: tuple[float, ...] = (1, 0.875, 0.75, 0.66)
+
+    def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Crop and resize a clip (T, C, H, W) -> (T, C, *size)."""
+        rows, columns = clip.shape[-2:]
+        top, left, height, width = self.draw_box(rows, columns, rng)
+        box = clip[..., top : top + height, left : left + width]
+        return _resize(box, *as_pair(self.size), "bilinear", True)
+
+    def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draw (top, left, height, width) of a box in a frame of `height` x `width`."""
+        rows, columns = as_pair(self.size)
+        heights = self._sides(min(height, width * rows / columns), rows)
+        widths = self._sides(min(width, height * columns / rows), columns)
+        steps = range(len(self.shares))
+        pairs = [(heights[i], widths[j]) for i in steps for j in steps if abs(i - j) <= 1]
+        h, w = pairs[rng.integers(len(pairs))]
+        down, across = _MULTI_SCALE_PLACES[rng.integers(len(_MULTI_SCALE_PLACES))]
+        return down * ((height - h) // 4), across * ((width - w) // 4), h, w
+
+    def _sides(self, longest: float, wanted: int) -> list[int]:
+        """Return the lengths of a side; one within three pixels of the wanted length is not resized."""
+        lengths = [int(longest * share) for share in self.shares]
+        return [wanted if abs(length - wanted) < 3 and wanted <= longest else length for length in lengths]
+
+
+# In quarters of the space beside the box: corners, centre and edge centres, and between centre and corners.
+_MULTI_SCALE_PLACES = [*((i, j) for i in (0, 2, 4) for j in (0, 2, 4)), (1, 1), (1, 3), (3, 1), (3, 3)]
+
+
+@dataclass(frozen=True)
 class RandomHorizontalFlip:
     """Mirror horizontally with a probability."""
 
@@ -245,6 +284,12 @@ class AugmentationSettings:
     scale: tuple[float, float] = option(
         CROP_AREA, "area of random crops, as a share of the image", positive_fraction, metavar=("MIN", "MAX")
     )
+    crop: str = option(
+        "area",
+        "random crops of videos: area (by --scale and --ratio) or multi_scale (a few sizes at a few places, as in "
+        "VideoMamba's masked pretraining)",
+        choices=("area", "multi_scale"),
+    )
     ratio: tuple[float, float] = option(
         CROP_ASPECT, "aspect ratio of random crops, relative to that of --input_size", positive, metavar=("MIN", "MAX")
     )
@@ -266,9 +311,13 @@ def video_train_transform(input_size: FrameSize, settings: AugmentationSettings)
 
     `train_interpolation` applies to geometric operations of the augmentation; the crop is bilinear, as published.
     """
-    crop = RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=_augment(settings))
+    augment = _augment(settings)
     flip = RandomHorizontalFlip(settings.hflip) if settings.hflip else None
-    return Compose([crop, flip], _erasing(settings))
+    if settings.crop == "multi_scale":
+        steps = [Augment(augment) if augment else None, MultiScaleCrop(input_size), flip]
+    else:
+        steps = [RandomResizedCrop(input_size, settings.scale, settings.ratio, augment=augment), flip]
+    return Compose(steps, _erasing(settings))
 
 
 def image_train_transform(input_size: FrameSize, settings: AugmentationSettings) -> Compose:

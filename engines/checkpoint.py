@@ -259,7 +259,7 @@ def _make_way(settings: RunSettings, state: TrainingState) -> None:
     if origin and origin.parent == Path(settings.output_dir).resolve():
         others = [path for path in find_checkpoints(settings.output_dir) if path.resolve() != origin]
         earlier = [path for path in others if not 0 <= updates_done(path) <= state.step]
-    for flag in ("finetune", "teacher"):
+    for flag in ("finetune", "teacher", "teacher_scores"):
         file = settings.flags.get(flag)
         if file and Path(file).resolve() in [path.resolve() for path in earlier]:
             raise ValueError(

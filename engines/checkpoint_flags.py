@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 SAMPLINGS = {preset.sampling for preset in PRESETS.values()}
 SAMPLING_FLAGS = ("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop")
+SAMPLING_FLAGS += ("window_seconds", "window_stride")
 """Flags that select the frames and views of a test; recipes and our own checkpoints contain them."""
 
 
@@ -69,7 +70,7 @@ def _settle_task(flags: dict[str, Any], given: Set[str], facts: CheckpointFacts)
     if "task" in given and flags["task"] != saved:
         raise ValueError(f"--task {flags['task']}: {facts.path} was trained for --task {saved}; omit the flag")
     flags["task"] = saved
-    if "view_merge" not in given:
+    if "view_merge" in flags.keys() - given:
         flags["view_merge"] = facts.flags.get("view_merge", flags["view_merge"])
 
 

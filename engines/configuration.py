@@ -24,7 +24,7 @@ from engines.batch import check_mixing, fit_batch
 from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
-from engines.objectives.loss_settings import refuse_misfits, switch_off_misfits
+from engines.loss_settings import refuse_misfits, switch_off_misfits
 from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
@@ -90,7 +90,7 @@ def parse_arguments(
     """
     rank, world_size, _ = place_from_environment()
     setup_logging(rank)
-    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions)
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, parser._option_string_actions, script)
     typed = typed_values(parser, argv)
     given = set(typed)
     first = parser.parse_args(argv)

@@ -23,7 +23,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.complexity import Complexity, measure_complexity
 from models.config import ModelConfig
-from models.describe import describe_checkpoint
+from models.freezing import trained_share
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def dry_run(task: Task, flags: argparse.Namespace, *, measure: bool = True) -> i
         model = build_model(ModelSettings.from_flags(flags), num_classes)
     load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
-        describe_checkpoint(flags.teacher)
+        task.check_teacher(flags, model)
     workload = _workload(task, settings, data, check, model, processes)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
@@ -127,15 +127,17 @@ def _workload(
         rates = scale_learning_rates(settings, processes)
         create_schedule(create_optimizer(model, settings, rates.peak), settings, rates, updates)
         trained = settings.epochs * updates * rates.clips_per_update
-        validated = settings.epochs * len(datasets["validation"]) if "validation" in datasets else 0
+        validations = -(-settings.epochs // settings.eval_freq)
+        validated = validations * len(datasets["validation"]) if "validation" in datasets else 0
         _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
-    tested = datasets[task.test_mode]
-    return Workload(trained, validated, len(tested) * tested.plan.segments * tested.plan.crops)
+    tested = datasets.get(task.test_mode)
+    views = len(tested) * tested.plan.segments * tested.plan.crops if tested else 0
+    return Workload(trained, validated, views, training_pass=(1 + 2 * trained_share(model)) / 3)
 
 
 def _log_model(config: ModelConfig, complexity: Complexity) -> None:
     _logger.info(
-        "%s: %.1f M parameters, %d classes, %d frames of %d x %d, %d tokens, %.1f GFLOPs per clip",
+        "%s: %.1f M parameters, %d outputs, %d frames of %d x %d, %d tokens, %.1f GFLOPs per clip",
         config.name,
         complexity.parameters / 1e6,
         config.num_classes,
@@ -164,11 +166,12 @@ def _log_memory(settings: RunSettings, complexity: Complexity, device: torch.dev
 def _log_compute(complexity: Complexity, workload: Workload, processes: int) -> None:
     flops = 3 * complexity.flops * workload.training_passes
     _logger.info(
-        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained + %d validated "
+        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained%s + %d validated "
         "/ 3 + %d views tested / 3); at an assumed %.0f TFLOP/s per GPU, %.3g hours on %d",
         flops / 1e15,
         complexity.flops / 1e9,
         workload.trained,
+        f" x {workload.training_pass:.2f} (--freeze)" if workload.training_pass < 1 else "",
         workload.validated,
         workload.tested,
         ASSUMED_GPU_FLOPS / 1e12,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from common.files import weights_file
 from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
@@ -22,21 +23,32 @@ from datasets.detection.lists import (
     find_person_boxes,
     split_of,
 )
-from datasets.lists import ListSettings, find_list_of, given_classes
+from datasets.lists import (
+    ListSettings,
+    find_list_of,
+    find_training_list,
+    given_classes,
+    number_of_classes,
+    read_records,
+)
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
-from engines.objectives.loss_settings import LossSettings, MergeSettings, refuse_misfits
+from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
+from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
+from engines.trackers import require_tracker
 
 WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
 
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
 _FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
-    *("label_map", "train_csv", "val_csv", "test_csv", "person_boxes"),
+    *("teacher_scores", "label_map", "train_csv", "val_csv", "test_csv", "person_boxes", "probe_list"),
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
+_MASKED_PRETRAINING = "run_pretrain_masked.py"
 _NEVER_DEFAULTS = {"recipe", "config"}
 
 
@@ -54,16 +66,18 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings)
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, TeacherSettings, ProbeSettings)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
-        words, _ = translate(words, parser._option_string_actions)
+        words, _ = translate(words, parser._option_string_actions, script)
         _take_defaults(parser, words, script, defaults)
         if not classifies:
             _check_square(words)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags)
-        if classifies:
+        if script == _MASKED_PRETRAINING:
+            _check_pretraining(flags)
+        elif classifies:
             if not flags.eval:  # the checkpoint knows the task of a test
                 refuse_misfits(flags.task, typed_values(parser, words))
             _check_data(flags, script)
@@ -80,12 +94,14 @@ def check_inference(words: Sequence[str] | None = None) -> None:
         words: Words of the command line; None for those of this process.
     """
     parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe", "boxes"):
+    for name in ("checkpoint", "label_names", "recipe", "boxes", "truth", "live"):
         parser.add_argument(f"--{name}", default="")
     flags, _ = parser.parse_known_args(words)
     try:
-        _require_file("checkpoint", flags.checkpoint, WEIGHTS_HINT)
+        _require_weights("checkpoint", flags.checkpoint)
         _require_file("label_names", flags.label_names)
+        _require_file("truth", flags.truth)
+        _check_live(flags.live)
         if flags.recipe:
             load_recipe(flags.recipe)
         if flags.boxes not in ("", FULL):
@@ -99,7 +115,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", *_WEIGHT_FLAGS):
+    for name in ("model", "recipe", "config", "resume", "track", "probe_list", *_WEIGHT_FLAGS):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -139,6 +155,7 @@ def _check_files(flags: argparse.Namespace) -> None:
         _require_weights(name, getattr(flags, name))
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
+    require_tracker(flags.track)
 
 
 def _check_annotations(flags: argparse.Namespace) -> None:
@@ -153,10 +170,27 @@ def _check_annotations(flags: argparse.Namespace) -> None:
             find_person_boxes(split, settings)
 
 
+def _check_pretraining(flags: argparse.Namespace) -> None:
+    """Check that a masked pretraining has a teacher and a training list, and no lists that it would not read."""
+    for name in ("val_list", "test_list", "label_names"):
+        if getattr(flags, name):
+            raise ValueError(f"--{name} has no meaning here: masked pretraining is tested with --probe_list FILE")
+    if flags.eval:
+        return
+    if not flags.teacher:
+        raise ValueError(
+            "masked pretraining aligns the student with a teacher: name its weights with --teacher FILE "
+            "(docs/masked.md says which files serve)"
+        )
+    find_training_list(from_flags(ListSettings, flags))
+
+
 def _check_data(flags: argparse.Namespace, script: str) -> None:
     """Check the dataset, the lists and the sizes."""
     given_classes(from_flags(ListSettings, flags))
     _check_lists(flags, script)
+    if flags.teacher_scores and not flags.eval:
+        _check_teacher(flags)
     weights_decide = flags.eval and (flags.finetune or flags.resume)
     if not weights_decide:
         _check_sizes(flags, script)
@@ -168,7 +202,7 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
     modes: list[Mode] = [tested]
     if not flags.eval:
         modes.append("train")
-    if not (flags.eval or flags.disable_eval_during_finetuning):
+    if not (flags.eval or flags.disable_eval_during_finetuning or flags.probe):
         modes.append("validation")
     settings = from_flags(ListSettings, flags)
     logging.disable(logging.WARNING)  # the run itself warns when it reads its lists
@@ -177,6 +211,17 @@ def _check_lists(flags: argparse.Namespace, script: str) -> None:
             find_list_of(mode, settings)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _check_teacher(flags: argparse.Namespace) -> None:
+    """Check that the teacher's outputs can be used and have every line of the training list."""
+    if flags.task != "classification":
+        raise ValueError(f"--teacher_scores teaches classes, and this run has --task {flags.task}; omit one of them")
+    settings, taught = from_flags(ListSettings, flags), from_flags(TeacherSettings, flags)
+    file = find_list_of("train", settings)
+    records, _ = read_records(file, settings)
+    classes = number_of_classes(settings)
+    read_teacher_outputs(taught, records, classes, list_file=str(file), data_root=settings.data_root)
 
 
 def _check_square(words: Sequence[str]) -> None:
@@ -198,10 +243,18 @@ def _check_sizes(flags: argparse.Namespace, script: str) -> None:
         check_test_sizes(views.input_size, views.short_side)
 
 
+def _check_live(name: str) -> None:
+    if name and not (name.isdecimal() or "://" in name or name == "-" or Path(name).exists()):
+        raise ValueError(
+            f"--live {name}: there is no such file or FIFO; a camera is a number, a stream an address (rtsp://, "
+            "udp://), standard input -"
+        )
+
+
 def _require_weights(name: str, value: str) -> None:
     if "://" in value:
         raise ValueError(f"--{name} {value} is an address: download the file and give its path")
-    _require_file(name, value, WEIGHTS_HINT)
+    _require_file(name, value and str(weights_file(value)), WEIGHTS_HINT)
 
 
 def _require_file(name: str, value: str, remedy: str = "") -> None:

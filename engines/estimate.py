@@ -28,6 +28,7 @@ class Workload:
 
     Attributes:
         trained: clips with a forward and a backward pass.
+        training_pass: cost of such a pass with frozen blocks, which have no backward pass, relative to that of all.
         validated: clips of all validations, forward pass only.
         tested: views of the test, forward pass only.
     """
@@ -35,11 +36,12 @@ class Workload:
     trained: int
     validated: int
     tested: int
+    training_pass: float = 1.0
 
     @property
     def training_passes(self) -> float:
         """The total in units of one forward and backward pass, of which a forward pass is a third."""
-        return self.trained + (self.validated + self.tested) / 3
+        return self.trained * self.training_pass + (self.validated + self.tested) / 3
 
 
 def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from common.settings import option
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines.trackers import TRACKERS, Tracker
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class LogSettings:
         "folder for checkpoints, log.txt, args.json and results.json; nothing is written if empty (default: empty)",
     )
     log_dir: str = option("", "folder for TensorBoard files (default: --output_dir)")
+    track: str = option(
+        "", "experiment tracker beside TensorBoard: trackio, wandb or mlflow (default: none)", choices=TRACKERS
+    )
     log_interval: int = option(20, "optimizer steps between two log lines", positive_int)
 
 
@@ -95,7 +99,7 @@ def clip_picture(batch: dict) -> torch.Tensor:
 
 
 class RunLog:
-    """Writer of log.txt (one JSON object per line) and TensorBoard events.
+    """Writer of log.txt (one JSON object per line), TensorBoard events and the records of a tracker.
 
     If TensorBoard's files cannot be written, this is reported once and the run continues without them.
 
@@ -103,9 +107,19 @@ class RunLog:
         output_dir: folder of log.txt; empty for none. Lines are appended, so that a resumed run continues its file.
         log_dir: folder of the TensorBoard files; empty for none.
         enabled: write anything at all; True on rank 0 only.
+        tracker: name of an experiment tracker; empty for none.
+        flags: of the run, for the tracker.
     """
 
-    def __init__(self, output_dir: str = "", log_dir: str = "", *, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str = "",
+        log_dir: str = "",
+        *,
+        enabled: bool = True,
+        tracker: str = "",
+        flags: dict[str, Any] | None = None,
+    ) -> None:
         self._path = Path(output_dir) / "log.txt" if output_dir and enabled else None
         self._writer = None
         self._pictured = False
@@ -113,12 +127,15 @@ class RunLog:
             repair_lines(self._path)
         if log_dir and enabled:
             self._open_tensorboard(log_dir)
+        self._tracker = Tracker(tracker, output_dir, flags or {}) if tracker and enabled else None
 
-    def scalars(self, prefix: str, values: dict[str, float], step: int) -> None:
-        """Write scalars to TensorBoard as `prefix`/name at `step` (an optimizer step or an epoch)."""
+    def scalars(self, prefix: str, values: dict[str, float], step: int, *, epoch: int | None = None) -> None:
+        """Write scalars as `prefix`/name at an optimizer step; for those of an epoch, TensorBoard counts epochs."""
         with self._tensorboard() as writer:
             for name, value in values.items() if writer else ():
-                writer.add_scalar(f"{prefix}/{name}", value, step)
+                writer.add_scalar(f"{prefix}/{name}", value, step if epoch is None else epoch)
+        if self._tracker is not None:
+            self._tracker.log({f"{prefix}/{name}": value for name, value in values.items()}, step)
 
     def with_picture(self, batches: Iterable[dict], step: int) -> Iterator[dict]:
         """Yield `batches` unchanged, and write the clips of the run's first one to TensorBoard as an image."""
@@ -149,7 +166,9 @@ class RunLog:
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Flush and close TensorBoard's files."""
+        """Flush and close TensorBoard's files, and finish the tracker's record."""
+        if self._tracker is not None:
+            self._tracker.close()
         with self._tensorboard() as writer:
             if writer:
                 writer.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, get_optimizer_class, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 
 from common.flag_types import (
@@ -240,7 +240,14 @@ def parameter_groups(
     return groups
 
 
-def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+def create_optimizer(
+    model: Any,
+    settings: OptimizerSettings,
+    lr: float,
+    groups: list[dict] | None = None,
+    *,
+    on_device: bool = False,
+) -> torch.optim.Optimizer:
     """Create the optimizer `settings.opt` of timm's registry for `parameter_groups`.
 
     Epsilon, betas and momentum are passed to the optimizers that have them.
@@ -249,11 +256,16 @@ def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torc
         model: bare module, not wrapped for parallel training.
         settings: of the optimizer.
         lr: peak learning rate.
+        groups: with learning rates and weight decays of their own, instead of `parameter_groups`.
+        on_device: let Adam and AdamW take a step in one kernel that decides on the device whether to change anything.
     """
-    groups = parameter_groups(
+    groups = groups or parameter_groups(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]
+    fused: dict[str, Any] = {}
+    if on_device and get_optimizer_class(settings.opt, bind_defaults=False) in (torch.optim.Adam, torch.optim.AdamW):
+        fused = dict(fused=True, capturable=True)
     _logger.info(
         "%s: %d parameter groups, weight decay %g, layer factors %.3g to %.3g",
         settings.opt,
@@ -270,7 +282,13 @@ def create_optimizer(model: Any, settings: OptimizerSettings, lr: float) -> torc
         momentum=settings.momentum,
         eps=settings.opt_eps,
         betas=tuple(settings.opt_betas),
+        **fused,
     )
+
+
+def decides_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a step reads on the device, from `found_inf`, whether to change anything."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def create_schedule(

@@ -39,6 +39,11 @@ class ParallelSettings:
     )
     dist_timeout: int = option(600, "seconds that a process waits for the others before the run fails", positive_int)
     compile: bool = flag(False, "compile the model with torch.compile (default: off)")
+    cuda_graph: bool = flag(
+        False,
+        "capture the optimizer step as one CUDA graph, for small batches, whose many kernels the host launches too "
+        "slowly (default: off; see docs/gpu.md)",
+    )
 
 
 def send_weights(model: nn.Module) -> None:
@@ -165,7 +170,9 @@ def load_for_test(objective: Objective, state: dict[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load `whole_state(optimizer.state_dict())`; each rank takes its shards.
+    """Load the moments of `whole_state(optimizer.state_dict())`; each rank takes its shards.
+
+    The settings of the parameter groups stay those of `optimizer`, including where it keeps its moments.
 
     Raises:
         ValueError: the groups or their sizes belong to another optimizer.
@@ -176,7 +183,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         for number, values in state["state"].items()
         if number < len(parameters)
     }
-    optimizer.load_state_dict({**state, "state": shards})
+    # PyTorch pairs groups in order, and raises an error if the numbers of groups or parameters differ.
+    own = itertools.chain(optimizer.param_groups, itertools.repeat({}))
+    groups = [
+        {**group, **mine, "params": group["params"]} for group, mine in zip(state["param_groups"], own, strict=False)
+    ]
+    optimizer.load_state_dict({"state": shards, "param_groups": groups})
 
 
 def _shard_like(value: Any, current: torch.Tensor | None) -> Any:

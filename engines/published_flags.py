@@ -13,6 +13,8 @@ from pathlib import Path
 from engines.recipe import read_yaml
 
 TABLE = Path(__file__).with_suffix(".yaml")
+TABLES_OF_SCRIPTS = {"run_pretrain_masked.py": TABLE.with_name("published_masked_flags.yaml")}
+"""Tables of scripts whose published counterpart has further flags."""
 
 
 class Handling(Enum):
@@ -52,10 +54,16 @@ class RefusedFlagError(ValueError):
 
 
 @cache
-def published_flags() -> dict[str, PublishedFlag]:
-    """Read the table: option, written with dashes only -> flag, in the order of the file."""
-    flags = {}
-    for name, (origin, values, handling, remark, *harmless) in read_yaml(TABLE).items():
+def published_flags(script: str = "") -> dict[str, PublishedFlag]:
+    """Read the table: option, written with dashes only -> flag, in the order of the file.
+
+    Args:
+        script: Run script whose own table follows and overrides the common one; empty for the common one alone.
+    """
+    flags, table = {}, read_yaml(TABLE)
+    if script in TABLES_OF_SCRIPTS:
+        table |= read_yaml(TABLES_OF_SCRIPTS[script])
+    for name, (origin, values, handling, remark, *harmless) in table.items():
         option = name if name.startswith("-") else f"--{name}"
         replaced = handling.startswith("-")
         flags[_plain(option)] = PublishedFlag(
@@ -70,12 +78,13 @@ def published_flags() -> dict[str, PublishedFlag]:
     return flags
 
 
-def translate(words: Sequence[str], known: Collection[str] = ()) -> tuple[list[str], list[str]]:
+def translate(words: Sequence[str], known: Collection[str] = (), script: str = "") -> tuple[list[str], list[str]]:
     """Translate a command line of another code base into this repository's flags.
 
     Args:
         words: Words of the command line.
         known: Flags of the script, which are never translated.
+        script: File name of the run script.
 
     Returns:
         The words, and one line for each flag that was replaced or ignored.
@@ -89,7 +98,7 @@ def translate(words: Sequence[str], known: Collection[str] = ()) -> tuple[list[s
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")
-        flag = published_flags().get(_plain(option)) if word.startswith("-") else None
+        flag = published_flags(script).get(_plain(option)) if word.startswith("-") else None
         if flag is None or flag.handling is Handling.SAME or _plain(option) in own:
             translated.append(word)
             continue

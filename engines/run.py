@@ -20,7 +20,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 
 
-def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset], None]) -> None:
+def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset | None], None]) -> None:
     """Train (unless --eval) and test; with --dry_run, only check.
 
     Args:
@@ -36,9 +36,9 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
         # Read all lists first, so that faults are reported before anything is built.
         data = task.read_settings(flags)
         sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
-        test_set, train_set = sets[task.test_mode], sets.get("train")
+        test_set, train_set = sets.get(task.test_mode), sets.get("train")
 
-        model = build_model(ModelSettings.from_flags(flags), test_set.num_classes)
+        model = build_model(ModelSettings.from_flags(flags), next(iter(sets.values())).num_classes)
         load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
         objective = task.create_objective(model, flags, test_set, train_set)
 
@@ -57,7 +57,8 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
     if state is not None:
         fit(state, loaders["train"], loaders.get("validation"), settings, context)
 
-    run_test(objective, loaders[task.test_mode], settings, context, state=state)
+    if task.test_mode in loaders:
+        run_test(objective, loaders[task.test_mode], settings, context, state=state)
     if settings.output_dir and context.is_main:
         report(settings.output_dir, test_set)
     close_distributed()

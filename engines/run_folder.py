@@ -38,6 +38,7 @@ _RUN_FILES = (
     "training_curve.png",
     "confusion_matrix.png",
     "events.out.tfevents.*",
+    "tracker.json",
 )
 # Seconds to wait for a process on this machine to end, and for a file server to release the lock of another machine.
 _LOCAL_PATIENCE, _REMOTE_PATIENCE = 10, 120

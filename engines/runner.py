@@ -64,7 +64,7 @@ def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
 
 
 def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, context: Context) -> None:
-    """Train from state.epoch to settings.epochs; after each epoch, validate, save checkpoints and write log.txt.
+    """Train from state.epoch to settings.epochs; after each epoch, validate if due, save and write log.txt.
 
     Args:
         state: from `create_training_state`, possibly resumed.
@@ -75,7 +75,13 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
         context: this process.
     """
     install_stop_handlers(settings.output_dir)
-    run_log = RunLog(settings.output_dir, settings.log_dir or settings.output_dir, enabled=context.is_main)
+    run_log = RunLog(
+        settings.output_dir,
+        settings.log_dir or settings.output_dir,
+        enabled=context.is_main,
+        tracker=settings.track,
+        flags=settings.flags,
+    )
     score = state.objective.score
     parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
@@ -91,12 +97,13 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
         advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
         if advice:
             _logger.warning("%s", advice)
-        validated = _validate(state, val_loader, settings, context)
+        due = (epoch + 1) % settings.eval_freq == 0 or epoch + 1 == settings.epochs
+        validated = _validate(state, val_loader if due else None, settings, context)
         state.finish_epoch()
         best = _note_scores(state, validated)
         keep = settings.save_ckpt_freq > 0 and state.epoch % settings.save_ckpt_freq == 0
         record = {f"train_{name}": value for name, value in trained.metrics.items()} | validated
-        run_log.scalars("epoch", record, state.epoch)
+        run_log.scalars("epoch", record, state.step, epoch=state.epoch)
         run_log.epoch(
             {
                 "epoch": epoch,

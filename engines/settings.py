@@ -5,7 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from common.flag_types import non_negative_int
+from common.flag_types import non_negative_int, positive_int
 from common.settings import flag, from_flags, option
 from engines.distributed import DeviceSettings
 from engines.logs import LogSettings
@@ -56,6 +56,7 @@ class TestSettings:
         None,
         "test checkpoint-best.pth (default: where the run has one); --no_test_best: the last epoch's weights",
     )
+    eval_freq: int = option(1, "epochs between two validations; the last epoch is validated, too", positive_int)
     disable_eval_during_finetuning: bool = flag(
         False, "do not validate after each epoch; no checkpoint-best.pth is written then (default: off)"
     )

@@ -13,6 +13,7 @@ from torch import nn
 
 from common.frame_size import as_pair
 from common.settings import as_typed
+from engines.cuda_graph import GraphedStep, check_capturable
 from engines.distributed import Context, gather_objects
 from engines.epoch_sums import EpochSums
 from engines.objectives.base import Objective, SavedNames
@@ -40,6 +41,7 @@ _FREE_FLAGS = {
     "output_dir",
     "log_dir",
     "log_interval",
+    "track",
     "num_workers",
     "pin_mem",
     "device",
@@ -72,6 +74,7 @@ class TrainingState:
         test_weights: "model" or "model_ema", whichever scored better in the last validation; early in a run the EMA is
             worse than the model.
         random_states: random states of all ranks from a loaded checkpoint, until `restore_random_states` uses them.
+        graph: with --cuda_graph, captures and replays the optimizer step; else None.
     """
 
     objective: Objective
@@ -89,6 +92,7 @@ class TrainingState:
     best_score: float | None = None
     test_weights: str = "model"
     random_states: list[dict] = field(default_factory=list)
+    graph: GraphedStep | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -148,12 +152,9 @@ class TrainingState:
         self._warn_of_changed_batch(saved.get("rates"))
         try:
             load_model(self.objective, saved["model"])
-            settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
             load_optimizer(self.optimizer, saved["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"the checkpoint belongs to another model or optimizer: {error}") from error
-        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(setting)
         if self.ema is not None:
             load_model(self.ema.module, saved.get("model_ema") or saved["model"])
         self.epoch = saved["epoch"]
@@ -240,7 +241,7 @@ def create_training_state(
         steps_per_epoch: optimizer steps per epoch (`engines.train.updates_per_epoch`).
 
     Raises:
-        ValueError: --start_epoch leaves nothing to train.
+        ValueError: --start_epoch leaves nothing to train, or the run does not suit --cuda_graph.
     """
     if settings.start_epoch and settings.start_epoch >= settings.epochs:
         raise ValueError(
@@ -258,7 +259,12 @@ def create_training_state(
     if ema is not None and settings.parallel == "fsdp" and context.world_size > 1:
         shard_model(ema.module, context)
     rates = scale_learning_rates(settings, context.world_size)
-    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak)
+    sharded = settings.parallel == "fsdp" and context.world_size > 1
+    on_device = context.device.type == "cuda" and not sharded
+    groups = objective.optimizer_groups()
+    optimizer = create_optimizer(SavedNames(objective), settings, rates.peak, groups, on_device=on_device)
+    if settings.cuda_graph:
+        check_capturable(settings, objective, optimizer, context)
     scheduler = create_schedule(optimizer, settings, rates, steps_per_epoch)
     state = TrainingState(
         objective,
@@ -272,6 +278,7 @@ def create_training_state(
         epoch=settings.start_epoch,
         step=settings.start_epoch * steps_per_epoch,
         test_weights="model" if ema is None else "model_ema",
+        graph=GraphedStep(context.device) if settings.cuda_graph else None,
     )
     scheduler.step_update(state.step)
     return state

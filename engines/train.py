@@ -3,23 +3,19 @@
 import logging
 import time
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 from common.progress import progress
 from engines.checkpoint import save_checkpoint
 from engines.distributed import Context
-from engines.epoch_sums import LOOP_SCALARS, EpochSums
+from engines.epoch_sums import EpochSums
 from engines.logs import RunLog, peak_memory
 from engines.nonfinite import report_not_finite
-from engines.parallel import gradient_norm, gradient_sync
 from engines.preemption import leave, stop_requested
 from engines.settings import RunSettings
 from engines.state import TrainingState
+from engines.update import Results, prepared, step_numbers, take_step
 
 _logger = logging.getLogger(__name__)
 
@@ -100,19 +96,16 @@ def _step(state: TrainingState, batches, records, settings: RunSettings, context
     group = list(islice(batches, settings.update_freq))
     done.data_seconds = time.perf_counter() - start
     _note_unreadable(group, records, done.unreadable)
-    scalars, norm = _backward(state, group, settings, context)
-    scalars, norm_value, finite, stop = _agree(scalars, norm, context)
+    step = partial(take_step, state, settings, context)
+    step = step if state.graph is None else partial(state.graph, step)
+    results = step(prepared(state, group, settings, context), step_numbers(state, group, context))
+    scalars, norm, finite, stop = _read(results, context)
     if finite:
-        if settings.clip_grad is not None:
-            clip_grads_with_norm_(state.objective.parameters(), settings.clip_grad, norm)
-        state.optimizer.step()
-        if state.ema is not None:
-            state.ema.update(state.objective, step=state.step + 1)
-        done.updates, done.grad_norm = 1, norm_value
+        done.updates, done.grad_norm = 1, norm
         done.scalars = {name: sum(values) for name, values in scalars.items()}
         done.clips = sum(len(batch["clips"]) for batch in group)
     else:
-        _skip(state, group, scalars["loss"], norm_value, records, settings, context)
+        _skip(state, group, scalars["loss"], norm, records, settings, context)
         done.skipped = 1
     state.step += 1
     state.scheduler.step_update(state.step)
@@ -120,73 +113,18 @@ def _step(state: TrainingState, batches, records, settings: RunSettings, context
     return done, stop
 
 
-def _backward(
-    state: TrainingState, group: list[dict], settings: RunSettings, context: Context
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Accumulate the gradients of one optimizer step over the batches of `group`.
-
-    Returns:
-        the scalars of each batch, scaled so that their sum, averaged over processes, is the mean over everything that
-        the objective counts in the step; the gradient norm. All are tensors on the device.
-    """
-    state.optimizer.zero_grad(set_to_none=True)
-    scalars = []
-    for number, (batch, divisor) in enumerate(zip(group, _divisors(state, group, context), strict=True)):
-        prepared = state.objective.prepare(batch, context.device)
-        with gradient_sync(state.parallel, on=number + 1 == len(group)):
-            with torch.autocast(context.device.type, dtype=torch.bfloat16, enabled=bool(settings.bf16)):
-                found = state.parallel(prepared)
-            loss = found["loss"] / divisor
-            loss.backward()
-        _refuse_names_of_the_loop(found)
-        others = {name: torch.as_tensor(value).detach() for name, value in found.items() if name != "loss"}
-        scalars.append({"loss": loss.detach()} | {name: value.to(loss) / divisor for name, value in others.items()})
-    return scalars, gradient_norm(state.objective)
-
-
-def _refuse_names_of_the_loop(scalars: Iterable[str]) -> None:
-    """Raise a ValueError if an objective's scalar has a name that the training loop uses itself."""
-    taken = LOOP_SCALARS.intersection(scalars)
-    if taken:
-        raise ValueError(f"the training loop itself logs {min(taken)!r}: rename the objective's scalar")
-
-
-def _divisors(state: TrainingState, group: list[dict], context: Context) -> Tensor:
-    """Return the divisors of the batches' mean losses, (batches,).
-
-    Gradients are summed over the accumulated batches and averaged over processes. With the divisor
-    count of the step / (count of the batch x processes), the result is the gradient of the mean over everything that
-    the objective counts in the step, however it is distributed over batches and processes. The divisor of a batch with
-    count 0 is infinity.
-    """
-    counts = torch.tensor(
-        [state.objective.count(batch) for batch in group], dtype=torch.float64, device=context.device
-    )
-    total = counts.sum()
-    if context.world_size > 1:
-        dist.all_reduce(total)
-    return (total.clamp(min=1) / (counts * context.world_size)).float()
-
-
-def _agree(
-    scalars: list[dict[str, Tensor]], norm: Tensor, context: Context
-) -> tuple[dict[str, list[float]], float, bool, bool]:
-    """Copy the scalars of a step to the host, and let all processes agree whether to apply the step and to stop.
+def _read(results: Results, context: Context) -> tuple[dict[str, list[float]], float, bool, bool]:
+    """Copy the results of a step to the host, in a single transfer, because each makes the host wait for the GPU.
 
     Returns:
         this process's scalars, name -> one number per batch; the norm; whether losses and norm are finite on all
         processes; whether any process has received a stop signal.
     """
-    names = list(scalars[0])
-    decisive = torch.stack([*(batch["loss"] for batch in scalars), norm.to(scalars[0]["loss"])])
-    votes = torch.stack([(~decisive.isfinite()).any().to(decisive), torch.full_like(decisive[0], stop_requested())])
-    if context.world_size > 1:
-        dist.all_reduce(votes, dist.ReduceOp.MAX)
-    values = torch.stack([torch.stack([batch[name] for batch in scalars]) for name in names])
-    # A single transfer per step for all numbers, because each transfer makes the host wait for the GPU.
-    *numbers, norm_value, broken, stop = torch.cat([values.flatten(), decisive[-1:], votes]).tolist()
-    by_name = {name: numbers[i * len(scalars) : (i + 1) * len(scalars)] for i, name in enumerate(names)}
-    return by_name, norm_value, not broken, bool(stop)
+    *numbers, norm, broken, stop = results.numbers.tolist()
+    batches = len(numbers) // len(results.names)
+    by_name = {name: numbers[i * batches : (i + 1) * batches] for i, name in enumerate(results.names)}
+    # A process alone needs no vote, and that of a captured step would be the one of its capture.
+    return by_name, norm, not broken, bool(stop) if context.world_size > 1 else stop_requested()
 
 
 def _skip(

@@ -105,7 +105,7 @@ def held_logits(model: VideoMambaPro, tokens: Tensor) -> Tensor:
     for layer in model.layers:
         residual = add_to_residual(hidden, residual)
         hidden = _held_mixer(layer.mixer, _held_norm(layer.norm, residual))
-    return model.head(_held_norm(model.norm_f, add_to_residual(hidden, residual))[:, 0])
+    return model.head(model.pool(_held_norm(model.norm_f, add_to_residual(hidden, residual))))
 
 
 def plain_logits(model: VideoMambaPro, tokens: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def plain_logits(model: VideoMambaPro, tokens: Tensor) -> Tensor:
     hidden, residual = tokens, None
     for layer in model.layers:
         hidden, residual = layer(hidden, residual)
-    return model.head(model.norm_f(add_to_residual(hidden, residual))[:, 0])
+    return model.head(model.pool(model.norm_f(add_to_residual(hidden, residual))))
 
 
 def _held_mixer(mixer: Mamba, hidden: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.readers import FrameReader
-from inference.drawing import FONT_FILE, Strip, caption, class_colours, draw_strip
+from inference.drawing import FONT_FILE, Bars, Strip, caption, class_colours, draw_strip
 from inference.heatmaps import draw_heat_scale
 from inference.predictor import UNSURE, certainty
 from inference.timeline import Timeline
@@ -22,6 +22,7 @@ def annotate_video(
     timeline: Timeline,
     target: Path,
     *,
+    bars: Bars | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> int:
     """Write an annotated H.264 copy of a video, with as many frames.
@@ -30,6 +31,7 @@ def annotate_video(
         reader: reader of the video.
         timeline: from `follow` for this video; heat maps are drawn if it has any.
         target: the .mp4 file; it appears when it is complete.
+        bars: segments to draw above the curve.
         progress: wraps the iteration over the frames, for a progress bar.
 
     Returns:
@@ -39,7 +41,7 @@ def annotate_video(
         UnreadableVideoError: frames cannot be decoded.
     """
     width, height = canvas_size(reader.read([0]).shape[1:3])
-    strip = draw_strip(timeline.curve, width, STRIP_HEIGHT, dark=True)
+    strip = draw_strip(timeline.curve, width, STRIP_HEIGHT, dark=True, bars=bars)
     painter = _Painter(timeline, strip, (width, height))
     pictures = (painter.paint(frame, number) for number, frame in enumerate(progress(every_frame(reader))))
     write_h264(target, pictures, (width, height + STRIP_HEIGHT), timeline.curve.rate or FRAME_RATE)

@@ -3,9 +3,10 @@
 import argparse
 from typing import Any
 
-from common.flag_types import frame_template, non_negative, non_negative_int, positive_int
+from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from datasets.readers import DECODERS
 from inference.predictor import QUICK, Predictor, load_predictor
+from inference.segments import SegmentSettings
 from inference.settings import SAMPLING_FLAGS
 
 
@@ -51,6 +52,81 @@ def add_computing_arguments(group) -> None:
         default=2,
         help="processes that decode videos in advance (default: %(default)s)",
     )
+
+
+def add_segment_arguments(group) -> None:
+    """Add the flags of segments to a group of a parser."""
+    default = SegmentSettings()
+    group.add_argument(
+        "--segments",
+        default="",
+        metavar="FILE",
+        help="segments of the curve as a list for training (.csv), .json, or subtitles (.srt, .vtt)",
+    )
+    group.add_argument(
+        "--segment_enter",
+        type=fraction,
+        default=default.enter,
+        help="probability that a segment reaches at least once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--segment_leave",
+        type=fraction,
+        default=default.leave,
+        help="probability down to which it extends (default: %(default)s)",
+    )
+    for name, effect in (
+        ("smooth", "length over which the curve is averaged"),
+        ("shortest", "shorter segments are left out, and shorter gaps within a class closed"),
+    ):
+        group.add_argument(
+            f"--segment_{name}",
+            type=non_negative,
+            metavar="SECONDS",
+            help=f"{effect}; in frames for a folder of frames (default: half a window)",
+        )
+    group.add_argument(
+        "--truth", default="", metavar="LIST", help="labelled segments, to be drawn in --curve and --annotate"
+    )
+
+
+def add_live_arguments(group) -> None:
+    """Add the flags of a live source to a group of a parser."""
+    group.add_argument(
+        "--live",
+        default="",
+        metavar="SOURCE",
+        help="predict windows as they come, as JSON lines: number of a camera, address (rtsp://, udp://), FIFO, or - "
+        "for standard input; a file is played at its own speed",
+    )
+    group.add_argument(
+        "--live_timeout",
+        type=positive,
+        default=10.0,
+        metavar="SECONDS",
+        help="without a frame, after which the source is opened again (default: %(default)s)",
+    )
+    group.add_argument(
+        "--live_backlog",
+        type=positive_int,
+        default=0,
+        metavar="FRAMES",
+        help="that may wait for the model before frames are dropped; bounds the latency (default: a window)",
+    )
+
+
+def segment_settings_of_flags(args: argparse.Namespace) -> SegmentSettings | None:
+    """Return how segments are read off a curve; None if neither --segments nor --truth needs them.
+
+    Raises:
+        ValueError: thresholds or lengths are given in vain, or see `SegmentSettings`.
+    """
+    settings = SegmentSettings(args.segment_enter, args.segment_leave, args.segment_smooth, args.segment_shortest)
+    if args.segments or args.truth:
+        return settings
+    if settings != SegmentSettings():
+        raise ValueError("--segment_enter, _leave, _smooth and _shortest have no effect without --segments or --truth")
+    return None
 
 
 def predictor_of_flags(args: argparse.Namespace, **more: Any) -> Predictor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets.labelled_segments import LabelledSegment, SegmentList
 from datasets.readers import UnreadableVideoError
 from inference.annotate import annotate_video
 from inference.drawing import write_curve, write_png
 from inference.heat_grid import draw_heat_grid
 from inference.predictor import Measurement, Prediction, Predictor, Score, ScoresNotFiniteError
+from inference.segments import SegmentSettings, find_segments
 from inference.timeline import follow
 from inference.windows import Curve
 
@@ -26,6 +28,8 @@ class Outputs:
         windows: predict windows even if none of these files is written.
         window: frames per window, as in `follow`; 0 for the default.
         stride: frames between windows, as in `follow`; 0 for the default.
+        segments: how segments are read off the curve; None for no segments.
+        truth: labelled segments, drawn in curves and annotated videos beside those that were found; None for none.
     """
 
     curves: dict[str, Path] = field(default_factory=dict)
@@ -34,11 +38,13 @@ class Outputs:
     windows: bool = False
     window: int = 0
     stride: int = 0
+    segments: SegmentSettings | None = None
+    truth: SegmentList | None = None
 
     @property
     def follows(self) -> bool:
         """Whether sliding windows are predicted."""
-        return bool(self.windows or self.curves or self.explains)
+        return bool(self.windows or self.curves or self.explains or self.segments)
 
     @property
     def explains(self) -> bool:
@@ -48,11 +54,12 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one video: a prediction and optionally a curve, or an error."""
+    """The result of one video: a prediction and optionally a curve and its segments, or an error."""
 
     path: str
     prediction: Prediction | Measurement | None = None
     curve: Curve | None = None
+    segments: list[LabelledSegment] | None = None
     error: UnreadableVideoError | ScoresNotFiniteError | None = None
 
     def record(self, count: int = 5) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def process(
             yield Result(path, error=answer)
             continue
         try:
-            yield Result(path, answer, _follow_and_write(predictor, path, outputs, progress))
+            yield Result(path, answer, *_follow_and_write(predictor, path, outputs, progress))
         except (UnreadableVideoError, ScoresNotFiniteError) as error:
             yield Result(path, error=error)
 
@@ -145,9 +152,9 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
 
 def _follow_and_write(
     predictor: Predictor, path: str, outputs: Outputs, progress: Callable[[Iterable], Iterable]
-) -> Curve | None:
+) -> tuple[Curve | None, list[LabelledSegment] | None]:
     if not outputs.follows:
-        return None
+        return None, None
     reader = predictor.open(path)
     timeline = follow(
         predictor,
@@ -157,13 +164,29 @@ def _follow_and_write(
         explain=outputs.explains,
         progress=progress,
     )
+    segments, bars = None, {}
+    if outputs.segments is not None:
+        segments = find_segments(timeline.curve, outputs.segments, several=predictor.task == "multilabel")
+        bars["found"] = segments
+    if outputs.truth is not None:
+        bars["truth"] = _true_segments(path, timeline.curve, outputs.truth)
     if path in outputs.curves:
-        write_curve(timeline.curve, outputs.curves[path], title=os.path.basename(path))
+        write_curve(timeline.curve, outputs.curves[path], title=os.path.basename(path), bars=bars)
     if path in outputs.annotated:
-        annotate_video(reader, timeline, outputs.annotated[path], progress=progress)
+        annotate_video(reader, timeline, outputs.annotated[path], bars=bars, progress=progress)
     if path in outputs.heat_maps:
         write_png(draw_heat_grid(reader, timeline), outputs.heat_maps[path])
-    return timeline.curve
+    return timeline.curve, segments
+
+
+def _true_segments(path: str, curve: Curve, truth: SegmentList) -> list[LabelledSegment]:
+    """Return the labelled segments of a video in the unit of its curve."""
+    segments = truth.videos.get(os.path.abspath(path), [])
+    if truth.unit == "seconds" and not curve.rate and segments:
+        raise UnreadableVideoError(path, "its frame rate is unknown, but --truth is in seconds; give it in frames")
+    if truth.unit == "frames":
+        return [one._replace(start=curve.seconds(one.start), end=curve.seconds(one.end)) for one in segments]
+    return segments
 
 
 def _plain(scores: list[Score]) -> list[dict[str, Any]]:

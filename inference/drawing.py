@@ -1,5 +1,6 @@
 """The curve of class probabilities over time, as a figure or as the strip below a video."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageFont
 from common.files import atomic_write
 from common.palette import GREY, SERIES
 from common.terminal import printable
+from datasets.labelled_segments import LabelledSegment
 from inference.predictor import UNSURE
 from inference.windows import Curve
 
@@ -23,6 +25,10 @@ DPI = 100
 LONGEST_NAME = 24
 LABEL_SIZE = 8  # points
 POINTS = 400  # of a line, in addition to the centres of the windows
+BAR_HEIGHT = 16  # pixels of a row of segments
+
+Bars = Mapping[str, Sequence[LabelledSegment]]
+"""Rows of segments above a curve, by their names."""
 
 
 def class_colours(curve: Curve) -> dict[int, str]:
@@ -79,25 +85,33 @@ class Strip:
         return self.bottom - (self.bottom - self.top) * probability / self.highest
 
 
-def draw_strip(curve: Curve, width: int, height: int, *, title: str = "", dark: bool = False) -> Strip:
+def draw_strip(
+    curve: Curve, width: int, height: int, *, title: str = "", dark: bool = False, bars: Bars | None = None
+) -> Strip:
     """Draw a curve, `width` x `height` pixels; the time axis runs from the first frame to the last.
 
     Time is in seconds, or in frames if the rate is unknown. The probability axis ends above the highest value. Lines
-    are thin and pale below `UNSURE`. Names stand at the right ends of the lines.
+    are thin and pale below `UNSURE`. Names stand at the right ends of the lines. Segments, such as found and true
+    ones, are rows of bars above the curve in the colours of its lines; classes without a line are grey.
     """
+    bars = bars or {}
     names = {label: short_name(curve.label_names[label], LONGEST_NAME if width > 600 else 14)
              for label in class_colours(curve)}  # fmt: skip
     font = ImageFont.truetype(FONT_FILE, size=LABEL_SIZE * DPI / 72)
     label_width = 18 + max(font.getlength(name) for name in names.values())
+    band = BAR_HEIGHT * len(bars) / height
     left, right, bottom, top = 46 / width, 1 - label_width / width, 36 / height, 1 - (26 if title else 10) / height
+    top -= band
     with style.context("dark_background" if dark else "default"):
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         axes = figure.add_axes((left, bottom, right - left, top - bottom))
         highest = _draw_lines(axes, curve)
         _draw_labels(axes, curve, names)
+        if bars:
+            _draw_bars(figure.add_axes((left, top, right - left, band)), curve, bars)
     axes.set_xlabel("seconds" if curve.rate else "frame", fontsize=8, labelpad=1)
     axes.set_ylabel("%", fontsize=8, labelpad=1)
-    axes.set_title(printable(title), fontsize=9)
+    axes.set_title(printable(title), fontsize=9, pad=6 + 72 / DPI * BAR_HEIGHT * len(bars))
     axes.title.set_parse_math(False)
     axes.tick_params(labelsize=7)
     axes.grid(color=GREY, alpha=0.3)
@@ -144,6 +158,28 @@ def _draw_labels(axes: Axes, curve: Curve, names: dict[int, str]) -> None:
         )  # fmt: skip
 
 
+def _draw_bars(axes: Axes, curve: Curve, bars: Bars) -> None:
+    """Draw rows of segments over the time axis of a curve, with the names of the classes that fit."""
+    colours, font = class_colours(curve), ImageFont.truetype(FONT_FILE, size=LABEL_SIZE * DPI / 72)
+    longest = curve.seconds(max(1, curve.total_frames - 1))
+    axes.set(xlim=(0, longest), ylim=(len(bars), 0))
+    axes.axis("off")
+    pixels = axes.get_window_extent().width / longest
+    for row, (title, segments) in enumerate(bars.items()):
+        axes.text(-6 / pixels, row + 0.5, title, fontsize=7, ha="right", va="center", parse_math=False)
+        for segment in segments:
+            start, end = min(segment.start, longest), min(segment.end, longest)
+            axes.broken_barh(
+                [(start, end - start)], (row + 0.1, 0.8), facecolor=colours.get(segment.label, GREY), edgecolor="white"
+            )
+            name = short_name(curve.label_names[segment.label])
+            if font.getlength(name) < (end - start) * pixels:
+                axes.text(
+                    (start + end) / 2, row + 0.5, name, fontsize=7, ha="center", va="center", color="white",
+                    parse_math=False,
+                )  # fmt: skip
+
+
 def spread_apart(places: np.ndarray, gap: float, highest: float) -> np.ndarray:
     """Move positions (n,) to be at least `gap` apart, in the same order and not above `highest`."""
     order = np.argsort(places, kind="stable")
@@ -155,9 +191,9 @@ def spread_apart(places: np.ndarray, gap: float, highest: float) -> np.ndarray:
     return spread
 
 
-def write_curve(curve: Curve, path: Path, *, title: str = "") -> None:
-    """Write a curve as a PNG file."""
-    write_png(draw_strip(curve, 960, 360, title=title).picture, path)
+def write_curve(curve: Curve, path: Path, *, title: str = "", bars: Bars | None = None) -> None:
+    """Write a curve as a PNG file; see `draw_strip`."""
+    write_png(draw_strip(curve, 960, 360, title=title, bars=bars).picture, path)
 
 
 def write_png(picture: np.ndarray, path: Path) -> None:

@@ -17,7 +17,10 @@ import numpy as np
 from common.files import atomic_write, write_json
 from datasets.readers import FrameReader, UnreadableVideoError, frame_rate
 from inference.batch import output_paths
+from inference.pooling import LOGITS
 from inference.predictor import Predictor, ScoresNotFiniteError
+from inference.sources import ListRow
+from inference.stored_rows import write_rows
 from inference.timeline import read_windows, windows_read_together
 
 DESCRIPTION = "features.json"
@@ -55,9 +58,19 @@ def window_features(
 
 
 def describe_features(
-    predictor: Predictor, checkpoint: Path, *, pool: str, half: bool, window: int, stride: int
+    predictor: Predictor, checkpoint: Path, *, pool: str, half: bool, window: int, stride: int, views: bool = False
 ) -> dict[str, Any]:
-    """Return everything that the numbers depend on besides the videos, as plain values for features.json."""
+    """Return everything that the numbers depend on besides the videos, as plain values for features.json.
+
+    Args:
+        predictor: Computes the features.
+        checkpoint: Its file.
+        pool: One of `inference.pooling.POOLS`.
+        half: Whether the arrays are float16.
+        window: Frames of a window; 0 for none.
+        stride: Frames between windows.
+        views: Whether the views of a video are kept apart and not averaged.
+    """
     plan = predictor.plan
     with open(checkpoint, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -68,6 +81,7 @@ def describe_features(
         "pool": pool,
         "dtype": "float16" if half else "float32",
         **windows,
+        **({"views": "each"} if views else {}),
         "crops": plan.crops,
         "clip_shape": list(plan.clip_shape),
         "sampling": {"name": plan.sample.func.__name__, **plan.sample.keywords},
@@ -148,14 +162,15 @@ class FeatureFolder:
         )
         for source, answer in answers:
             if isinstance(answer, np.ndarray):
-                self._write(source, answer.mean(0), {})
+                self._write(source, answer if "views" in self.description else answer.mean(0), {})
             yield source, None if isinstance(answer, np.ndarray) else answer
 
-    def join(self, failures: dict[str, str]) -> Path:
+    def join(self, failures: dict[str, str], listed: Sequence[ListRow] = ()) -> Path:
         """Write the final files from the records of all finished videos, in the order of the sources.
 
         Args:
             failures: source -> why it has no features.
+            listed: lines of the list that the sources are from, if they are from one.
 
         Returns:
             the file with the rows or, for windows, the one that describes the arrays.
@@ -167,9 +182,9 @@ class FeatureFolder:
             write_json(self.folder / DESCRIPTION, content | {"videos": videos})
             return self.folder / DESCRIPTION
         if finished:
-            rows = np.stack([np.load(self.arrays[source]) for source in finished])
-            with atomic_write(self.folder / ROWS) as file:
-                np.savez(file, paths=np.array(finished), features=rows)
+            name = LOGITS if self.description["pool"] == LOGITS else "features"
+            rows = {source: np.load(self.arrays[source]) for source in finished}
+            write_rows(self.folder / ROWS, name, rows, listed)
         write_json(self.folder / DESCRIPTION, content)
         return self.folder / ROWS
 

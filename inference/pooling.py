@@ -5,7 +5,8 @@ from torch import Tensor
 
 from models.videomambapro import VideoMambaPro
 
-POOLS = ("class", "mean", "frames", "tokens")
+LOGITS = "logits"
+POOLS = ("class", "mean", "frames", "tokens", LOGITS)
 
 
 def pool_features(model: VideoMambaPro, clips: Tensor, pool: str) -> Tensor:
@@ -15,13 +16,16 @@ def pool_features(model: VideoMambaPro, clips: Tensor, pool: str) -> Tensor:
         model: d = its width, t = tubelets of a clip in time, p = patches of a frame.
         clips: normalised.
         pool: "class": (b, d), what the head reads; "mean" of all patches: (b, d); "frames": (b, t, d), the mean of the
-            patches of each frame; "tokens": (b, 1 + t p, d), the class token and then the patches, frame by frame.
+            patches of each frame; "tokens": (b, 1 + t p, d), the class token and then the patches, frame by frame;
+            "logits": (b, classes), the head's outputs.
 
     Raises:
         ValueError: `pool` is none of these.
     """
     if pool not in POOLS:
         raise ValueError(f"pool {pool!r} is none of {', '.join(POOLS)}")
+    if pool == LOGITS:
+        return model(clips)
     if pool == "class":
         return model.forward_features(clips)
     tokens = model.forward_tokens(clips)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from datasets.build import build_plan
+from datasets.build import build_plan, window_length
 from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.labels import LabelTask
-from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
-from datasets.worker import sharing_explained, start_worker
+from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader
+from datasets.segments import Segment
 from engines.distributed import resolve_device
 from engines.objectives.base import Objective
 from engines.objectives.multilabel import Multilabel
 from engines.objectives.tasks import create_objective, take_from_checkpoint
 from inference.labels import label_names_of
+from inference.many import answer_many
 from inference.pooling import pool_features
 from inference.settings import inference_settings
-from inference.sources import FramesInMemory, opener_of
+from inference.sources import FramesInMemory, opener_of, windows_of
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
@@ -131,6 +131,9 @@ class Predictor:
         device: device of the model.
         bf16: compute in bfloat16 with autocast.
         span: length of video that a clip covers, in frames; the default window of a curve.
+        window: length of the windows, in seconds, that files are cut into and whose predictions are averaged; 0 for
+            whole videos.
+        window_stride: seconds between the starts of windows.
         crop_share: side of a crop relative to that of the largest one in the frame; below 1 for image models.
         clips_per_forward: largest number of clips in one forward pass, which limits the memory.
         filename_tmpl: file names of the frames in a folder.
@@ -151,14 +154,16 @@ class Predictor:
     filename_tmpl: str
     reader: str
     guard: Guard | None
+    window: float = 0
+    window_stride: float = 1
 
     @property
     def views(self) -> int:
         """Number of clips per video, segments x crops."""
         return self.plan.segments * self.plan.crops
 
-    def open(self, source: Source) -> FrameReader:
-        """Return a reader for a path or for uint8 frames (N, H, W, 3); return a reader unchanged.
+    def open(self, source: Source, segment: Segment | None = None) -> FrameReader:
+        """Return a reader for a path, or a segment of it, or for uint8 frames (N, H, W, 3); return a reader unchanged.
 
         With a guard, the reader of a path is valid until the next path is opened.
 
@@ -167,7 +172,8 @@ class Predictor:
         """
         if isinstance(source, (str, os.PathLike)):
             path = os.fspath(source)
-            return open_reader(path, opener_of(path, self.filename_tmpl, self.reader), self.guard)
+            opener = open_part(opener_of(path, self.filename_tmpl, self.reader), segment)
+            return open_reader(path, opener, self.guard)
         if isinstance(source, (np.ndarray, Tensor)):
             return FramesInMemory(source)
         return source
@@ -184,7 +190,11 @@ class Predictor:
             ScoresNotFiniteError: the scores are not finite.
             ValueError: an array has another type or shape.
         """
-        (answer,) = self._predictions(self._clips_of(source)[None])
+        views, rows = 0, []
+        for clips in self._windows(source):
+            views += len(clips)
+            rows.append(self._outputs(clips[None])[0])
+        answer = self._prediction(rows, views)
         if isinstance(answer, ScoresNotFiniteError):
             raise answer
         return answer
@@ -201,7 +211,7 @@ class Predictor:
             ScoresNotFiniteError: the features are not finite.
             ValueError: an array has another type or shape, or `pool` is unknown.
         """
-        features = self.features_of_clips(self._clips_of(source), pool)
+        features = np.concatenate([self.features_of_clips(clips, pool) for clips in self._windows(source)])
         if not np.isfinite(features).all():
             raise ScoresNotFiniteError
         return features
@@ -219,7 +229,11 @@ class Predictor:
         Yields:
             path, and prediction or error.
         """
-        yield from self._answer_many(paths, self._predictions, batch_size, num_workers)
+        for path, rows in answer_many(self, paths, self._outputs, batch_size, num_workers):
+            if isinstance(rows, UnreadableVideoError):
+                yield path, rows
+            else:
+                yield path, self._prediction(rows, len(rows) * self.views)
 
     def features_many(
         self, paths: Sequence[str], pool: str = "class", *, batch_size: int = 1, num_workers: int = 0
@@ -230,12 +244,16 @@ class Predictor:
             path, and features (views, ...) or error.
         """
 
-        def answers(clips: Tensor) -> list[np.ndarray | ScoresNotFiniteError]:
+        def answers(clips: Tensor) -> np.ndarray:
             rows = self.features_of_clips(clips.flatten(0, 1), pool)
-            videos = rows.reshape(*clips.shape[:2], *rows.shape[1:])
-            return [video if np.isfinite(video).all() else ScoresNotFiniteError() for video in videos]
+            return rows.reshape(*clips.shape[:2], *rows.shape[1:])
 
-        yield from self._answer_many(paths, answers, batch_size, num_workers)
+        for path, windows in answer_many(self, paths, answers, batch_size, num_workers):
+            if isinstance(windows, UnreadableVideoError):
+                yield path, windows
+                continue
+            rows = np.concatenate(windows)
+            yield path, rows if np.isfinite(rows).all() else ScoresNotFiniteError()
 
     def features_of_clips(self, clips: Tensor, pool: str = "class") -> np.ndarray:
         """Compute features, float32 (n, ...), of normalised clips (n, C, T, H, W); see `features`."""
@@ -261,62 +279,29 @@ class Predictor:
         """Return the outputs of the objective (videos, ...) for clips (videos, views, C, T, H, W)."""
         if not self.label_names:
             raise ValueError("this predictor was loaded without a head: it has features but predicts no classes")
+        batch = {"clips": clips}
         with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return self.objective.outputs({"clips": clips}, self.device, clips_per_forward=self.clips_per_forward)  # type: ignore[return-value]
+            return np.asarray(self.objective.outputs(batch, self.device, clips_per_forward=self.clips_per_forward))
 
-    def _clips_of(self, source: Source) -> Tensor:
-        """Read the views of a video (views, C, T, H, W); clips are returned as they are."""
+    def _windows(self, source: Source) -> Iterator[Tensor]:
+        """Read the views of each window of a video (views, C, T, H, W); clips are yielded as they are."""
         if isinstance(source, Tensor) and source.is_floating_point():
-            return source[None] if source.dim() == 4 else source
-        return read_clips(self.open(source), self.plan, np.random.default_rng(0))
+            yield source[None] if source.dim() == 4 else source
+            return
+        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        for segment in windows_of(path, self.window, self.window_stride) if path else [None]:
+            yield read_clips(self.open(source, segment), self.plan, np.random.default_rng(0))
 
-    def _answer_many(
-        self, paths: Sequence[str], answers: Callable[[Tensor], Sequence], batch_size: int, num_workers: int
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield each path with its answer, one for each video of clips (videos, views, C, T, H, W), or its error."""
-        loader = DataLoader(
-            _Videos(paths, self),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=list,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=start_worker,
-        )
-        with sharing_explained():
-            for batch in loader:
-                read = [clips for _, clips in batch if isinstance(clips, Tensor)]
-                answered = iter(answers(torch.stack(read)) if read else ())
-                for path, clips in batch:
-                    yield path, next(answered) if isinstance(clips, Tensor) else clips
-
-    def _predictions(self, clips: Tensor) -> list[Prediction | Measurement | ScoresNotFiniteError]:
-        rows = self._outputs(clips) if self.task == "regression" else self.probabilities(clips)
-        return [
-            self._prediction(row, clips.shape[1]) if np.isfinite(row).all() else ScoresNotFiniteError() for row in rows
-        ]
-
-    def _prediction(self, row: np.ndarray, views: int) -> Prediction | Measurement:
+    def _prediction(self, windows: list[np.ndarray], views: int) -> Prediction | Measurement | ScoresNotFiniteError:
+        """Return the prediction for a video from the outputs of its windows."""
+        row = self.objective.merge_windows(windows) if len(windows) > 1 else windows[0]
+        row = np.exp(row) if self.task == "classification" else row
+        if not np.isfinite(row).all():
+            return ScoresNotFiniteError()
         if self.task == "regression":
             return Measurement(row, self.label_names, views)
         threshold = self.objective.threshold if isinstance(self.objective, Multilabel) else None
         return Prediction(row, self.label_names, views, threshold)
-
-
-class _Videos(Dataset):
-    """Items (path, clips (views, C, T, H, W) or error)."""
-
-    def __init__(self, paths: Sequence[str], predictor: Predictor):
-        self.paths, self.plan, self.open = paths, predictor.plan, predictor.open
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | UnreadableVideoError]:
-        path = self.paths[index]
-        try:
-            return path, read_clips(self.open(path), self.plan, np.random.default_rng(0))
-        except UnreadableVideoError as error:
-            return path, error
 
 
 def load_predictor(
@@ -390,4 +375,6 @@ def load_predictor(
         filename_tmpl=data.filename_tmpl,
         reader=data.reader,
         guard=Guard(data.read_timeout) if data.read_timeout else None,
+        window=0 if images else window_length(data),
+        window_stride=data.window_stride,
     )

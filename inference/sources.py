@@ -1,20 +1,35 @@
 """Sources of videos to predict: files, images, frame folders, lists, and frames in memory."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, ListFileError, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, ListFileError, VideoRecord, is_image_path, read_list
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
 from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
+from datasets.segments import Segment
+from datasets.windows import cut_records
+
+_logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".csv", ".txt")
+
+
+class ListRow(NamedTuple):
+    """A line of a list: its video, its 1-based number, its label (None if the list has paths only)."""
+
+    path: str
+    line: int
+    label: Any = None
+    is_segment: bool = False
 
 
 class FramesInMemory:
@@ -64,6 +79,19 @@ def opener_of(path: str, filename_tmpl: str, reader: str) -> Callable[[], FrameR
     return partial(ImageFile, path) if is_image_path(path) else partial(VideoFile, path, reader)
 
 
+def windows_of(path: str, window: float, stride: float) -> list[Segment | None]:
+    """Cut a video into windows in seconds, as the test does; [None] for the whole of what is not cut.
+
+    Args:
+        path: of a video, an image or a folder of frames.
+        window: length of a window; 0 for whole videos.
+        stride: seconds between the starts of windows.
+    """
+    if not window or os.path.isdir(path) or is_image_path(path):
+        return [None]
+    return [record.segment for record in cut_records([VideoRecord(path, 0, 1)], window, stride)]
+
+
 def expand_sources(
     given: Iterable[str], *, filename_tmpl: str = "img_{:05}.jpg", images: bool = False, data_root: str = ""
 ) -> list[str]:
@@ -91,11 +119,27 @@ def expand_sources(
             if not inside:
                 raise FileNotFoundError(f"{name} contains no video, and no folder of frames named {filename_tmpl}")
         elif name.lower().endswith(LIST_SUFFIXES):
-            inside = _in_list(Path(name), data_root)
+            inside = [row.path for row in _in_list(Path(name), data_root)]
         else:
             inside = [name]
         found |= dict.fromkeys(inside)
     return list(found)
+
+
+def rows_of_list(given: Sequence[str], data_root: str = "") -> list[ListRow]:
+    """Return the rows of a list if it is all that is given, else none: line numbers of several would be ambiguous.
+
+    Raises:
+        FileNotFoundError, ListFileError: See `expand_sources`.
+        ValueError: A line is a segment of a video; a row would belong to the whole video.
+    """
+    lists = [name for name in given if name.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(name)]
+    if len(given) != 1 or not lists:
+        return []
+    rows = _in_list(Path(lists[0]), data_root)
+    if part := next((row for row in rows if row.is_segment), None):
+        raise ValueError(f"{lists[0]}, line {part.line} is a segment of {part.path}, but whole videos are read here")
+    return rows
 
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
@@ -108,16 +152,25 @@ def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
     return sources
 
 
-def _in_list(file: Path, data_root: str) -> list[str]:
+def _in_list(file: Path, data_root: str) -> list[ListRow]:
     if not file.is_file():
         raise FileNotFoundError(f"list file {file} does not exist")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if lines and all(line.lower().endswith(VIDEO_SUFFIXES) or is_image_path(line) for line in lines):
-        return [os.path.join(data_root, line) for line in lines]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    rows = [ListRow(os.path.join(data_root, line), number) for number, line in enumerate(lines, start=1) if line]
+    if rows and all(row.path.lower().endswith(VIDEO_SUFFIXES) or is_image_path(row.path) for row in rows):
+        return rows
     faults = []
     for task in TASKS:
         try:
-            return [record.path for record in read_list(file, data_root=data_root, task=task)[0]]
+            records = read_list(file, data_root=data_root, task=task)[0]
         except ListFileError as error:
             faults.append(error)
+            continue
+        if any(record.segment for record in records):
+            _logger.warning(
+                "%s is a list of segments, but its videos are read as wholes; run_class_finetuning.py --eval tests "
+                "segments",
+                file,
+            )
+        return [ListRow(record.path, record.line, record.target, record.segment is not None) for record in records]
     raise faults[0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.frame_size import as_pair
 from models.checkpoint_file import (
-    ALIGNMENT_DECODER,
+    PRETRAINING_ONLY,
     CheckpointError,
     bare_name,
     is_masked_pretraining,
@@ -38,7 +38,8 @@ from models.positions import resize_spatial, resize_temporal
 
 logger = logging.getLogger(__name__)
 
-MAY_STAY_INITIAL = ("head.", "temporal_pos_embedding")
+HEADS = ("head.", "pooler.")
+MAY_STAY_INITIAL = (*HEADS, "temporal_pos_embedding")
 KINETICS_710_TO_400 = (710, 400)  # the first 400 of Kinetics-710's classes are Kinetics-400's
 
 
@@ -105,7 +106,7 @@ def load_checkpoint(
         if name not in source:
             report.rows[name] = ("initialised", "not in the file")
             continue
-        if name.startswith("head.") and (without_head or other_head):
+        if name.startswith(HEADS) and (without_head or other_head):
             report.rows[name] = ("initialised", other_head or "left out by --delete_head")
             continue
         tensor, action, note = _adapt(name, source[name], wanted, path, grids)
@@ -113,7 +114,7 @@ def load_checkpoint(
         if tensor is not None:
             adapted[full_name] = tensor
     for name in source.keys() - report.rows.keys():
-        report.rows[name] = ("unused", "only for pretraining" if name.startswith(ALIGNMENT_DECODER) else "")
+        report.rows[name] = ("unused", "only for pretraining" if name.startswith(PRETRAINING_ONLY) else "")
     _check_complete(report, path, require_head, allow_random)
     if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
         model.load_state_dict(adapted, strict=False)
@@ -134,6 +135,9 @@ def _check_type(source: dict[str, Tensor], model: Any, path: str | Path) -> None
 
 def _other_head(model: Any, source: dict[str, Tensor], time_pool: str) -> str:
     """Say whose the head in a file is, where the model's reads other features; empty where they are the same."""
+    pooled = any(name.startswith("pooler.") for name in source)
+    if pooled != (model.config.attentive_depth > 0):
+        return "of an attentive pooler" if pooled else "of the class token"
     if time_pool != model.config.time_pool:
         return f"of a detector with --time_pool {time_pool}" if time_pool else "of a classifier of clips"
     if time_pool == "concat" and "head.weight" in source and source["head.weight"].shape[1] != model.head.in_features:
@@ -220,7 +224,7 @@ def _check_complete(report: LoadReport, path: str | Path, require_head: bool, al
             f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}; they would stay random. "
             f"Use the right file or model, or --allow_random.\n{report.table()}"
         )
-    head = [n for n in report.names("initialised") if n.startswith("head.")]
+    head = [n for n in report.names("initialised") if n.startswith(HEADS)]
     if head and require_head:
         notes = ", ".join(f"{n} ({report.rows[n][1]})" for n in head)
         raise CheckpointError(f"{path} cannot be evaluated, because its head does not fit: {notes}; see --nb_classes")

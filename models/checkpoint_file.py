@@ -18,13 +18,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from common.files import weights_file
+
 CONFIG_KEY = "model_config"  # configuration of the model; like the flags, JSON in the metadata of .safetensors
 FLAGS_KEY = "args"  # flags of the run that wrote the file
 EMA_KEY = "model_ema"  # EMA of the weights; "test_weights" has this value if the EMA validated better
 WRAPPERS = ("model", "module", "state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose files have no head
+PRETRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.")  # what our objectives train beside the model
 FORMATS = (".pth", ".safetensors")
+FOLDER_CONFIG = "config.json"  # of a folder as on the Hugging Face hub, beside its weights
 _DIGEST_KEY = "digest"
 _ZIP_MAGIC = b"PK\x03\x04"
 _FOLDER_BIT, _ENCRYPTED_BIT = 0x10, 0x1
@@ -47,7 +51,8 @@ def peek_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: As in `read_checkpoint_file`.
     """
     global _peeked
-    signature = _signature(Path(path)) if Path(path).is_file() else ()
+    file = weights_file(path)
+    signature = _signature(file) if file.is_file() else ()
     content = read_checkpoint_file(path)
     _peeked = signature, content
     return content
@@ -56,12 +61,14 @@ def peek_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """Read the whole content of a .pth (weights only) or .safetensors file; its flags are returned as a dict.
 
+    A folder stands for its model.safetensors; config.json tells the configuration and flags that the weights lack.
+
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: The file is damaged, not a checkpoint, or contains objects that run code when loaded.
     """
     global _peeked
-    path = Path(path)
+    folder, path = Path(path), weights_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if _peeked is not None and _peeked[0] == _signature(path):
@@ -69,10 +76,36 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         return content
     try:
         with open(path, "rb") as file:
-            return _read_safetensors(file.read()) if path.suffix == ".safetensors" else _read_pickled(file)
+            content = _read_safetensors(file.read()) if path.suffix == ".safetensors" else _read_pickled(file)
+        return _described(folder) | content if folder.is_dir() else content
     except Exception as error:
         # Damaged files can raise any exception.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_sentence(error)}") from error
+
+
+def read_folder_config(folder: str | Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json; empty if there is none.
+
+    Raises:
+        CheckpointError: It is no JSON object.
+    """
+    file = Path(folder) / FOLDER_CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no JSON object")
+    return config
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Configuration and flags from config.json, in timm's layout (`model_args`) or that of transformers folders."""
+    config = read_folder_config(folder)
+    stored = config.get(CONFIG_KEY) or config.get("model_args", {}) | {"name": config.get("architecture", "")}
+    return {CONFIG_KEY: stored, FLAGS_KEY: config.get(FLAGS_KEY, {})}
 
 
 def write_weights(

@@ -164,6 +164,12 @@ class ModelConfig:
         factor="type",
         choices=BIMAMBA_TYPES,
     )
+    attentive_depth: int = setting(
+        0,
+        "blocks of an attentive pooler, whose query reads all tokens for the head; 0: the head reads the class token",
+        Role.SIZE,
+        type=non_negative_int,
+    )
     scan_input: str = setting(
         "conv", "input of the scan; raw: as in the published code", by_name=True, mixer=True, choices=SCAN_INPUTS
     )

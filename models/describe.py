@@ -10,20 +10,19 @@ from torch import Tensor, nn
 
 from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import (
-    ALIGNMENT_DECODER,
     CONFIG_KEY,
     FLAGS_KEY,
+    PRETRAINING_ONLY,
     CheckpointError,
     is_masked_pretraining,
     peek_checkpoint,
     unwrap_tensors,
 )
 from models.config import ModelConfig, Role
-from models.videomambapro import NANO, PUBLISHED_SIZES, VideoMambaPro, registered_config, registered_names
+from models.videomambapro import REGISTERED, VideoMambaPro, registered_config, registered_names
 
 BESIDE_THE_MODEL = ("target_mean", "target_scale", "decision_threshold")
 """Tensors that objectives save beside the weights of the model, because predictions need them."""
-FAMILIES = {"v1": "videomambapro", "v2": "videomamba"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         parameters=sum(
             tensor.numel()
             for name, tensor in state.items()
-            if not name.startswith(ALIGNMENT_DECODER) and name not in BESIDE_THE_MODEL
+            if not name.startswith(PRETRAINING_ONLY) and name not in BESIDE_THE_MODEL
         ),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),
@@ -231,6 +230,8 @@ def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
         "rms_norm": "norm_f.bias" not in state,
         "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
+    blocks = {name.split(".")[2] for name in state if name.startswith("pooler.blocks.")}
+    sizes["attentive_depth"] = len(blocks) + 1 if "pooler.query.latent" in state else 0
     grid = square_grid(state["pos_embed"].shape[1] - 1) if "pos_embed" in state else None
     if grid:
         sizes["img_size"] = grid[0] * kernel.shape[-1]
@@ -250,8 +251,7 @@ def _switches_of_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name_of_size(config: dict[str, Any]) -> str | None:
-    kind, numbers = config["bimamba_type"], dict(embed_dim=config["embed_dim"], depth=config["depth"])
-    for size, published in (PUBLISHED_SIZES | {"nano": NANO}).items():
-        if numbers == published:
-            return None if (size, kind) == ("nano", "v2") else f"{FAMILIES[kind]}_{size}"
-    return None
+    """Return the first registered name with that width, depth and type."""
+    looks = {name: config[name] for name in ("embed_dim", "depth", "bimamba_type")}
+    known = {name: VideoMambaPro.config_class(**settings) for name, settings in REGISTERED.items()}
+    return next((name for name, it in known.items() if looks.items() <= it.values().items()), None)

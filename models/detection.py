@@ -42,6 +42,8 @@ class ActionDetector(nn.Module):
         super().__init__()
         if not time_pool:
             raise ValueError(f"time_pool must be one of {TIME_POOLS}")
+        if backbone.config.attentive_depth:
+            raise ValueError("--attentive_depth pools whole clips; a detector pools the tokens in its boxes")
         self.config: ModelConfig = backbone.config.replace(num_classes=num_classes, time_pool=time_pool)
         self.num_classes, self.embed_dim, self.num_frames = num_classes, backbone.embed_dim, backbone.num_frames
         self.backbone = backbone

@@ -1,10 +1,9 @@
-"""The frozen teacher of self-distillation: flags, and loading it from a checkpoint."""
+"""The frozen teacher of self-distillation: its flag, and loading it from a checkpoint."""
 
 import argparse
 import logging
 from pathlib import Path
 
-from common.flag_types import non_negative
 from common.frame_size import FrameSize
 from models.build import build_described
 from models.checkpoint import load_checkpoint
@@ -15,16 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of self-distillation."""
+    """Add the flag of self-distillation; its weights are those of stored teachers."""
     group = parser.add_argument_group("self-distillation")
     group.add_argument(
         "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are distilled"
-    )
-    group.add_argument(
-        "--distill_weight",
-        type=non_negative,
-        default=1.0,
-        help="weight of the distillation loss, added to cross entropy (default: 1)",
     )
 
 

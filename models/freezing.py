@@ -21,6 +21,12 @@ def frozen_part(text: str) -> str:
     return text
 
 
+def trained_share(model: Any) -> float:
+    """Return the share of a model's blocks that a backward pass goes through: those above the frozen ones."""
+    trained = [any(p.requires_grad for p in layer.parameters()) for layer in model.layers]
+    return sum(trained) / len(trained)
+
+
 def freeze_layers(model: Any, part: str, weights: LoadReport | None = None) -> list[str]:
     """Exclude the first layers of a model from training.
 

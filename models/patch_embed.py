@@ -1,7 +1,6 @@
 """Patch embedding: a clip to tokens, one per tubelet of tubelet_size x patch x patch pixels."""
 
 import torch.nn as nn
-from einops import rearrange
 from torch import Tensor
 
 from common.frame_size import FrameSize, as_pair
@@ -51,4 +50,4 @@ class PatchEmbed(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """(batch, channels, frames, height, width) to (batch, frames / tubelet, patches, embed_dim)."""
-        return rearrange(self.proj(clips), "b d t h w -> b t (h w) d")
+        return self.proj(clips).flatten(3).permute(0, 2, 3, 1)  # (b, d, t, h w) to (b, t, h w, d)

@@ -78,7 +78,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        CompareError: It is not a results.json, or has no predictions.
+        CompareError: It is not a results.json, has no predictions, or is of another task than classification.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -88,6 +88,8 @@ def read_results(path: Path) -> dict[str, Any]:
         raise CompareError(
             f"{path} contains no predicted classes; if it belongs to a classifier, repeat the test with --eval"
         )
+    if results.get("task", "classification") != "classification":
+        raise CompareError(f"{path} is of --task {results['task']}; only runs with one class a video are compared")
     return results | {"file": str(path)}
 
 

@@ -9,10 +9,10 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -252,7 +252,13 @@ def _template() -> jinja2.Template:
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f}"
     environment.filters["csv"] = _csv
+    environment.filters["stretch"] = _stretch
     return environment.get_template("template.html")
+
+
+def _stretch(row: Mapping[str, Any]) -> str:
+    """Return start and end of a video's segment, to follow its path; empty for a whole video."""
+    return f", {row['start']:g} to {row['end']:g} {row['unit']}" if "unit" in row else ""
 
 
 def _csv(rows: Sequence[dict]) -> str:

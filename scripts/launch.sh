@@ -4,7 +4,7 @@
 #   bash scripts/launch.sh SCRIPT DATA_SET [--data_root DIR] [--model tiny|small|middle] [--frames N] [--res PIXELS]
 #        [--gpus N] [--nodes N --node_rank R --master_addr HOST [--master_port PORT]] [--dry_run] [any flag of SCRIPT]
 #
-#   SCRIPT     run_class_finetuning.py, run_pretrain_imagenet.py or run_action_detection.py
+#   SCRIPT     run_class_finetuning.py, run_pretrain_imagenet.py, run_pretrain_masked.py or run_action_detection.py
 #   DATA_SET   a file of recipes/; the recipe is DATA_SET/MODEL_fFRAMES_resRES, or DATA_SET/MODEL_resRES without --frames
 #   --data_root DIR   folder that the paths in the lists are relative to; it also contains train.csv, val.csv and
 #                     test.csv, unless --data_path names another folder

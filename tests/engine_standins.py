@@ -14,8 +14,8 @@ from common.flag_parser import FlagParser
 from common.settings import from_flags
 from engines.arguments import add_engine_arguments
 from engines.checkpoint import resume_training
+from engines.loss_settings import LossSettings, add_loss_arguments
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
 from engines.runner import fit, start_run
 from engines.settings import RunSettings
 from engines.state import create_training_state

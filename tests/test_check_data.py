@@ -245,3 +245,20 @@ def test_several_lists_and_byte_copies_across_them(tmp_path, capsys):
     assert f"1 files are in both {lists[0]} and {lists[1]}" in printed
     assert (tmp_path / "checked" / "labels.txt").read_text() == "left\nright\n"
     assert (tmp_path / "checked" / "test.csv").read_text() == (tmp_path / "test.csv").read_text()
+
+
+def test_lists_of_several_labels_and_of_numbers_are_checked_and_written_as_they_are(tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", numbered_frames(20))
+    write_video(tmp_path / "b.mp4", numbered_frames(21))
+    (tmp_path / "several.csv").write_text("a.mp4 0;2\nb.mp4\ngone.mp4 2\n")
+    words = ["--data_root", str(tmp_path), "--workers", "1"]
+    assert main([str(tmp_path / "several.csv"), *words, "--task", "multilabel"]) == 1
+    assert (tmp_path / "checked" / "several.csv").read_text() == "a.mp4 0;2\nb.mp4\n"
+    told = capsys.readouterr().out
+    assert "1 of 3 clips have no label" in told and "1 of 3 classes have no clip: 1" in told
+    (tmp_path / "numbers.csv").write_text("a.mp4 0.5;3\nb.mp4 -1.5;4\n")
+    assert main([str(tmp_path / "numbers.csv"), *words, "--task", "regression"]) == 0
+    told = capsys.readouterr().out
+    assert "target 0: -1.5 to 0.5, mean -0.5" in told and "target 1: 3 to 4, mean 3.5" in told
+    assert main([str(tmp_path / "numbers.csv"), *words]) == 2
+    assert "--task regression" in capsys.readouterr().err

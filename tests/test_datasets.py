@@ -280,6 +280,8 @@ def test_the_number_of_classes(root):
 
 
 def test_presets_have_the_published_sampling_and_class_counts():
+    lvu = {"relationship": 4, "way_speaking": 5, "scene": 6, "director": 10, "genre": 4, "writer": 10, "year": 9}
+    lvu |= {"like_ratio": 0, "view_count": 0}
     table = {name: (p.sampling, p.num_classes, p.hflip) for name, p in PRESETS.items() if p.kind is None}
     assert table == {
         "Kinetics": ("dense", 0, 0.5),
@@ -292,7 +294,10 @@ def test_presets_have_the_published_sampling_and_class_counts():
         "Breakfast": ("sparse", 10, 0.5),
         "COIN": ("sparse", 180, 0.5),
         "custom": ("dense", 0, 0.5),
+        "LVU": ("sparse", 0, 0.5),
+        **{f"LVU-{task}": ("sparse", classes, 0.5) for task, classes in lvu.items()},
     }
+    assert {p.window_seconds for name, p in PRESETS.items() if name.startswith("LVU")} == {60}
     assert (PRESETS["ImageNet"].kind, PRESETS["ImageNet"].num_classes) == ("image", 1000)
 
 

@@ -14,7 +14,7 @@ from engines.checkpoint import load_weights, save_checkpoint
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
-from engines.objectives.distillation import Distillation, token_distance
+from engines.objectives.distillation import Distillation, TokenDistance, token_distance
 from engines.parallel import saved_weights
 from engines.state import create_training_state
 from engines.train import train_one_epoch
@@ -30,7 +30,7 @@ def build(embed_dim, seed=0, **settings):
 
 
 def distilled(weight=1.0):
-    return Distillation(build(48), 5, teacher=build(32, seed=1), weight=weight)
+    return Distillation(build(48), 5, teacher=TokenDistance(48, build(32, seed=1)), weight=weight)
 
 
 def test_the_distance_by_hand():
@@ -86,7 +86,7 @@ def test_the_distance_is_logged_the_projection_trained_and_averaged_and_the_stud
     objective = Distillation(
         build(48, img_size=8, patch_size=4, num_frames=2),
         5,
-        teacher=build(32, seed=1, img_size=8, patch_size=4, num_frames=2),
+        teacher=TokenDistance(48, build(32, seed=1, img_size=8, patch_size=4, num_frames=2)),
     )
     state = create_training_state(objective, args, Context(), steps_per_epoch=3)
     before = saved_weights(objective)["distillation.proj.weight"].clone()

@@ -182,6 +182,16 @@ def test_the_command_line():
     assert "<- chosen" in run.stdout
 
 
+def test_optional_tools_name_their_packages_or_what_installs_them(no_gpu, monkeypatch):
+    versions = {"huggingface_hub": "2.4.0", "onnx": "1.23.2", "starlette": "1.0", "uvicorn": "1.1"}
+    monkeypatch.setattr(doctor, "_package_version", lambda name: versions.get(name, "not installed"))
+    lines = [" ".join(line.split()) for line in text().splitlines()]
+    assert "tools.checkpoint hub huggingface_hub 2.4.0" in lines
+    assert "tools.export --format transformers pip install transformers" in lines
+    assert "tools.export model.onnx pip install onnxscript onnxruntime" in lines
+    assert "run_demo_app.py starlette 1.0, uvicorn 1.1" in lines
+
+
 @pytest.mark.parametrize(
     "triton, numpy, works",
     [

@@ -10,6 +10,7 @@ from video_files import numbered_frames, write_folder, write_video
 import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
+import run_pretrain_masked
 from engines import dry_run as dry_run_module
 from engines.configuration import parse_arguments
 from engines.dry_run import dry_run, full_command
@@ -19,7 +20,7 @@ from models.arguments import ModelSettings
 from models.build import build_model
 from models.complexity import measure_complexity
 
-MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_pretrain_masked)
 TASKS = {module.SCRIPT: module.TASK for module in MODULES}
 PARSERS = {script: task.get_parser for script, task in TASKS.items()}
 VIDEOS = "run_class_finetuning.py"
@@ -61,8 +62,10 @@ def words_for(data, name):
         VIDEOS: data,
         run_pretrain_imagenet.SCRIPT: data / "images",
         run_action_detection.SCRIPT: data / "boxes",
+        run_pretrain_masked.SCRIPT: data,
     }
-    return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data)], script
+    probe = ["--probe_list", str(data / "val.csv")] if script == run_pretrain_masked.SCRIPT else []
+    return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data), *probe], script
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("/finetune")])
@@ -88,6 +91,25 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
+
+
+def test_frozen_blocks_take_less_time_and_memory(data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(dry_run_module, "measure_seconds_per_clip", lambda *_: 3600.0)
+    words, _ = words_for(data, "k400/tiny_f16_res224")
+    words += ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]
+    model = build_model(ModelSettings("videomambapro_nano", dict(img_size=32, num_frames=16)), 400)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    hours, memory = [], []
+    for part in ((), ("--freeze", "3"), ("--freeze", "all")):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert run([*words, "--finetune", str(tmp_path / "weights.pth"), *part]) == 0
+        hours.append(float(re.search(r"estimate: ([\d.e+]+) hours on 1", caplog.text)[1]))
+        memory.append(float(re.search(r"clips x (\d+) MiB", caplog.text)[1]))
+    # 1400 passes; a third of each is forward, and half or none of the blocks have a backward pass
+    evaluated = (700 + 120) / 3
+    assert hours == pytest.approx([1400 + evaluated, 1400 * 2 / 3 + evaluated, 1400 / 3 + evaluated], rel=5e-3)
+    assert memory == sorted(memory, reverse=True) and memory[2] < memory[0] / 10
 
 
 def test_a_dry_run_of_a_detector(data, caplog):

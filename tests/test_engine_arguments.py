@@ -6,7 +6,7 @@ import pytest
 from engine_standins import make_args
 
 from engines.arguments import add_engine_arguments
-from engines.objectives.loss_settings import LossSettings, add_loss_arguments
+from engines.loss_settings import LossSettings, add_loss_arguments
 
 FLAGS = {
     "output_dir",
@@ -18,6 +18,7 @@ FLAGS = {
     "parallel",
     "dist_timeout",
     "compile",
+    "cuda_graph",
     "opt",
     "opt_eps",
     "opt_betas",
@@ -59,12 +60,13 @@ FLAGS = {
     "resume",
     "auto_resume",
     "eval",
+    "eval_freq",
     "test_best",
     "disable_eval_during_finetuning",
 }
 
 SWITCHES = {"bf16", "compile", "scale_min_lr", "model_ema", "model_ema_warmup", "auto_resume", "eval", "test_best"}
-SWITCHES |= {"disable_eval_during_finetuning", "lr_absolute"}
+SWITCHES |= {"disable_eval_during_finetuning", "lr_absolute", "cuda_graph"}
 
 
 def test_the_flags_are_these_and_each_has_a_help_text():

@@ -8,6 +8,7 @@ import torch
 from inference_files import moving_frames, write_moving_video
 from video_files import write_folder
 
+from datasets.clip_dataset import read_clips
 from inference import load_predictor
 from inference.predictor import QUICK
 from inference.sources import FramesInMemory
@@ -45,7 +46,7 @@ def test_the_head_maps_features_to_the_logits_of_each_view(predictor, videos):
     frames = FramesInMemory(moving_frames(24))
     features = predictor.features(frames)
     assert features.shape == (6, 96) and features.dtype == np.float32
-    clips = predictor._clips_of(frames)
+    clips = read_clips(frames, predictor.plan, np.random.default_rng(0))
     with torch.no_grad():
         expected = np.concatenate([predictor.model(clip[None]).numpy() for clip in clips])
     assert np.abs(expected - expected[0]).max() > 0.01, "the views must differ for this to show anything"
@@ -165,11 +166,52 @@ def test_unreadable_videos_are_named_and_read_once_they_are_mended(tmp_path, che
         assert about["videos"][str(tmp_path / "frames")]["fps"] is None
 
 
+def test_rows_of_a_list_have_its_lines_and_labels(tmp_path, checkpoint, predictor, videos):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    listed = [(videos[2], 4), (str(broken), 1), (videos[0], 0), (videos[2], 4)]
+    (tmp_path / "train.csv").write_text("\n" + "".join(f"{path} {label}\n" for path, label in listed))
+    (tmp_path / "paths.txt").write_text(f"{videos[1]}\n\n{videos[0]}\n")
+    assert run(checkpoint, tmp_path / "out", tmp_path / "train.csv") == 1
+    with np.load(tmp_path / "out" / "features.npz") as file:
+        assert file["lines"].tolist() == [2, 4, 5] and file["labels"].tolist() == [4, 0, 4]
+        assert file["paths"].tolist() == [videos[2], videos[0], videos[2]]
+        np.testing.assert_allclose(file["features"][1], predictor.features(videos[0]).mean(0), atol=1e-5)
+        assert np.array_equal(file["features"][0], file["features"][2])
+    for given, lines in (([tmp_path / "paths.txt"], [1, 3]), ([tmp_path / "paths.txt", videos[2]], None)):
+        output = tmp_path / f"{len(given)}"
+        assert run(checkpoint, output, *given) == 0
+        with np.load(output / "features.npz") as file:
+            assert "labels" not in file and (file["lines"].tolist() if "lines" in file else None) == lines
+
+
+def test_a_list_of_segments_is_refused_before_anything_is_read(tmp_path, checkpoint, videos, capsys):
+    (tmp_path / "parts.csv").write_text(f"path,start,end,label\n{videos[0]},0,0.2,1\n")
+    with pytest.raises(SystemExit):
+        run(checkpoint, tmp_path / "out", tmp_path / "parts.csv")
+    assert "parts.csv, line 2 is a segment of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_views_and_logits_are_what_the_head_makes_of_each_view(tmp_path, checkpoint, predictor, videos):
+    assert run(checkpoint, tmp_path / "features", *videos[:2], "--views") == 0
+    assert run(checkpoint, tmp_path / "logits", *videos[:2], "--views", "--pool", "logits") == 0
+    with np.load(tmp_path / "logits" / "features.npz") as file:
+        assert set(file) == {"paths", "logits"} and file["logits"].shape == (2, 6, 7)
+        found = file["logits"]
+    for row, features in zip(found, rows_of(tmp_path / "features").values(), strict=True):
+        assert features.shape == (6, 96)
+        np.testing.assert_allclose(row, logits(predictor, features), atol=1e-4)
+    probabilities = torch.from_numpy(found).softmax(-1).mean(1)
+    np.testing.assert_allclose(probabilities[0], predictor.predict(videos[0]).probabilities, atol=1e-5)
+
+
 def test_other_settings_and_impossible_flags_are_refused(tmp_path, checkpoint, videos, capsys):
     output = tmp_path / "out"
     assert run(checkpoint, output, videos[0]) == 0
     for words, message in [
         (["--pool", "mean"], "features of other settings (pool class, now mean)"),
+        (["--views"], "features of other settings (views None, now each)"),
+        (["--window", "8", "--views"], "windows have none"),
         (["--stride", "4"], "give --window as well"),
         (["--shard", "3/2"], "I from 1 to N"),
     ]:

@@ -42,6 +42,9 @@ def check_against_float64(backend, shape, dtype, flags=METHOD, without=()):
     require(backend, dtype)
     batch, length, dim, state, groups = shape
     inputs = scan_inputs(batch, length, dim, state, groups, dtype, without)
+    if not flags["delta_softplus"]:  # steps below 0 would let the state grow without bound
+        for name in ("delta", "delta_bias"):
+            inputs[name] = (0.1 * inputs[name].detach().abs()).requires_grad_()
     exact = {name: None if t is None else t.detach().double().requires_grad_() for name, t in inputs.items()}
     on_device = {name: None if t is None else t.detach().cuda().requires_grad_() for name, t in inputs.items()}
     out = bidirectional_scan(**on_device, **flags, backend=backend)
@@ -154,10 +157,10 @@ def test_fused_addition_and_norm(is_rms):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def small_model():
+def small_model(**settings):
     torch.manual_seed(0)
     return models.VideoMambaPro(
-        img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0
+        img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0, **settings
     ).cuda()
 
 
@@ -166,6 +169,22 @@ def test_the_model_gives_what_it_gives_on_the_cpu():
     with torch.no_grad():
         got = model(clips.cuda()).cpu()
         torch.testing.assert_close(got, model.cpu()(clips), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("settings", [{}, dict(bimamba_type="v2"), dict(scan_input="raw")], ids=str)
+def test_gradients_of_the_model_are_those_of_the_cpu(settings, bf16):
+    model, clips = small_model(**settings), torch.randn(2, 3, 2, 32, 32)
+
+    def gradients(device):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16 and device == "cuda"):
+            out = model.to(device)(clips.to(device)).float()
+        return torch.autograd.grad(out.sin().sum(), list(model.parameters()))
+
+    found, expected = gradients("cuda"), gradients("cpu")
+    for (name, parameter), a, b in zip(model.named_parameters(), found, expected, strict=True):
+        assert a.dtype == parameter.dtype and a.shape == parameter.shape
+        assert (a.cpu() - b).norm() <= (0.25 if bf16 else 0.01) * b.norm() + 1e-4, name
 
 
 def test_torch_compile_of_the_model():
@@ -216,3 +235,42 @@ def test_clips_finished_on_the_device_are_those_of_the_cpu_but_for_the_noise(mod
         assert abs(found[erased].mean()) < 0.05 and abs(found[erased].std() - 1) < 0.05
     else:
         assert len(found[erased].unique()) == len(on_cpu[erased].unique())
+
+
+def graph_run(*flags, graphed, **options):
+    """Train 10 steps on the GPU; return the final state and the logged scalars of each step."""
+    from tests.test_cuda_graph import run  # needs all that a run needs, unlike the other tests here
+
+    return run("--lr", "0.002", *flags, graphed=graphed, device="cuda", **options)
+
+
+def model_of_tiny_clips():
+    return models.VideoMambaPro(
+        img_size=8, patch_size=4, num_frames=2, num_classes=3, embed_dim=64, depth=2, drop_path_rate=0.0
+    )
+
+
+@pytest.mark.parametrize("flags", [(), ("--bf16",), ("--update_freq", "2", "--model_ema_warmup")], ids=str)
+def test_a_captured_step_trains_like_an_ordinary_one(flags, monkeypatch):
+    monkeypatch.setenv("VIDEOMAMBAPRO_TRITON_TUNE", "0")
+    (plain, expected), (graphed, found) = (
+        graph_run(*flags, graphed=on, model=model_of_tiny_clips) for on in (False, True)
+    )
+    limit = 0.03 if "--bf16" in flags else 1e-3
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a["lr"] == b["lr"] and abs(a["loss"] - b["loss"]) < limit * b["loss"], step
+    assert len({step["lr"] for step in found}) == len(found) == 10
+    pairs = zip(graphed.ema.module.parameters(), plain.ema.module.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=0.01) for a, b in pairs)
+
+
+@pytest.mark.parametrize("graphed", [False, True])
+def test_a_step_that_is_not_finite_changes_nothing(graphed):
+    from tests.test_cuda_graph import test_a_step_that_is_not_finite_changes_nothing as check
+
+    check(graphed, device="cuda")
+
+
+def test_replays_draw_new_random_numbers():
+    _, steps = graph_run("--lr", "0", "--min_lr", "0", "--warmup_lr", "0", graphed=True, dropout=0.9, same=True)
+    assert len({step["loss"] for step in steps[4:]}) > 3

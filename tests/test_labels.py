@@ -3,6 +3,7 @@
 import pytest
 
 from datasets.annotations import FrameFolderRecord, ListFileError, VideoRecord, read_list
+from datasets.arguments import DataSettings
 from datasets.list_writing import format_list
 
 
@@ -76,6 +77,7 @@ def test_text_that_follows_the_label_is_ignored(tmp_path):
         ("classification", "a,1\nb,3;17\n", 2, "--task multilabel"),
         ("classification", "f 48 1;2\ng 9 3\n", 1, "--task multilabel"),
         ("classification", "a.mp4 1\nb.mp4 0.7\n", 2, "--task regression"),
+        ("classification", "a.mp4 0.5;3\nb.mp4 1;2\n", 1, "--task regression"),
         ("classification", "a.mp4 1\nb.mp4 -3\n", 2, "--task regression"),
         ("multilabel", "a.mp4 1;2\nb.mp4 0.7\n", 2, "--task regression"),
         ("multilabel", "a.mp4 1;2\nb.mp4 1;x\n", 2, 'not "x"'),
@@ -131,6 +133,11 @@ def test_what_is_written_is_read_again(tmp_path, records):
     text = format_list(records, kind)
     task = "regression" if any(isinstance(value, float) for value in records[0].target) else "multilabel"
     assert read(tmp_path, text, task) == (records, kind)
+
+
+def test_the_balanced_sampler_needs_one_class_a_clip():
+    with pytest.raises(ValueError, match="--sampler balanced needs one class a clip"):
+        DataSettings(task="multilabel", sampler="balanced")
 
 
 def test_segments_with_several_labels(tmp_path):

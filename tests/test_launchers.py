@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh")) + [ROOT / "scripts" / "slurm.sbatch"]
 LAUNCHERS = {
     "pretrain_imagenet.sh": ("run_pretrain_imagenet.py", "imagenet/tiny_res224"),
+    "pretrain_masked_k400.sh": ("run_pretrain_masked.py", "masked_k400/tiny_f8_res224"),
+    "pretrain_masked_ssv2.sh": ("run_pretrain_masked.py", "masked_ssv2/tiny_f8_res224"),
     "finetune_k400.sh": ("run_class_finetuning.py", "k400/tiny_f16_res224"),
     "finetune_ssv2.sh": ("run_class_finetuning.py", "ssv2/tiny_f16_res224"),
     "finetune_ucf101.sh": ("run_class_finetuning.py", "ucf101/tiny_f16_res224"),

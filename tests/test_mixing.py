@@ -8,7 +8,7 @@ import torch
 from engine_standins import make_args
 
 from common.settings import from_flags
-from engines.objectives.loss_settings import LossSettings
+from engines.loss_settings import LossSettings
 from engines.objectives.mixing import balanced_weights, create_criterion, create_mixup
 
 

@@ -73,7 +73,14 @@ def test_every_registered_model_trains(name):
 def test_published_names_are_registered():
     assert {f"videomambapro_{size}" for size in PUBLISHED_SIZES} <= set(REGISTERED)
     assert {f"videomamba_{size}" for size in PUBLISHED_SIZES} <= set(REGISTERED)
-    assert {f"videomambapro_{size}16_in1k" for size in "tsm"} <= set(REGISTERED)
+    assert {f"videomambapro_{size}16_in1k" for size in "tsm"} | {"videomamba_base"} <= set(REGISTERED)
+
+
+def test_base_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        model = timm.create_model("videomamba_base", num_frames=1, num_classes=1000)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(98, abs=0.5), "VideoMamba's model zoo gives 98 M"
 
 
 def test_activation_checkpointing_changes_nothing():

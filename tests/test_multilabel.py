@@ -11,7 +11,7 @@ from engine_standins import TinyModel
 from sklearn.metrics import f1_score
 
 from engines.evaluate import Evaluation
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_mixup
 from engines.objectives.multilabel import Multilabel, multi_hot
 from engines.objectives.multilabel_statistics import best_threshold
@@ -61,7 +61,7 @@ def test_labels_are_mixed_in_the_shares_of_their_clips(mode):
     labels = multi_hot([(0, 2), (), (1,), (1, 2)], 3)
     own = torch.eye(4).view(4, 4, 1, 1, 1).expand(4, 4, 2, 8, 8)  # channel i is bright in clip i only
     for _ in range(6):
-        mixed, targets = mixup.mix_multi_hot(own.clone(), labels)
+        mixed, targets = mixup.mix_rows(own.clone(), labels)
         shares = mixed.mean((2, 3, 4))  # of each clip in each mixture
         torch.testing.assert_close(targets, shares @ labels)
         assert not torch.equal(targets, labels)
@@ -137,3 +137,13 @@ def test_the_results_per_class_and_per_video():
     wrong = {(row["line"], row["label"], row["positive"]) for row in results["worst_mistakes"]}
     assert wrong == {(2, 0, False), (3, 0, True)}
     json.dumps(results, allow_nan=False)
+
+
+def test_a_new_head_starts_from_the_shares_of_the_classes():
+    task = objective()
+    torch.nn.init.zeros_(task.model.head.bias)
+    task.expect([(0, 2)] * 3 + [()])
+    torch.testing.assert_close(task.model.head.bias.sigmoid(), torch.tensor([3.5, 0.5, 3.5]) / 5)
+    kept = task.model.head.bias.clone()
+    task.expect([(1,)])
+    assert torch.equal(task.model.head.bias, kept), "a head that was loaded knows more"

@@ -189,3 +189,10 @@ def test_the_command(listed):
     words = [str(listed / "train.csv"), "--data_root", str(listed), "--output", str(listed / "out"), "--workers", "1"]
     done = subprocess.run([sys.executable, "-m", "tools.prepare_videos", *words], capture_output=True, text=True)
     assert done.returncode == 1 and "2 of 3 videos" in done.stdout and "MiB before" in done.stdout
+
+
+def test_several_labels_are_carried_over(listed):
+    (listed / "train.csv").write_text("clips/a b.avi 0;1\nc\n")
+    assert run(listed, "--task", "multilabel") == 0
+    records, _ = read_list(listed / "out" / "train.csv", task="multilabel")
+    assert [(record.path, record.target) for record in records] == [("clips/a b.mp4", (0, 1)), ("c.mp4", ())]

@@ -157,7 +157,7 @@ def test_flags_are_translated_with_a_line_each(words, becomes, fragment):
         ("--weight_decay_end 0.1", "the weight decay is constant"),
         ("--patience 3", "checkpoint-best.pth"),
         ("--head_lr 1", "--layer_decay_scope layers"),
-        ("--wandb", "TensorBoard"),
+        ("--wandb", "is --track wandb here"),
     ],
 )
 def test_what_would_change_the_result_is_refused(words, fragment):

@@ -9,13 +9,14 @@ from engine_standins import make_args
 import run_action_detection
 import run_class_finetuning
 import run_pretrain_imagenet
+import run_pretrain_masked
 from datasets.presets import VIDEO_AA
 from engines.batch import fit_batch_to_list, share_batch
 from engines.configuration import parse_arguments
 from engines.recipe import Recipe, RecipeError, load_recipe, recipe_names
 from engines.settings import plain_flags
 
-MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet)
+MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet, run_pretrain_masked)
 PARSERS = {module.SCRIPT: module.get_parser for module in MODULES}
 # recipe: (effective lr, epochs, warm-up, weight decay, drop path), as the published tables give them.
 PUBLISHED = {
@@ -40,6 +41,8 @@ PUBLISHED = {
     "imagenet/tiny_res576": (1e-5, 10, 2, 1e-8, 0.0),
     "imagenet/small_res448": (5e-6, 30, 5, 1e-8, 0.15),
     "imagenet/middle_res224": (2e-3, 300, 20, 0.05, 0.5),
+    "masked_k400/middle_f8_res224": (1.2e-3, 800, 40, 0.05, 0.4),
+    "masked_ssv2/middle_f8_res224": (1.2e-3, 200, 40, 0.05, 0.4),
     # VideoMAE's for AVA
     "ava/small_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
     "ava/middle_f16_res224": (2.5e-4, 30, 5, 0.05, 0.2),
@@ -108,6 +111,19 @@ def test_shared_settings_are_the_published_ones():
     assert (image.clip_grad, image.scale_min_lr, image.min_lr, image.num_sample, image.num_frames) == (
         5.0, False, 1e-5, 1, 1,
     )  # fmt: skip
+
+
+def test_masked_pretraining_is_the_published_one_but_for_its_network():
+    args = parsed_recipe("masked_k400/middle_f8_res224")
+    shared = dict(
+        opt_betas=[0.9, 0.95], min_lr=1e-5, warmup_lr=0, num_sample=1, layer_decay=1, clip_grad=None, aa="none",
+        reprob=0, hflip=0.5, crop="multi_scale", sampling="uniform", num_frames=8, mask_ratio=0.8, eval_freq=20,
+        mask_type="attention", teacher_norm="own", lr_base=256, scale_min_lr=True, global_batch=2048,
+        model="videomambapro_middle",
+    )  # fmt: skip
+    assert {name: getattr(args, name) for name in shared} == shared
+    assert args.min_lr * args.global_batch / args.lr_base == pytest.approx(8e-5)
+    assert parsed(script="run_pretrain_masked.py").mask_ratio == 0.8, "the script without a recipe has its defaults"
 
 
 def test_the_image_script_without_a_recipe_has_the_image_defaults():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from engine_standins import TinyModel
 
 from engines.evaluate import Evaluation
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.regression import Regression
 
 CPU = torch.device("cpu")

@@ -52,6 +52,20 @@ def lines_of(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def test_scores_of_a_list_have_its_lines_and_labels(checkpoint, folder, tmp_path, capsys):
+    videos = [folder / "sub" / "b.mp4", folder / "broken.mp4", folder / "a.mp4"]
+    (tmp_path / "list.csv").write_text("".join(f"{path} {label}\n" for label, path in enumerate(videos)))
+    assert run(checkpoint, tmp_path / "list.csv", "--scores", tmp_path / "out" / "scores.npz") == 1
+    with np.load(tmp_path / "out" / "scores.npz") as file:
+        assert file["lines"].tolist() == [1, 3] and file["labels"].tolist() == [0, 2]
+        assert file["paths"].tolist() == [str(videos[0]), str(videos[2])]
+        expected = [load_predictor(checkpoint, device="cpu").predict(videos[i]).probabilities for i in (0, 2)]
+        np.testing.assert_allclose(file["scores"], expected, atol=1e-6)
+    with pytest.raises(SystemExit):
+        run(checkpoint, videos[0], "--scores", tmp_path / "scores.csv")
+    assert "should end in .npz" in capsys.readouterr().err
+
+
 def test_top_five_are_printed_with_names(checkpoint, folder, capsys):
     assert run(checkpoint, folder / "a.mp4") == 0
     head, *rows = capsys.readouterr().out.splitlines()

@@ -140,3 +140,16 @@ def test_bfloat16_inputs_are_computed_in_float32(backend):
 def test_saved_state_grows_with_the_length_and_not_faster():
     sizes = [torch.Size(portable.state_shape(1, length, 384, 16, 2)).numel() for length in (1569, 12545)]
     assert sizes[1] <= 1.2 * sizes[0] * 12545 / 1569
+
+
+def test_a_gpu_takes_longer_segments():
+    """Tiny with 8 clips: 5 of them instead of 75, and the fake kernel knows it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    saved = []
+    for device in ("cpu", "cuda"):
+        with FakeTensorMode(), torch.device(device):
+            u, A, B = torch.empty(8, 1569, 384), torch.empty(384, 16), torch.empty(8, 1569, 1, 16)
+            arguments = (u, u, A, A, B, B, None, None, None, True, True, False, True, "portable", True)
+            saved.append(torch.ops.videomambapro.bidirectional_scan(*arguments)[1].shape)
+    assert saved == [(2, 75, 8, 384, 16), (2, 5, 8, 384, 16)]

@@ -18,6 +18,7 @@ from datasets.segments import Segment, find_gaps, find_overlaps
 from engines.distributed import Context
 from engines.evaluate import evaluate
 from engines.list_check import check_data as check_run
+from inference.sources import expand_sources
 from tools.check_data import main as check_data
 from tools.prepare_videos import main as prepare_videos
 
@@ -246,3 +247,8 @@ def test_prepared_segments_show_the_same_frames(film, capsys, form):
         numbers = frame_numbers(reader.read(range(len(reader))))
         # Encoding shifts single grey levels.
         assert len(numbers) == expected[1] - expected[0] and abs(np.mean(numbers) - np.mean(range(*expected))) < 0.5
+
+
+def test_inference_says_that_it_reads_the_videos_of_segments_as_wholes(film, caplog):
+    assert expand_sources([str(film / "train.csv")]) == ["a.mp4", "b.mp4"]
+    assert "list of segments, but its videos are read as wholes" in caplog.text

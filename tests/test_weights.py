@@ -8,6 +8,9 @@ import timm
 import torch
 
 import models  # noqa: F401  registers the models
+from models.checkpoint import load_checkpoint
+from models.describe import describe_checkpoint
+from tools.checkpoint import main as checkpoint_tool
 from tools.weights import differences, document, main, published_weights
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +58,27 @@ def test_a_file_is_compared_with_the_table(weights, capsys):
         assert difference in printed
     pro = published_weights()["videomambapro_t16_in1k_res224.pth"]
     assert "bimamba_type is v2, should be v1" in differences(pro, weights)
+
+
+def test_the_base_image_model_starts_a_video_model(tmp_path, capsys):
+    path = tmp_path / "videomamba_b16_in1k_res224.pth"
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = timm.create_model("videomamba_base", num_classes=1000, num_frames=1).state_dict()
+    # one value a tensor, so that 98 M parameters make a small file; VideoMamba's images have no temporal positions
+    state = {name: torch.full((1,), i / 1000).expand(tensor.shape) for i, (name, tensor) in enumerate(shapes.items())}
+    del state["temporal_pos_embedding"]
+    torch.save({"model": state}, path)
+    assert main(["check", str(path)]) == 0
+    assert main(["show", path.name]) == 0
+    assert f"--model videomamba_base --finetune {path.name}" in capsys.readouterr().out
+    assert describe_checkpoint(path).model == "videomamba_base"
+    assert checkpoint_tool(["inspect", str(path)]) == 0
+    assert "videomamba_base" in capsys.readouterr().out
+    with torch.device("meta"):
+        model = timm.create_model("videomamba_base", num_classes=400, num_frames=8)
+    report = load_checkpoint(model, path)
+    assert report.names("initialised") == ["temporal_pos_embedding", "head.weight", "head.bias"]
 
 
 def test_show_and_list(capsys):

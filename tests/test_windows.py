@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import torch
 from engine_standins import CLASSES, TinyModel, classify, run_processes
+from inference_files import save_checkpoint
 from video_files import frame_numbers, numbered_frames, write_video
 
 from datasets.annotations import VideoRecord
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
+from datasets.readers import VideoFile
 from datasets.segments import Segment
 from datasets.windows import cut, cut_records
 from engines.distributed import Context, close_distributed, init_distributed
 from engines.evaluate import evaluate
 from engines.results import AboutTest, write_results
+from inference import load_predictor
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,21 @@ def test_a_film_with_an_unreadable_window_is_left_out(films, tmp_path):
     )
     assert content["excluded"][0]["end"] == 20
     assert (content["list"]["records"], content["list"]["windows"]) == (2, 12)
+
+
+def test_inference_averages_the_windows_of_the_run(films, tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoint.pth", window_seconds=4, window_stride=2)
+    predictor = load_predictor(path, device="cpu", read_timeout=0)
+    frames = VideoFile(str(films / "c.mkv")).read(range(50))
+    windows = [predictor.predict(frames[:40]), predictor.predict(frames[20:])]
+    expected = np.mean([window.probabilities for window in windows], axis=0)
+    found = predictor.predict(str(films / "c.mkv"))
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    assert found.views == 2 * predictor.views
+    paths = [str(films / name) for name in ("c.mkv", "gone.mp4", "b.mp4")]
+    many = dict(predictor.predict_many(paths, batch_size=2))
+    np.testing.assert_allclose(many[paths[0]].probabilities, expected, atol=1e-6)
+    assert "no such file" in str(many[paths[1]]) and many[paths[2]].views == predictor.views
+    assert len(predictor.features(paths[0])) == found.views
+    whole = load_predictor(path, device="cpu", read_timeout=0, window_seconds=0).predict(paths[0])
+    assert whole.views == predictor.views and np.abs(whole.probabilities - expected).max() > 1e-3

@@ -46,9 +46,10 @@ from datasets.annotations import (
     read_list,
     resolve_video_path,
 )
-from datasets.class_labels import describe_empty_classes
+from datasets.class_labels import describe_labels
 from datasets.frame_names import FrameNamesError, find_first_frame
 from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.labels import TASKS
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.segment_check import count_frames, describe_gaps, describe_overlaps
@@ -108,14 +109,17 @@ def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
     if (output / path.name).resolve() == path.resolve():
         raise ListFileError(f"--output {output} holds the list itself, which would be replaced; name another folder")
     records, kind = read_list(
-        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+        path,
+        data_root=options.data_root,
+        split=options.split,
+        task=options.task,
+        segment_unit=options.segment_unit,
     )
     first_frame = options.first_frame
     if first_frame is None:
         first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)
-    empty = describe_empty_classes(records, max(record.target for record in records) + 1)
-    if empty:
-        print(f"{path}: {empty}")
+    for line in describe_labels(records, path, options.task):
+        print(f"{path}: {line}")
     output.mkdir(parents=True, exist_ok=True)
     facts = _check_all(records, kind, output / f"{path.stem}.facts.jsonl", first_frame, options)
     return CheckedList(path, output, records, kind, facts)
@@ -160,6 +164,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="lists of videos, frame folders or images")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the list's paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
+    parser.add_argument(
+        "--task", choices=TASKS, default=TASKS[0], help="what the labels are (default: %(default)s; docs/labels.md)"
+    )
     parser.add_argument(
         "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
     )

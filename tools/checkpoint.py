@@ -1,8 +1,9 @@
-"""Describe or convert a checkpoint.
+"""Describe or convert a checkpoint, or make a folder of it as on the Hugging Face hub.
 
     python -m tools.checkpoint inspect FILE
     python -m tools.checkpoint convert SRC DST.safetensors   only the weights, in a format that cannot contain code
     python -m tools.checkpoint convert SRC DST.pth [--ema]   without the optimizer; --ema: the EMA weights
+    python -m tools.checkpoint hub FILE DIR                  config.json, model.safetensors and a model card
 
 All published variants can be read: any wrapper and prefix, images or videos, .pth (weights only) or .safetensors.
 Converted files contain plain tensor names, the model configuration, and the flags of the run that wrote the source; a
@@ -34,6 +35,7 @@ from models.checkpoint_file import (
 )
 from models.describe import CheckpointFacts, about_masked_pretraining, describe_checkpoint
 from models.videomambapro import VideoMambaPro
+from tools.hub_folder import add_hub_arguments, write_hub_folder
 
 # Flags of the data that --eval takes from the file.
 _IN_THE_FILE = {"nb_classes", "label_names", "num_frames", "input_size", "short_side_size"}
@@ -50,14 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     converting.add_argument("source", type=Path)
     converting.add_argument("target", type=Path)
     converting.add_argument("--ema", action="store_true", help="use the EMA of the weights")
+    add_hub_arguments(commands.add_parser("hub", help="write a folder as on the Hugging Face hub"))
     options = parser.parse_args(arguments)
     try:
         if options.command == "inspect":
             print(inspect(options.file))
+        elif options.command == "hub":
+            print(write_hub_folder(options))
         else:
             count = convert(options.source, options.target, ema=options.ema)
             print(f"{options.target}: {count} tensors, {options.target.stat().st_size / 2**20:.1f} MiB")
-    except (CheckpointError, FileNotFoundError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

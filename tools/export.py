@@ -1,40 +1,36 @@
-"""Export a checkpoint to ONNX or torch.export, and check the file against PyTorch before it is kept.
+"""Export a checkpoint to ONNX, torch.export or transformers, and check the result against PyTorch before it is kept.
 
     python -m tools.export CHECKPOINT model.onnx    standard ONNX operators, the scan as a loop; runs without this code
     python -m tools.export CHECKPOINT model.pt2     torch.export, the scan as one operator of this repository
+    python -m tools.export CHECKPOINT DIR --format transformers    a folder with the code, for pipeline(...) anywhere
 
-The input is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size. docs/export.md
-describes how to use the files.
+The input of files is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size.
+docs/export.md describes how to use the files, docs/hub.md the folder.
 """
 
 import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import torch
-from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive
-from common.frame_size import shorter
 from common.terminal import escape_output
-from datasets.sampling import SAMPLERS
-from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from inference import Predictor, load_predictor
+from inference.description import describe_reading
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, BackendUnavailableError
-from models.videomambapro import VideoMambaPro
+from tools.comparison import BATCHES, Forward, largest_difference, random_clips
+from tools.hub_folder import add_card_arguments
 
-BATCHES = (1, 2, 3, 4)  # ten random clips
 METADATA = "videomambapro.json"  # name of the metadata in both formats
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-Forward = Callable[[Tensor], Tensor]
 
 
 class ExportError(RuntimeError):
@@ -46,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help=".pth or .safetensors, published or our own")
-    parser.add_argument("target", type=Path, help="output file, .onnx or .pt2")
+    parser.add_argument("target", type=Path, help="output file, .onnx or .pt2, or a new folder")
+    parser.add_argument("--format", choices=("transformers",), help="of a folder (files: their suffix tells)")
     parser.add_argument(
         "--backend",
         choices=sorted(BACKENDS),
@@ -55,8 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=positive, default=1e-4, help="largest allowed difference of a logit (default: 1e-4)"
     )
+    add_card_arguments(parser.add_argument_group("model card of a folder"))
     options = parser.parse_args(arguments)
     try:
+        if options.format == "transformers":
+            print(_export_folder(options))
+            return 0
         difference = export(options.checkpoint, options.target, backend=options.backend, tolerance=options.tolerance)
     except (ExportError, BackendUnavailableError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -64,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = options.target.stat().st_size / 2**20
     print(f"{options.target}: {size:.1f} MiB, within {difference:.1e} of PyTorch on {sum(BATCHES)} random clips")
     return 0
+
+
+def _export_folder(options: argparse.Namespace) -> str:
+    if importlib.util.find_spec("transformers") is None:
+        raise ExportError("--format transformers needs transformers: pip install transformers")
+    from tools.transformers_folder.folder import export_folder
+
+    difference, origin = export_folder(options.checkpoint, options.target, options)
+    return f"{options.target}: within {difference:.1e} of PyTorch on {sum(BATCHES)} random clips; {origin}"
 
 
 def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolerance: float = 1e-4) -> float:
@@ -80,7 +90,7 @@ def export(checkpoint: Path, target: Path, *, backend: str | None = None, tolera
         BackendUnavailableError: the backend is not available; `load_predictor` raises further errors.
     """
     if target.suffix not in (".onnx", ".pt2"):
-        raise ExportError(f"{target}: the target must be .onnx or .pt2")
+        raise ExportError(f"{target}: the target must be .onnx or .pt2, or a folder with --format transformers")
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         check_onnx_packages()
@@ -120,23 +130,6 @@ def load_pt2(path: str | Path) -> Forward:
         return torch.export.load(file).module()
 
 
-def largest_difference(model: VideoMambaPro, exported: Forward) -> float:
-    """Return the largest difference of a logit between two models on ten random clips, in batches of several sizes."""
-    with torch.no_grad():
-        differences = [
-            (exported(clips) - model(clips)).abs().max().item()
-            for clips in (random_clips(model, batch) for batch in BATCHES)
-        ]
-    return max(differences)
-
-
-def random_clips(model: VideoMambaPro, batch: int) -> Tensor:
-    """Return clips of normal noise (batch, 3, frames, height, width), the same for every call with this batch size."""
-    height, width = model.patch_embed.img_size
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, 3, model.num_frames, height, width, generator=generator)
-
-
 def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None:
     # Imported here because onnxscript is optional.
     from mamba.mamba_ssm.ops.selective_scan.onnx_form import OPSET, TRANSLATIONS
@@ -162,20 +155,9 @@ def _write_pt2(program: ExportedProgram, metadata: str, file: IO[bytes]) -> None
 
 def _metadata(predictor: Predictor) -> dict:
     """Return what is needed to feed the model and is not in the graph; docs/export.md explains the entries."""
-    plan = predictor.plan
-    channels, frames, height, width = plan.clip_shape
-    resize = plan.transform.steps[0]
     return {
-        "clips": ["batch", channels, frames, height, width],
-        "sampling": next(name for name, function in SAMPLERS.items() if function is plan.sample.func),
-        "sampling_rate": plan.sample.keywords.get("sampling_rate"),
-        "segments": plan.segments,
-        "crops": plan.crops,
-        "short_side": shorter(resize.size),
-        "interpolation": resize.interpolation,
-        "antialias": resize.antialias,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "clips": ["batch", *predictor.plan.clip_shape],
+        **describe_reading(predictor),
         "task": predictor.task,
         **predictor.objective.beyond_the_model(),
         "label_names": list(predictor.label_names),

@@ -1,13 +1,14 @@
 """Compute features of videos with a trained model, for retrieval, probes, and temporal detection.
 
     python -m tools.features CHECKPOINT VIDEO... --output DIR                          one row per video
+    python -m tools.features CHECKPOINT LIST --output DIR --views --pool logits        for --teacher_scores
     python -m tools.features CHECKPOINT VIDEO... --output DIR --window 16 --stride 4   one array per video
 
 A VIDEO is a file, a folder of videos or of frames, or a list (.csv, .txt). Without --window, DIR/features.npz contains
-`paths` and `features`, averaged over the views of the test. With --window, DIR/NAME.npy has a row for each window, and
-DIR/features.json the frame rate and the first frames. An interrupted command continues when it is repeated; with
---shard I/N, N processes share the videos, and the command without --shard then joins their results. docs/inference.md
-describes the files.
+`paths` and `features`, averaged over the views of the test, and `lines` and `labels` of a list. With --window,
+DIR/NAME.npy has a row for each window, and DIR/features.json the frame rate and the first frames. An interrupted
+command continues when it is repeated; with --shard I/N, N processes share the videos, and the command without --shard
+then joins their results. docs/features.md describes the files.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from common.progress import progress
 from common.terminal import escape_output
 from inference.arguments import add_computing_arguments, add_reading_arguments, predictor_of_flags
 from inference.features import FeatureFolder, describe_features
-from inference.pooling import POOLS
-from inference.sources import expand_sources
+from inference.pooling import LOGITS, POOLS
+from inference.sources import expand_sources, rows_of_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -43,8 +44,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--pool",
         choices=POOLS,
         default="class",
-        help="class: what the head reads; mean: of all patches; frames: mean of each frame; tokens: all "
-        "(default: %(default)s)",
+        help="class: what the head reads; mean: of all patches; frames: mean of each frame; tokens: all; logits: the "
+        "head's outputs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--views", action="store_true", help="keep the views apart: rows (views, width), not their mean"
     )
     parser.add_argument("--half", action="store_true", help="write float16 (default: float32)")
     parser.add_argument(
@@ -63,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(arguments)
     try:
+        listed = [] if args.window else rows_of_list(args.videos, args.data_root)
         folder = _open_folder(args)
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -83,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if shards > 1:
         print(f"shard {number} of {shards}: {len(chosen) - len(failures)} videos; without --shard, all are joined")
     else:
-        print(f"{folder.join(failures)}: {len(chosen) - len(failures)} videos")
+        print(f"{folder.join(failures, listed)}: {len(chosen) - len(failures)} videos")
     return 1 if failures else 0
 
 
@@ -91,7 +96,9 @@ def _open_folder(args: argparse.Namespace) -> FeatureFolder:
     """Load the model, find the videos, and begin or continue the output folder."""
     if args.stride and not args.window:
         raise ValueError("--stride is the distance of windows: give --window as well")
-    predictor = predictor_of_flags(args, head=False)
+    if args.views and args.window:
+        raise ValueError("--views keeps the views of whole videos apart, and windows have none: leave one of them out")
+    predictor = predictor_of_flags(args, head=args.pool == LOGITS)
     sources = expand_sources(
         args.videos,
         filename_tmpl=predictor.filename_tmpl,
@@ -100,7 +107,13 @@ def _open_folder(args: argparse.Namespace) -> FeatureFolder:
     )
     stride = args.stride or args.window
     description = describe_features(
-        predictor, args.checkpoint, pool=args.pool, half=args.half, window=args.window, stride=stride
+        predictor,
+        args.checkpoint,
+        pool=args.pool,
+        half=args.half,
+        window=args.window,
+        stride=stride,
+        views=args.views,
     )
     return FeatureFolder.open(args.output, predictor, description, sources)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.flag_parser import FlagParser
-from engines.published_flags import Handling, PublishedFlag, published_flags
+from engines.published_flags import TABLES_OF_SCRIPTS, Handling, PublishedFlag, published_flags
 
 _HEAD = """# Flags of published scripts
 
@@ -54,6 +54,12 @@ def document() -> str:
         for flag in flags
         if flag.origin not in _OWNERS
     ]
+    (script,) = TABLES_OF_SCRIPTS
+    of_pretraining = [
+        f"| `{flag.option}` | {_handling(flag)} | {_cell(flag.remark)} |"
+        for name, flag in published_flags(script).items()
+        if flag != published_flags().get(name)
+    ]
     return "\n".join([
         _HEAD,
         "## VideoMamba and VideoMAE",
@@ -61,6 +67,14 @@ def document() -> str:
         "| flag | code base | handling | remark |",
         "| --- | --- | --- | --- |",
         *published,
+        "",
+        "## VideoMamba's masked pretraining",
+        "",
+        f"Flags of its `run_videomamba_pretraining.py` in `{script}`, where they differ from those above.",
+        "",
+        "| flag | handling | remark |",
+        "| --- | --- | --- |",
+        *of_pretraining,
         "",
         "## Other code bases",
         "",

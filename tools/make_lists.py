@@ -12,6 +12,7 @@
     python -m tools.make_lists coin     VIDEOS --annotations COIN.json --output lists
     python -m tools.make_lists lvu      VIDEOS --annotations lvu_1.0 --task director --output lists
     python -m tools.make_lists label_studio VIDEOS --annotations export.json --output lists
+    python -m tools.make_lists table    VIDEOS --annotations labels.csv --task multilabel --output lists
 
 VIDEOS may contain frame folders instead of videos. The paths in the lists are relative to it: pass it as --data_root
 when training. Clips that the annotations name but the folder does not contain are listed in missing.txt. If there is
@@ -19,6 +20,8 @@ no validation split, a fraction of each class's training clips is used; clips of
 
 Segments of videos labelled in another program (label_studio, cvat, via, elan, fiftyone, createml) or found by
 `run_inference.py --segments` (timeline) become lists of segments; all segments of a video stay in one split.
+
+A table has the video in its first column and then one for each class (0 or 1) or target (a number), named in line 1.
 
 For AVA, the files for action detection are written: those of ANNOTATIONS without the missing videos.
 """
@@ -39,6 +42,7 @@ from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord
 from datasets.label_names import LABELS
+from datasets.labels import TASKS, classes_of, task_of
 from datasets.list_writing import format_list
 from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
@@ -52,11 +56,12 @@ from datasets.preparation.list_sources import (
     read_ucf101,
 )
 from datasets.preparation.list_splits import Clip, split_off
-from datasets.preparation.long_video_sources import LVU_TARGETS, read_breakfast, read_coin, read_lvu
+from datasets.preparation.long_video_sources import read_breakfast, read_coin, read_lvu
 from datasets.preparation.media_index import MediaIndex, SourceError
 from datasets.preparation.segment_check import describe_stretches
 from datasets.preparation.segment_exports import READERS, read_segments
 from datasets.preparation.source_files import lines_of
+from datasets.preparation.table_source import read_table
 from datasets.presets import LVU_CLASSES, PRESETS
 from datasets.readers.header import describe_excess
 
@@ -64,6 +69,7 @@ WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
 AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
 MAX_PRINTED = 10
 PUBLISHED = ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava", "breakfast", "coin", "lvu")
+TABLE = "table"
 
 
 @dataclass
@@ -122,7 +128,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Parse the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    for form in (*PUBLISHED, *READERS):
+    for form in (*PUBLISHED, TABLE, *READERS):
         command = commands.add_parser(form, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("root", type=Path, help="folder of the videos, frame folders or images")
         command.add_argument("--output", type=Path, required=True, help="output folder of the lists")
@@ -176,6 +182,9 @@ def _add_files(command: argparse.ArgumentParser, form: str) -> None:
         command.add_argument("--gaps", action="store_true", help="name the stretches between the segments of a video")
     if form == "coin":
         command.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COIN.json")
+    if form == TABLE:
+        command.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="the table")
+        command.add_argument("--task", choices=TASKS[1:], required=True, help="what its columns are: classes, targets")
     if form == "lvu":
         command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help="its folder lvu_1.0")
         command.add_argument("--task", choices=tuple(LVU_CLASSES), required=True, help="which of its tasks")
@@ -200,6 +209,8 @@ def _read(options: argparse.Namespace) -> Lists:
         source = read_coin(options.annotations)
     elif options.form == "lvu":
         source = read_lvu(options.annotations, options.task)
+    elif options.form == TABLE:
+        source = read_table(options.annotations, options.task)
     elif options.form in READERS:
         names = [line for _, line in lines_of(options.labels)] if options.labels else []
         source = read_segments(options.form, options.annotations, names)
@@ -311,17 +322,19 @@ def _record(clip: Clip, kind: Kind) -> Record:
 def _print_summary(lists: Lists, options: argparse.Namespace) -> None:
     """Print what the lists contain, what is missing or passed over, and how to train on them."""
     names, output = lists.source.label_names, options.output
+    labels = {split: [c for clip in clips for c in classes_of(clip.label)] for split, clips in lists.splits.items()}
+    of_numbers = task_of(lists.splits["train"][0].label) == "regression"
     for split, clips in lists.splits.items():
-        if getattr(options, "task", "") in LVU_TARGETS:
+        if of_numbers:
             print(f"{split}: {len(clips)} clips")
             continue
-        counts = np.bincount([clip.label for clip in clips], minlength=len(names)) if clips else [0]
+        counts = np.bincount(np.array(labels[split], int), minlength=len(names))
         print(
             f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(names)} classes, "
             f"{min(counts)} to {max(counts)} clips each"
         )
-    unused = set(range(len(names))) - {clip.label for clip in lists.splits["train"]}
-    for label in sorted(unused) if getattr(options, "task", "") not in LVU_TARGETS else ():
+    unused = set(range(len(names))) - set(labels["train"])
+    for label in () if of_numbers else sorted(unused):
         print(f'warning: class {label}, "{names[label]}", has no training clip')
     for line in lists.source.notes:
         print(_printable(line))
@@ -343,6 +356,8 @@ def _training_command(lists: Lists, options: argparse.Namespace) -> list[str]:
         if classes != len(lists.source.label_names):
             recipe = OWN_VIDEOS
         words = ["python", "run_class_finetuning.py", "--recipe", recipe]
+    if options.form == TABLE:
+        words += ["--task", options.task]
     words += ["--data_path", str(options.output), "--data_root", str(options.root)]
     words += ["--label_names", str(options.output / LABELS), *lists.frame_flags]
     return [*words, "--output_dir", f"outputs/{options.root.resolve().name}"]

@@ -38,6 +38,7 @@ from datasets.annotations import (
     resolve_video_path,
 )
 from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.labels import TASKS
 from datasets.list_writing import format_list
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
 from datasets.preparation.worker_pool import run_jobs
@@ -91,6 +92,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that the lists' paths are relative to")
     parser.add_argument("--split", default="", metavar="SEP", help="separator of the columns (default: detected)")
     parser.add_argument(
+        "--task", choices=TASKS, default=TASKS[0], help="what the labels are (default: %(default)s; docs/labels.md)"
+    )
+    parser.add_argument(
         "--segment_unit", choices=UNITS, help="unit of start and end in lists of segments that have no header"
     )
     add_options(parser, Preparation)
@@ -103,7 +107,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def _read_videos(path: Path, options: argparse.Namespace) -> list[VideoRecord]:
     records, kind = read_list(
-        path, data_root=options.data_root, split=options.split, segment_unit=options.segment_unit
+        path,
+        data_root=options.data_root,
+        split=options.split,
+        task=options.task,
+        segment_unit=options.segment_unit,
     )
     if kind != "video":
         raise PreparationError(f"{path} is a list of {kind}, but only videos can be prepared")

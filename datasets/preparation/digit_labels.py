@@ -1,4 +1,4 @@
-"""Moving digits with other labels than one class: several motions at once, and the speed of a motion.
+"""Moving digits with other labels than one class: several motions, at once or one after another, and their speed.
 
 The folder of a set contains videos/ and lists whose paths are relative to it.
 """
@@ -15,12 +15,13 @@ from tqdm import tqdm
 from datasets.annotations import VideoRecord
 from datasets.labels import Target
 from datasets.list_writing import format_list
+from datasets.preparation.digit_films import draw_film
 from datasets.preparation.digit_scenes import draw_scene
 from datasets.preparation.moving_digits import CLASSES, SPLITS, draw_clip, run_all, split_digits, write_video
 
 MOST_MOTIONS = 2
-STRAIGHT = 4  # the first classes, motions along an axis
-SPEEDS = (0.5, 6.5)  # pixels per frame; a faster digit would reach the border
+SIDEWAYS = (("left", -1), ("right", 1))  # the sign of their speeds
+SPEEDS = (0.5, 6.5)  # in pixels per frame of a side of 64; a faster digit would reach the border
 
 Clip = tuple[np.ndarray, Target]
 
@@ -38,14 +39,19 @@ def draw_motion(split: str, num_frames: int, size: int, rng: np.random.Generator
 
 
 def draw_speed(split: str, num_frames: int, size: int, rng: np.random.Generator) -> Clip:
-    """Draw a digit that moves along an axis: frames (T, H, W, 3) and its speed in pixels per frame."""
+    """Draw a digit that moves sideways: frames (T, H, W, 3) and its speed to the right in pixels per frame."""
     speed = float(rng.uniform(*SPEEDS))
-    label = int(rng.integers(STRAIGHT))
-    frames, _ = draw_clip(label, split_digits(split)[0], num_frames, size, rng, speed=speed)
-    return frames, (round(speed, 4),)
+    name, sign = SIDEWAYS[rng.integers(len(SIDEWAYS))]
+    frames, _ = draw_clip(CLASSES.index(name), split_digits(split)[0], num_frames, size, rng, speed=speed)
+    return frames, (round(sign * speed, 4),)
 
 
-SETS: dict[str, Callable[..., Clip]] = {"motions": draw_motions, "motion": draw_motion, "speed": draw_speed}
+SETS: dict[str, Callable[..., Clip]] = {
+    "motions": draw_motions,
+    "motion": draw_motion,
+    "speed": draw_speed,
+    "films": draw_film,
+}
 
 
 def write_set(name: str, output: Path, settings: dict, workers: int = 0) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.labels import Target
+from datasets.labels import Target, task_of
 from datasets.preparation.media_index import Found
 from datasets.segments import Segment
 
@@ -23,7 +23,8 @@ class Clip(NamedTuple):
 def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = "") -> tuple[list[Clip], list[Clip]]:
     """Move about `share` of each class's clips to a new split, whole groups at a time.
 
-    Each class with more than one group contributes at least one. The result depends on the seed, not on the order.
+    Each class, or set of classes, with more than one group contributes at least one; clips with numbers are split as
+    one class. The result depends on the seed, not on the order.
 
     Args:
         clips: to split.
@@ -41,10 +42,10 @@ def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = ""
         path = clip.found.path
         match = re.search(group_by, path) if group_by else None
         names[path] = match[match.lastindex or 0] if match else path
-        groups[clip.label][names[path]].append(clip)
+        stratum = 0 if task_of(clip.label) == "regression" else clip.label
+        groups[stratum][names[path]].append(clip)
     taken: set[str] = set()
-    for place, members in enumerate(groups.values()):
-        label = next(iter(members.values()))[0].label
+    for place, (label, members) in enumerate(groups.items()):
         wanted = share * sum(map(len, members.values()))
         # Groups that another class has moved count, since all clips of a group move together.
         count = sum(len(group) for name, group in members.items() if name in taken)

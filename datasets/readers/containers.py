@@ -23,6 +23,15 @@ def open_video(path: str) -> tuple[InputContainer, av.VideoStream]:
     """
     # The path must be absolute, because FFmpeg interprets text before a colon as a protocol. Tags have any encoding.
     container = av.open(os.path.abspath(path), metadata_errors="replace")
+    return container, shown_stream(container)
+
+
+def shown_stream(container: InputContainer) -> av.VideoStream:
+    """Return the stream that players show, to be decoded in the calling thread.
+
+    Raises:
+        EOFError: The container has only audio, or no streams.
+    """
     moving = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     if not moving:
@@ -31,7 +40,7 @@ def open_video(path: str) -> tuple[InputContainer, av.VideoStream]:
     # FFmpeg's best stream may be a cover image.
     stream = best if isinstance(best, av.VideoStream) and best in moving else moving[0]
     stream.codec_context.thread_count = 1  # parallelism comes from the dataloader workers
-    return container, stream
+    return stream
 
 
 class Converter:

@@ -47,9 +47,11 @@ class Objective(nn.Module):
     Attributes:
         model: the network; its parameters keep their names in checkpoints.
         score: the metric that selects the best checkpoint; None if there is none.
+        fixed_shapes: whether `prepare` returns only tensors, whose shapes are those of the clips (for --cuda_graph).
     """
 
     score: Score | None = None
+    fixed_shapes: bool = True
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -63,6 +65,7 @@ class Objective(nn.Module):
         """Move what `forward` needs of a batch to the device.
 
         Random operations (mixing, drawing masks) and anything but tensors belong here, as `forward` may be compiled.
+        Both run under autocast if the run uses bfloat16.
 
         Args:
             batch: from the dataloader (datasets/collate.py), with clips and targets.
@@ -81,6 +84,10 @@ class Objective(nn.Module):
             none. The engine weights them by that count over accumulated batches and processes.
         """
         raise NotImplementedError
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """Return groups of parameters with an "lr" and "weight_decay" of their own; none for those of the settings."""
+        return []
 
     def predict(self, clips: Tensor) -> Tensor:
         """Return the outputs (n, ...) of single views (n, C, T, H, W), float32."""

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.base import Objective, Score
 from engines.objectives.class_statistics import calibration, most_confused, per_class, worst_mistakes
 from engines.objectives.collapse import CollapseCheck
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_criterion, create_mixup
 
 
@@ -50,9 +50,19 @@ class Classification(Objective):
         """Move clips and labels to the device; in training, mix them, which gives soft targets (N, classes)."""
         self._trained = self._trained or self.training
         prepared = super().prepare(batch, device)
-        if self.training and self.mixup is not None:
-            prepared["clips"], prepared["targets"] = self.mixup(prepared["clips"], prepared["targets"])
-        return prepared
+        if not self.training:
+            return prepared
+        further = self.further_targets(batch, device)
+        if self.mixup is not None:
+            prepared["clips"], prepared["targets"], *rows = self.mixup(
+                prepared["clips"], prepared["targets"], *further.values()
+            )
+            further = dict(zip(further, rows, strict=True))
+        return prepared | further
+
+    def further_targets(self, batch: dict, device: torch.device) -> dict[str, Tensor]:
+        """Return targets of further losses, name -> (N, width), which are mixed as the labels are; none by default."""
+        return {}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Compute the loss of prepared clips (N, C, T, H, W) and targets."""

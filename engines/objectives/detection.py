@@ -51,6 +51,7 @@ class Detection(Objective):
     """
 
     score = Score("map")
+    fixed_shapes = False  # every clip has another number of boxes
 
     def __init__(
         self,

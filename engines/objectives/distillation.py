@@ -1,8 +1,9 @@
-"""Self-distillation: a classifier also learns to reproduce the tokens of a smaller, frozen model of the family.
+"""Distillation: a classifier also learns from a teacher, which runs beside it or whose outputs were stored.
 
-VideoMamba trains its middle model on ImageNet this way (arXiv 2403.06977, section 3.3): cross entropy plus the mean
-over all tokens of 2 - 2 cos(student's token, teacher's token), where a linear layer after the last norm projects the
-student's tokens to the teacher's width.
+VideoMamba trains its middle model on ImageNet by self-distillation (arXiv 2403.06977, section 3.3): cross entropy plus
+the mean over all tokens of 2 - 2 cos(student's token, teacher's token), where the teacher is a smaller, frozen model
+of the family, and a linear layer after the last norm projects the student's tokens to its width. That is
+`TokenDistance`; `StoredTeacher` has the losses of stored outputs.
 """
 
 from typing import Any
@@ -12,15 +13,15 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Unregistered
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings
 from models.initialisation import LINEAR_STD
 from models.videomambapro import VideoMambaPro
 
 
 class Distillation(Classification):
-    """Classification plus the distance between the student's tokens and those of a frozen teacher.
+    """Classification plus the losses of a teacher.
 
     Evaluation is that of the student as a classifier; the teacher is not used.
 
@@ -28,8 +29,10 @@ class Distillation(Classification):
         model: the student.
         num_classes: see `Classification`.
         settings: see `Classification`.
-        teacher: computes tokens (batch, tokens, width) of the student's clips; its width may differ.
-        weight: weight of the distance relative to cross entropy.
+        teacher: the losses. `targets(batch, device)` returns what it needs of a batch, and `forward` takes the
+            prepared batch, the student's tokens (N, tokens, width) and logits (N, classes) and returns losses by name.
+        weight: weight of the teacher's losses.
+        label_weight: weight of the cross entropy.
         options: further arguments of `Classification`.
     """
 
@@ -39,25 +42,29 @@ class Distillation(Classification):
         num_classes: int,
         settings: LossSettings | None = None,
         *,
-        teacher: VideoMambaPro,
+        teacher: nn.Module,
         weight: float = 1.0,
+        label_weight: float = 1.0,
         **options,
     ):
         super().__init__(model, num_classes, settings, **options)
-        self.weight = weight
-        self.distillation = TokenDistance(model.embed_dim, teacher)
+        self.weight, self.label_weight = weight, label_weight
+        self.distillation: Any = teacher
+
+    def further_targets(self, batch: dict, device: torch.device) -> dict[str, Tensor]:
+        """Return the teacher's outputs for the clips of a batch."""
+        return self.distillation.targets(batch, device)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Compute the loss and its two terms, the cross entropy and the distance."""
+        """Compute the loss and its terms, the cross entropy and the losses of the teacher."""
         model: Any = self.model
         tokens = model.forward_tokens(batch["clips"])
-        cross_entropy = self.loss(model.forward_head(tokens[:, 0]), batch["targets"])
-        distance = self.distillation(tokens, batch["clips"])
-        return {
-            "loss": cross_entropy + self.weight * distance,
-            "cross_entropy": cross_entropy.detach(),
-            "distance": distance.detach(),
-        }
+        logits = model.forward_head(model.pool(tokens))
+        cross_entropy = self.loss(logits, batch["targets"])
+        losses = self.distillation(batch, tokens, logits)
+        total = self.label_weight * cross_entropy + self.weight * torch.stack(list(losses.values())).sum()
+        terms = {"cross_entropy": cross_entropy, **losses}
+        return {"loss": total} | {name: term.detach() for name, term in terms.items()}
 
 
 class TokenDistance(nn.Module):
@@ -75,12 +82,17 @@ class TokenDistance(nn.Module):
         nn.init.zeros_(self.proj.bias)
         self.teacher = Unregistered(teacher)
 
-    def forward(self, tokens: Tensor, clips: Tensor) -> Tensor:
-        """Return the distance between `tokens` (batch, tokens, width) and the teacher's of the same clips."""
+    def targets(self, batch: dict, device: torch.device) -> dict[str, Tensor]:
+        """Return nothing: the teacher sees the clips themselves."""
+        return {}
+
+    def forward(self, batch: dict, tokens: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Return the distance between the student's tokens (N, tokens, width) and the teacher's of the same clips."""
+        clips = batch["clips"]
         teacher: Any = self.teacher.module.to(clips.device)
         with torch.no_grad():
             wanted = teacher.forward_tokens(clips)
-        return token_distance(self.proj(tokens), wanted)
+        return {"distance": token_distance(self.proj(tokens), wanted)}
 
 
 def token_distance(student: Tensor, teacher: Tensor) -> Tensor:

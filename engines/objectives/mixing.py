@@ -6,10 +6,11 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
+from timm.data.mixup import one_hot
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from engines.objectives.loss_settings import LossSettings
+from engines.loss_settings import LossSettings
 
 _logger = logging.getLogger(__name__)
 
@@ -18,14 +19,34 @@ class ClipMixup:
     """timm's Mixup for clips: frames are treated as channels, so that the CutMix box is the same in all of them.
 
     Args:
-        mixup: applied in place where possible.
+        mixup: Draws and applies the mixing.
+        num_classes: Width of the soft targets.
+        smoothing: Label smoothing of the soft targets.
     """
 
-    def __init__(self, mixup: Mixup) -> None:
-        self._mixup = mixup
+    def __init__(self, mixup: Mixup, num_classes: int, smoothing: float) -> None:
+        self._mixup, self._num_classes, self._smoothing = mixup, num_classes, smoothing
 
-    def __call__(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, clips: torch.Tensor, labels: torch.Tensor, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Mix clips (N, C, T, H, W) with the batch in reverse order; labels (N,) become soft targets (N, classes).
+
+        Args:
+            clips: Changed in place where possible.
+            labels: Of the clips.
+            rows: Further targets (N, width), to be mixed in the same shares.
+
+        Returns:
+            clips, soft targets, and the further targets.
+
+        Raises:
+            ValueError: see `mix_rows`.
+        """
+        off = self._smoothing / self._num_classes
+        soft = one_hot(labels, self._num_classes, 1 - self._smoothing + off, off)
+        return self.mix_rows(clips, soft, *rows)
+
+    def mix_rows(self, clips: torch.Tensor, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Mix clips (N, C, T, H, W) and targets (N, width), such as multi-hot labels, in the same shares.
 
         Raises:
             ValueError: N is odd, and timm pairs the clips of a batch.
@@ -35,18 +56,11 @@ class ClipMixup:
                 f"mixup needs an even number of clips per batch, not {len(clips)}: change --batch_size "
                 "or --num_sample, or switch it off with --mixup 0 --cutmix 0"
             )
-        mixed, targets = self._mixup(clips.flatten(1, 2), labels)
-        return mixed.reshape(clips.shape), targets
-
-    def mix_multi_hot(self, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix clips (N, C, T, H, W) and their multi-hot labels (N, classes) in the same shares.
-
-        The mixing must have no label smoothing.
-        """
-        # With its number as its class, the soft target of a clip says how much of which clips it is made of.
+        # With its position as its class, the soft target of a clip says how much of which clips it is made of.
         self._mixup.num_classes = len(clips)
-        mixed, shares = self(clips, torch.arange(len(clips), device=clips.device))
-        return mixed, shares.to(labels.dtype) @ labels
+        mixed, shares = self._mixup(clips.flatten(1, 2), torch.arange(len(clips), device=clips.device))
+        own, other = shares.diagonal()[:, None], shares.flip(1).diagonal()[:, None]
+        return mixed.reshape(clips.shape), *(row * own + row.flip(0) * other for row in rows)
 
 
 def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:
@@ -68,9 +82,10 @@ def create_mixup(settings: LossSettings, num_classes: int) -> ClipMixup | None:
             prob=settings.mixup_prob,
             switch_prob=settings.mixup_switch_prob,
             mode=settings.mixup_mode,
-            label_smoothing=settings.smoothing,
-            num_classes=num_classes,
-        )
+            label_smoothing=0.0,
+        ),
+        num_classes,
+        settings.smoothing,
     )
 
 

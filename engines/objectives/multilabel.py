@@ -10,8 +10,8 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import Tensor, nn
 
 from datasets.collate import clips_on
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.base import Objective, Score
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_mixup
 from engines.objectives.multilabel_statistics import (
     average_precisions,
@@ -67,6 +67,14 @@ class Multilabel(Objective):
         chosen = float(self.decision_threshold)
         return UNCHOSEN_THRESHOLD if np.isnan(chosen) else chosen
 
+    @torch.no_grad()
+    def expect(self, targets: Sequence[Sequence[int]]) -> None:
+        """Start a new head from the shares of the training clips with each class, which the loss would learn first."""
+        head = getattr(self.model, "head", None)
+        if isinstance(head, nn.Linear) and not head.bias.any():
+            found = multi_hot(targets, self.num_classes).sum(0)
+            head.bias.copy_(((found + 0.5) / (len(targets) + 1)).logit())
+
     def prepare(self, batch: dict, device: torch.device) -> dict:
         """Move clips and multi-hot labels (N, classes) to the device; in training, mix and smooth them.
 
@@ -76,7 +84,7 @@ class Multilabel(Objective):
         labels = multi_hot(batch["targets"], self.num_classes).to(device, non_blocking=True)
         if self.training:
             if self.mixup is not None:
-                clips, labels = self.mixup.mix_multi_hot(clips, labels)
+                clips, labels = self.mixup.mix_rows(clips, labels)
             labels = labels * (1 - self.smoothing) + self.smoothing / self.num_classes
         return {"clips": clips, "targets": labels}
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.collate import clips_on
+from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.base import Objective, Score
-from engines.objectives.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.regression_statistics import of_target, worst_misses
 
 LOSSES = {"mse": F.mse_loss, "huber": F.huber_loss, "l1": F.l1_loss}

@@ -1,6 +1,7 @@
 """Statistics of predicted numbers, from scikit-learn and SciPy."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,14 @@ def of_target(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     from scipy.stats import pearsonr, spearmanr  # these imports take a second
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
+    measures: dict[str, Any] = {"pearson": pearsonr, "spearman": spearmanr}
     several = len(targets) > 1
     varied = several and np.ptp(targets) > 0 and np.ptp(predictions) > 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy warns of numbers that hardly vary
         correlations = {
-            name: float(function(targets, predictions).statistic) if varied else 0.0
-            for name, function in (("pearson", pearsonr), ("spearman", spearmanr))
+            name: float(measure(targets, predictions).statistic) if varied else 0.0
+            for name, measure in measures.items()
         }
     return {
         "mae": float(mean_absolute_error(targets, predictions)),

@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from datasets.labels import LabelTask
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.classification import Classification
-from engines.objectives.loss_settings import LossSettings
 from engines.objectives.multilabel import Multilabel
 from engines.objectives.regression import Regression
 from models.checkpoint import CheckpointError
@@ -42,7 +42,10 @@ def create_objective(
     if task == "regression":
         return Regression(model, outputs, settings, targets=targets, target_names=names)
     if task == "multilabel":
-        return Multilabel(model, outputs, settings, view_merge=view_merge, class_names=names)
+        objective = Multilabel(model, outputs, settings, view_merge=view_merge, class_names=names)
+        if targets:
+            objective.expect(targets)
+        return objective
     return Classification(model, outputs, settings, labels=targets, class_names=names)
 
 

@@ -27,13 +27,20 @@ from mamba.mamba_ssm.ops.selective_scan.dispatch import (
 )
 
 PACKAGES = ("torch", "triton", "numpy", "mamba-ssm", "causal-conv1d")
+OPTIONAL = {
+    "tools.checkpoint hub": ("huggingface_hub",),
+    "tools.export --format transformers": ("transformers",),
+    "tools.export model.onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "run_demo_app.py": ("starlette", "uvicorn"),
+}
+"""What takes a model elsewhere, with the packages that each needs beside requirements.txt."""
 INSTALL_PYTORCH = "pip install --force-reinstall torch torchvision"  # PyPI's wheels for Linux are built for CUDA
 OLDER_CUDA = "12.6"
 INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.org/whl/cu{OLDER_CUDA.replace('.', '')}"
 UPDATE_DRIVER = "update the NVIDIA driver: https://www.nvidia.com/drivers"
 INSTALL_COMPILER = "apt-get install g++"
 # Triton's interpreter converts arrays of one element to Python numbers, which NumPy 2.4 refuses; Triton 3.7 does not.
-TRITON_WITH_ANY_NUMPY, STRICT_NUMPY = (3, 7), (2, 4)
+TRITON_WITH_ANY_NUMPY, STRICT_NUMPY = TorchVersion("3.7"), TorchVersion("2.4")
 INSTALL_OLDER_NUMPY = "pip install 'numpy<2.4'"
 
 
@@ -122,6 +129,20 @@ def findings() -> list[Finding]:
     return found
 
 
+def optional_tools() -> list[str]:
+    """Return a line for each optional tool, with the command that installs what it misses."""
+    lines = []
+    for tool, packages in OPTIONAL.items():
+        missing = [name for name in packages if _package_version(name) == "not installed"]
+        state = f"pip install {' '.join(missing)}" if missing else ", ".join(map(_with_version, packages))
+        lines.append(f"{tool:<34} {state}")
+    return lines
+
+
+def _with_version(package: str) -> str:
+    return f"{package} {_package_version(package)}"
+
+
 def interpreter_fault() -> Finding | None:
     """Return why Triton's interpreter, which only tests need, cannot run with the installed NumPy, or None."""
     triton, numpy = _package_version("triton"), _package_version("numpy")
@@ -148,6 +169,7 @@ def report() -> tuple[list[str], bool]:
         lines.append(f"  {name:<16} {reasons[name]}{' <- chosen' if name == chosen else ''}")
     if os.environ.get(BACKEND_VARIABLE):
         lines.append(f"  {BACKEND_VARIABLE}={os.environ[BACKEND_VARIABLE]} overrides the choice")
+    lines += ["Optional tools", *(f"  {line}" for line in optional_tools())]
     fault = interpreter_fault()
     found = findings() + ([fault] if fault else [])
     lines += ["To fix" if any(finding.matters for finding in found) else "Notes"]

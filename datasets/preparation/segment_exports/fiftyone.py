@@ -25,7 +25,7 @@ def read(file: Path) -> Iterator[Stretch]:
                 name = str(classes[label]) if classes and isinstance(label, int) else str(label)
                 support, times = detection.get("support"), detection.get("timestamps")
                 if times:
-                    segment = segment_of(*times, place)
+                    segment = segment_of(times[0], times[1], place)
                 else:
                     segment = segment_of(support[0] - 1, support[1], place, "frames")
             except (KeyError, IndexError, TypeError) as error:

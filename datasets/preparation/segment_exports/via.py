@@ -18,7 +18,8 @@ def read(file: Path) -> Iterator[Stretch]:
         raise SourceError(f"{file} is not a project of VIA 3: it lacks metadata, file, view or attribute")
     for key, entry in project["metadata"].items():
         place = f"{file}, metadata {key}"
-        if len(entry.get("z", ())) != 2 or entry.get("xy"):
+        times = entry.get("z", ())
+        if len(times) != 2 or entry.get("xy"):
             continue  # a region of a frame
         try:
             files = project["view"][str(entry["vid"])]["fid_list"]
@@ -30,4 +31,4 @@ def read(file: Path) -> Iterator[Stretch]:
             raise SourceError(f"{place} has values of {len(values)} attributes instead of 1; its label is not clear")
         identity, value = next(iter(values.items()))
         options = project["attribute"].get(identity, {}).get("options", {})
-        yield Stretch(video, str(options.get(value, value)), segment_of(*entry["z"], place), place)
+        yield Stretch(video, str(options.get(value, value)), segment_of(times[0], times[1], place), place)

@@ -17,7 +17,17 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
-from mamba.mamba_ssm.ops.selective_scan.directions import Direction, Order, in_order, original_order, scan_directions
+from mamba.mamba_ssm.ops.mixer_branch import BranchSettings, BranchTensors, computes_at_once, mixer_branch, state_rates
+from mamba.mamba_ssm.ops.projection import Projection
+from mamba.mamba_ssm.ops.selective_scan.directions import (
+    Direction,
+    Order,
+    in_order,
+    original_order,
+    scan_calls,
+    scan_directions,
+)
+from mamba.mamba_ssm.ops.selective_scan.dispatch import choose_backend
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
 
 BIMAMBA_TYPES = ("v1", "v2")
@@ -104,7 +114,7 @@ class Mamba(nn.Module):
         self.scan_input = scan_input
         self.backend = backend
 
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.in_proj = Projection(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = self._convolution(d_conv, conv_bias)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
@@ -116,7 +126,7 @@ class Mamba(nn.Module):
             self.x_proj_b = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
             self.dt_proj_b = self._step_projection(dt_min, dt_max, dt_scale, dt_init_floor)
             self.D_b = _undecayed(torch.ones(self.d_inner))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Projection(self.d_inner, d_model, bias=bias)
 
     def _convolution(self, d_conv: int, bias: bool) -> nn.Conv1d:
         return nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1, bias=bias)
@@ -136,18 +146,52 @@ class Mamba(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix the tokens: (batch, length, d_model) to the same shape."""
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (batch, length, d_inner) each
-        outputs = []
-        for branch in self.branches():  # v1: one branch for both directions; v2: one per direction
-            convolved = self.convolve(x, branch)  # (batch, length, d_inner)
-            delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
-            u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
-            outputs.append(self.scan(u, delta, B, C, z, branch))  # (batch, length, d_inner)
+        outputs = [self._mix(x, z, branch) for branch in self.branches()]  # v1: one for both directions; v2: one each
         return self.out_proj(reduce(torch.add, outputs))  # (batch, length, d_model)
+
+    def _mix(self, x: Tensor, z: Tensor, branch: Branch) -> Tensor:
+        """Compute everything between the input and the output projection: x and z to (batch, length, d_inner)."""
+        settings = self._settings_at_once(x, branch)
+        if settings is not None:
+            return self._mix_at_once(x, z, branch, settings)
+        convolved = self.convolve(x, branch)  # (batch, length, d_inner)
+        delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
+        u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
+        return self.scan(u, delta, B, C, z, branch)  # (batch, length, d_inner)
+
+    def _settings_at_once(self, x: Tensor, branch: Branch) -> BranchSettings | None:
+        """Return the settings to compute a branch by `mixer_branch`, or None to compute it step by step.
+
+        A subclass that overrides a step, or adds directions, is computed step by step.
+        """
+        backend = choose_backend(self.backend, x.device, x.dtype)
+        if not computes_at_once(x, backend):
+            return None
+        steps = ("convolve", "project", "scan")
+        overridden = any(getattr(type(self), step) is not getattr(Mamba, step) for step in steps)
+        (forward, backward), *others = scan_calls(branch.directions)
+        if overridden or others or (forward is not None and forward.order is not Order.FORWARD):
+            return None
+        return BranchSettings(
+            backend,
+            flipped=forward is None,
+            raw=self.scan_input == "raw",
+            elemental_residual=self.elemental_residual,
+            masked=forward is not None and forward.masked,
+            masked_backward=backward is not None and backward.masked,
+        )
+
+    def _mix_at_once(self, x: Tensor, z: Tensor, branch: Branch, settings: BranchSettings) -> Tensor:
+        ((forward, backward),) = scan_calls(branch.directions)
+        A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
+        weights = (branch.conv1d.weight, branch.conv1d.bias, branch.x_proj.weight, branch.dt_proj.weight)
+        tensors = BranchTensors(x, z, *weights, branch.dt_proj.bias.float(), A, A_b, branch.D.float())
+        return mixer_branch(tensors, settings)
 
     def branches(self) -> list[Branch]:
         """Return the sets of weights between input and output projection, each with its directions."""
-        forward = Direction(Order.FORWARD, -torch.exp(self.A_log.float()))
-        backward = Direction(Order.BACKWARD, -torch.exp(self.A_b_log.float()), self.masked_backward)
+        A, A_b = state_rates(self.A_log, self.A_b_log)
+        forward, backward = Direction(Order.FORWARD, A), Direction(Order.BACKWARD, A_b, self.masked_backward)
         if self.bimamba_type == "v1":
             return [Branch(self.conv1d, self.x_proj, self.dt_proj, self.D, [forward, backward])]
         return [

@@ -5,10 +5,14 @@ passes over memory. Scan backends with a kernel for it (`add_norm_forward`, `add
 on a GPU) are used through the registered operator, otherwise plain PyTorch.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from mamba.mamba_ssm.ops.projection import trains_eagerly_on_gpu
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, choose_backend
 
 
@@ -50,7 +54,8 @@ def add_norm(
         residual = residual.to(_stream_dtype(hidden))
     name = choose_backend(backend, hidden.device, hidden.dtype)
     if fused(name, dim):
-        return _add_norm(hidden, residual, weight, bias, eps, is_rms, name)
+        operator = _AddNorm.apply if trains_eagerly_on_gpu(hidden) else _add_norm
+        return operator(hidden, residual, weight, bias, eps, is_rms, name)
     return _compose(hidden, residual, weight, bias, eps, is_rms)
 
 
@@ -77,8 +82,7 @@ def _compose(hidden, residual, weight, bias, eps, is_rms):
     return normed.to(hidden.dtype), total
 
 
-@torch.library.custom_op("videomambapro::add_norm", mutates_args=())
-def _add_norm(
+def _forward(
     hidden: Tensor,
     residual: Tensor | None,
     weight: Tensor,
@@ -90,13 +94,15 @@ def _add_norm(
     return BACKENDS[backend].add_norm_forward(hidden, residual, weight, bias, eps, is_rms)
 
 
+_add_norm = torch.library.custom_op("videomambapro::add_norm", _forward, mutates_args=())
+
+
 @_add_norm.register_fake
 def _add_norm_fake(hidden, residual, weight, bias, eps, is_rms, backend):
     return hidden.new_empty(hidden.shape), hidden.new_empty(hidden.shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("videomambapro::add_norm_backward", mutates_args=())
-def _add_norm_backward(
+def _backward(
     grad_normed: Tensor,
     grad_total: Tensor,
     total: Tensor,
@@ -112,6 +118,9 @@ def _add_norm_backward(
     return grad, grad_weight, weight.new_empty(0) if bias is None else grad_bias
 
 
+_add_norm_backward = torch.library.custom_op("videomambapro::add_norm_backward", _backward, mutates_args=())
+
+
 @_add_norm_backward.register_fake
 def _add_norm_backward_fake(grad_normed, grad_total, total, weight, bias, eps, is_rms, backend):
     grad_bias = weight.new_empty(0) if bias is None else bias.new_empty(bias.shape)
@@ -124,9 +133,9 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(output[1], weight, bias)
 
 
-def _differentiate(ctx, grad_normed, grad_total):
+def _differentiate(ctx, grad_normed, grad_total, backward: Any = _add_norm_backward):
     total, weight, bias = ctx.saved_tensors
-    grad, grad_weight, grad_bias = _add_norm_backward(
+    grad, grad_weight, grad_bias = backward(
         grad_normed, grad_total, total, weight, bias, ctx.eps, ctx.is_rms, ctx.backend
     )
     grad_residual = grad if ctx.has_residual else None
@@ -135,3 +144,20 @@ def _differentiate(ctx, grad_normed, grad_total):
 
 
 _add_norm.register_autograd(_differentiate, setup_context=_save_for_backward)
+
+
+class _AddNorm(torch.autograd.Function):
+    """The operator without the dispatcher, which takes the host as long as the launches."""
+
+    @staticmethod
+    def forward(*inputs):
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _save_for_backward(ctx, inputs, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        return _differentiate(ctx, *grads, backward=_backward)

@@ -34,7 +34,9 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return _extension().load_failure()
 
 
-def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
+def state_shape(
+    batch: int, length: int, dim: int, state: int, directions: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """Return the shape of the saved states: (batch, directions, chunks of CHUNK tokens, padded state, dim)."""
     return (batch, directions, math.ceil(length / CHUNK), math.ceil(state / STATE_GROUP) * STATE_GROUP, dim)
 

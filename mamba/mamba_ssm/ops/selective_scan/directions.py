@@ -70,7 +70,7 @@ def scan_directions(
         D=D, delta_bias=delta_bias, delta_softplus=delta_softplus, elemental_residual=elemental_residual
     )
     outputs = []
-    for forward, backward in _calls(directions):
+    for forward, backward in scan_calls(directions):
         order = Order.FORWARD if forward is None else forward.order
         tokens = {name: in_order(t, order) for name, t in dict(u=u, delta=delta, B=B, C=C).items()}
         gate = None if z is None else in_order(z, order)
@@ -83,7 +83,7 @@ def scan_directions(
     return reduce(torch.add, outputs)
 
 
-def _calls(directions: Sequence[Direction]) -> Iterator[tuple[Direction | None, Direction | None]]:
+def scan_calls(directions: Sequence[Direction]) -> Iterator[tuple[Direction | None, Direction | None]]:
     """Yield the directions of each call: one that is not BACKWARD, and a BACKWARD one; either may be None."""
     rest = list(directions)
     while rest:

@@ -19,8 +19,10 @@ from mamba.mamba_ssm.ops.selective_scan.reference import in_compute_type, step_s
 
 NAME = "portable"
 
-# Elements of the (batch, segment, dim, state) tensors: 4 MiB each in float32, so that a segment stays in the caches.
+# Elements of the (batch, segment, dim, state) tensors: 4 MiB each in float32, so that a segment stays in a CPU's
+# caches, and elsewhere 64 MiB, so that few launches compute much.
 SEGMENT_ELEMENTS = 1 << 20
+SEGMENT_ELEMENTS_GPU = 1 << 24
 MIN_SEGMENT = 16
 
 
@@ -38,14 +40,17 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def segment_length(batch: int, length: int, dim: int, state: int) -> int:
-    """Return the tokens per segment, such that (batch, segment, dim, state) has at most SEGMENT_ELEMENTS elements."""
-    return max(MIN_SEGMENT, min(length, SEGMENT_ELEMENTS // max(1, batch * dim * state)))
+def segment_length(batch: int, length: int, dim: int, state: int, device_type: str) -> int:
+    """Return the tokens per segment, such that (batch, segment, dim, state) suits the device."""
+    elements = SEGMENT_ELEMENTS if device_type == "cpu" else SEGMENT_ELEMENTS_GPU
+    return max(MIN_SEGMENT, min(length, elements // max(1, batch * dim * state)))
 
 
-def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
+def state_shape(
+    batch: int, length: int, dim: int, state: int, directions: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """Return the shape of the saved states: (directions, segments, batch, dim, state)."""
-    segments = math.ceil(length / segment_length(batch, length, dim, state))
+    segments = math.ceil(length / segment_length(batch, length, dim, state, device_type))
     return (directions, segments, batch, dim, state)
 
 
@@ -126,7 +131,7 @@ def _initial_state(u: Tensor, state: int, elemental_residual: bool) -> Tensor:
 def _direction_forward(u, d, A, B, C, elemental_residual: bool, masked: bool) -> tuple[Tensor, Tensor]:
     """Compute <C_t, h_t> of one direction, for inputs in its order, and the states at the segments' starts."""
     batch, length, dim = u.shape
-    step = segment_length(batch, length, dim, A.shape[-1])
+    step = segment_length(batch, length, dim, A.shape[-1], u.device.type)
     state = _initial_state(u, A.shape[-1], elemental_residual)
     outputs, starts = [], []
     for begin in range(0, length, step):
@@ -162,7 +167,7 @@ def _direction_backward(
     """
     batch, length, dim = u.shape
     groups = B.shape[2]
-    step = segment_length(batch, length, dim, A.shape[-1])
+    step = segment_length(batch, length, dim, A.shape[-1], u.device.type)
     begins = range(0, length, step)
     parts: list[tuple[Tensor, ...]] = []
     grad_A = torch.zeros_like(A)

@@ -123,7 +123,7 @@ def _scan_fake(u, delta, A, A_b, *others):
     backend, keep_states = others[-2:]
     batch, length, dim = u.shape
     directions = [a for a in (A, A_b) if a is not None]
-    shape = BACKENDS[backend].state_shape(batch, length, dim, directions[0].shape[-1], len(directions))
+    shape = BACKENDS[backend].state_shape(batch, length, dim, directions[0].shape[-1], len(directions), u.device.type)
     return u.new_empty(u.shape), u.new_empty(shape if keep_states else 0, dtype=_compute_dtype(u))
 
 

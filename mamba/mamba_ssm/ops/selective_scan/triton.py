@@ -43,7 +43,9 @@ def unavailable_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def state_shape(batch: int, length: int, dim: int, state: int, directions: int) -> tuple[int, ...]:
+def state_shape(
+    batch: int, length: int, dim: int, state: int, directions: int, device_type: str = "cpu"
+) -> tuple[int, ...]:
     """Return the shape of the saved states: empty, because the backward pass recomputes them from the inputs."""
     return (0,)
 

@@ -147,4 +147,6 @@ def convolve_backward(
         shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
         launch(convolution_backward_kernel, grid, TILE, **shared, **gradients, batch_size=batch)
     grad_bias = None if bias is None else grad_bias.sum((0, 1)).to(bias.dtype)
-    return grad_x, grad_weight.sum((1, 2)).t().to(weight.dtype).contiguous(), grad_bias
+    total = grad_weight.new_empty(dim, width)
+    torch.sum(grad_weight, (1, 2), out=total.t())
+    return grad_x, total.to(weight.dtype), grad_bias

@@ -1,0 +1,90 @@
+"""Windows over films whose class is the order of three motions, far apart in time.
+
+    python -m benchmarks.long_films --output outputs/long_films
+
+A window that is shorter than the time between two motions shows one of them at a time, so its best accuracy is chance,
+1 in 6 orders; a window of half a film shows two; a clip spread over the whole film shows all. All runs make the same
+number of optimizer steps. Runs that have finished with the same command are not repeated; unknown flags are passed to
+the runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.run_queue import command_line, machine, run_missing
+from common.files import atomic_write
+from common.flag_parser import FlagParser
+from common.flag_types import positive_int, seed
+from datasets.preparation.digit_labels import write_set
+from datasets.preparation.moving_digits import FRAME_RATE, SPLITS
+
+SCRIPT, RECIPE = "run_class_finetuning.py", "moving_digits/nano_f8_res32"
+FASTER = ["--bimamba_type", "v2", "--dt_init", "mamba"]  # learns motions in the fewest steps, docs/ablation.md
+FILM = 240  # frames
+WINDOWS = {"a tenth": 0.1, "half": 0.5, "the whole film": 0.0}
+"""Length of the windows of each run, as a share of a film; 0 for no windows."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the table; return 1 if a run failed."""
+    options, passed_on = parse_arguments(arguments)
+    data = options.output / "data"
+    settings = {"seed": options.seed, "num_frames": FILM, "size": 64}
+    settings |= {split: options.train if split == "train" else options.test for split in SPLITS}
+    marker = data / "settings.json"
+    if not marker.is_file() or json.loads(marker.read_text()) != settings:
+        write_set("films", data, settings)
+        marker.write_text(json.dumps(settings) + "\n")
+    commands = {_folder(run): _command(run, options, passed_on) for run in WINDOWS}
+    failed = run_missing(commands, options.output, options.jobs)
+    text = document(options.output, command_line("benchmarks.long_films", arguments))
+    with atomic_write(options.output / "table.md", "w") as file:
+        file.write(text)
+    print(text)
+    return 1 if failed else 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line into options and the flags that are passed to the runs."""
+    parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/long_films"), help="folder (%(default)s)")
+    parser.add_argument("--train", type=positive_int, default=1600, help="training films (%(default)s)")
+    parser.add_argument("--test", type=positive_int, default=240, help="validation and test films each (%(default)s)")
+    parser.add_argument("--steps", type=positive_int, default=2000, help="optimizer steps of a run (%(default)s)")
+    parser.add_argument("--frames", type=positive_int, default=32, help="frames of a clip (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the data and the runs (%(default)s)")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="parallel runs (%(default)s)")
+    return parser.parse_known_args(arguments)
+
+
+def document(output: Path, command: str) -> str:
+    """Return the table of the finished runs in Markdown."""
+    lines = ["| window | windows in the test | top-1 | chance |", "| --- | --- | --- | --- |"]
+    for run in WINDOWS:
+        file = output / _folder(run) / "results.json"
+        if file.is_file():
+            results = json.loads(file.read_text())
+            windows = results["list"].get("windows", results["videos"])
+            lines.append(f"| {run} | {windows} | {results['top1']:.1f} % | {100 / results['classes']:.1f} % |")
+    return "\n".join([f"`{command}`", "", f"{machine()}.", "", *lines, ""])
+
+
+def _folder(run: str) -> str:
+    return run.replace(" ", "_")
+
+
+def _command(run: str, options: argparse.Namespace, passed_on: Sequence[str]) -> list[str]:
+    data = str((options.output / "data").resolve())
+    seconds = WINDOWS[run] * FILM / FRAME_RATE
+    words = [sys.executable, SCRIPT, "--recipe", RECIPE, *FASTER, "--sampling", "sparse"]
+    words += ["--num_frames", str(options.frames), "--steps", str(options.steps), "--seed", str(options.seed)]
+    words += ["--window_seconds", f"{seconds:g}", "--window_stride", f"{seconds / 2 or 1:g}", "--nb_classes", "6"]
+    words += ["--data_path", data, "--data_root", data, *passed_on]
+    return [*words, "--output_dir", str((options.output / _folder(run)).resolve())]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

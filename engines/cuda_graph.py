@@ -1,0 +1,128 @@
+"""--cuda_graph: an optimizer step as one CUDA graph, so that the host launches it at once instead of kernel by kernel.
+
+The whole step is captured rather than the model alone (`torch.cuda.make_graphed_callables`): loss, clipping, optimizer
+and EMA launch as many small kernels as a few layers do, and their tensors need no copies between graphs.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from engines.distributed import Context
+from engines.objectives.base import Objective
+from engines.optim import decides_on_device
+from engines.settings import RunSettings
+
+WARM_UP = 3
+"""Steps before the capture: libraries choose their kernels in them, and the optimizer creates its moments."""
+
+Result = TypeVar("Result")
+Inputs = list[dict[str, Tensor]]
+
+
+class GraphedStep:
+    """Calls a step as usual for `WARM_UP` calls, then captures it and replays the capture.
+
+    Every call is an ordinary step with its own batches: the first ones warm up, and capturing computes nothing. The
+    inputs of a replay are copied to the captured tensors. Inputs of other shapes than those captured, such as a
+    smaller batch, are computed without the graph. Each replay draws new random numbers from the default generator.
+
+    Args:
+        device: of the step.
+        capture: records a function's kernels and returns a function that replays them; None for CUDA's.
+    """
+
+    def __init__(self, device: torch.device, capture: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None):
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._capture = capture or self._capture_cuda
+        self._calls = 0
+        self._static: Inputs = []
+        self._replay: Callable[[], Any] | None = None
+
+    def __call__(
+        self,
+        step: Callable[[Iterable[dict], dict[str, Tensor]], Result],
+        batches: Iterable[dict],
+        numbers: dict[str, Tensor],
+    ) -> Result:
+        """Return what step(batches, numbers) returns; the next call may overwrite its tensors.
+
+        Args:
+            step: uses nothing that changes from call to call but these arguments and tensors that keep their place.
+            batches: of tensors.
+            numbers: tensors.
+
+        Raises:
+            ValueError: a batch contains something other than tensors.
+        """
+        inputs = [*batches, numbers]
+        _check_tensors(inputs)
+        self._calls += 1
+        if self._replay is None and self._calls <= WARM_UP:
+            return self._warm_up(lambda: step(inputs[:-1], inputs[-1]))
+        if self._replay is None:
+            self._static = [{name: tensor.clone() for name, tensor in part.items()} for part in inputs]
+            self._replay = self._capture(lambda: step(self._static[:-1], self._static[-1]))
+        if _shapes(inputs) != _shapes(self._static):
+            return step(inputs[:-1], inputs[-1])
+        for static, part in zip(self._static, inputs, strict=True):
+            for name, tensor in part.items():
+                static[name].copy_(tensor)
+        return self._replay()
+
+    def _warm_up(self, step: Callable[[], Result]) -> Result:
+        """Run the step on the stream that will be captured, as gradients remember the stream that they came from."""
+        if self._stream is None:
+            return step()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = step()
+        current.wait_stream(self._stream)
+        return result
+
+    def _capture_cuda(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        graph = torch.cuda.CUDAGraph()
+        # The thread of the dataloader that pins memory may call CUDA in the meantime, hence the mode.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            result = step()
+
+        def replay() -> Result:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def check_capturable(
+    settings: RunSettings, objective: Objective, optimizer: torch.optim.Optimizer, context: Context
+) -> None:
+    """Raise a ValueError that gives the reason if the optimizer steps of a run cannot be captured as a CUDA graph."""
+    obstacles = {
+        "it needs an NVIDIA GPU (--device cuda)": context.device.type != "cuda",
+        "it is for one process; several exchange their gradients step by step": context.world_size > 1,
+        "--compile changes the model's kernels at its first calls; use one of the two": settings.compile,
+        "--use_checkpoint saves the random state on the host; remove it": checkpoints_gradients(objective),
+        f"{type(objective).__name__} has batches of changing shapes": not objective.fixed_shapes,
+        f"--opt {settings.opt} decides on the host; use adamw or adam": not decides_on_device(optimizer),
+    }
+    for reason, found in obstacles.items():
+        if found:
+            raise ValueError(f"--cuda_graph: {reason}")
+
+
+def checkpoints_gradients(objective: Objective) -> bool:
+    """Return whether blocks of the model recompute their activations in the backward pass."""
+    return getattr(objective.model, "checkpointed_blocks", 0) > 0
+
+
+def _check_tensors(inputs: list[dict]) -> None:
+    for name, value in (item for part in inputs for item in part.items()):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"--cuda_graph: {name!r} of a batch is a {type(value).__name__}, not a tensor")
+
+
+def _shapes(inputs: Inputs) -> list[dict]:
+    return [{name: (tensor.shape, tensor.dtype) for name, tensor in part.items()} for part in inputs]

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Masked pretraining on Kinetics-400, without its labels, with CLIP as the teacher (docs/masked.md says where it comes from).
+#
+#   bash scripts/pretrain_masked_k400.sh --data_root DIR --model tiny|small|middle --gpus 8 --teacher CLIP [--probe_list LIST] [--dry_run]
+#
+# All options: scripts/launch.sh; settings: recipes/masked_k400.yaml and recipes/masked.yaml.
+exec bash "$(dirname "$0")/launch.sh" run_pretrain_masked.py masked_k400 --frames 8 "$@"

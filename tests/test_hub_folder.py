@@ -1,0 +1,209 @@
+"""Folders as on the Hugging Face hub: written, read by the hub's and timm's own loaders, and loaded again, equal."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi, ModelCard
+from inference_files import CLASSES, save_checkpoint, write_moving_video
+
+from engines.early_check import check_inference
+from inference import load_predictor
+from models import VideoMambaPro
+from models.checkpoint import CheckpointError
+from models.checkpoint_file import read_checkpoint_file
+from models.detection import ActionDetector
+from tools.checkpoint import main
+
+NAMES = [f"kind {label}" for label in range(CLASSES)]
+RESULTS = {
+    "figures": {"acc1": 100 * 2 / 3, "acc5": 99.00000000000001, "loss": 0.3},
+    "weights": "somewhere/checkpoint.pth",
+    "list": {"file": "somewhere/clips_test.csv"},
+    "videos": 320,
+    "views": 6,
+    "classes": CLASSES,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run: a checkpoint with names, and the results of its test."""
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / "checkpoint.pth", class_names=NAMES, data_path="/home/somebody/lists")
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    target = tmp_path_factory.mktemp("hub") / "model"
+    assert main(["hub", str(run / "checkpoint.pth"), str(target), "--name", "Small", "--license", "mit"]) == 0
+    return target
+
+
+def clips(frames=4):
+    return torch.randn(2, 3, frames, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def equal(model, other):
+    states = model.state_dict(), other.state_dict()
+    assert states[0].keys() == states[1].keys()
+    return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_the_round_trip_is_equal_to_the_bit(run, folder, tmp_path):
+    original = load_predictor(run / "checkpoint.pth", device="cpu").model
+    model = VideoMambaPro.from_pretrained(folder)
+    assert equal(model, original) and not model.training
+    assert model.config.values() == original.config.values()
+    model.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    described = [
+        {name: value for name, value in read_checkpoint_file(one).items() if not isinstance(value, torch.Tensor)}
+        for one in (folder, tmp_path / "again")
+    ]
+    assert described[0] == described[1] and described[0]["args"]["class_names"] == NAMES
+    assert equal(VideoMambaPro.from_pretrained(str(tmp_path / "again")), original)
+
+
+def test_the_card_is_read_by_the_hubs_own_loader_and_repeats_the_results(folder):
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.pipeline_tag) == ("mit", "video-classification")
+    figures = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert figures == {
+        "top-1 accuracy, %": RESULTS["figures"]["acc1"],
+        "top-5 accuracy, %": RESULTS["figures"]["acc5"],
+    }
+    assert {result.dataset_name for result in card.data.eval_results} == {"clips_test"}
+    assert card.data.model_name == "Small"
+    text = card.text
+    for fragment in [
+        *NAMES,
+        "| sampling | dense |",
+        "| sampling_rate | 2 |",
+        "0.485",
+        "0.229",
+        "| views per video | 6 |",
+    ]:
+        assert fragment in text
+    assert str(RESULTS["figures"]["acc1"]) in text
+
+
+def test_nothing_of_the_machine_is_told(run, folder, tmp_path):
+    VideoMambaPro.from_pretrained(run / "checkpoint.pth").save_pretrained(tmp_path)
+    for one in (folder, tmp_path):
+        assert b"somebody" not in b"".join(file.read_bytes() for file in one.iterdir())
+
+
+def test_a_new_head_has_no_names(folder):
+    model = VideoMambaPro.from_pretrained(folder)
+    assert model.label_names() == NAMES
+    model.reset_classifier(CLASSES)
+    assert model.label_names() == [] and model.told_flags()["sampling_rate"] == 2
+
+
+def test_timm_loads_it(folder):
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert equal(model, VideoMambaPro.from_pretrained(folder))
+    assert model.pretrained_cfg["label_names"] == NAMES
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_the_folder_stands_for_a_checkpoint_everywhere(run, folder, tmp_path, capsys):
+    video = str(write_moving_video(tmp_path / "video.mp4"))
+    wanted, got = (load_predictor(path, device="cpu").predict(video) for path in (run / "checkpoint.pth", folder))
+    assert got.label_names == tuple(NAMES) and got.views == wanted.views == 6
+    torch.testing.assert_close(got.probabilities, wanted.probabilities, rtol=0, atol=0)
+    check_inference(["--checkpoint", str(folder)])
+    assert main(["inspect", str(folder)]) == 0
+    assert "videomambapro_nano" in capsys.readouterr().out
+
+
+def test_weights_without_our_metadata_are_read_by_config_json(folder, tmp_path):
+    model = timm.create_model("videomambapro_nano", img_size=32, num_frames=4, num_classes=3, scan_input="raw").eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    loaded = VideoMambaPro.from_pretrained(tmp_path)
+    assert loaded.config.scan_input == "raw" and equal(loaded, model)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="config.json holds no JSON object"):
+        read_checkpoint_file(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="config.json is not JSON"):
+        read_checkpoint_file(tmp_path)
+
+
+def test_a_model_is_changed_while_it_is_loaded(folder):
+    model = VideoMambaPro.from_pretrained(folder, num_classes=3, num_frames=8)
+    assert model(clips(8)).shape == (2, 3) and model.label_names() == []
+    torch.testing.assert_close(
+        model.forward_features(clips(8)), VideoMambaPro.from_pretrained(folder).forward_features(clips(8))
+    )
+
+
+def test_a_model_of_no_registered_size(tmp_path):
+    torch.manual_seed(0)
+    model = VideoMambaPro(embed_dim=48, depth=2, img_size=(32, 48), num_frames=2, num_classes=3, bimamba_type="v2")
+    model.save_pretrained(tmp_path)
+    assert equal(VideoMambaPro.from_pretrained(tmp_path), model)
+    assert equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
+
+
+def test_the_upload_holds_the_three_files(folder, monkeypatch):
+    sent = {}
+
+    def upload(self, *, folder_path, **_):
+        sent.update({file.name: file.read_bytes() for file in Path(folder_path).iterdir()})
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    VideoMambaPro.from_pretrained(folder).push_to_hub("owner/name")
+    assert sent.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert sent["config.json"] == (folder / "config.json").read_bytes()
+
+
+def test_a_repository_is_taken_from_the_cache_without_network(folder, tmp_path):
+    """A cache as the hub's client lays it out."""
+    commit = tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)
+    commit.mkdir(parents=True)
+    (commit.parent.parent / "refs").mkdir()
+    (commit.parent.parent / "refs" / "main").write_text("0" * 40)
+    for file in folder.iterdir():
+        (commit / file.name).symlink_to(file)
+    model = VideoMambaPro.from_pretrained("owner/name", cache_dir=tmp_path, local_files_only=True)
+    assert equal(model, VideoMambaPro.from_pretrained(folder))
+
+
+def test_what_cannot_become_a_folder(run, folder, tmp_path, capsys):
+    checkpoint = str(run / "checkpoint.pth")
+    assert main(["hub", checkpoint, str(folder)]) == 1
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert main(["hub", checkpoint, str(tmp_path / "new"), "--results", str(tmp_path / "none.json")]) == 1
+    assert "none.json" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text(json.dumps(RESULTS | {"classes": 3}))
+    assert main(["hub", checkpoint, str(tmp_path / "new"), "--results", str(tmp_path / "other.json")]) == 1
+    assert "has 3 classes, the checkpoint 7" in capsys.readouterr().err
+    detector = ActionDetector(VideoMambaPro(img_size=32, num_frames=4, num_classes=0, embed_dim=96, depth=6), 3)
+    torch.save({"model": detector.state_dict(), "model_config": detector.config.values()}, tmp_path / "detector.pth")
+    assert main(["hub", str(tmp_path / "detector.pth"), str(tmp_path / "new")]) == 1
+    assert "is an action detector" in capsys.readouterr().err
+    content = torch.load(run / "checkpoint.pth", weights_only=True)
+    content["args"] |= {"task": "multilabel"}
+    content["model"] |= {"decision_threshold": torch.tensor(0.5)}
+    torch.save(content, tmp_path / "several.pth")
+    assert main(["hub", str(tmp_path / "several.pth"), str(tmp_path / "new")]) == 1
+    assert "is a model of --task multilabel" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="model.safetensors does not exist"):
+        VideoMambaPro.from_pretrained(tmp_path / "empty")
+
+
+def test_results_of_other_weights_are_left_out(run, tmp_path, capsys):
+    (run / "other.pth").write_bytes((run / "checkpoint.pth").read_bytes())
+    assert main(["hub", str(run / "other.pth"), str(tmp_path / "new")]) == 0
+    assert "results from nowhere (--results)" in capsys.readouterr().out
+    assert ModelCard.load(tmp_path / "new" / "README.md").data.eval_results is None

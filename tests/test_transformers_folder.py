@@ -1,0 +1,296 @@
+"""The folder for transformers: the generated code is the network, and works where nothing of this repository is."""
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from inference_files import CLASSES, moving_frames, save_checkpoint, write_moving_video
+from safetensors.torch import load_file
+
+from datasets.clip_dataset import read_clips
+from inference import load_predictor
+from mamba.mamba_ssm.ops.selective_scan.reference import scan_direction
+from models import VideoMambaPro
+from tools.export import main
+from tools.transformers_folder.bundle import Bundle, BundleError, read_source
+
+pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is not installed")
+from tools.transformers_folder.folder import MODELING, PROCESSING, check_model, generated_code  # noqa: E402
+
+NAMES = [f"kind {label}" for label in range(CLASSES)]
+ALONE = ("torch", "torchvision", "transformers", "av")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A checkpoint, two videos and the exported folder."""
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder / "checkpoint.pth", class_names=NAMES)
+    write_moving_video(folder / "video.mp4")
+    write_moving_video(folder / "short.mp4", count=5)
+    words = [str(folder / "checkpoint.pth"), str(folder / "exported"), "--format", "transformers"]
+    assert main(words) == 0
+    return folder
+
+
+def module_of(entry):
+    module = ModuleType(f"generated_{entry.rpartition('.')[2]}")
+    sys.modules[module.__name__] = module  # dataclasses and annotations look it up
+    exec(compile(generated_code(entry), module.__name__, "exec"), vars(module))
+    return module
+
+
+@pytest.fixture(scope="module")
+def generated():
+    module = module_of(MODELING)
+    module.fused_scan = module.fused_convolution = module.fused_add_norm = None  # as without this repository
+    return module
+
+
+SIZES = dict(
+    img_size=(32, 48), num_frames=4, embed_dim=32, depth=2, num_classes=5, drop_path_rate=0.0, backend="portable"
+)
+VARIANTS = {
+    "as published": {},
+    "raw, layer norm": dict(scan_input="raw", dt_init="mamba", rms_norm=False, tubelet_size=2),
+    "v2, neither": dict(bimamba_type="v2", d_state=5, elemental_residual=False, masked_backward=False),
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_the_generated_network_is_the_network(generated, settings):
+    """Logits, hidden states and gradients; a change of the sources that the generated code does not follow fails."""
+    torch.manual_seed(0)
+    model = VideoMambaPro(**(SIZES | settings))
+    config = generated.VideoMambaProConfig(model_config=model.config.values(), num_labels=5)
+    other = generated.VideoMambaProForVideoClassification(config)
+    assert {"backbone." + name for name in model.state_dict()} == other.state_dict().keys()
+    other.load_state_dict({"backbone." + name: tensor for name, tensor in model.state_dict().items()})
+    clips, labels = torch.randn(2, 3, 4, 32, 48), torch.tensor([0, 3])
+    logits = model(clips)
+    output = other(clips.transpose(1, 2), labels=labels, output_hidden_states=True)
+    torch.testing.assert_close(output.logits, logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        list(output.hidden_states), model.forward_intermediates(clips, output_fmt="NLC", intermediates_only=True)
+    )
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(output.loss, loss)
+    loss.backward()
+    output.loss.backward()
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_network_from_its_configuration_alone_starts_as_ours(generated):
+    values = {name: value for name, value in SIZES.items() if name != "backend"}
+    torch.manual_seed(0)
+    config = generated.VideoMambaProConfig(model_config=values, num_labels=3)
+    model = generated.VideoMambaProForVideoClassification(config)
+    assert model.config.model_config["num_classes"] == 3 and model.config.num_frames == 4
+    torch.manual_seed(0)
+    ours = VideoMambaPro(**(values | {"num_classes": 3}))
+    for name, tensor in ours.state_dict().items():
+        if not name.startswith("head."):  # drawn anew by transformers
+            assert torch.equal(model.backbone.state_dict()[name], tensor), name
+    assert 0.01 < model.backbone.head.weight.std() < 0.03
+    model.activation_checkpointing_enable()
+    assert model.backbone.checkpointed_blocks == 2
+    model.activation_checkpointing_disable()
+    assert model.backbone.checkpointed_blocks == 0
+
+
+def test_several_views_are_averaged_as_probabilities(generated):
+    torch.manual_seed(0)
+    model = generated.VideoMambaProForVideoClassification(
+        generated.VideoMambaProConfig(model_config=SIZES, num_labels=5)
+    ).eval()
+    views = torch.randn(2, 3, 4, 3, 32, 48)
+    single = torch.stack([model(views[:, view]).logits.softmax(-1) for view in range(3)]).mean(0)
+    torch.testing.assert_close(model(views).logits.softmax(-1), single)
+
+
+def test_the_stock_kernel_is_used_where_it_is(generated, monkeypatch):
+    """A loop stands in for mamba-ssm's function, and the tensor says that it is on a GPU."""
+
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+
+    def scan(u, delta, A, B, C):
+        y, _ = scan_direction(u.mT, delta.mT, A, B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2), False, False)
+        return y.mT
+
+    monkeypatch.setattr(generated, "stock_scan", lambda: scan)
+    u, delta, B, C = (torch.randn(2, 6, width) for width in (8, 8, 4, 4))
+    A, D = -torch.rand(8, 4), torch.rand(8)
+    wanted = generated.bidirectional_scan(u, delta, A, A * 2, B, C, D)
+    monkeypatch.setattr(generated.PortableScan, "apply", None)  # calling it would fail
+    got = generated.bidirectional_scan(u.as_subclass(OnGPU), delta, A, A * 2, B, C, D)
+    torch.testing.assert_close(got.as_subclass(torch.Tensor), wanted)
+
+
+@pytest.mark.parametrize("sampling", ["dense", "sparse", "uniform"])
+@pytest.mark.parametrize("name", ["video.mp4", "short.mp4"])
+def test_the_processor_reads_what_the_test_reads(run, sampling, name):
+    predictor = load_predictor(run / "checkpoint.pth", device="cpu", sampling=sampling)
+    processor = module_of(PROCESSING).VideoMambaProVideoProcessor(
+        sampling=sampling, sampling_rate=2, segments=2, crops=3, num_frames=4, size={"height": 32, "width": 32}
+    )
+    path = str(run / name)
+    clips = processor(path, return_tensors="pt")["pixel_values_videos"]
+    wanted = read_clips(predictor.open(path), predictor.plan, np.random.default_rng(0)).transpose(1, 2)
+    assert clips.shape == (1, 6, 4, 3, 32, 32)
+    torch.testing.assert_close(clips[0], wanted, rtol=0, atol=1e-5)
+
+
+def test_the_processor_takes_arrays_and_single_views():
+    processor = module_of(PROCESSING).VideoMambaProVideoProcessor(
+        sampling="uniform", num_frames=4, size={"height": 32, "width": 48}
+    )
+    clips = processor([moving_frames(9, 64, 48), moving_frames(3, 64, 48)], return_tensors="pt")
+    assert clips["pixel_values_videos"].shape == (2, 4, 3, 32, 48)
+
+
+PROGRAM = """
+import json, socket, sys
+
+def refuse(*_):
+    raise OSError("no network here")
+
+socket.socket.connect = refuse
+import torch
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
+
+folder, video, short, again = sys.argv[1:]
+answers = pipeline("video-classification", model=folder, trust_remote_code=True)(video, top_k=5)
+model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
+processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
+clips = torch.sin(torch.arange(2 * 4 * 3 * 32 * 32.0)).view(2, 4, 3, 32, 32)
+before = model(clips).logits
+batch = processor([video, short], segments=1, crops=1, return_tensors="pt")
+optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.01), []
+for _ in range(4):
+    loss = model(**batch, labels=torch.tensor([1, 2])).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+model.save_pretrained(again)
+processor.save_pretrained(again)
+own = sorted({name.split(".")[0] for name in sys.modules} & {"models", "mamba", "datasets", "timm", "einops", "tools"})
+after = model.eval()(clips).logits
+print("RESULT" + json.dumps([answers, before.tolist(), losses, after.tolist(), own]))
+"""
+
+
+@pytest.fixture(scope="module")
+def outside(run, tmp_path_factory):
+    """What a process prints that has torch, transformers and what they need, no network and not this repository."""
+    home = tmp_path_factory.mktemp("outside")
+    packages = home / "packages"
+    packages.mkdir()
+    for distribution in closure(ALONE):
+        for top in {file.parts[0] for file in importlib.metadata.files(distribution) or () if file.parts[0] != ".."}:
+            real = Path(importlib.metadata.distribution(distribution).locate_file(top))
+            if real.exists() and not (packages / top).exists():
+                (packages / top).symlink_to(real)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(packages),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(home),
+    }
+    words = [str(run / "exported"), str(run / "video.mp4"), str(run / "short.mp4"), str(run / "again")]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", PROGRAM, *words], cwd=home, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.partition("RESULT")[2])
+
+
+def closure(names):
+    """The distributions that `names` require, and theirs, as far as they are installed."""
+    found, left = set(), list(names)
+    while left:
+        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name not in found:
+            found.add(name)
+            left += [re.match(r"[A-Za-z0-9._-]+", line)[0] for line in required if "extra ==" not in line]
+    return found
+
+
+def test_the_pipeline_gives_our_answer_anywhere(run, outside):
+    answers, logits, _, _, own = outside
+    assert own == []
+    wanted = load_predictor(run / "checkpoint.pth", device="cpu").predict(str(run / "video.mp4")).top(5)
+    assert [answer["label"] for answer in answers] == [score.name for score in wanted]
+    assert [answer["score"] for answer in answers] == pytest.approx([score.probability for score in wanted], abs=1e-5)
+    clips = torch.sin(torch.arange(2 * 4 * 3 * 32 * 32.0)).view(2, 4, 3, 32, 32)
+    model = load_predictor(run / "checkpoint.pth", device="cpu").model
+    torch.testing.assert_close(torch.tensor(logits), model(clips.transpose(1, 2)), rtol=0, atol=1e-5)
+
+
+def test_training_anywhere_lowers_the_loss_and_what_is_saved_is_loaded_here(run, outside):
+    _, before, losses, after, _ = outside
+    assert losses[-1] < losses[0] - 0.05
+    model = VideoMambaPro.from_pretrained(run / "again")
+    saved = load_file(run / "again" / "model.safetensors")
+    assert all(torch.equal(tensor, saved["backbone." + name]) for name, tensor in model.state_dict().items())
+    clips = torch.sin(torch.arange(2 * 4 * 3 * 32 * 32.0)).view(2, 4, 3, 32, 32)
+    logits = model(clips.transpose(1, 2))
+    torch.testing.assert_close(logits, torch.tensor(after), rtol=0, atol=1e-5)
+    assert not torch.allclose(logits, torch.tensor(before), atol=1e-3)
+    predictor = load_predictor(run / "again", device="cpu")
+    assert predictor.label_names == tuple(NAMES) and predictor.views == 6
+
+
+def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
+    class Another(VideoMambaPro):
+        pass
+
+    with pytest.raises(ValueError, match="knows VideoMambaPro with the mixer mamba, not Another"):
+        check_model(Another(**SIZES))
+    with pytest.raises(ValueError, match="model of images"):
+        check_model(VideoMambaPro(**(SIZES | {"num_frames": 1})))
+    words = [str(run / "checkpoint.pth"), str(tmp_path / "new"), "--format", "transformers"]
+    monkeypatch.setattr("tools.transformers_folder.folder.load_folder", lambda _: lambda clips: torch.zeros(CLASSES))
+    assert main(words) == 1
+    assert "it is not kept" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").write_text("")
+    assert main(words) == 1
+    assert "is not an empty folder" in capsys.readouterr().err
+
+
+def test_a_bundle_keeps_comments_and_renames_what_would_clash(tmp_path, monkeypatch):
+    (tmp_path / "bundled_a.py").write_text("# why\ndef part(x):\n    return x + 1  # one\n")
+    (tmp_path / "bundled_b.py").write_text(
+        "from math import pi\nfrom bundled_a import part as other\n\n"
+        "def part(x):\n    return other(x) * 2\n\nSIZE = 3\n"
+    )
+    (tmp_path / "bundled_entry.py").write_text(
+        "from bundled_b import SIZE, part\n\n\ndef use(x):\n    return part(x) + SIZE + COUNT\n\n\nCOUNT = 1 + 1\n"
+    )
+    (tmp_path / "bundled_wrong.py").write_text("import bundled_a\n\n\ndef use(x):\n    return bundled_a.part(x)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    bundle = Bundle(["bundled_a", "bundled_b", "bundled_entry"], constants={("bundled_entry", "COUNT"): 40})
+    bundle.add("bundled_entry")
+    text, module = bundle.text('"""Head."""'), {}
+    exec(text, module)
+    assert module["use"](1) == 4 + 3 + 40
+    assert "# why\ndef part" in text and "# one" in text and "pi" not in text
+    with pytest.raises(BundleError, match="bundled_a"):
+        Bundle(["bundled_a", "bundled_wrong"]).add("bundled_wrong")
+    with pytest.raises((BundleError, ModuleNotFoundError)):
+        read_source("bundled_nowhere")

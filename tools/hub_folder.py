@@ -1,0 +1,99 @@
+"""Make a folder of a checkpoint, as on the Hugging Face hub (a command of `tools.checkpoint`; see docs/hub.md)."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from engines.results import RESULTS
+from inference import Predictor, load_predictor
+from inference.description import describe_reading
+from models.describe import describe_checkpoint
+from models.model_card import LICENSE
+
+
+def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `write_hub_folder`."""
+    parser.add_argument("file", type=Path, help="checkpoint of a classifier, .pth or .safetensors")
+    parser.add_argument("target", type=Path, help="folder to write, new or empty")
+    add_card_arguments(parser)
+
+
+def add_card_arguments(parser: Any) -> None:
+    """Add the arguments of `prepare_card` to a parser or one of its groups."""
+    parser.add_argument("--results", type=Path, help=f"{RESULTS} of a test (default: the one beside the checkpoint)")
+    parser.add_argument("--label_names", default="", help="file with a name per class (default: those in the file)")
+    parser.add_argument("--recipe", default="", help="recipe of sampling and views (default: those in the file)")
+    parser.add_argument("--name", default="", help="name of the model in the card (default: that of the network)")
+    parser.add_argument("--data", default="", help="what it was tested on (default: the name of the list)")
+    parser.add_argument("--license", default=LICENSE, help=f"licence of the weights (default: {LICENSE})")
+
+
+def write_hub_folder(options: argparse.Namespace) -> str:
+    """Write the folder and return a line that says what is in it.
+
+    Raises:
+        FileNotFoundError: The checkpoint or the results do not exist.
+        CheckpointError: The checkpoint cannot be used.
+        ValueError: The folder is not empty, the results are of another test, or the checkpoint is a detector.
+    """
+    check_empty(options.target)
+    predictor = prepare_predictor(options.file, options.label_names, options.recipe)
+    card, origin = prepare_card(options, options.file, predictor)
+    predictor.model.save_pretrained(options.target, model_card_kwargs=card)
+    return f"{options.target}: {origin}"
+
+
+def prepare_card(options: argparse.Namespace, checkpoint: Path, predictor: Predictor) -> tuple[dict[str, Any], str]:
+    """Return the arguments of `model_card` and a phrase that says where licence and results come from.
+
+    Raises:
+        FileNotFoundError: The results do not exist.
+        ValueError: They are no JSON, or of another number of classes.
+    """
+    results, source = read_results(options.results, checkpoint)
+    classes = len(predictor.label_names)
+    if results.get("classes", classes) != classes:
+        raise ValueError(f"{source} has {results['classes']} classes, the checkpoint {classes}; see --results")
+    card = {"name": options.name, "data": options.data, "license": options.license, "results": results}
+    return card, f"licence {options.license} (--license), results from {source or 'nowhere (--results)'}"
+
+
+def check_empty(target: Path) -> None:
+    """Raise a ValueError unless a folder is new or empty, so that nothing in it is replaced."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} is not an empty folder; name a new one")
+
+
+def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:
+    """Load a checkpoint whose model knows the names of its classes and how clips are read.
+
+    Raises:
+        ValueError: The model has another task; what its predictions need beside the network has no place in a folder.
+    """
+    predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
+    if predictor.task != "classification":
+        raise ValueError(
+            f"{file} is a model of --task {predictor.task}: folders hold classifiers of one class per video; share "
+            "the file itself (tools.checkpoint convert)"
+        )
+    flags = describe_checkpoint(file).flags
+    named = label_names or flags.get("class_names")
+    predictor.model.run_flags = flags | ({"class_names": list(predictor.label_names)} if named else {})
+    predictor.model.reading = describe_reading(predictor)
+    return predictor
+
+
+def read_results(given: Path | None, checkpoint: Path) -> tuple[dict[str, Any], Path | None]:
+    """Return the results of the test of a checkpoint and their file; nothing where there are none beside it."""
+    file = given or checkpoint.parent / RESULTS
+    if given is None and not file.is_file():
+        return {}, None
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    tested = Path(results.get("weights") or "").name
+    if given is None and tested != checkpoint.name:
+        return {}, None
+    return results, file
