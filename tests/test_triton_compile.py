@@ -7,10 +7,9 @@ import torch
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-# Bytes of a thread's stack, and accesses to it in loops. On the H100 for which the tiles were chosen, what runs unless
-# measurement finds better spills nothing; elsewhere a little.
+# Bytes of a thread's stack. On the H100 for which the tiles were chosen, what runs unless
+# measurement finds better spills nothing; elsewhere a little, but never inside a loop.
 DEFAULT_STACK, CHOSEN_STACK = 0, 512
-ACCESSES = {80: 4, 90: 0, 100: 4}
 SHARED = 48 * 1024
 
 
@@ -27,7 +26,7 @@ def compiled(launch, capability):
 
 def check(usage, stack):
     assert usage.stack <= stack, usage
-    assert usage.spills_in_loop <= ACCESSES[usage.capability], usage
+    assert usage.spills_in_loop == 0, usage
     assert usage.shared <= SHARED, usage
     assert 16 < usage.registers <= 255, usage
 
