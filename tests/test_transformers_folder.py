@@ -261,6 +261,8 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
 
     with pytest.raises(ValueError, match="knows VideoMambaPro with the mixer mamba, not Another"):
         check_model(Another(**SIZES))
+    with pytest.raises(ValueError, match="no attentive pooler"):
+        check_model(VideoMambaPro(**(SIZES | {"attentive_depth": 1})))
     with pytest.raises(ValueError, match="model of images"):
         check_model(VideoMambaPro(**(SIZES | {"num_frames": 1})))
     words = [str(run / "checkpoint.pth"), str(tmp_path / "new"), "--format", "transformers"]

@@ -77,6 +77,11 @@ def test_windows_of_videos_and_of_segments(films):
     }
 
 
+def test_a_single_window_is_not_the_whole_video(films):
+    pieces = cut_records([VideoRecord(str(films / "a.mp4"), 0, 1)], 5, 7)
+    assert [str(piece.segment) for piece in pieces] == ["0 to 5 s"]
+
+
 def settings_of(films, **more):
     lists = {f"{name}_list": str(films / "list.csv") for name in ("train", "val", "test")}
     shape = {"num_frames": 2, "input_size": 16, "batch_size": 3, "num_workers": 0, "sampling": "sparse"}
