@@ -237,7 +237,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (bool, list, dict)):
         raise ValueError("expected a single value")
     converted = convert(str(value))
-    if action.choices is not None and converted not in action.choices:
+    # The default may be none of the choices: it then stands for "not chosen".
+    if action.choices is not None and converted not in (*action.choices, action.default):
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return converted
 
