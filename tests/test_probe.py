@@ -10,6 +10,7 @@ from engine_standins import make_args, run_processes, train
 from video_files import write_video
 
 import run_class_finetuning
+from common.files import write_json
 from datasets.held_out import held_out_rows
 from engines.checkpoint import read_checkpoint
 from engines.configuration import parse_arguments
@@ -168,9 +169,8 @@ def words_for(data, name, *more):
 
 
 def parse(*words):
-    args = parse_arguments(run_class_finetuning.get_parser(), list(words), script=run_class_finetuning.SCRIPT)
-    settle_probe(args)
-    return args
+    parser, script = run_class_finetuning.get_parser(), run_class_finetuning.SCRIPT
+    return parse_arguments(parser, words, script=script, settle=settle_probe)
 
 
 def results_of(folder):
@@ -224,6 +224,7 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
     [
         (["--freeze", "2"], "--probe linear contradicts --freeze 2"),
         (["--parallel", "fsdp"], "--probe linear contradicts --parallel fsdp"),
+        (["--cuda_graph"], "BatchNorm of --probe linear counts on the host"),
         (["--teacher_scores", "x.npz"], "--probe linear contradicts --teacher_scores x.npz"),
         (["--disable_eval_during_finetuning"], "leave out --disable_eval_during_finetuning"),
         (["--attentive_depth", "2"], "--attentive_depth belongs to --probe attentive"),
@@ -234,6 +235,18 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
 def test_flags_that_contradict_a_probe_are_refused(data, words, message):
     with pytest.raises(ValueError, match=message):
         parse(*words_for(data, "labels", "--probe", "linear"), *words)
+
+
+def test_an_odd_batch_is_no_fault_as_nothing_is_mixed(data):
+    flags = parse(*words_for(data, "labels", "--probe", "linear", "--batch_size", "5"))
+    assert (flags.batch_size, flags.mixup, flags.cutmix) == (5, 0.0, 0.0)
+
+
+def test_the_saved_flags_of_a_probe_start_it_again(data, tmp_path):
+    first = parse(*words_for(data, "labels", "--probe", "attentive"))
+    write_json(tmp_path / "args.json", vars(first))
+    again = parse("--config", str(tmp_path / "args.json"))
+    assert (again.probe, again.freeze, again.attentive_depth) == ("attentive", "all", 1)
 
 
 def train_probe(folder, until=None):
