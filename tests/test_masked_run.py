@@ -112,7 +112,7 @@ def test_the_checkpoint_goes_straight_into_fine_tuning(folder, straight, tmp_pat
     assert report.names("initialised") == ["head.weight", "head.bias"]
     assert {name: note for name, (action, note) in report.rows.items() if action == "unused"} == dict.fromkeys(
         [f"alignment.{part}.{kind}" for part in ("head", "norm") for kind in ("weight", "bias")],
-        "only for pretraining",
+        "only for training",
     )
     assert facts.num_classes is None and facts.parameters == sum(
         parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head.")

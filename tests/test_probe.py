@@ -20,6 +20,7 @@ from engines.probe_settings import settle_probe
 from engines.state import create_training_state
 from inference import load_predictor
 from models.attentive_pooler import AttentivePooler
+from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
 GRID = [(1e-2, 0.1), (1e-3, 0.5)]
@@ -187,6 +188,8 @@ def test_a_probe_learns_and_its_checkpoint_is_a_classifier(data, tmp_path, kind)
     assert all(torch.equal(saved["model"][name], source[name]) for name in source if not name.startswith("head."))
 
     predictor = load_predictor(tmp_path / "labels" / "checkpoint-best.pth", device="cpu")
+    parameters = sum(parameter.numel() for parameter in predictor.model.parameters())
+    assert describe_checkpoint(tmp_path / "labels" / "checkpoint-best.pth").parameters == parameters
     with np.load(tmp_path / "labels" / "scores.npz") as scores:
         predicted = predictor.predict(str(data / f"{TRAINING}.mp4")).probabilities
         np.testing.assert_allclose(predicted, scores["scores"][0], atol=1e-5)
