@@ -267,7 +267,8 @@ def test_a_resumed_probe_ends_with_the_same_weights_and_choice(tmp_path):
 
 
 def probe_in_parallel(rank, folder):
-    train_probe(folder)
+    state = train_probe(folder)
+    torch.save(state.objective.state_dict(), folder / f"rank{rank}.pth")
     close_distributed()
 
 
@@ -279,4 +280,6 @@ def test_probes_are_trained_on_two_processes(tmp_path):
     torch.testing.assert_close(saved["head.weight"], folded)
     torch.testing.assert_close(saved["head.bias"], saved[f"{probe}.bias"] - folded @ saved[f"{norm}mean"])
     assert not torch.equal(saved["head.weight"], model.head.weight)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth") for rank in (0, 1))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), "both ranks test the same head"
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items() if "head" not in name)
