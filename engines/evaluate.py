@@ -14,7 +14,7 @@ import torch
 from common.progress import progress
 from engines.distributed import Context, gather_objects
 from engines.objectives.base import Objective
-from engines.parallel import gathered_weights
+from engines.parallel import gathered_weights, send_buffers
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def evaluate(
     """
     was_training = objective.training
     objective.eval()
+    send_buffers(objective)
     with gathered_weights(objective):
         outputs, unreadable, views = _evaluate_shard(objective, loader, context, bf16, clips_per_forward, desc)
     objective.train(was_training)
