@@ -57,10 +57,11 @@ from inference.sources import expand_sources, rows_of_list
 from inference.stored_rows import write_rows
 from models.describe import describe_checkpoint
 
+LIVE_FLAGS = ("live_timeout", "live_backlog")
 CLASSIFIER_FLAGS = (
     *("scores", "curve", "heatmap", "stride", "window", "quick"),
     *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
-    *("live", "live_timeout", "live_backlog"),
+    *("live", *LIVE_FLAGS),
     *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
 )
 FILE_FLAGS = ("scores", "curve", "heatmap", "annotate", "segments", "truth", "data_root")
@@ -248,6 +249,9 @@ def _check_sources(args: argparse.Namespace) -> None:
     if not args.live:
         if not args.videos:
             raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
+        in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != get_parser().get_default(name)]
+        if in_vain:
+            raise ValueError(f"{', '.join(in_vain)}: no effect without --live")
         return
     if args.videos:
         raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")

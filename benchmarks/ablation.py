@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ablation_table import Score, write_document
-from benchmarks.run_queue import is_finished, run_missing
+from benchmarks.run_queue import exit_status, is_finished, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
 from models.config import ModelConfig, Setting
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shared = shlex.join(["python", *base[1:]] if base[0] == sys.executable else base)
         text = write_document(options.document, scores, list(FACTORS), shlex.join(words), shared)
         print(text)
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed or not scores else 0
+    return exit_status(failed, options.output) or int(not scores)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

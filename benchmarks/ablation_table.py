@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.documents import mean_and_spread
+
 
 class Score(NamedTuple):
     """The result of one run.
@@ -112,11 +114,8 @@ def _variants(scores: Sequence[Score], factors: Sequence[str]) -> str:
     by_mean = sorted(groups.items(), key=lambda group: -statistics.mean(score.top1 for score in group[1]))
     for levels, group in by_mean:
         values = [score.top1 for score in group]
-        spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         seconds = statistics.mean(score.epoch_seconds for score in group)
-        lines.append(
-            f"| {' | '.join(levels)} | {statistics.mean(values):.1f}{spread} | {len(values)} | {seconds:.1f} |"
-        )
+        lines.append(f"| {' | '.join(levels)} | {mean_and_spread(values)} | {len(values)} | {seconds:.1f} |")
     return "\n".join(lines)
 
 

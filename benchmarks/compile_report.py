@@ -21,6 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.documents import replace_between
 from benchmarks.kernel_estimate import COLUMNS, estimate_line
 from common.flag_parser import FlagParser
 from mamba.mamba_ssm.ops.triton import causal_conv1d, layer_norm, selective_scan
@@ -35,8 +36,7 @@ from mamba.mamba_ssm.ops.triton.launching import (
 CAPABILITIES = (80, 90, 100)
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-BEGIN, END = "<!-- compile report: begin -->", "<!-- compile report: end -->"
-ESTIMATE = "<!-- estimate: begin -->", "<!-- estimate: end -->"
+MARKERS, ESTIMATE_MARKERS = "compile report", "estimate"
 SIZES = dict(batch=8, length=1569, dim=384, state=16)  # VideoMambaPro Tiny, 8 frames of 224 x 224
 
 
@@ -236,20 +236,6 @@ def estimates(dtype: torch.dtype, emit: Callable[[str], object]) -> str:
     return "\n".join(lines)
 
 
-def write_table(path: Path, text: str, markers: tuple[str, str] = (BEGIN, END)) -> None:
-    """Replace the text between the two markers of a file.
-
-    Raises:
-        ValueError: A marker is missing.
-    """
-    begin, end = markers
-    content = path.read_text()
-    if content.count(begin) != 1 or content.count(end) != 1:
-        raise ValueError(f"{path}: must contain each of the lines {begin!r} and {end!r} once")
-    head, rest = content.split(begin)
-    path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
-
-
 def main() -> None:
     """Run the command line."""
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,7 +253,7 @@ def main() -> None:
 
     text = estimates(dtype, emit) if arguments.estimate else table(tuple(arguments.capabilities), dtype, emit)
     if arguments.write is not None:
-        write_table(arguments.write, text, ESTIMATE if arguments.estimate else (BEGIN, END))
+        replace_between(arguments.write, ESTIMATE_MARKERS if arguments.estimate else MARKERS, text)
 
 
 if __name__ == "__main__":

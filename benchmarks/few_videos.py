@@ -10,7 +10,6 @@ a control, the recipe with shuffled labels, which must stay at chance. Finished 
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from benchmarks.run_queue import command_line, machine, run_missing
+from benchmarks.documents import mean_and_spread, write_and_print
+from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
@@ -78,12 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_references(options.output / task.name, options)
     command = command_line("benchmarks.few_videos", arguments)
     text = document(tasks, options, command)
-    with atomic_write(options.document, "w") as file:
-        file.write(text)
-    print(text)
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed else 0
+    write_and_print(options.document, text)
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -233,9 +229,9 @@ def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
     references = folder / "references.json"
     scores = json.loads(references.read_text()) if references.is_file() else {}
     for variant in VARIANTS:
-        results = options.output / run_name(task, variant) / "results.json"
-        if results.is_file():
-            scores[variant] = json.loads(results.read_text())["top1"]
+        results = read_results(options.output / run_name(task, variant))
+        if results is not None:
+            scores[variant] = results["top1"]
     return scores
 
 
@@ -245,9 +241,8 @@ def table(scores: Sequence[dict[str, float]]) -> str:
     for method in dict.fromkeys(method for score in scores for method in score):
         values = [score[method] for score in scores if method in score]
         pairs = [(score[method], score["both"]) for score in scores if method in score and "both" in score]
-        spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         above = f"{sum(top1 > floor for top1, floor in pairs)} of {len(pairs)}"
-        lines.append(f"| {method} | {statistics.mean(values):.1f}{spread} | {len(values)} | {above} |")
+        lines.append(f"| {method} | {mean_and_spread(values)} | {len(values)} | {above} |")
     return "\n".join([*lines, ""])
 
 

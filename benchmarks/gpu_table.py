@@ -10,15 +10,10 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.documents import replace_between, table
 from common.flag_parser import FlagParser
 
-BEGIN, END = "<!-- gpu check: begin -->", "<!-- gpu check: end -->"
-
-
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Format a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+MARKERS = "gpu check"
 
 
 def step_table(found: dict) -> str:
@@ -82,11 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     text = report(arguments.folder)
     if arguments.write is None:
         print(text)
-        return 0
-    document = arguments.write.read_text()
-    before, rest = document.split(BEGIN)
-    after = rest.split(END)[1]
-    arguments.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    else:
+        replace_between(arguments.write, MARKERS, text)
     return 0
 
 

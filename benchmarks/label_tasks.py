@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, r2_score
 
-from benchmarks.run_queue import command_line, machine, run_missing
-from common.files import atomic_write
+from benchmarks.documents import table, write_and_print
+from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
 from datasets.annotations import read_list
@@ -54,12 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {_folder(run): _command(run, options, passed_on) for run in RUNS}
     failed = run_missing(commands, options.output, options.jobs)
     text = document(options.output, command_line("benchmarks.label_tasks", arguments))
-    with atomic_write(options.output / "table.md", "w") as file:
-        file.write(text)
-    print(text)
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed else 0
+    write_and_print(options.output / "table.md", text)
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -76,20 +72,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
 
 def document(output: Path, command: str) -> str:
     """Return the table of the finished runs in Markdown."""
-    lines = [
-        "| run | metric | test | scikit-learn on scores.npz | without a network |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for run in RUNS:
-        folder = output / _folder(run)
-        if (folder / "results.json").is_file():
-            lines += [f"| {run} | {' | '.join(row)} |" for row in _rows(folder)]
-    return "\n".join([f"`{command}`", "", f"{machine()}.", "", *lines, ""])
+    columns = ["run", "metric", "test", "scikit-learn on scores.npz", "without a network"]
+    rows = [(run, *row) for run in RUNS for row in _rows(output / _folder(run))]
+    return f"`{command}`\n\n{machine()}.\n\n{table(columns, rows)}\n"
 
 
 def _rows(folder: Path) -> list[tuple[str, str, str, str]]:
     """Return the metric, its value, scikit-learn's, and that of the best guess without a network, of a run."""
-    results = json.loads((folder / "results.json").read_text())
+    results = read_results(folder)
+    if results is None:
+        return []
     with np.load(folder / "scores.npz") as scores:
         if results["task"] == "regression":
             targets, found = scores["targets"][:, 0], scores["predictions"][:, 0]

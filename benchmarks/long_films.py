@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import command_line, machine, run_missing
-from common.files import atomic_write
+from benchmarks.documents import table, write_and_print
+from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
 from datasets.preparation.digit_labels import write_set
@@ -41,10 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {_folder(run): _command(run, options, passed_on) for run in WINDOWS}
     failed = run_missing(commands, options.output, options.jobs)
     text = document(options.output, command_line("benchmarks.long_films", arguments))
-    with atomic_write(options.output / "table.md", "w") as file:
-        file.write(text)
-    print(text)
-    return 1 if failed else 0
+    write_and_print(options.output / "table.md", text)
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -62,14 +60,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
 
 def document(output: Path, command: str) -> str:
     """Return the table of the finished runs in Markdown."""
-    lines = ["| window | windows in the test | top-1 | chance |", "| --- | --- | --- | --- |"]
+    rows = []
     for run in WINDOWS:
-        file = output / _folder(run) / "results.json"
-        if file.is_file():
-            results = json.loads(file.read_text())
+        results = read_results(output / _folder(run))
+        if results is not None:
             windows = results["list"].get("windows", results["videos"])
-            lines.append(f"| {run} | {windows} | {results['top1']:.1f} % | {100 / results['classes']:.1f} % |")
-    return "\n".join([f"`{command}`", "", f"{machine()}.", "", *lines, ""])
+            rows.append((run, windows, f"{results['top1']:.1f} %", f"{100 / results['classes']:.1f} %"))
+    columns = ["window", "windows in the test", "top-1", "chance"]
+    return f"`{command}`\n\n{machine()}.\n\n{table(columns, rows)}\n"
 
 
 def _folder(run: str) -> str:

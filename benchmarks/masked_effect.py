@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.run_queue import command_line, machine, run_missing
+from benchmarks.documents import write_and_print
+from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
@@ -65,12 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 commands |= stages(options, number, passed_on)[stage] if not failed else {}
             failed += run_missing(commands, options.output, options.jobs)
     text = document(options, command_line("benchmarks.masked_effect", arguments))
-    with atomic_write(options.output / "masked_effect.md", "w") as file:
-        file.write(text)
-    print(text)
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed else 0
+    write_and_print(options.output / "masked_effect.md", text)
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -163,9 +160,9 @@ def document(options: argparse.Namespace, command: str) -> str:
     found = {arm: {} for arm in [*ARMS, "images", "masked"]}
     for arm in found:
         for number in options.seeds:
-            file = options.output / f"seed_{number}" / arm / "results.json"
-            if file.is_file():
-                found[arm][number] = json.loads(file.read_text())
+            results = read_results(options.output / f"seed_{number}" / arm)
+            if results is not None:
+                found[arm][number] = results
     lines = [
         f"Written by `{command}` on {machine()}.\n",
         f"Top-1 in percent on {DATA['test']} videos after training on {options.per_class} labelled ones of each of "

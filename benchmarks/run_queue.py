@@ -64,6 +64,19 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPU cores, PyTorch {torch.__version__.split('+')[0]}"
 
 
+def read_results(folder: Path) -> dict | None:
+    """Return the contents of a run's results.json; None if it has not finished."""
+    file = folder / "results.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def exit_status(failed: Sequence[str], output: Path) -> int:
+    """Name the runs that failed, with their logs, and return the exit status of the benchmark."""
+    for name in failed:
+        print(f"failed: {name}, see {output / name / 'run.log'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def is_finished(folder: Path, command: list[str]) -> bool:
     """Return whether the run in a folder has finished with the same command."""
     return (folder / "results.json").is_file() and _same_command(folder, command)

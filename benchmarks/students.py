@@ -8,8 +8,6 @@ shuffled labels, and a student of another clip's scores. Finished runs are not r
 """
 
 import argparse
-import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.run_queue import ROOT, command_line, machine, run_missing
-from common.files import atomic_write
+from benchmarks.documents import mean_and_spread, write_and_print
+from benchmarks.run_queue import ROOT, command_line, exit_status, machine, read_results, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
 from datasets.annotations import read_list
@@ -62,12 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_lists(options, number)
         failed = run_missing(commands_of(options), options.output, options.jobs)
     text = document(options, command_line("benchmarks.students", arguments))
-    with atomic_write(options.document, "w") as file:
-        file.write(text)
-    print(text)
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed else 0
+    write_and_print(options.document, text)
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -141,12 +135,11 @@ def document(options: argparse.Namespace, command: str) -> str:
         "| --- | ---: | --- |",
     ]
     for name in options.variants:
-        files = [options.output / f"{folder_of(name)}_seed{number}" / "results.json" for number in options.seeds]
-        scores = [json.loads(file.read_text(encoding="utf-8"))["top1"] for file in files if file.is_file()]
+        found = [read_results(options.output / f"{folder_of(name)}_seed{number}") for number in options.seeds]
+        scores = [results["top1"] for results in found if results]
         if scores:
-            spread = f" +- {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
             singles = ", ".join(f"{score:.1f}" for score in scores)
-            lines.append(f"| {name} | {statistics.mean(scores):.1f}{spread} | {singles} |")
+            lines.append(f"| {name} | {mean_and_spread(scores)} | {singles} |")
     return "\n".join(lines) + "\n"
 
 

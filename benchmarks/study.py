@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import command_line, run_missing
+from benchmarks.run_queue import command_line, exit_status, run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
 from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = options.splits[0] / "labels.txt"
     names = read_label_names(str(listed)) if listed.is_file() else ()
     print(write_study(options.document, options.study, done, command, pairs=pairs, names=names))
-    for name in failed:
-        print(f"failed: {name}, see {options.output / name / 'run.log'}", file=sys.stderr)
-    return 1 if failed else 0
+    return exit_status(failed, options.output)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

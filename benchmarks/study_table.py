@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
+from benchmarks.documents import mean_and_spread
 from benchmarks.run_queue import machine
 from common.files import atomic_write
 from reports.comparison import holm, mcnemar
@@ -137,10 +138,9 @@ def _accuracies(variants: Sequence[Variant]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for variant in variants:
         accuracies, first = variant.accuracies, next(iter(variant.right.values()))
-        spread = f" +- {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
         low, high = interval(first)
         test = "" if variant is variants[0] else f"{mcnemar(*discordant(variants[0], variant)):.2g}"
-        cells = [variant.name, f"{statistics.mean(accuracies):.1f}{spread}", f"{low:.1f} to {high:.1f}",
+        cells = [variant.name, mean_and_spread(accuracies), f"{low:.1f} to {high:.1f}",
                  f"{len(first)}", f"{len(accuracies)}", test,
                  *(f"{variant.extra[name]:.3g}" if name in variant.extra else "" for name in names)]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

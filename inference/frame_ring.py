@@ -86,9 +86,10 @@ class FrameRing:
             self._changed.notify_all()
 
     def lose(self) -> None:
-        """Count a frame that could not be decoded."""
+        """Count a frame that arrived but could not be decoded."""
         with self._changed:
-            self._lost += 1
+            self.received += 1
+            self._drop(1)
 
     def take(self, timeout: float) -> LiveWindow | None:
         """Wait for the next window and remove it; None if there is none after `timeout` seconds, or once closed."""
@@ -97,7 +98,7 @@ class FrameRing:
                 return None
             if self._start < self._count - len(self._shown):
                 newest = (self._count - self.window) // self.stride * self.stride
-                self._lost += newest - self._start
+                self._drop(newest - self._start)
                 self._start = newest
             window = self._cut()
             self._start += self.stride
@@ -125,6 +126,10 @@ class FrameRing:
             self.closed = True
             self._changed.notify_all()
 
+    def _drop(self, frames: int) -> None:
+        self._lost += frames
+        self.dropped += frames
+
     def _complete(self) -> bool:
         return self._count >= self._start + self.window
 
@@ -133,7 +138,6 @@ class FrameRing:
         first, last = self._shown[self._start - oldest], self._shown[self._start + self.window - 1 - oldest]
         frame = (last.time - first.time) / max(1, self.window - 1)
         self.windows += 1
-        self.dropped += self._lost
         dropped, self._lost = self._lost, 0
         pictures = {offset: self._pictures[self._start + offset] for offset in self._sampled}
         return LiveWindow(first.time, last.time + frame, last.arrival, dropped, pictures, self.window)

@@ -51,7 +51,8 @@ class LiveSource(Thread):
         self.stopped = Event()
         self.error: SourceError | None = None
         self._began: float | None = None
-        self._lost_at: float | None = None
+        self._missed = False
+        self._heard = time.monotonic()  # when the last frame came
         self._latest = 0.0
         self._convert: Converter | None = None
         self._is_file = os.path.isfile(name)
@@ -64,7 +65,6 @@ class LiveSource(Thread):
                 reason = self._read_connection()
                 if self.error or self.stopped.is_set():
                     return
-                ended = time.monotonic()
                 while not self.ring.drain(_WAKE):
                     if self.stopped.is_set():
                         return
@@ -74,7 +74,7 @@ class LiveSource(Thread):
                 if self._ends:
                     _logger.info("%s %s", self.source, reason)
                     return
-                self._miss(reason, ended)
+                self._miss(reason)
                 self.stopped.wait(RETRY)
         finally:
             self.ring.close()
@@ -83,10 +83,10 @@ class LiveSource(Thread):
     def _silence(self) -> str:
         return f"has sent nothing for {self.timeout:g} s"
 
-    def _miss(self, reason: str, since: float) -> None:
+    def _miss(self, reason: str) -> None:
         """Say once per interruption that the source is missed."""
-        if self._lost_at is None:
-            self._lost_at = since
+        if not self._missed:
+            self._missed = True
             _logger.warning("%s %s; waiting for it to come back", self.source, reason)
 
     def _read_connection(self) -> str:
@@ -114,7 +114,7 @@ class LiveSource(Thread):
             return av.open(template.format(self.source), format=style, timeout=self.timeout)
         if self.source == STANDARD_INPUT or _is_fifo(self.source):
             # A pipe that is silent stays open: closing it would end its writer.
-            pipe = _Pipe(self.source, self.timeout, self.stopped, lambda: self._miss(self._silence, time.monotonic()))
+            pipe = _Pipe(self.source, self.timeout, self.stopped, lambda: self._miss(self._silence))
             return av.open(pipe, metadata_errors="replace")
         if self._is_file:
             return av.open(os.path.abspath(self.source), metadata_errors="replace")
@@ -141,9 +141,10 @@ class LiveSource(Thread):
         now = time.monotonic()
         if self._convert is None:
             self._connect(frame, now)
-        if self._lost_at is not None:
-            _logger.warning("%s is back after %.1f s", self.source, now - self._lost_at)
-            self._lost_at = None
+        if self._missed:
+            _logger.warning("%s is back after %.1f s", self.source, now - self._heard)
+            self._missed = False
+        self._heard = now
         shown = now - self._began if frame.time is None else frame.time + self._ahead
         self._latest = max(self._latest, shown)
         if self._is_file:

@@ -33,12 +33,16 @@ def test_classes_are_the_orders_of_the_motions():
     by_order = {}
     for seed in range(12):
         frames, label = draw_film("train", 240, 64, np.random.default_rng(seed))
-        place = np.array([[np.nonzero(np.abs(f - np.median(frames, axis=0)).sum(-1) > 120) for f in frames[a:b]]
-                          for a, b in visible(frames)], dtype=object)  # fmt: skip
-        moved = [(p[-1][1].mean() - p[0][1].mean(), p[-1][0].mean() - p[0][0].mean()) for p in place]
+        background = np.median(frames, axis=0)
+        moved = []
+        for first, end in visible(frames):
+            before, after = (
+                np.argwhere(np.abs(frames[n] - background).sum(-1) > 120).mean(0) for n in (first, end - 1)
+            )
+            moved.append(after - before)
         by_order[seed] = (ORDERS[label], moved)
     for order, moved in by_order.values():
-        for motion, (right, down) in zip(order, moved, strict=True):
+        for motion, (down, right) in zip(order, moved, strict=True):
             if motion == MOTIONS[0]:
                 assert right < -20 and abs(down) < 5
             if motion == MOTIONS[1]:

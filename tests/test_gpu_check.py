@@ -7,6 +7,7 @@ import time
 import pytest
 
 from benchmarks import gpu_check, gpu_table
+from benchmarks.documents import markers_of
 from benchmarks.gpu_check import Part
 
 
@@ -69,7 +70,8 @@ def test_the_table_replaces_what_stood_between_the_markers(tmp_path):
     (tmp_path / "steps.json").write_text(json.dumps(steps))
     (tmp_path / "kernels.json").write_text(json.dumps({"gpu": "a card", "sizes": "(8, 5, 4)", "kernels": [kernel]}))
     document = tmp_path / "gpu.md"
-    document.write_text(f"before\n{gpu_table.BEGIN}\nold\n{gpu_table.END}\nafter\n")
+    begin, end = markers_of(gpu_table.MARKERS)
+    document.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     gpu_table.main([str(tmp_path), "--write", str(document)])
     written = document.read_text()
     assert written.startswith("before\n") and written.endswith("after\n") and "old" not in written

@@ -168,17 +168,18 @@ def test_a_silent_fifo_stays_open(predictor, stream, fifo, caplog):
     def write():
         with open(fifo, "wb", buffering=0) as target:
             target.write(content[: len(content) // 2])
-            while "has sent nothing for 0.1 s" not in caplog.text and not told.wait(0.05):
+            while "has sent nothing for 0.4 s" not in caplog.text and not told.wait(0.05):
                 pass
             target.write(content[len(content) // 2 :])
 
     threading.Thread(target=write, daemon=True).start()
     try:
-        records = records_of(live(predictor, fifo, timeout=0.1), len(expected))
+        records = records_of(live(predictor, fifo, timeout=0.4), len(expected))
     finally:
         told.set()
     np.testing.assert_allclose([probabilities(record) for record in records], expected, atol=1e-5)
-    assert "is back after" in caplog.text
+    silence = float(caplog.text.partition("is back after ")[2].split()[0])
+    assert silence >= 0.4, "counted from the last frame, not from when it was missed"
 
 
 def test_a_silent_stream_is_opened_again(predictor, caplog, monkeypatch):
@@ -241,6 +242,7 @@ def test_a_slow_model_gets_the_newest_window_and_the_count_of_what_it_missed():
     assert ring.take(0) is None, "the next window is not complete yet"
     assert (ring.dropped, ring.received, ring.windows) == (8, 19, 1)
     ring.lose()
+    assert (ring.dropped, ring.received) == (9, 20), "counted at once, also if no window follows"
     for number in range(19, 21):
         ring.add(Shown(number / 10, 0), lambda number=number: np.full(1, number))
     assert ring.take(0).dropped == 1, "a damaged frame counts as dropped"
@@ -318,6 +320,7 @@ def test_lines_go_to_standard_output(checkpoint, standard_input, capsys):
         ([], "there is no VIDEO"),
         (["--live", "0", "--curve", "c.png", "--segments", "s.csv"], "has no --curve, --segments"),
         (["--live", "0", "--live_timeout", "0"], "above 0"),
+        (["video.mp4", "--live_backlog", "9"], "--live_backlog: no effect without --live"),
     ],
 )
 def test_wrong_flags_are_refused(checkpoint, capsys, words, said):

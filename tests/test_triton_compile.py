@@ -79,15 +79,3 @@ def test_spills_are_seen():
     assert usage.registers <= 64
     assert usage.stack > CHOSEN_STACK
     assert usage.spills_in_loop > 0
-
-
-def test_the_table_replaces_what_stands_between_the_markers(tmp_path):
-    from benchmarks.compile_report import BEGIN, END, write_table
-
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_table(page, "| new |")
-    assert page.read_text() == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
-    page.write_text("no markers\n")
-    with pytest.raises(ValueError, match="page.md"):
-        write_table(page, "")
