@@ -132,8 +132,8 @@ def _merge_ranks(
         raise RuntimeError(
             f"{len(missing)} video(s) of the list were not evaluated, the first is {records[min(missing)].path}"
         )
-    films = getattr(dataset, "films", records)
-    if films is not records:
+    films = getattr(dataset, "films", None)
+    if films is not None:
         merged, excluded = _merge_windows(objective, merged, excluded, records, films)
         records = films
     if not merged:

@@ -21,7 +21,8 @@ from engines.recipe import RecipeError
 from engines.state import create_training_state
 
 ROOT = Path(__file__).parent.parent
-TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if "add_argument(" in p.read_text(encoding="utf-8"))
+SOURCES = {p.stem: p.read_text(encoding="utf-8") for p in sorted((ROOT / "tools").glob("*.py"))}
+TOOLS = [name for name, source in SOURCES.items() if "add_argument(" in source and "FlagParser(" in source]
 
 
 class _ParserMadeError(Exception):
