@@ -87,10 +87,12 @@ def check_flags(args: argparse.Namespace) -> None:
     """Switch the evaluation off if there is no list to probe; accept VideoMamba's names of its students.
 
     Raises:
-        ValueError: There is nothing to evaluate.
+        ValueError: There is nothing to evaluate, or the student would have a pooler that nothing trains.
     """
     if args.eval and not args.probe_list:
         raise ValueError("--eval tests the features on a labelled list: name it with --probe_list FILE")
+    if args.attentive_depth and not args.eval:
+        raise ValueError("--attentive_depth pools tokens for a head, which masked pretraining does not have; omit it")
     args.model = args.model.removesuffix("_pretrain")
     args.disable_eval_during_finetuning = args.disable_eval_during_finetuning or not args.probe_list
 
