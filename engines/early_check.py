@@ -7,7 +7,7 @@ and its imports must not import torch.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -49,6 +49,12 @@ _FILE_FLAGS = (
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
 _MASKED_PRETRAINING = "run_pretrain_masked.py"
+# Flags without effect unless one of the others is given.
+_DETAILS = {
+    **dict.fromkeys(("distill_loss", "distill_temperature"), ("teacher_scores",)),
+    **dict.fromkeys(("distill_weight", "label_weight"), ("teacher_scores", "teacher")),
+    **dict.fromkeys(("probe_lrs", "probe_weight_decays"), ("probe",)),
+}
 _NEVER_DEFAULTS = {"recipe", "config"}
 
 
@@ -79,7 +85,9 @@ def check_command_line(
             _check_pretraining(flags)
         elif classifies:
             if not flags.eval:  # the checkpoint knows the task of a test
-                refuse_misfits(flags.task, typed_values(parser, words))
+                typed = typed_values(parser, words)
+                refuse_misfits(flags.task, typed)
+                _refuse_idle(typed, flags)
             _check_data(flags, script)
         else:
             _check_annotations(flags)
@@ -168,6 +176,15 @@ def _check_annotations(flags: argparse.Namespace) -> None:
         find_annotations(split, settings)
         if split != "train" and settings.eval_boxes == "predicted":
             find_person_boxes(split, settings)
+
+
+def _refuse_idle(typed: Collection[str], flags: argparse.Namespace) -> None:
+    """Refuse the details of a teacher or a probe in a run that has none."""
+    for name in typed:
+        owners = _DETAILS.get(name, ())
+        if owners and not any(getattr(flags, owner) for owner in owners):
+            owner = "a teacher" if len(owners) > 1 else f"--{owners[0]}"
+            raise ValueError(f"--{name} does nothing without {owner}; omit it")
 
 
 def _check_pretraining(flags: argparse.Namespace) -> None:
