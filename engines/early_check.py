@@ -33,7 +33,7 @@ from datasets.lists import (
 )
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
-from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
@@ -72,7 +72,7 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, TeacherSettings, ProbeSettings)
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
@@ -234,7 +234,7 @@ def _check_teacher(flags: argparse.Namespace) -> None:
     """Check that the teacher's outputs can be used and have every line of the training list."""
     if flags.task != "classification":
         raise ValueError(f"--teacher_scores teaches classes, and this run has --task {flags.task}; omit one of them")
-    settings, taught = from_flags(ListSettings, flags), from_flags(TeacherSettings, flags)
+    settings, taught = from_flags(ListSettings, flags), from_flags(StoredTeacherSettings, flags)
     file = find_list_of("train", settings)
     records, _ = read_records(file, settings)
     classes = number_of_classes(settings)
