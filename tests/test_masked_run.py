@@ -187,6 +187,8 @@ def test_what_is_missing_is_told_in_one_line_before_torch_is_imported(folder, wo
 def test_other_faults_name_their_flags(folder):
     with pytest.raises(ValueError, match="--eval tests the features on a labelled list"):
         flags_for(folder, "", "--eval")
+    with pytest.raises(ValueError, match="--attentive_depth pools tokens for a head"):
+        flags_for(folder, "", "--attentive_depth", "1")
     with pytest.raises(ValueError, match="--tubelet_size 2"):
         run_pretrain_masked.teacher_of(
             flags_for(folder, ""), build_model(ModelSettings("videomambapro_nano", {"tubelet_size": 2}), 0)
