@@ -17,6 +17,8 @@ def describe_reading(predictor: Predictor) -> dict[str, Any]:
         "sampling_rate": plan.sample.keywords.get("sampling_rate"),
         "segments": plan.segments,
         "crops": plan.crops,
+        "window_seconds": predictor.window,
+        "window_stride": predictor.window_stride,
         "short_side": shorter(resize.size),
         "interpolation": resize.interpolation,
         "antialias": resize.antialias,

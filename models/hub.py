@@ -18,7 +18,7 @@ from models.model_card import model_card
 
 TOLD_FLAGS = (
     *("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop"),
-    *("model", "input_size", "crop_pct", "class_names"),
+    *("window_seconds", "window_stride", "model", "input_size", "crop_pct", "class_names"),
 )
 """Flags of the run that a folder repeats; others, such as paths, stay on the machine."""
 FAMILY = "videomambapro_tiny"  # under which timm builds models of no registered size; their arguments are complete

@@ -281,6 +281,9 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
     assert main(words) == 1
     assert "it is not kept" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    windows = save_checkpoint(run / "windows.pth", window_seconds=4)
+    assert main([str(windows), *words[1:]]) == 1
+    assert "averages windows of 4 s" in capsys.readouterr().err
     (tmp_path / "new").write_text("")
     assert main(words) == 1
     assert "is not an empty folder" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from engines.distributed import Context, close_distributed, init_distributed
 from engines.evaluate import evaluate
 from engines.results import AboutTest, write_results
 from inference import load_predictor
+from tools.checkpoint import main as checkpoint
 
 
 @pytest.mark.parametrize(
@@ -189,5 +190,8 @@ def test_inference_averages_the_windows_of_the_run(films, tmp_path):
     np.testing.assert_allclose(many[paths[0]].probabilities, expected, atol=1e-6)
     assert "no such file" in str(many[paths[1]]) and many[paths[2]].views == predictor.views
     assert len(predictor.features(paths[0])) == found.views
+    assert checkpoint(["hub", str(path), str(tmp_path / "hub")]) == 0
+    of_folder = load_predictor(tmp_path / "hub", device="cpu", read_timeout=0).predict(paths[0])
+    np.testing.assert_allclose(of_folder.probabilities, expected, atol=1e-6)
     whole = load_predictor(path, device="cpu", read_timeout=0, window_seconds=0).predict(paths[0])
     assert whole.views == predictor.views and np.abs(whole.probabilities - expected).max() > 1e-3

@@ -84,12 +84,17 @@ def export_folder(checkpoint: Path, target: Path, options: argparse.Namespace) -
         the largest difference of a logit on random clips, and where licence and results come from.
 
     Raises:
-        ValueError: The folder is not empty, the model is another than the generated code, or the logits differ;
-            nothing is written.
+        ValueError: The folder is not empty, the model is another than the generated code, its predictions are those
+            of windows, or the logits differ; nothing is written.
         FileNotFoundError: As `prepare_card`.
     """
     check_empty(target)
     predictor = prepare_predictor(checkpoint, options.label_names, options.recipe, backend="portable")
+    if predictor.window:
+        raise ValueError(
+            f"{checkpoint} averages windows of {predictor.window:g} s, the folder's code reads videos as wholes; "
+            "tools.checkpoint hub writes a folder that keeps the windows"
+        )
     card, origin = prepare_card(options, checkpoint, predictor)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
