@@ -12,6 +12,7 @@ FLAGS = {
     "output_dir",
     "log_dir",
     "log_interval",
+    "track",
     "seed",
     "device",
     "bf16",
