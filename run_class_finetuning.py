@@ -26,7 +26,7 @@ from common.settings import add_options, from_flags
 from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
 from datasets.held_out import build_with_held_out
-from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
 from engines.loss_settings import LossSettings, add_loss_arguments
@@ -58,7 +58,7 @@ def get_classifier_parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_engine_arguments(parser)
     add_loss_arguments(parser)
-    add_options(parser.add_argument_group("distillation from a stored teacher"), TeacherSettings)
+    add_options(parser.add_argument_group("distillation from a stored teacher"), StoredTeacherSettings)
     add_recipe_arguments(parser)
     return parser
 
@@ -95,7 +95,7 @@ def student(
     """
     if args.task != "classification":
         raise ValueError(f"--teacher_scores teaches classes, and this run has --task {args.task}; omit one of them")
-    taught = from_flags(TeacherSettings, args)
+    taught = from_flags(StoredTeacherSettings, args)
     outputs = read_teacher_outputs(
         taught, train_set.records, train_set.num_classes, list_file=train_set.list_file, data_root=args.data_root
     )

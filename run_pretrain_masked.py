@@ -28,7 +28,7 @@ from common.flag_parser import FlagParser
 from common.settings import add_options, from_flags
 from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
-from datasets.pretraining import PretrainingSettings, ProbeSettings, build_pretraining_dataset
+from datasets.pretraining import PretrainingSettings, ProbeListSettings, build_pretraining_dataset
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line, recipe_defaults
 from engines.objectives.masked import MaskedAlignment, MaskSettings
@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_options(parser.add_argument_group("teacher"), TeacherSettings)
     add_options(parser.add_argument_group("masks"), MaskSettings)
     add_data_arguments(parser)
-    add_options(parser.add_argument_group("probe"), ProbeSettings)
+    add_options(parser.add_argument_group("probe"), ProbeListSettings)
     add_engine_arguments(parser)
     add_recipe_arguments(parser)
     recipe_defaults(parser, DEFAULTS)
@@ -87,10 +87,12 @@ def check_flags(args: argparse.Namespace) -> None:
     """Switch the evaluation off if there is no list to probe; accept VideoMamba's names of its students.
 
     Raises:
-        ValueError: There is nothing to evaluate.
+        ValueError: There is nothing to evaluate, or the student would have a pooler that nothing trains.
     """
     if args.eval and not args.probe_list:
         raise ValueError("--eval tests the features on a labelled list: name it with --probe_list FILE")
+    if args.attentive_depth and not args.eval:
+        raise ValueError("--attentive_depth pools tokens for a head, which masked pretraining does not have; omit it")
     args.model = args.model.removesuffix("_pretrain")
     args.disable_eval_during_finetuning = args.disable_eval_during_finetuning or not args.probe_list
 

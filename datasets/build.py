@@ -72,9 +72,9 @@ def dataset_of(
 ) -> ClipDataset:
     """Build the dataset of the records of a list; arguments and errors as in `build_dataset` and `read_list`."""
     check_some_files(records, list_file)
-    films = records
+    films = None
     if window := window_length(settings):
-        records = cut_records(films, window, settings.window_stride)
+        films, records = records, cut_records(records, window, settings.window_stride)
         logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)
     guard = Guard(settings.read_timeout) if settings.read_timeout else None

@@ -100,7 +100,7 @@ class ClipDataset(Dataset, ABC):
         num_classes: Number of classes.
         list_file: Path of the list, for messages.
         guard: Reads files in a separate process that may hang or crash; None reads them in this process.
-        films: The records of the list, if `records` are windows of them; they have the same lines.
+        films: The records of the list, if `records` are windows of them, with the same lines; else None.
     """
 
     def __init__(
@@ -116,11 +116,16 @@ class ClipDataset(Dataset, ABC):
         if not records:
             raise ValueError(f"{list_file} has no records")
         self.records = list(records)
-        self.films = self.records if films is None else list(films)
+        self.films = None if films is None else list(films)
         self.plan = plan
         self.num_classes = num_classes
         self.list_file = str(list_file)
         self.guard = guard
+
+    @property
+    def listed(self) -> list[Record]:
+        """The records of the list: one per line, however many windows it is cut into."""
+        return self.records if self.films is None else self.films
 
     @abstractmethod
     def opener(self, record: Record) -> Callable[[], FrameReader]:

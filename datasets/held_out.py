@@ -52,7 +52,7 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
     if mode == "test":
         return build_dataset(mode, settings)
     dataset = build_dataset(mode, replace(settings, val_list=str(find_list_of("train", settings))))
-    label_of: dict[str, Any] = {film.path: film.target for film in dataset.films}
+    label_of: dict[str, Any] = {record.path: record.target for record in dataset.listed}
     paths = list(label_of)
     # A video is held out with all its segments and windows.
     held_out = {paths[row] for row in held_out_rows(list(label_of.values()), settings.seed)}
@@ -60,5 +60,6 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
     def of_mode(records: list[Record]) -> list[Record]:
         return [record for record in records if (record.path in held_out) == (mode == "validation")]
 
-    dataset.films, dataset.records = of_mode(dataset.films), of_mode(dataset.records)
+    dataset.records = of_mode(dataset.records)
+    dataset.films = None if dataset.films is None else of_mode(dataset.films)
     return dataset

@@ -57,7 +57,7 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
         return tuple(classes)
     if not values:
         raise LineError("there is no label")
-    return tuple(_parse_number(value.strip()) for value in values)
+    return tuple(parse_number(value.strip()) for value in values)
 
 
 def misfit(target: Target, count: int) -> str:
@@ -112,7 +112,8 @@ def _parse_class(text: str, task: LabelTask) -> int:
     return label
 
 
-def _parse_number(text: str) -> float:
+def parse_number(text: str) -> float:
+    """Parse one number of a regression's label; raise a LineError if it is none."""
     if not NUMBER.fullmatch(text):
         raise LineError(
             f'label should be a number, or several joined by "{JOINT}", not "{text}"; decimals have a point'

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
+class ProbeListSettings:
     """The list that is probed."""
 
     probe_list: str = option(
@@ -38,7 +38,7 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True)
-class PretrainingSettings(DataSettings, ProbeSettings):
+class PretrainingSettings(DataSettings, ProbeListSettings):
     """Settings of the data of masked pretraining."""
 
 

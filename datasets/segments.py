@@ -95,10 +95,11 @@ def find_layout(first_line: str, unit: Unit | None = None) -> Layout | None:
     """
     for separator in SEPARATORS.values():
         names = tuple(name.lower() for name in split_columns(first_line, separator))
-        if not {"path", "label"} <= set(names) or not {"start", "end", "start_frame", "end_frame"} & set(names):
-            continue
         units: list[Unit] = [named for named in UNITS if set(TIMES[named]) <= set(names)]
-        if len(units) != 1 or len(set(names)) < len(names):
+        named_both = {"path", "label"} <= set(names)
+        if not units and not (named_both and {"start", "end", "start_frame", "end_frame"} & set(names)):
+            continue
+        if len(units) != 1 or not named_both or len(set(names)) < len(names):
             raise LineError("a header should name path, label, and start and end, or start_frame and end_frame, once")
         if unit and units[0] != unit:
             raise LineError(f"the header names times in {units[0]}, --segment_unit in {unit}")

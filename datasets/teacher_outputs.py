@@ -24,7 +24,7 @@ _SUM_TOLERANCE = 0.02  # of probabilities in float16
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
+class StoredTeacherSettings:
     """The file of a teacher's outputs and the losses of a student that learns from it."""
 
     teacher_scores: str = option(
@@ -66,7 +66,12 @@ class TeacherOutputs:
 
 
 def read_teacher_outputs(
-    settings: TeacherSettings, records: Sequence[Record], num_classes: int, *, list_file: str, data_root: str = ""
+    settings: StoredTeacherSettings,
+    records: Sequence[Record],
+    num_classes: int,
+    *,
+    list_file: str,
+    data_root: str = "",
 ) -> TeacherOutputs:
     """Read the rows of a training list from --teacher_scores.
 

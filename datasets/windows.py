@@ -72,7 +72,7 @@ def _pieces(video: VideoRecord, header: VideoHeader | None, window: float, strid
         whole = Segment(0.0, header.seconds)
     per_second = float(header.rate) if whole.unit == "frames" and header.rate else 1.0
     windows = cut((whole.end - whole.start) / per_second, window, stride)
-    if len(windows) == 1:
+    if windows == [(0, (whole.end - whole.start) / per_second)]:
         return [video]
     pieces = [Segment(whole.start + a * per_second, whole.start + b * per_second, whole.unit) for a, b in windows]
     if whole.unit == "frames":

@@ -30,6 +30,8 @@ from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
 _logger = logging.getLogger(__name__)
 
+Settle = Callable[[argparse.Namespace], None]
+
 # Entries of a saved args.json that --config does not restore; version 0.1.0 saved dist_eval, which had no effect.
 _NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids", "dist_eval"}
 
@@ -70,7 +72,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_arguments(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, script: str
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, script: str, settle: Settle | None = None
 ) -> argparse.Namespace:
     """Parse the command line, with defaults from recipes, saved settings and checkpoints.
 
@@ -78,6 +80,7 @@ def parse_arguments(
         parser: has the flags of `add_recipe_arguments`.
         argv: arguments; None for those of this process.
         script: file name of the run script; the recipe must be for this script.
+        settle: the script's own checks of the flags, which may complete them.
 
     Returns:
         the flags, with `overridden`, a list of the recipe's settings that the command line changed, and
@@ -124,6 +127,8 @@ def parse_arguments(
     if "task" in args:
         refuse_misfits(args.task, typed)
         switch_off_misfits(vars(args))
+    if settle is not None:
+        settle(args)
     for note in notes:
         _logger.warning("%s", note)
     _log_settings(vars(args), recipe, script)
@@ -134,20 +139,11 @@ def parse_arguments(
 
 
 def parse_command_line(
-    parser: argparse.ArgumentParser, *, script: str, settle: Callable[[argparse.Namespace], None] | None = None
+    parser: argparse.ArgumentParser, *, script: str, settle: Settle | None = None
 ) -> argparse.Namespace:
-    """Parse this process's arguments as `parse_arguments` does; exit with a one-line message if they are invalid.
-
-    Args:
-        parser: of the script.
-        script: its file name.
-        settle: checks or completes the flags; its errors end the process in the same way.
-    """
+    """Parse this process's arguments as `parse_arguments` does; exit with a one-line message if they are invalid."""
     with refused_in_one_line(parser):
-        flags = parse_arguments(parser, script=script)
-        if settle is not None:
-            settle(flags)
-        return flags
+        return parse_arguments(parser, script=script, settle=settle)
 
 
 @contextmanager
@@ -237,7 +233,8 @@ def _value(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, (bool, list, dict)):
         raise ValueError("expected a single value")
     converted = convert(str(value))
-    if action.choices is not None and converted not in action.choices:
+    # The default may be none of the choices: it then stands for "not chosen".
+    if action.choices is not None and converted not in (*action.choices, action.default):
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
     return converted
 

@@ -7,7 +7,7 @@ and its imports must not import torch.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from datasets.lists import (
 )
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
-from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
@@ -49,6 +49,12 @@ _FILE_FLAGS = (
 )
 _WEIGHT_FLAGS = ("finetune", "teacher")
 _MASKED_PRETRAINING = "run_pretrain_masked.py"
+# Flags without effect unless one of the others is given.
+_DETAILS = {
+    **dict.fromkeys(("distill_loss", "distill_temperature"), ("teacher_scores",)),
+    **dict.fromkeys(("distill_weight", "label_weight"), ("teacher_scores", "teacher")),
+    **dict.fromkeys(("probe_lrs", "probe_weight_decays"), ("probe",)),
+}
 _NEVER_DEFAULTS = {"recipe", "config"}
 
 
@@ -66,7 +72,7 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if {"-h", "--help"} & set(words):
         return
-    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, TeacherSettings, ProbeSettings)
+    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
@@ -79,7 +85,9 @@ def check_command_line(
             _check_pretraining(flags)
         elif classifies:
             if not flags.eval:  # the checkpoint knows the task of a test
-                refuse_misfits(flags.task, typed_values(parser, words))
+                typed = typed_values(parser, words)
+                refuse_misfits(flags.task, typed)
+                _refuse_idle(typed, flags)
             _check_data(flags, script)
         else:
             _check_annotations(flags)
@@ -170,6 +178,15 @@ def _check_annotations(flags: argparse.Namespace) -> None:
             find_person_boxes(split, settings)
 
 
+def _refuse_idle(typed: Collection[str], flags: argparse.Namespace) -> None:
+    """Refuse the details of a teacher or a probe in a run that has none."""
+    for name in typed:
+        owners = _DETAILS.get(name, ())
+        if owners and not any(getattr(flags, owner) for owner in owners):
+            owner = "a teacher" if len(owners) > 1 else f"--{owners[0]}"
+            raise ValueError(f"--{name} does nothing without {owner}; omit it")
+
+
 def _check_pretraining(flags: argparse.Namespace) -> None:
     """Check that a masked pretraining has a teacher and a training list, and no lists that it would not read."""
     for name in ("val_list", "test_list", "label_names"):
@@ -217,7 +234,7 @@ def _check_teacher(flags: argparse.Namespace) -> None:
     """Check that the teacher's outputs can be used and have every line of the training list."""
     if flags.task != "classification":
         raise ValueError(f"--teacher_scores teaches classes, and this run has --task {flags.task}; omit one of them")
-    settings, taught = from_flags(ListSettings, flags), from_flags(TeacherSettings, flags)
+    settings, taught = from_flags(ListSettings, flags), from_flags(StoredTeacherSettings, flags)
     file = find_list_of("train", settings)
     records, _ = read_records(file, settings)
     classes = number_of_classes(settings)

@@ -14,7 +14,7 @@ import torch
 from common.progress import progress
 from engines.distributed import Context, gather_objects
 from engines.objectives.base import Objective
-from engines.parallel import gathered_weights
+from engines.parallel import gathered_weights, send_buffers
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def evaluate(
     """
     was_training = objective.training
     objective.eval()
+    send_buffers(objective)
     with gathered_weights(objective):
         outputs, unreadable, views = _evaluate_shard(objective, loader, context, bf16, clips_per_forward, desc)
     objective.train(was_training)
@@ -131,8 +132,8 @@ def _merge_ranks(
         raise RuntimeError(
             f"{len(missing)} video(s) of the list were not evaluated, the first is {records[min(missing)].path}"
         )
-    films = getattr(dataset, "films", records)
-    if films is not records:
+    films = getattr(dataset, "films", None)
+    if films is not None:
         merged, excluded = _merge_windows(objective, merged, excluded, records, films)
         records = films
     if not merged:

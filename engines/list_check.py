@@ -52,7 +52,7 @@ def check_data(
             if str(error) not in check.faults:
                 check.faults.append(str(error))
     for mode, dataset in check.datasets.items():
-        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.films)
+        absent = _absent_movies(dataset) if isinstance(dataset, KeyframeDataset) else find_absent(dataset.listed)
         missing = [f"{dataset.list_file}, line {record.line}: {record.path} {reason}" for record, reason in absent]
         check.faults += [fault for fault in missing if fault not in check.faults]
         check.faults += _beyond_the_end(dataset)
@@ -73,7 +73,7 @@ def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
 def _beyond_the_end(dataset: ClipDataset) -> list[str]:
     """Return a line for each segment that ends after its video, as far as the headers of the files tell."""
     faults = []
-    for record in dataset.films:
+    for record in dataset.listed:
         segment = getattr(record, "segment", None)
         if segment and (excess := describe_excess(record.path, segment)):
             faults.append(f"{dataset.list_file}, line {record.line}: {record.path} {excess}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2, get_optimizer_class, param_groups_weight_decay
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 
 from common.flag_types import (
@@ -264,7 +264,7 @@ def create_optimizer(
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]
     fused: dict[str, Any] = {}
-    if on_device and get_optimizer_class(settings.opt, bind_defaults=False) in (torch.optim.Adam, torch.optim.AdamW):
+    if on_device and settings.opt.lower() in ("adam", "adamw"):
         fused = dict(fused=True, capturable=True)
     _logger.info(
         "%s: %d parameter groups, weight decay %g, layer factors %.3g to %.3g",

@@ -7,7 +7,7 @@ functions leave their arguments unchanged.
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +48,18 @@ class ParallelSettings:
 
 def send_weights(model: nn.Module) -> None:
     """Broadcast rank 0's parameters and buffers to all ranks, whose random initialisations differ."""
+    _send(model.parameters())
+    send_buffers(model)
+
+
+def send_buffers(model: nn.Module) -> None:
+    """Broadcast rank 0's buffers: each rank's last step has updated statistics of its own, such as a BatchNorm's."""
+    _send(model.buffers())
+
+
+def _send(tensors: Iterable[torch.Tensor]) -> None:
     if dist.is_initialized():
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
+        for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 
 

@@ -40,7 +40,7 @@ class ProbeSettings:
         return list(product(self.probe_lrs, self.probe_weight_decays))
 
 
-_REQUIRED = {"freeze": "", "teacher_scores": "", "parallel": "ddp", "task": "classification"}
+_ALLOWED = {"freeze": ("", "all"), "teacher_scores": ("",), "parallel": ("ddp",), "task": ("classification",)}
 # What a probe is trained without: mixed or smoothed labels, and a norm of gradients that belong to different probes.
 _WITHOUT = {"mixup": 0.0, "cutmix": 0.0, "cutmix_minmax": None, "smoothing": 0.0, "clip_grad": None}
 
@@ -55,12 +55,14 @@ def settle_probe(flags: argparse.Namespace) -> None:
         return
     if not (flags.finetune or flags.resume):
         raise ValueError(f"--probe {flags.probe} would freeze random weights; add --finetune FILE")
-    for name, value in _REQUIRED.items():
-        given = getattr(flags, name, value)
-        if given != value:
+    for name, values in _ALLOWED.items():
+        given = getattr(flags, name, values[0])
+        if given not in values:
             raise ValueError(f"--probe {flags.probe} contradicts --{name} {given}: leave one of them out")
     if flags.disable_eval_during_finetuning:
         raise ValueError("--probe chooses from its grid by validation: leave out --disable_eval_during_finetuning")
+    if flags.probe == LINEAR and flags.cuda_graph:
+        raise ValueError("--cuda_graph: the BatchNorm of --probe linear counts on the host; use one of the two")
     if flags.probe == LINEAR and flags.attentive_depth:
         raise ValueError("--attentive_depth belongs to --probe attentive; a linear probe reads the class token")
     depth = (flags.attentive_depth or 1) if flags.probe == ATTENTIVE else 0

@@ -92,7 +92,7 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
 def describe_list(dataset, data_root: str) -> dict:
     """Return a list's file, its number of records, and a digest of lines, targets and paths below `data_root`."""
     digest = hashlib.sha256()
-    records = getattr(dataset, "films", dataset.records)
+    records = getattr(dataset, "listed", dataset.records)
     for record in records:
         path = os.path.relpath(record.path, data_root) if data_root else record.path
         stretch = "".join(f"\t{value}" for value in describe_segment(record).values())
@@ -104,7 +104,7 @@ def describe_list(dataset, data_root: str) -> dict:
 
 def _add_segments(results: dict[str, Any], dataset) -> None:
     """Add start and end to everything that is said of single lines, where the list has segments of videos."""
-    records = getattr(dataset, "films", dataset.records)
+    records = getattr(dataset, "listed", dataset.records)
     segments = {record.line: describe_segment(record) for record in records}
     for rows in results.values():
         for row in rows if isinstance(rows, list) else []:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.frame_size import as_pair
 from models.checkpoint_file import (
-    PRETRAINING_ONLY,
+    TRAINING_ONLY,
     CheckpointError,
     bare_name,
     is_masked_pretraining,
@@ -114,7 +114,7 @@ def load_checkpoint(
         if tensor is not None:
             adapted[full_name] = tensor
     for name in source.keys() - report.rows.keys():
-        report.rows[name] = ("unused", "only for pretraining" if name.startswith(PRETRAINING_ONLY) else "")
+        report.rows[name] = ("unused", "only for training" if name.startswith(TRAINING_ONLY) else "")
     _check_complete(report, path, require_head, allow_random)
     if not next(model.parameters()).is_meta:  # a dry run's model holds no numbers
         model.load_state_dict(adapted, strict=False)

@@ -26,7 +26,8 @@ EMA_KEY = "model_ema"  # EMA of the weights; "test_weights" has this value if th
 WRAPPERS = ("model", "module", "state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose files have no head
-PRETRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.")  # what our objectives train beside the model
+# What objectives train and save beside the model, which neither tests nor other runs need.
+TRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.", "probes.", "probe_norm.", "held_out", "chosen")
 FORMATS = (".pth", ".safetensors")
 FOLDER_CONFIG = "config.json"  # of a folder as on the Hugging Face hub, beside its weights
 _DIGEST_KEY = "digest"

@@ -12,7 +12,7 @@ from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import (
     CONFIG_KEY,
     FLAGS_KEY,
-    PRETRAINING_ONLY,
+    TRAINING_ONLY,
     CheckpointError,
     is_masked_pretraining,
     peek_checkpoint,
@@ -99,7 +99,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         parameters=sum(
             tensor.numel()
             for name, tensor in state.items()
-            if not name.startswith(PRETRAINING_ONLY) and name not in BESIDE_THE_MODEL
+            if not name.startswith(TRAINING_ONLY) and name not in BESIDE_THE_MODEL
         ),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),

@@ -89,7 +89,12 @@ class HubFolder(PyTorchModelHubMixin):
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the weights and config.json; the mixin's `save_pretrained` writes the card after them."""
+        """Write the weights and config.json; the mixin's `save_pretrained` writes the card after them.
+
+        Raises:
+            ValueError: The model has another task than classification.
+        """
+        refuse_other_tasks(self.run_flags.get("task") or "classification", "this")
         model: Any = self
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         with atomic_write(save_directory / FOLDER_WEIGHTS) as file:
@@ -131,6 +136,15 @@ class HubFolder(PyTorchModelHubMixin):
         """Write the card; `kwargs` are those of `model_card`, and the mixin's `model_card_kwargs`."""
         model: Any = self
         return model_card(model.config, self.label_names(), self.reading, **kwargs)
+
+
+def refuse_other_tasks(task: str, name: str) -> None:
+    """Raise a ValueError for a model of another task: what it needs beside the network has no place in a folder."""
+    if task != "classification":
+        raise ValueError(
+            f"{name} is a model of --task {task}: folders hold classifiers of one class per video; share the "
+            "checkpoint itself (tools.checkpoint convert)"
+        )
 
 
 def _is_argument(known: Any) -> bool:

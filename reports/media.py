@@ -35,7 +35,7 @@ class Pictures:
 
     def __init__(self, dataset, problem: str | None = None):
         self._dataset, self._problem = dataset, problem
-        self._records = {} if dataset is None else {record.line: record for record in dataset.films}
+        self._records = {} if dataset is None else {record.line: record for record in dataset.listed}
 
     def still(self, line: int) -> Picture:
         """Return the middle frame of the clip as WebP."""

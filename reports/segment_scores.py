@@ -14,7 +14,6 @@ from typing import NamedTuple
 from datasets.labelled_segments import LabelledSegment
 
 OVERLAPS = (0.10, 0.25, 0.50)
-BACKGROUND = -1
 
 
 class SegmentError(ValueError):
@@ -46,7 +45,7 @@ def score_segments(
     truth: Mapping[str, Sequence[LabelledSegment]],
     predicted: Mapping[str, Sequence[LabelledSegment]],
     *,
-    background: int = BACKGROUND,
+    background: int | None = None,
     overlaps: Sequence[float] = OVERLAPS,
 ) -> SegmentScores:
     """Compare the predicted segments of videos with the true ones.
@@ -54,7 +53,7 @@ def score_segments(
     Args:
         truth: Video -> segments.
         predicted: Video -> segments; a video that is absent has none.
-        background: Label that counts as no segment.
+        background: Label that counts as no segment; None if there is no such label.
         overlaps: Least intersections over union of F1.
 
     Raises:
@@ -118,7 +117,7 @@ def agreement(truth: Sequence[LabelledSegment], predicted: Sequence[LabelledSegm
     return sum(b - a for a, b in spans if _label_at(truth, (a + b) / 2) == _label_at(predicted, (a + b) / 2))
 
 
-def _tidy(video: str, segments: Sequence[LabelledSegment], background: int) -> list[LabelledSegment]:
+def _tidy(video: str, segments: Sequence[LabelledSegment], background: int | None) -> list[LabelledSegment]:
     """Sort segments, leave out the background and join what touches within a class."""
     tidy: list[LabelledSegment] = []
     for segment in sorted(segments):
@@ -145,5 +144,5 @@ def _iou(a: LabelledSegment, b: LabelledSegment) -> float:
     return intersection / (max(a.end, b.end) - min(a.start, b.start))
 
 
-def _label_at(segments: Sequence[LabelledSegment], time: float) -> int:
-    return next((segment.label for segment in segments if segment.start <= time < segment.end), BACKGROUND)
+def _label_at(segments: Sequence[LabelledSegment], time: float) -> int | None:
+    return next((segment.label for segment in segments if segment.start <= time < segment.end), None)

@@ -38,9 +38,7 @@ def flags_for(folder: Path, output: Path | str, *words: str):
     lists = ("--train_list", str(folder / "bare.csv"), "--data_root", str(folder), "--num_frames", "4")
     parser = run_pretrain_masked.get_parser()
     words = [*SMALL, *shared, *rest, *machine, *lists, "--output_dir", str(output), *words]
-    flags = parse_arguments(parser, words, script=run_pretrain_masked.SCRIPT)
-    run_pretrain_masked.check_flags(flags)
-    return flags
+    return parse_arguments(parser, words, script=run_pretrain_masked.SCRIPT, settle=run_pretrain_masked.check_flags)
 
 
 def pretrain(folder: Path, output: Path | str, *words: str) -> Path:

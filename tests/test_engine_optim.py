@@ -12,6 +12,7 @@ from engines.optim import (
     LearningRates,
     create_optimizer,
     create_schedule,
+    decides_on_device,
     layer_scales,
     parameter_groups,
     scale_learning_rates,
@@ -175,3 +176,8 @@ def test_optimizer_flags_reach_the_optimizer():
     assert isinstance(optimizer, torch.optim.AdamW)
     for group in optimizer.param_groups:
         assert tuple(group["betas"]) == (0.9, 0.95) and group["eps"] == 1e-6 and group["lr"] == 0.3
+
+
+@pytest.mark.parametrize(("name", "fused"), [("adam", True), ("AdamW", True), ("lookahead_adamw", False)])
+def test_only_what_pytorch_fuses_decides_on_the_device(name, fused):
+    assert decides_on_device(create_optimizer(TinyModel(), make_args("--opt", name), 0.3, on_device=True)) is fused

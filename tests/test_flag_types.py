@@ -13,6 +13,7 @@ import run_action_detection
 import run_class_finetuning
 import run_inference
 import run_pretrain_imagenet
+import run_pretrain_masked
 from common.flag_types import fraction, frame_template, non_negative, positive, positive_int, proper_fraction, seed
 from engines.configuration import check_flags
 from engines.distributed import Context
@@ -20,7 +21,8 @@ from engines.recipe import RecipeError
 from engines.state import create_training_state
 
 ROOT = Path(__file__).parent.parent
-TOOLS = sorted(p.stem for p in (ROOT / "tools").glob("*.py") if "add_argument(" in p.read_text(encoding="utf-8"))
+SOURCES = {p.stem: p.read_text(encoding="utf-8") for p in sorted((ROOT / "tools").glob("*.py"))}
+TOOLS = [name for name, source in SOURCES.items() if "add_argument(" in source and "FlagParser(" in source]
 
 
 class _ParserMadeError(Exception):
@@ -119,6 +121,13 @@ def test_the_ends_of_the_ranges_are_taken(words):
 def test_recipes_and_saved_settings_pass_the_same_types(name, value):
     with pytest.raises(RecipeError, match=rf"x\.yaml: {name}: .*--{name}"):
         check_flags(run_class_finetuning.get_parser(), {name: value}, Path("x.yaml"))
+
+
+@pytest.mark.parametrize("script", [run_action_detection, run_class_finetuning, run_pretrain_masked])
+def test_saved_settings_may_hold_every_default(script):
+    parser = script.get_parser()
+    defaults = {name: value for name, value in vars(parser.parse_args([])).items() if value is not None}
+    check_flags(parser, defaults, Path("args.json"))
 
 
 def test_what_the_types_read():

@@ -196,6 +196,10 @@ def test_what_cannot_become_a_folder(run, folder, tmp_path, capsys):
     torch.save(content, tmp_path / "several.pth")
     assert main(["hub", str(tmp_path / "several.pth"), str(tmp_path / "new")]) == 1
     assert "is a model of --task multilabel" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is a model of --task multilabel"):
+        VideoMambaPro.from_pretrained(tmp_path / "several.pth").save_pretrained(tmp_path / "new")
+    assert not any((tmp_path / "new").glob("*"))
+    (tmp_path / "new").rmdir()
     assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="model.safetensors does not exist"):

@@ -204,6 +204,9 @@ REFUSED = {
     ],
     "--regression_loss belongs to --task regression": ["--regression_loss", "l1"],
     "--view_merge belongs to --task multilabel": ["--view_merge", "max", "--task", "regression"],
+    "--distill_loss does nothing without --teacher_scores": ["--distill_loss", "hard"],
+    "--label_weight does nothing without a teacher": ["--label_weight", "0.5"],
+    "--probe_lrs does nothing without --probe": ["--probe_lrs", "1e-3"],
     "--task regression contradicts --data_set K400": ["--task", "regression", "--data_set", "K400"],
 }
 

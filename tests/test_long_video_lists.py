@@ -98,6 +98,9 @@ def test_a_class_of_lvu_that_no_list_has_keeps_its_number(tmp_path, capsys):
     said = capsys.readouterr().out
     assert 'train.csv, line 5 is broken and left out: "5"' in said and "--recipe lvu/writer_tiny_f32_res224" in said
     assert "c4 (" in (tmp_path / "lists" / "missing.txt").read_text()
+    lvu(tmp_path, "writer", "3 Woody Allen b3 tt2", lines)  # a list without a header
+    assert run(tmp_path, "lvu", *words, "--overwrite") == 0
+    assert 3 in [record.target for record in read_list(tmp_path / "lists" / "test.csv")[0]]
 
 
 @pytest.mark.parametrize(

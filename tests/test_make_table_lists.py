@@ -56,7 +56,9 @@ def test_a_table_of_numbers_is_split_as_one_class(videos, capsys):
     "table, task, words",
     [
         ("video,run\nv0.mp4,0.5\n", "multilabel", 'line 2: run is "0.5", which is neither 0 nor 1'),
-        ("video,angle\nv0.mp4,1\nv1.mp4,\n", "regression", "line 3: angle: there is no label"),
+        ("video,angle\nv0.mp4,1\nv1.mp4,\n", "regression", 'line 3: angle is "", which is no number'),
+        ("video,angle\nv0.mp4,0.5;2\n", "regression", 'line 2: angle is "0.5;2", which is no number'),
+        ("", "regression", "table.csv is empty"),
         ("video,angle\nv0.mp4,1,2\n", "regression", "line 2: there are 3 columns, but line 1 names 2"),
         ("video,run,run\nv0.mp4,1,1\n", "multilabel", "line 1: it should name the columns once each"),
         ("v0.mp4\n", "multilabel", "line 1: it should name the columns once each"),

@@ -112,7 +112,7 @@ def test_the_checkpoint_goes_straight_into_fine_tuning(folder, straight, tmp_pat
     assert report.names("initialised") == ["head.weight", "head.bias"]
     assert {name: note for name, (action, note) in report.rows.items() if action == "unused"} == dict.fromkeys(
         [f"alignment.{part}.{kind}" for part in ("head", "norm") for kind in ("weight", "bias")],
-        "only for pretraining",
+        "only for training",
     )
     assert facts.num_classes is None and facts.parameters == sum(
         parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("head.")
@@ -187,6 +187,8 @@ def test_what_is_missing_is_told_in_one_line_before_torch_is_imported(folder, wo
 def test_other_faults_name_their_flags(folder):
     with pytest.raises(ValueError, match="--eval tests the features on a labelled list"):
         flags_for(folder, "", "--eval")
+    with pytest.raises(ValueError, match="--attentive_depth pools tokens for a head"):
+        flags_for(folder, "", "--attentive_depth", "1")
     with pytest.raises(ValueError, match="--tubelet_size 2"):
         run_pretrain_masked.teacher_of(
             flags_for(folder, ""), build_model(ModelSettings("videomambapro_nano", {"tubelet_size": 2}), 0)
@@ -218,8 +220,8 @@ def test_the_published_command_line_is_understood(folder):
     words = [*PUBLISHED.split(), "--data_path", str(folder / "bare.csv"), "--prefix", str(folder)]
     words += ["--teacher", str(folder / "teacher.pth"), "--model", "videomamba_middle_pretrain"]
     check_command_line(SCRIPT, words, defaults="masked")
-    flags = parse_arguments(run_pretrain_masked.get_parser(), words, script=SCRIPT)
-    run_pretrain_masked.check_flags(flags)
+    parser, settle = run_pretrain_masked.get_parser(), run_pretrain_masked.check_flags
+    flags = parse_arguments(parser, words, script=SCRIPT, settle=settle)
     assert (flags.model, flags.teacher_model, flags.mask_ratio) == ("videomamba_middle", "clip_b16", 0.8)
     assert (flags.sampling, flags.crop, flags.hflip, flags.epochs) == ("uniform", "multi_scale", 0.5, 801)
     dataset = run_pretrain_masked.TASK.build_dataset("train", run_pretrain_masked.TASK.read_settings(flags))

@@ -10,6 +10,7 @@ from engine_standins import make_args, run_processes, train
 from video_files import write_video
 
 import run_class_finetuning
+from common.files import write_json
 from datasets.held_out import held_out_rows
 from engines.checkpoint import read_checkpoint
 from engines.configuration import parse_arguments
@@ -19,6 +20,7 @@ from engines.probe_settings import settle_probe
 from engines.state import create_training_state
 from inference import load_predictor
 from models.attentive_pooler import AttentivePooler
+from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
 GRID = [(1e-2, 0.1), (1e-3, 0.5)]
@@ -168,9 +170,8 @@ def words_for(data, name, *more):
 
 
 def parse(*words):
-    args = parse_arguments(run_class_finetuning.get_parser(), list(words), script=run_class_finetuning.SCRIPT)
-    settle_probe(args)
-    return args
+    parser, script = run_class_finetuning.get_parser(), run_class_finetuning.SCRIPT
+    return parse_arguments(parser, words, script=script, settle=settle_probe)
 
 
 def results_of(folder):
@@ -187,6 +188,8 @@ def test_a_probe_learns_and_its_checkpoint_is_a_classifier(data, tmp_path, kind)
     assert all(torch.equal(saved["model"][name], source[name]) for name in source if not name.startswith("head."))
 
     predictor = load_predictor(tmp_path / "labels" / "checkpoint-best.pth", device="cpu")
+    parameters = sum(parameter.numel() for parameter in predictor.model.parameters())
+    assert describe_checkpoint(tmp_path / "labels" / "checkpoint-best.pth").parameters == parameters
     with np.load(tmp_path / "labels" / "scores.npz") as scores:
         predicted = predictor.predict(str(data / f"{TRAINING}.mp4")).probabilities
         np.testing.assert_allclose(predicted, scores["scores"][0], atol=1e-5)
@@ -224,6 +227,7 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
     [
         (["--freeze", "2"], "--probe linear contradicts --freeze 2"),
         (["--parallel", "fsdp"], "--probe linear contradicts --parallel fsdp"),
+        (["--cuda_graph"], "BatchNorm of --probe linear counts on the host"),
         (["--teacher_scores", "x.npz"], "--probe linear contradicts --teacher_scores x.npz"),
         (["--disable_eval_during_finetuning"], "leave out --disable_eval_during_finetuning"),
         (["--attentive_depth", "2"], "--attentive_depth belongs to --probe attentive"),
@@ -234,6 +238,18 @@ def test_training_and_held_out_videos_are_those_of_the_training_list(data):
 def test_flags_that_contradict_a_probe_are_refused(data, words, message):
     with pytest.raises(ValueError, match=message):
         parse(*words_for(data, "labels", "--probe", "linear"), *words)
+
+
+def test_an_odd_batch_is_no_fault_as_nothing_is_mixed(data):
+    flags = parse(*words_for(data, "labels", "--probe", "linear", "--batch_size", "5"))
+    assert (flags.batch_size, flags.mixup, flags.cutmix) == (5, 0.0, 0.0)
+
+
+def test_the_saved_flags_of_a_probe_start_it_again(data, tmp_path):
+    first = parse(*words_for(data, "labels", "--probe", "attentive"))
+    write_json(tmp_path / "args.json", vars(first))
+    again = parse("--config", str(tmp_path / "args.json"))
+    assert (again.probe, again.freeze, again.attentive_depth) == ("attentive", "all", 1)
 
 
 def train_probe(folder, until=None):
@@ -251,7 +267,8 @@ def test_a_resumed_probe_ends_with_the_same_weights_and_choice(tmp_path):
 
 
 def probe_in_parallel(rank, folder):
-    train_probe(folder)
+    state = train_probe(folder)
+    torch.save(state.objective.state_dict(), folder / f"rank{rank}.pth")
     close_distributed()
 
 
@@ -263,4 +280,6 @@ def test_probes_are_trained_on_two_processes(tmp_path):
     torch.testing.assert_close(saved["head.weight"], folded)
     torch.testing.assert_close(saved["head.bias"], saved[f"{probe}.bias"] - folded @ saved[f"{norm}mean"])
     assert not torch.equal(saved["head.weight"], model.head.weight)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth") for rank in (0, 1))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), "both ranks test the same head"
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items() if "head" not in name)

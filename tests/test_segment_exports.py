@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 from video_files import numbered_frames, write_video
 
 from datasets.annotations import read_list
+from datasets.preparation.segment_exports.stretches import possible_names
 from tools.make_lists import main
 
 # The same labels in every program: walk and run in a.mp4, fall in b.mp4, at 10 frames a second.
@@ -43,6 +45,7 @@ LABEL_STUDIO_MIN = [
             {"ranges": [{"start": 1, "end": 20}], "timelinelabels": ["walk"]},
             {"ranges": [{"start": 26, "end": 40}], "timelinelabels": ["run"]},
         ],
+        "tags": ["indoors"],
         "annotator": 1,
         "lead_time": 7.3,
     },
@@ -80,9 +83,10 @@ def cvat_track(number, label, *shapes):
     return f'<track id="{number}" label="{label}" source="manual">{boxes}</track>'
 
 
-def cvat_tags(label, frames):
+def cvat_tags(label, frames, name="frame_{:06}", first=0):
     return "".join(
-        f'<image id="{i}" name="frame_{i:06}" width="96" height="64"><tag label="{label}" source="manual"/></image>'
+        f'<image id="{i}" name="{name.format(i + first)}" width="96" height="64">'
+        f'<tag label="{label}" source="manual"/></image>'
         for i in frames
     )
 
@@ -100,7 +104,9 @@ CVAT_TAGS = {
     "a.xml": CVAT.format(
         size=40, stop=39, video="a.mp4", content=cvat_tags("walk", range(20)) + cvat_tags("run", range(25, 40))
     ),
-    "b.xml": CVAT.format(size=40, stop=39, video="b.mp4", content=cvat_tags("fall", range(10, 30))),
+    "b.xml": CVAT.format(
+        size=40, stop=39, video="b.mp4", content=cvat_tags("fall", range(10, 30), "img_{:05}.jpg", first=1)
+    ),
 }
 VIA = {
     "project": {"pid": "__VIA_PROJECT_ID__", "pname": "walks", "vid_list": ["1", "2"], "data_format_version": "3.1.1"},
@@ -241,6 +247,22 @@ def test_an_export_becomes_a_list(videos, tmp_path, capsys, form, files, expecte
     assert "warning" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("video", "names"),
+    [
+        ("/data/upload/3/0a1b2c3d-a.mp4", {"0a1b2c3d-a.mp4", "a.mp4"}),
+        ("20260101-a.mp4", {"20260101-a.mp4"}),
+        ("/mine/take #2.mp4", {"take #2.mp4"}),
+        ("D:\\mine\\a?.mp4", {"a?.mp4"}),
+        ("./a%20b.mp4", {"a%20b.mp4", "a b.mp4"}),
+        ("https://host/a%20b.mp4?token=1", {"a b.mp4"}),
+        ("/data/local-files/?d=mine/b.mp4", {"b.mp4"}),
+    ],
+)
+def test_a_video_is_looked_for_under_no_other_name(video, names):
+    assert {name for name in possible_names(video) if "/" not in name and "\\" not in name} == names
+
+
 def test_the_given_names_number_the_classes_and_an_unknown_label_is_named(videos, tmp_path, capsys):
     (tmp_path / "classes.txt").write_text("walk\nrun\nfall\n")
     words = ["--labels", str(tmp_path / "classes.txt")]
@@ -262,6 +284,19 @@ def test_overlaps_gaps_and_ends_beyond_the_video_are_named(videos, tmp_path, cap
     assert "c.mp4" in missing and "a.csv, line 6): there is no such file" in missing
 
 
+def test_segments_of_frame_folders_are_in_their_frames(tmp_path, capsys):
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    for number in range(1, 11):
+        Image.new("RGB", (8, 8)).save(tmp_path / "videos" / "a" / f"img_{number:05}.jpg")
+    rows = "path,start_frame,end_frame,label,name\na,0,10,0,walk\na,5,11,0,run\n"
+    assert run(tmp_path / "videos", tmp_path, "timeline", {"a.csv": rows}) == 0
+    assert read(tmp_path) == {("a", 0, 10, "walk")}
+    missing = (tmp_path / "lists" / "missing.txt").read_text()
+    assert "has 10 frames, but the segment is 5 to 11 (frames)" in missing
+    assert run(tmp_path / "videos", tmp_path, "createml", {"a.csv": CREATE_ML.replace("a.mp4", "a")}) == 1
+    assert "a folder of frames has no seconds" in capsys.readouterr().err
+
+
 def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
     for name in "abcdef":
         (tmp_path / "videos").mkdir(exist_ok=True)
@@ -278,12 +313,18 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
     ("form", "content", "said"),
     [
         ("label_studio", [{"id": 7, "data": {"text": "x"}, "annotations": []}], "task 7 has no video"),
+        ("label_studio", [LABEL_STUDIO_MIN[0], LABEL_STUDIO_MIN[0]], "task 1 has several annotations"),
         ("label_studio", {"a": 1}, "should contain a JSON array"),
         ("cvat", "<annotations><meta><project/></meta></annotations>", "export of a project"),
         ("cvat", "<images/>", "begins with <images>"),
         ("cvat", CVAT_TRACKS["a.xml"].replace("<frame_filter>", "<frame_filter>step=5"), "skips frames"),
         ("via", {"_via_settings": {}}, "is not a project of VIA 3"),
         ("via", VIA | {"view": {}}, "metadata 1_aB3: its file is not in the project"),
+        (
+            "via",
+            VIA | {"metadata": {"1_aB3": {"vid": "1", "z": [0, 2], "xy": [], "av": {"1": "0,1"}}}},
+            "several options, 0,1",
+        ),
         ("elan", ELAN["a.eaf"].replace(' TIME_VALUE="2500"', ""), "annotation a1 has no time"),
         ("elan", ELAN["a.eaf"].replace("2000", "0"), "annotation a0: the segment ends at 0.0, not after its start"),
         (
@@ -292,10 +333,18 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
             "a, label 1 lacks a label",
         ),
         ("createml", "name,label\n", "line 1: a column of videos"),
+        ("createml", CREATE_ML.replace("startTime", "begin"), "columns of times are begin, endtime"),
+        (
+            "createml",
+            CREATE_ML.replace("startTime", "begins").replace("endTime", "ends"),
+            "columns of times are begins",
+        ),
         ("createml", CREATE_ML.replace("2.5", "x"), "line 3: start and end should be numbers, not x"),
+        ("timeline.json", [{"segments": []}], "entry 1 names no path"),
         ("timeline", "path,start,end,label\na.mp4,0,1,2\n", "line 2 has no name"),
     ],
 )
 def test_faults_are_named(videos, tmp_path, capsys, form, content, said):
-    assert run(videos, tmp_path, form, {"file": content}) == 1
+    form, dot, suffix = form.partition(".")
+    assert run(videos, tmp_path, form, {"file" + dot + suffix: content}) == 1
     assert said in capsys.readouterr().err

@@ -58,6 +58,7 @@ def test_forms_of_lists(tmp_path, text, settings, record):
     ("text", "settings", "said"),
     [
         ("path,start,label\na.mp4,1,3\n", {}, ["line 1", "start and end"]),
+        ("video,start,end,label\na.mp4,1,2,3\n", {}, ["line 1", "should name path, label"]),
         ("path,start,end,label\na.mp4,1,0.5,3\n", {}, ["line 2", "ends at 0.5", "start at 1", "path,start,end,label"]),
         ("path,start,end,label\na.mp4,2,2,3\n", {}, ["line 2", "not after its start"]),
         ("path,start,end,label\na.mp4,-1,2,3\n", {}, ["line 2", "start should be a number of seconds, 0 or more"]),

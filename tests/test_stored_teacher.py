@@ -15,7 +15,7 @@ from inference_files import write_moving_video
 
 import run_class_finetuning
 from datasets.annotations import VideoRecord
-from datasets.teacher_outputs import TeacherSettings, read_teacher_outputs
+from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.configuration import parse_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
@@ -42,7 +42,7 @@ def outputs(seed=0, views=2, classes=3, width=6):
 
 def read(tmp_path, arrays, *losses, root="", **settings):
     np.savez(tmp_path / "teacher.npz", **arrays)
-    settings = TeacherSettings(str(tmp_path / "teacher.npz"), tuple(losses) or None, **settings)
+    settings = StoredTeacherSettings(str(tmp_path / "teacher.npz"), tuple(losses) or None, **settings)
     return read_teacher_outputs(settings, RECORDS, 3, list_file="train.csv", data_root=root)
 
 
@@ -177,7 +177,7 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(tmp_path, arrays, los
 
 def test_damaged_files_and_mixed_forms_are_refused(tmp_path):
     file = tmp_path / "teacher.npz"
-    settings = TeacherSettings(str(file))
+    settings = StoredTeacherSettings(str(file))
     ragged = np.array([np.zeros((1, 3)), np.zeros((2, 3))], dtype=object)
     np.savez(file, lines=LINES, logits=ragged)
     for content, message in (
@@ -218,7 +218,7 @@ def test_every_loss_is_logged(tmp_path):
     videos = MemoryVideos(12)
     arrays = {"lines": np.arange(1, 13), "logits": rng.standard_normal((12, 3)), "features": rng.random((12, 4))}
     np.savez(tmp_path / "teacher.npz", **arrays)
-    settings = TeacherSettings(str(tmp_path / "teacher.npz"), ("soft", "hard", "feature"))
+    settings = StoredTeacherSettings(str(tmp_path / "teacher.npz"), ("soft", "hard", "feature"))
     found = read_teacher_outputs(settings, videos.records, 3, list_file="train.csv")
     objective = Distillation(student(), 3, teacher=StoredTeacher(16, found), weight=0.5, label_weight=0.25)
     args = make_args("--model_ema")

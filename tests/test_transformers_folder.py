@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from inference_files import CLASSES, moving_frames, save_checkpoint, write_moving_video
+from numbered_videos import copy
 from safetensors.torch import load_file
+from video_files import turn_video
 
 from datasets.clip_dataset import read_clips
 from inference import load_predictor
@@ -36,6 +38,8 @@ def run(tmp_path_factory):
     save_checkpoint(folder / "checkpoint.pth", class_names=NAMES)
     write_moving_video(folder / "video.mp4")
     write_moving_video(folder / "short.mp4", count=5)
+    turn_video(write_moving_video(folder / "turned.mp4"), 90)
+    copy(write_moving_video(folder / "long.mp4", count=60), folder / "cut.mp4", begin=0.9)
     words = [str(folder / "checkpoint.pth"), str(folder / "exported"), "--format", "transformers"]
     assert main(words) == 0
     return folder
@@ -136,11 +140,18 @@ def test_the_stock_kernel_is_used_where_it_is(generated, monkeypatch):
     torch.testing.assert_close(got.as_subclass(torch.Tensor), wanted)
 
 
-@pytest.mark.parametrize("sampling", ["dense", "sparse", "uniform"])
-@pytest.mark.parametrize("name", ["video.mp4", "short.mp4"])
-def test_the_processor_reads_what_the_test_reads(run, sampling, name):
+@pytest.fixture(scope="module")
+def processing():
+    return module_of(PROCESSING)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "name"),
+    [("dense", "video.mp4"), ("dense", "short.mp4"), ("sparse", "cut.mp4"), ("uniform", "turned.mp4")],
+)
+def test_the_processor_reads_what_the_test_reads(run, processing, sampling, name):
     predictor = load_predictor(run / "checkpoint.pth", device="cpu", sampling=sampling)
-    processor = module_of(PROCESSING).VideoMambaProVideoProcessor(
+    processor = processing.VideoMambaProVideoProcessor(
         sampling=sampling, sampling_rate=2, segments=2, crops=3, num_frames=4, size={"height": 32, "width": 32}
     )
     path = str(run / name)
@@ -150,8 +161,8 @@ def test_the_processor_reads_what_the_test_reads(run, sampling, name):
     torch.testing.assert_close(clips[0], wanted, rtol=0, atol=1e-5)
 
 
-def test_the_processor_takes_arrays_and_single_views():
-    processor = module_of(PROCESSING).VideoMambaProVideoProcessor(
+def test_the_processor_takes_arrays_and_single_views(processing):
+    processor = processing.VideoMambaProVideoProcessor(
         sampling="uniform", num_frames=4, size={"height": 32, "width": 48}
     )
     clips = processor([moving_frames(9, 64, 48), moving_frames(3, 64, 48)], return_tensors="pt")
@@ -261,6 +272,8 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
 
     with pytest.raises(ValueError, match="knows VideoMambaPro with the mixer mamba, not Another"):
         check_model(Another(**SIZES))
+    with pytest.raises(ValueError, match="no attentive pooler"):
+        check_model(VideoMambaPro(**(SIZES | {"attentive_depth": 1})))
     with pytest.raises(ValueError, match="model of images"):
         check_model(VideoMambaPro(**(SIZES | {"num_frames": 1})))
     words = [str(run / "checkpoint.pth"), str(tmp_path / "new"), "--format", "transformers"]

@@ -14,6 +14,7 @@ from datasets.annotations import VideoRecord
 from datasets.arguments import DataSettings
 from datasets.build import build_dataset, build_loader
 from datasets.readers import VideoFile
+from datasets.readers.header import read_header
 from datasets.segments import Segment
 from datasets.windows import cut, cut_records
 from engines.distributed import Context, close_distributed, init_distributed
@@ -75,6 +76,18 @@ def test_windows_of_videos_and_of_segments(films):
         5: [None],
         6: [None],
     }
+
+
+def test_a_single_window_is_not_the_whole_video(films):
+    pieces = cut_records([VideoRecord(str(films / "a.mp4"), 0, 1)], 5, 7)
+    assert [str(piece.segment) for piece in pieces] == ["0 to 5 s"]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_windows_end_with_the_pictures_where_the_sound_is_longer(tmp_path, name):
+    path = write_video(tmp_path / name, numbered_frames(80, 16, 16), rate=10, silence=12)
+    assert read_header(str(path)).seconds == pytest.approx(8)
+    assert str(cut_records([VideoRecord(str(path), 0, 1)], 4, 4)[-1].segment) == "4 to 8 s"
 
 
 def settings_of(films, **more):

@@ -30,9 +30,13 @@ def write_video(
     rate: int | Fraction = 25,
     times: Sequence[int] | None = None,
     colorspace: int | None = None,
+    silence: int = 0,
     **options,
 ) -> Path:
-    """Write frames as a video, H.264 unless `codec` says otherwise; `times`, in milliseconds, make its rate vary."""
+    """Write frames as a video, H.264 unless `codec` says otherwise.
+
+    `times`, in milliseconds, make its rate vary; `silence` adds so many seconds of sound.
+    """
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames.shape[1:3]
@@ -42,12 +46,18 @@ def write_video(
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
         stream.options = {"crf": "5", "g": "12"} | {key: str(value) for key, value in options.items()}
+        sound = container.add_stream("aac", rate=8000, layout="mono") if silence else None
         for i, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             if times is not None:
                 picture.pts, picture.time_base = times[i], Fraction(1, 1000)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+        for second in range(silence):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 8000, 8000 * second
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode() if sound else [])
     return path
 
 

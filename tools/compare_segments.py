@@ -15,7 +15,7 @@ from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
 from datasets.labelled_segments import read_segments
-from reports.segment_scores import BACKGROUND, SegmentError, SegmentScores, score_segments
+from reports.segment_scores import SegmentError, SegmentScores, score_segments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("truth", type=Path, metavar="TRUTH", help="list of the labelled segments")
     parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="list of the predicted segments")
     parser.add_argument("--data_root", default="", metavar="DIR", help="folder that paths in lists are relative to")
-    parser.add_argument(
-        "--background", type=non_negative_int, default=BACKGROUND, metavar="LABEL", help="label that is no segment"
-    )
+    parser.add_argument("--background", type=non_negative_int, metavar="LABEL", help="label that is no segment")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     options = parser.parse_args(arguments)
     try:

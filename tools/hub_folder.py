@@ -9,6 +9,7 @@ from engines.results import RESULTS
 from inference import Predictor, load_predictor
 from inference.description import describe_reading
 from models.describe import describe_checkpoint
+from models.hub import refuse_other_tasks
 from models.model_card import LICENSE
 
 
@@ -69,14 +70,10 @@ def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **ove
     """Load a checkpoint whose model knows the names of its classes and how clips are read.
 
     Raises:
-        ValueError: The model has another task; what its predictions need beside the network has no place in a folder.
+        ValueError: The model has another task than classification.
     """
     predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
-    if predictor.task != "classification":
-        raise ValueError(
-            f"{file} is a model of --task {predictor.task}: folders hold classifiers of one class per video; share "
-            "the file itself (tools.checkpoint convert)"
-        )
+    refuse_other_tasks(predictor.task, str(file))
     flags = describe_checkpoint(file).flags
     named = label_names or flags.get("class_names")
     predictor.model.run_flags = flags | ({"class_names": list(predictor.label_names)} if named else {})

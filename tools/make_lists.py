@@ -57,13 +57,14 @@ from datasets.preparation.list_sources import (
 )
 from datasets.preparation.list_splits import Clip, split_off
 from datasets.preparation.long_video_sources import read_breakfast, read_coin, read_lvu
-from datasets.preparation.media_index import MediaIndex, SourceError
+from datasets.preparation.media_index import Found, MediaIndex, SourceError
 from datasets.preparation.segment_check import describe_stretches
 from datasets.preparation.segment_exports import READERS, read_segments
 from datasets.preparation.source_files import lines_of
 from datasets.preparation.table_source import read_table
 from datasets.presets import LVU_CLASSES, PRESETS
 from datasets.readers.header import describe_excess
+from datasets.segments import Segment
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
 AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
@@ -231,7 +232,7 @@ def _read(options: argparse.Namespace) -> Lists:
         for entry in entries:
             found, reason = index.find(entry.names)
             if found and entry.segment:
-                reason = describe_excess(options.root / found.path, entry.segment)
+                reason = _segment_fault(found, entry.segment, index)
             if found and not reason:
                 clips.append(Clip(found, entry.label, entry.segment))
                 places.append(entry.place)
@@ -245,6 +246,15 @@ def _read(options: argparse.Namespace) -> Lists:
                 f"{lists.missing[-len(entries)]}"
             )
     return lists
+
+
+def _segment_fault(found: Found, segment: Segment, index: MediaIndex) -> str:
+    """Say why a file or folder does not have a segment; empty if it does, as far as is known without decoding."""
+    if index.kind == "video":
+        return describe_excess(index.root / found.path, segment)
+    if segment.unit == "seconds":
+        return "a folder of frames has no seconds; give the segments in frames"
+    return f"has {found.total_frames} frames, but the segment is {segment}" if segment.end > found.total_frames else ""
 
 
 def _frame_flags(index: MediaIndex) -> list[str]:

@@ -92,9 +92,11 @@ def read_lvu(folder: Path, task: str) -> Source:
     notes = []
     for split, file in files.items():
         splits[split] = []
-        for place, line in lines_of(file)[1:]:
+        for number, (place, line) in enumerate(lines_of(file)):
             columns = line.split()
             label = _lvu_label(task, columns)
+            if label is None and number == 0:
+                continue  # the header
             if label is None:
                 notes.append(f'warning: {place} is broken and left out: "{line}"')
                 continue

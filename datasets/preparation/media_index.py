@@ -39,6 +39,7 @@ class MediaIndex:
         root: The folder.
 
     Attributes:
+        root: The folder.
         kind: "video" or "frames".
         found: All of them, sorted by path.
         filename_tmpl: Most common template of frame names; "" for videos.
@@ -52,6 +53,7 @@ class MediaIndex:
     def __init__(self, root: Path):
         if not root.is_dir():
             raise SourceError(f"{root} is not a folder; it should contain the videos")
+        self.root = root
         self.passed_over: list[str] = []
         self.filename_tmpl, self.first_frame = "", 1
         videos: list[Found] = []

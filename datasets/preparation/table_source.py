@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from datasets.labels import LabelTask, Target, parse_label
+from datasets.labels import LabelTask, Target, parse_number
 from datasets.list_lines import LineError
 from datasets.preparation.list_sources import Entry, Source
 from datasets.preparation.media_index import SourceError
@@ -24,7 +24,9 @@ def read_table(path: Path, task: LabelTask) -> Source:
         SourceError: The table cannot be read; the message names the line and the column.
     """
     lines = text_of(path).splitlines()
-    separator = max(",;\t", key=lines[0].count) if lines else ","
+    if not lines:
+        raise SourceError(f"{path} is empty")
+    separator = max(",;\t", key=lines[0].count)
     header, *rows = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator)
     names = [name.strip() for name in header[1:]]
     if not names or "" in names or len(set(names)) < len(names):
@@ -51,9 +53,10 @@ def _label(values: list[str], names: list[str], task: LabelTask, place: str) -> 
                     f'{place}: {name} is "{value}", which is neither 0 nor 1; numbers: --task regression'
                 )
         return tuple(label for label, value in enumerate(values) if MARKS[value])
+    numbers = []
     for name, value in zip(names, values, strict=True):
         try:
-            parse_label(value, task)
+            numbers.append(parse_number(value))
         except LineError as error:
-            raise SourceError(f"{place}: {name}: {error}") from error
-    return tuple(map(float, values))
+            raise SourceError(f'{place}: {name} is "{value}", which is no number; decimals have a point') from error
+    return tuple(numbers)

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import av
+from av.container import InputContainer
 
 from datasets.annotations import resolve_video_path
 from datasets.readers.containers import open_video
@@ -44,8 +45,18 @@ def read_header(path: str) -> VideoHeader | None:
             if stream.duration and stream.time_base:
                 return VideoHeader(float(stream.duration * stream.time_base), rate)
             if container.duration:
-                return VideoHeader(container.duration / av.time_base, rate)
+                return VideoHeader(_end_of_pictures(container, stream), rate)
         reader = VideoFile(path)
         return VideoHeader(len(reader) / float(reader.rate), reader.rate) if reader.rate else None
     except (av.FFmpegError, UnreadableVideoError, OSError, EOFError):
         return None
+
+
+def _end_of_pictures(container: InputContainer, stream: av.VideoStream) -> float:
+    """Return the length of a stream in seconds from its last packets; its container may have longer sound."""
+    length = (container.duration or 0) / av.time_base
+    container.seek(container.duration or 0)
+    ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+    if not ends or stream.time_base is None:
+        return length
+    return min(length, float((max(ends) - (stream.start_time or 0)) * stream.time_base))

@@ -92,10 +92,11 @@ class PyavDecoder:
     def times(self) -> np.ndarray | None:
         """When each frame is shown, in seconds after the first one: (N,) float64, ascending; None if unknown."""
         unit = self._stream.time_base
-        shown = [self._index.times[packet] for packet, _ in self._index.frames if packet is not None]
         if not self._index.from_packets or unit is None:
             return None
-        times = np.array([float((time or 0) * unit) for time in shown])
+        # An index from packets has the packet of every frame, and its time.
+        packets: Any = [packet for packet, _ in self._index.frames]
+        times = np.array(self._index.times[:-1], dtype=np.float64)[packets] * float(unit)
         return times - times[0]
 
     def decode(self, indices: np.ndarray) -> np.ndarray:

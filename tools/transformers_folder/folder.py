@@ -56,9 +56,13 @@ def generated_code(entry: str) -> str:
         replaced={
             ("models.config", "ModelConfig"): (MODELING, "NetworkConfig"),
             ("models.hub", "HubFolder"): "object",
+            ("models.attentive_pooler", "AttentivePooler"): "object",  # see check_model
             (f"{_OPERATORS}.selective_scan.registration", "bidirectional_scan"): (MODELING, "bidirectional_scan"),
             (f"{_OPERATORS}.causal_conv1d", "causal_conv1d"): (MODELING, "causal_conv1d"),
             (f"{_OPERATORS}.layer_norm", "add_norm"): (MODELING, "add_norm"),
+            (f"{_OPERATORS}.selective_scan.dispatch", "choose_backend"): (MODELING, "choose_backend"),
+            (f"{_OPERATORS}.mixer_branch", "computes_at_once"): (MODELING, "computes_at_once"),
+            (f"{_OPERATORS}.mixer_branch", "mixer_branch"): (MODELING, "mixer_branch"),
         },
         constants={(MODELING, "DEFAULTS"): config.values(), (MODELING, "MIXER_FIELDS"): tuple(config.mixer_values())},
     )
@@ -124,7 +128,7 @@ def write_folder(predictor: Predictor, target: Path, card: dict[str, Any]) -> No
         card: Arguments of `models.model_card.model_card`.
 
     Raises:
-        ValueError: The model's code is not that of `VideoMambaPro` with a known mixer, or it is of images.
+        ValueError: See `check_model`.
     """
     model = predictor.model
     check_model(model)
@@ -185,6 +189,8 @@ def check_model(model: Any) -> None:
             f"the generated code knows VideoMambaPro with the mixer mamba, not {type(model).__name__} with "
             f"{model.config.mixer}"
         )
+    if model.config.attentive_depth:
+        raise ValueError("the generated code has no attentive pooler; tools.checkpoint hub writes a folder with one")
     if model.config.num_frames == 1:
         raise ValueError("this is a model of images; tools.checkpoint hub writes a folder that timm loads")
 

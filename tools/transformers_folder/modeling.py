@@ -108,6 +108,19 @@ def add_norm(hidden, residual, weight, bias, eps, is_rms, *, backend=None):
     return add_norm_in_pytorch(hidden, residual, weight, bias, eps, is_rms)
 
 
+def choose_backend(backend, device, dtype):
+    """Return the backend as it is; the kernels of the repository, where there are any, choose one."""
+    return backend
+
+
+def computes_at_once(x, backend):
+    """Return False: branches are computed step by step, as the functions of this file do."""
+    return False
+
+
+mixer_branch: Any = None  # for branches that are computed at once
+
+
 class NetworkConfig:
     """Sizes and switches of the network, the entries of `model_config` in config.json."""
 

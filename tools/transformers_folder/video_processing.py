@@ -74,7 +74,7 @@ class VideoMambaProVideoProcessor(BaseVideoProcessor):
         return np.concatenate(numbers)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
-        """Decode the frames that `sample_indices_fn` chooses, repeated ones too, with PyAV."""
+        """Decode the frames that `sample_indices_fn` chooses, repeated ones too, with PyAV, upright as players do."""
         if isinstance(video_url_or_urls, list):
             return list(zip(*[self.fetch_videos(one, sample_indices_fn) for one in video_url_or_urls], strict=True))
         if av is None:
@@ -88,9 +88,11 @@ class VideoMambaProVideoProcessor(BaseVideoProcessor):
             wanted, frames = set(numbers.tolist()), {}
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
-                    frames[number] = frame.to_ndarray(format="rgb24")
+                    frames[number] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 if len(frames) == len(wanted):
                     break
+        if len(frames) < len(wanted):
+            raise ValueError(f"{video_url_or_urls}: frame {min(wanted - frames.keys())} of {total} cannot be decoded")
         metadata.frames_indices, metadata.video_backend = numbers, "pyav"
         return np.stack([frames[number] for number in numbers.tolist()]), metadata
 
@@ -123,10 +125,9 @@ class VideoMambaProVideoProcessor(BaseVideoProcessor):
 
 
 def count_frames(video: str) -> int:
-    """Count the frames of a file by its header, or by decoding where that does not tell."""
+    """Count the frames of a file by its packets, without those that players skip."""
     with av.open(video) as container:
-        stream = container.streams.video[0]
-        return stream.frames or sum(1 for _ in container.decode(stream))
+        return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(container.streams.video[0]))
 
 
 def resize_to_cover(

@@ -25,12 +25,17 @@ def read(file: Path) -> Iterator[Stretch]:
     named = {what: next((header[name] for name in names if name in header), "") for what, names in COLUMNS.items()}
     if not named["video"] or not named["label"]:
         raise SourceError(f"{file}, line 1: a column of videos ({COLUMNS['video'][0]}) or label is missing")
+    others = [name for name in header if name.startswith(("start", "begin", "end", "stop"))]
+    if bool(named["start"]) != bool(named["end"]) or (others and not named["start"]):
+        raise SourceError(
+            f"{file}, line 1: columns of times are {', '.join(others)}; name them start and end, or leave both out"
+        )
     for row in rows:
         yield _stretch(row, named, f"{file}, line {rows.line_num}")
 
 
 def _stretch(row: Mapping[str, str | None], named: Mapping[str, str], place: str) -> Stretch:
-    cells = {what: (row.get(name) or "").strip() for what, name in named.items()}
+    cells = {what: (row.get(name) or "").strip() if name else "" for what, name in named.items()}
     for what in ("video", "label"):
         if not cells[what]:
             raise SourceError(f"{place}: the {what} is empty")

@@ -4,7 +4,6 @@ A track lasts from its first shape that is not `outside` up to the next one that
 one label in consecutive frames are a segment. Frames are counted from 0.
 """
 
-import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator
@@ -49,10 +48,8 @@ def _of_track(track: ElementTree.Element, video: str, place: str, size: int) -> 
 def _of_tags(root: ElementTree.Element, video: str, file: Path) -> Iterator[Stretch]:
     frames: dict[str, list[int]] = defaultdict(list)
     for image in root.iter("image"):
-        number = re.search(r"(\d+)(?:\.\w+)?$", image.get("name", ""))
-        frame = int(number[1]) if number else int(image.get("id", 0))
         for tag in image.iter("tag"):
-            frames[tag.get("label", "")].append(frame)
+            frames[tag.get("label", "")].append(int(image.get("id", 0)))
     for label, tagged in frames.items():
         for start, end in _runs(sorted(set(tagged))):
             place = f"{file}, tag {label} of frame {start}"

@@ -1,7 +1,8 @@
 """Label Studio: tasks with regions of TimelineLabels, in JSON or JSON-MIN.
 
 A region has `ranges` in frames, counted from 1, both ends included. Regions of the older template, Labels on the sound
-of a video, have `start` and `end` in seconds. Choices of a task are the label of the whole video.
+of a video, have `start` and `end` in seconds. Choices of a task are the label of the whole video; JSON-MIN does not
+tell them from other texts.
 """
 
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ from datasets.preparation.source_files import json_of
 
 def read(file: Path) -> Iterator[Stretch]:
     """Yield the labelled stretches of an export."""
+    seen = set()
     for number, task in enumerate(json_of(file, list), start=1):
         place = f"{file}, task {task.get('id', number) if isinstance(task, dict) else number}"
         if not isinstance(task, dict):
             raise SourceError(f"{place} is not an object; export JSON or JSON-MIN from Label Studio")
+        if (identity := task.get("id", f"number {number}")) in seen:
+            raise SourceError(f"{place} has several annotations; keep one of them, so that nothing is counted twice")
+        seen.add(identity)
         video = _video(task.get("data", task), place)
         for value in _values(task, place):
             yield from _stretches(value, video, place)
@@ -35,7 +40,8 @@ def _video(data: dict[str, Any], place: str) -> str:
 def _values(task: dict[str, Any], place: str) -> list[dict[str, Any]]:
     """Return the regions: those of the first annotation that was not cancelled, or all of JSON-MIN."""
     if "annotations" not in task:
-        return [value for entry in task.values() if isinstance(entry, list) for value in entry]
+        lists = [entry for entry in task.values() if isinstance(entry, list)]
+        return [value for entry in lists for value in entry if isinstance(value, dict)]
     kept = [one for one in task["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
     if len(kept) > 1:
         raise SourceError(f"{place} has {len(kept)} annotations; keep one of them, so that nothing is counted twice")

@@ -14,8 +14,8 @@ from datasets.preparation.media_index import SourceError
 from datasets.preparation.source_files import text_of
 from datasets.segments import Segment
 
-UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
-"""Label Studio writes this before the name of an uploaded file."""
+UPLOAD = re.compile(r"/data/upload/(?:[^/]+/)*[0-9a-f]{8}-([^/]+)$")
+"""Address of a file that was uploaded to Label Studio, which writes eight digits before its name."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,22 @@ def source_of(stretches: Sequence[Stretch], files: Sequence[Path], names: Sequen
 
 def possible_names(video: str) -> tuple[str, ...]:
     """Return the names that a file may have, from the path or address in an export, most specific first."""
-    address = urlsplit(video.replace("\\", "/"))
-    path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    plain = video.replace("\\", "/")
+    address = urlsplit(plain)
+    query = parse_qs(address.query)
+    if "://" in plain or "d" in query:
+        paths = [query.get("d", [unquote(address.path)])[0]]
+    else:
+        paths = [plain, unquote(plain)]  # in a path, # and ? are part of a name
+    tails = [tail for path in paths for tail in _tails(path)]
+    uploaded = UPLOAD.search(paths[-1])
+    return tuple(dict.fromkeys([video, *tails, *([uploaded[1]] if uploaded else [])]))
+
+
+def _tails(path: str) -> list[str]:
+    """Return a path without its first folders, the longest first."""
     parts = PurePosixPath(path).parts
-    tails = ["/".join(parts[i:]) for i in range(len(parts)) if parts[i] != "/"]
-    bare = UPLOAD_PREFIX.sub("", tails[-1], count=1) if tails else ""
-    return tuple(dict.fromkeys([video, *tails, bare]))
+    return ["/".join(parts[i:]) for i in range(len(parts)) if parts[i] != "/"]
 
 
 def segment_of(start: Any, end: Any, place: str, unit: Any = "seconds") -> Segment:

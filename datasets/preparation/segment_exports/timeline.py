@@ -24,9 +24,12 @@ def read(file: Path) -> Iterator[Stretch]:
 
 
 def _rows_of_json(file: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    for video in json_of(file, list):
-        for number, row in enumerate(video.get("segments", ()), start=1):
-            yield f"{file}, {video['path']}, segment {number}", video["path"], video.get("unit", "seconds"), row
+    for number, video in enumerate(json_of(file, list), start=1):
+        if not isinstance(video, dict) or "path" not in video:
+            raise SourceError(f"{file}, entry {number} names no path; it should be a file of --segments")
+        path, unit = video["path"], video.get("unit", "seconds")
+        for place, row in enumerate(video.get("segments", ()), start=1):
+            yield f"{file}, {path}, segment {place}", path, unit, row
 
 
 def _rows_of_list(file: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

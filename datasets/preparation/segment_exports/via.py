@@ -31,4 +31,6 @@ def read(file: Path) -> Iterator[Stretch]:
             raise SourceError(f"{place} has values of {len(values)} attributes instead of 1; its label is not clear")
         identity, value = next(iter(values.items()))
         options = project["attribute"].get(identity, {}).get("options", {})
+        if str(value) not in options and "," in str(value) and options:
+            raise SourceError(f"{place} has several options, {value}; a segment has one label")
         yield Stretch(video, str(options.get(value, value)), segment_of(times[0], times[1], place), place)

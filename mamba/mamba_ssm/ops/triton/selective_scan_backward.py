@@ -151,8 +151,8 @@ def backward_kernel(
     A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
     chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
     groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. grad_D, grad_bias: (chunks,
-    batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the addresses of
-    all rows in 64 registers throughout the loop, because the rows are loaded again at the end.
+    batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the program's place
+    and the addresses of all rows in registers throughout the loop, because the rows are loaded again at the end.
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
@@ -229,7 +229,9 @@ def backward_kernel(
             y = add_scaled(y, reads, C_n, CHUNK)
         of_matrices = multiply_rows(nu, scaled, CHUNK) + multiply_rows(reads, grad_y, CHUNK)
         tl.store(shares + n * row, _sum_channels(of_matrices, row, BLOCK))
-    again = start + zero
+    batch, chunk, group, block, channels, inside = place(chunks + zero, dim, groups, BLOCK)
+    again = chunk * CHUNK
+    bias = load_channels(delta_bias, channels, HAS_BIAS)
     skip = directions * load_channels(D, channels, HAS_D)
     inputs = load_rows(u, batch, again, length, channels, u_b, u_l, u_d, CHUNK)
     raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
