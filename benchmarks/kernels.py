@@ -101,7 +101,7 @@ def scan_calls(batch: int, length: int, dim: int, all_tiles: bool) -> dict[str, 
         ("backward", backward, launching.BACKWARD_TILES),
     ):
         for tile in tiles if all_tiles else tiles[:1]:
-            calls[f"scan {name}, tile {tuple(tile)}"] = functools.partial(run, scan, tile)
+            calls[f"scan {name}, tiles of {tile.chunk}"] = functools.partial(run, scan, tile)
     return calls
 
 
