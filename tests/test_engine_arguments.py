@@ -56,7 +56,6 @@ FLAGS = {
     "model_ema_warmup",
     "save_ckpt_freq",
     "save_every_steps",
-    "track",
     "max_skipped_steps",
     "override_checkpoint",
     "resume",
