@@ -70,7 +70,8 @@ def settle_probe(flags: argparse.Namespace) -> None:
     vars(flags).update({name: value for name, value in implied.items() if name in flags})
     _logger.info(
         "--probe %s: everything but the classifier is frozen, without mixing, label smoothing and gradient clipping; "
-        "a tenth of the training list is held out and chooses among %d pairs of learning rate and weight decay",
+        "a tenth of the training list is held out and chooses among %d pairs of learning rate and weight decay, which "
+        "replace --lr, --weight_decay and --layer_decay",
         flags.probe,
         len(flags.probe_lrs) * len(flags.probe_weight_decays),
     )

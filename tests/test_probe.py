@@ -85,6 +85,21 @@ def test_each_probe_is_trained_as_if_it_were_alone(kind):
     assert (first - second).abs().max() > 1e-3, "the grid must differ for this to show anything"
 
 
+def test_a_step_that_is_not_finite_leaves_no_trace_in_the_statistics():
+    objective, _ = trained("linear")
+    kept = {name: value.clone() for name, value in objective.probe_norm.state_dict().items()}
+    (batch,) = batches(1, seed=1)
+    batch["clips"][2, :, 1] = torch.nan
+    assert objective(objective.prepare(batch, torch.device("cpu")))["loss"].isnan(), (
+        "or the engine would take the step"
+    )
+    for name, value in objective.probe_norm.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+    (batch,) = batches(1, seed=1)
+    objective(objective.prepare(batch, torch.device("cpu")))
+    assert not torch.equal(objective.probe_norm.running_mean, kept["running_mean"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_best_probe_of_a_validation_becomes_the_head_of_an_unchanged_model(kind):
     objective, before = trained(kind)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
@@ -128,5 +129,12 @@ class Probe(Classification):
             tokens = model.forward_tokens(clips)
         if model.pooler:
             return [probe["head"](probe["pooler"](tokens)) for probe in probes]
-        features = self.probe_norm(tokens[:, 0].float())
+        features = self._normed(tokens[:, 0].float())
         return [probe["head"](features) for probe in probes]
+
+    def _normed(self, features: Tensor) -> Tensor:
+        """Normalise features (n, d). If they are not finite, their step is skipped, so the statistics stay as they are."""
+        norm: Any = self.probe_norm
+        if norm.training and not features.isfinite().all():
+            return F.batch_norm(features, None, None, training=True, eps=NORM_EPS)
+        return norm(features)
