@@ -133,7 +133,7 @@ class Probe(Classification):
         return [probe["head"](features) for probe in probes]
 
     def _normed(self, features: Tensor) -> Tensor:
-        """Normalise features (n, d). If they are not finite, their step is skipped, so the statistics stay as they are."""
+        """Normalise features (n, d); the statistics ignore what is not finite, because its step is skipped."""
         norm: Any = self.probe_norm
         if norm.training and not features.isfinite().all():
             return F.batch_norm(features, None, None, training=True, eps=NORM_EPS)
