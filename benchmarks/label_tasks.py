@@ -12,10 +12,10 @@ finished with the same command are not repeated. Unknown flags are passed to the
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from sklearn.metrics import average_precision_score, r2_score
 
 from benchmarks.documents import table, write_and_print
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
+from common.files import write_once
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
 from datasets.annotations import read_list
@@ -49,8 +50,11 @@ UNCHANGED = {"speed": ["--scale", "1", "1", "--ratio", "1", "1"]}  # a crop that
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing and write the table; return 1 if a run failed."""
     options, passed_on = parse_arguments(arguments)
+    settings = {"seed": options.seed, "num_frames": NUM_FRAMES, "size": SIZE}
+    settings |= {"train": options.train, "val": options.test, "test": options.test}
     for name in dict.fromkeys(name for name, _, _ in RUNS.values()):
-        _write_data(name, options)
+        folder = options.output / "data" / name
+        write_once(folder / "settings.json", settings, partial(_write_data, name, folder, settings))
     commands = {_folder(run): _command(run, options, passed_on) for run in RUNS}
     failed = run_missing(commands, options.output, options.jobs)
     text = document(options.output, command_line("benchmarks.label_tasks", arguments))
@@ -109,27 +113,19 @@ def _rows(folder: Path) -> list[tuple[str, str, str, str]]:
         return rows
 
 
-def _write_data(name: str, options: argparse.Namespace) -> None:
-    """Write a set, and a copy of its lists with exchanged training labels, unless that has been done."""
-    folder = options.output / "data" / name
-    settings = {"seed": options.seed, "num_frames": NUM_FRAMES, "size": SIZE}
-    settings |= {split: options.train if split == "train" else options.test for split in SPLITS}
-    marker = folder / "settings.json"
-    if marker.is_file() and json.loads(marker.read_text()) == settings:
-        return
-    marker.unlink(missing_ok=True)
+def _write_data(name: str, folder: Path, settings: dict) -> None:
+    """Write a set, and a copy of its lists with exchanged training labels."""
     write_set(name, folder, settings)
     (folder / "exchanged").mkdir(exist_ok=True)
     task = next(task for of_set, task, _ in RUNS.values() if of_set == name)
     for split in SPLITS:
         records, kind = read_list(folder / f"{split}.csv", task=task)
         if split == "train":
-            order = np.random.default_rng(options.seed).permutation(len(records))
+            order = np.random.default_rng(settings["seed"]).permutation(len(records))
             records = [
                 replace(record, target=records[other].target) for record, other in zip(records, order, strict=True)
             ]
         (folder / "exchanged" / f"{split}.csv").write_text(format_list(records, kind))
-    marker.write_text(json.dumps(settings) + "\n")
 
 
 def _folder(run: str) -> str:

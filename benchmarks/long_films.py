@@ -9,17 +9,17 @@ the runs.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.documents import table, write_and_print
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
+from common.files import write_once
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
 from datasets.preparation.digit_labels import write_set
-from datasets.preparation.moving_digits import FRAME_RATE, SPLITS
+from datasets.preparation.moving_digits import FRAME_RATE
 
 SCRIPT, RECIPE = "run_class_finetuning.py", "moving_digits/nano_f8_res32"
 FASTER = ["--bimamba_type", "v2", "--dt_init", "mamba"]  # learns motions in the fewest steps, docs/ablation.md
@@ -33,11 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, passed_on = parse_arguments(arguments)
     data = options.output / "data"
     settings = {"seed": options.seed, "num_frames": FILM, "size": 64}
-    settings |= {split: options.train if split == "train" else options.test for split in SPLITS}
-    marker = data / "settings.json"
-    if not marker.is_file() or json.loads(marker.read_text()) != settings:
-        write_set("films", data, settings)
-        marker.write_text(json.dumps(settings) + "\n")
+    settings |= {"train": options.train, "val": options.test, "test": options.test}
+    write_once(data / "settings.json", settings, lambda: write_set("films", data, settings))
     commands = {_folder(run): _command(run, options, passed_on) for run in WINDOWS}
     failed = run_missing(commands, options.output, options.jobs)
     text = document(options.output, command_line("benchmarks.long_films", arguments))

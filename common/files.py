@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -119,3 +119,22 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_once(marker: Path, settings: dict, write: Callable[[], object]) -> bool:
+    """Call `write`, unless a marker says that it has finished with these settings; return whether it was called.
+
+    An older marker is removed first, so that what an interruption leaves behind is not taken for finished.
+
+    Args:
+        marker: file that is written when `write` has returned.
+        settings: everything that determines the result, as JSON can hold it.
+        write: writes the result.
+    """
+    text = json.dumps(settings, indent=2)
+    if marker.is_file() and json.loads(marker.read_text()) == json.loads(text):
+        return False
+    marker.unlink(missing_ok=True)
+    write()
+    marker.write_text(text + "\n")
+    return True

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.files import write_once
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
 from datasets.preparation.digit_scenes import write_scenes
@@ -93,17 +94,9 @@ def make_data_set(output: Path, settings: dict, workers: int = 0) -> bool:
     Returns:
         whether anything was written.
     """
-    marker = output / MARKER
+    write = write_scenes if "digits_per_clip" in settings else _write_classes
     wanted = {"format": FORMAT_VERSION, **settings}
-    if marker.is_file() and json.loads(marker.read_text()) == json.loads(json.dumps(wanted)):
-        return False
-    marker.unlink(missing_ok=True)
-    if "digits_per_clip" in settings:
-        write_scenes(output, settings, workers)
-    else:
-        _write_classes(output, settings, workers)
-    marker.write_text(json.dumps(wanted, indent=2) + "\n")
-    return True
+    return write_once(output / MARKER, wanted, lambda: write(output, settings, workers))
 
 
 def _write_classes(output: Path, settings: dict, workers: int) -> None:

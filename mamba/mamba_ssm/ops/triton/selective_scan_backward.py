@@ -136,6 +136,26 @@ def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
     return rows
 
 
+@triton.jit
+def _load_tile(
+    grad_out, u, delta, z, delta_bias, u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+    batch, start, length, channels, inside,
+    SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Load what the loop over state entries needs: step sizes, step sizes times inputs, gradients before the gate."""
+    bias = load_channels(delta_bias, channels, HAS_BIAS)
+    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
+    steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
+    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
+    scaled = multiply_rows(steps, inputs, CHUNK)
+    grad_y = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
+    if HAS_Z:
+        gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
+        grad_y = gate_rows(grad_y, gates, CHUNK)
+    grad_y = known_rows(grad_y, start, length, inside, CHUNK)
+    return steps, scaled, grad_y
+
+
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
@@ -156,16 +176,10 @@ def backward_kernel(
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
-    bias = load_channels(delta_bias, channels, HAS_BIAS)
-    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
-    steps = step_rows(raws, bias, start, length, inside, SOFTPLUS, CHUNK)
-    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
-    scaled = multiply_rows(steps, inputs, CHUNK)
-    grad_y = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
-    if HAS_Z:
-        gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
-        grad_y = gate_rows(grad_y, gates, CHUNK)
-    grad_y = known_rows(grad_y, start, length, inside, CHUNK)
+    steps, scaled, grad_y = _load_tile(
+        grad_out, u, delta, z, delta_bias, u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l,
+        grad_d, batch, start, length, channels, inside, SOFTPLUS, HAS_Z, HAS_BIAS, CHUNK,
+    )  # fmt: skip
     entries = matrix_pointers(B, C, batch, start, length, group, B_b, B_l, B_g, C_b, C_l, C_g, CHUNK, BLOCK)
     next_entries = tl.load(entries)
     slot: tl.constexpr = 1 if FORWARD else 0
@@ -187,10 +201,11 @@ def backward_kernel(
     row: tl.constexpr = 2 * CHUNK
     share_index = ((block * batch_size + batch) * groups + group) * chunks + chunk
     shares = matrix_shares + share_index * state * row + tl.arange(0, BLOCK) * row // BLOCK
-    y = zero_rows(bias, CHUNK)
-    grad_input = zero_rows(bias, CHUNK)
-    grad_steps = zero_rows(bias, CHUNK)
-    grad_first, grad_last = tl.zeros_like(bias), tl.zeros_like(bias)
+    none = tl.zeros([BLOCK], tl.float32)
+    y = zero_rows(none, CHUNK)
+    grad_input = zero_rows(none, CHUNK)
+    grad_steps = zero_rows(none, CHUNK)
+    grad_first, grad_last = none, none
     for n in range(0, state):
         following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
         B_n, C_n = token_numbers(next_entries, 0, CHUNK, BLOCK), token_numbers(next_entries, CHUNK, CHUNK, BLOCK)
