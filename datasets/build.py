@@ -20,11 +20,12 @@ from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
 from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes, read_records
-from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
+from datasets.loader import ClipLoader, EvalSampler, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
 from datasets.sampling import SAMPLERS, Mode, uniform_indices
+from datasets.settings import LoadingSettings
 from datasets.transforms import (
     Compose,
     image_eval_transform,
