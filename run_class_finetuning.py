@@ -34,6 +34,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from datasets.clip_dataset import ClipDataset
 from datasets.held_out import build_with_held_out
+from datasets.records import targets_of
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.configuration import parse_command_line
 from engines.loss_settings import LossSettings
@@ -53,7 +54,7 @@ def objective_of_labels(
     model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset, train_set: ClipDataset | None
 ) -> Objective:
     """Create the objective of --task; without a training list, one for testing only."""
-    targets = [] if train_set is None else [record.target for record in train_set.records]
+    targets = [] if train_set is None else targets_of(train_set.records)
     settings = None if train_set is None else from_flags(LossSettings, args)
     if train_set is not None and args.teacher_scores:
         return student(model, args, train_set, settings, targets)
@@ -104,7 +105,7 @@ def probe(model: VideoMambaPro, args: argparse.Namespace, test_set: ClipDataset,
         test_set.num_classes,
         from_flags(LossSettings, args),
         grid=from_flags(ProbeSettings, args).grid,
-        labels=[record.target for record in train_set.records],
+        labels=targets_of(train_set.records),
         class_names=args.class_names,
     )
 

@@ -36,6 +36,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
+from datasets.records import targets_of
 from engines.configuration import parse_command_line
 from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
@@ -76,7 +77,7 @@ def create_objective(
         teacher=TokenDistance(model.embed_dim, teacher),
         weight=args.distill_weight,
         label_weight=args.label_weight,
-        labels=[record.target for record in train_set.records],
+        labels=targets_of(train_set.records),
         class_names=args.class_names,
     )
 

@@ -13,13 +13,13 @@ The first column is always text (`00123` stays `00123`) and may contain spaces. 
 the file, each line, its content and what is expected; up to ten lines are reported at once.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from datasets.labels import LabelTask, Target, label_form, may_be_empty, misfit, parse_integer, parse_label
 from datasets.list_lines import (
@@ -29,12 +29,16 @@ from datasets.list_lines import (
     LineError,
     evenly_spread,
     named_separator,
+    numbered_lines,
+    plain_line,
     read_text,
     recognise_separator,
     separator_words,
+    some_lines,
     split_columns,
 )
-from datasets.segments import Layout, Segment, Unit, find_layout
+from datasets.records import FrameFolderRecord, Record, RecordTable, VideoRecord, compact, targets_of
+from datasets.segments import Layout, Unit, find_layout
 
 Kind = Literal["video", "frames", "image"]
 
@@ -48,36 +52,9 @@ FORMS = {
     "image": "path label, or path 1 label",
 }
 MAX_REPORTED = 10
+MAX_REMEMBERED = 4  # lists
 MAX_LOOKUPS = 32
 """Maximum number of paths looked up on disk if the kind of a list is not clear from its lines alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class VideoRecord:
-    """A video file, or a segment of it.
-
-    Its target is a `datasets.labels.Target`, when read from a list; `line` is its 1-based line in the list; `segment`
-    is None for the whole video.
-    """
-
-    path: str
-    target: Any
-    line: int
-    segment: Segment | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FrameFolderRecord:
-    """A folder of frames, or an image file (one frame). As `VideoRecord`, plus the number of frames in the folder."""
-
-    path: str
-    total_frames: int
-    target: Any
-    line: int
-    segment: Segment | None = None
-
-
-Record = VideoRecord | FrameFolderRecord
 
 
 class ListFileError(ValueError):
@@ -101,6 +78,10 @@ class _InvalidLine(NamedTuple):
     reason: str
 
 
+_parsed: dict[tuple[bytes, Kind, LineForm], tuple[Sequence[Record], list[_InvalidLine]]] = {}
+"""The lists read last, by the digest of their text."""
+
+
 def read_list(
     list_file: str | os.PathLike,
     *,
@@ -110,7 +91,7 @@ def read_list(
     num_classes: int = 0,
     task: LabelTask = "classification",
     segment_unit: Unit | None = None,
-) -> tuple[list[Record], Kind]:
+) -> tuple[Sequence[Record], Kind]:
     """Read a list file.
 
     Args:
@@ -130,7 +111,7 @@ def read_list(
         ListFileError: The list is empty, not text, or has invalid lines.
     """
     text = _read_list_text(Path(list_file))
-    lines = [line for _, line in _numbered_lines(text)]
+    lines = some_lines(text)
     layout = _layout(list_file, lines[0], segment_unit)
     separator = layout.separator if layout else None
     separator = separator or (named_separator(split) if split else recognise_separator(lines, label_form(task)))
@@ -139,20 +120,22 @@ def read_list(
         kind = "frames" if layout.folders else "video"
     kind = kind or recognise_kind(lines, form, lambda path: _kind_on_disk(os.path.join(data_root, path)))
     records, faults = _parse(text, kind, form)
-    wrong = {record.line: fault for record in records if (fault := misfit(record.target, num_classes))}
+    targets = targets_of(records)
+    misfits = {target: fault for target in set(targets) if (fault := misfit(target, num_classes))}
+    wrong = {records[i].line: misfits[target] for i, target in enumerate(targets) if target in misfits}
     if wrong:
-        texts = dict(_numbered_lines(text))
+        texts = dict(numbered_lines(text))
         faults = sorted([*faults, *(_InvalidLine(line, texts[line], fault) for line, fault in wrong.items())])
     if faults:
         raise ListFileError(_describe(list_file, layout or kind, separator, faults))
     if not records:
         raise ListFileError(f"{list_file} has no line after its header")
-    return list(records), kind
+    return compact(records), kind
 
 
 def has_header(list_file: str | os.PathLike) -> bool:
     """Return whether the first line of a list names its columns, as in lists of segments."""
-    (_, first), *_ = _numbered_lines(_read_list_text(Path(list_file)))
+    _, first = next(numbered_lines(_read_list_text(Path(list_file))))
     layout = _layout(list_file, first, None)
     return layout is not None and layout.has_header
 
@@ -164,16 +147,40 @@ def _layout(list_file: str | os.PathLike, first_line: str, segment_unit: Unit | 
         raise ListFileError(f"{list_file}, line 1: {error}") from error
 
 
-@lru_cache(maxsize=4)
-def _parse(text: str, kind: Kind, form: LineForm) -> tuple[list[Record], list[_InvalidLine]]:
+def _parse(text: str, kind: Kind, form: LineForm) -> tuple[Sequence[Record], list[_InvalidLine]]:
     """Parse a list, once per process: every mode reads the training list to count its classes."""
-    records, faults = [], []
-    for number, line in _numbered_lines(text)[1 if form.layout and form.layout.has_header else 0 :]:
+    key = hashlib.sha256(text.encode()).digest(), kind, form
+    if key not in _parsed:
+        if len(_parsed) == MAX_REMEMBERED:
+            del _parsed[next(iter(_parsed))]
+        _parsed[key] = _parse_lines(text, kind, form)
+    return _parsed[key]
+
+
+def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[Sequence[Record], list[_InvalidLine]]:
+    lines = islice(numbered_lines(text), 1 if form.layout and form.layout.has_header else 0, None)
+    faults: list[_InvalidLine] = []
+    if form.layout or form.task != "classification":
+        records = []
+        for number, line in lines:
+            try:
+                records.append(parse_line(line, kind, number, form))
+            except LineError as error:
+                faults.append(_InvalidLine(number, line, str(error)))
+        return records, faults
+    table, plain = RecordTable(form.root, folders=kind != "video"), plain_line(kind, form.separator)
+    below_root = form._replace(root="")
+    for number, line in lines:
+        if found := plain.fullmatch(line):
+            path, total, label = found.groups()
+            table.append(path, int(label), number, int(total or 1))
+            continue
         try:
-            records.append(parse_line(line, kind, number, form))
+            record = parse_line(line, kind, number, below_root)
+            table.append(record.path, record.target, number, getattr(record, "total_frames", 1))
         except LineError as error:
             faults.append(_InvalidLine(number, line, str(error)))
-    return records, faults
+    return table, faults
 
 
 def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:
@@ -239,11 +246,6 @@ def _read_list_text(path: Path) -> str:
     if not text.strip():
         raise ListFileError(f"{path} is empty; it should contain a line `path label` for each clip")
     return text
-
-
-def _numbered_lines(text: str) -> list[tuple[int, str]]:
-    """Return the lines that are not blank, each with its 1-based number."""
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
 def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], Kind | None]) -> Kind:

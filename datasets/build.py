@@ -24,6 +24,7 @@ from datasets.loader import ClipLoader, EvalSampler, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
 from datasets.readers import Guard
+from datasets.records import targets_of
 from datasets.sampling import SAMPLERS, Mode, uniform_indices
 from datasets.settings import LoadingSettings
 from datasets.transforms import (
@@ -126,7 +127,7 @@ def build_loader(
         records = settings.records_per_epoch(len(dataset), world_size)
         shards = dict(rank=rank, world_size=world_size, seed=dataset.plan.seed, records=records)
         if settings.sampler == "balanced":
-            sampler = BalancedSampler([record.target for record in dataset.records], **shards)
+            sampler = BalancedSampler(targets_of(dataset.records), **shards)
         else:
             sampler = TrainSampler(len(dataset), **shards)
         batch_size = settings.batch_size

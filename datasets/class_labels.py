@@ -6,6 +6,7 @@ from itertools import islice
 
 from datasets.annotations import ListFileError, Record
 from datasets.labels import LabelTask, classes_of
+from datasets.records import targets_of
 
 PLAUSIBLE_CLASSES = 1000
 MOST_LABELS_PER_CLASS = 10
@@ -25,12 +26,12 @@ def count_outputs(records: Sequence[Record], list_file: str | os.PathLike, task:
     labels = _labels(records)
     if not labels:
         raise ListFileError(f"{list_file}: no clip has a label, so there is nothing to learn")
-    highest = max(records, key=lambda record: max(classes_of(record.target), default=-1))
-    label = max(classes_of(highest.target))
+    label = max(labels)
     count = label + 1
     if count > max(PLAUSIBLE_CLASSES, MOST_LABELS_PER_CLASS * len(labels)):
+        line = next(record.line for record in records if label in classes_of(record.target))
         raise ListFileError(
-            f"{list_file}, line {highest.line}: label {label} implies {count} classes, but the list has "
+            f"{list_file}, line {line}: label {label} implies {count} classes, but the list has "
             f"clips of only {len(labels)}; correct it, or confirm it with --nb_classes {count}"
         )
     return count
@@ -61,14 +62,14 @@ def describe_labels(records: Sequence[Record], list_file: str | os.PathLike, tas
             f"target {place}: {min(column):g} to {max(column):g}, mean {sum(column) / len(column):g}"
             for place, column in enumerate(columns)
         ]
-    unlabelled = sum(not classes_of(record.target) for record in records)
+    unlabelled = sum(not classes_of(target) for target in targets_of(records))
     lines = [f"{unlabelled} of {len(records)} clips have no label"] if unlabelled else []
     empty = describe_empty_classes(records, max(_labels(records), default=-1) + 1)
     return [*lines, empty] if empty else lines
 
 
 def _labels(records: Sequence[Record]) -> set[int]:
-    return {label for record in records for label in classes_of(record.target)}
+    return {label for target in set(targets_of(records)) for label in classes_of(target)}
 
 
 def _count_targets(records: Sequence[Record], list_file: str | os.PathLike) -> int:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from common.memory import release_after
 from datasets.annotations import Record
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_reader
+from datasets.records import compact
 from datasets.sampling import Mode
 from datasets.transforms import finish
 
@@ -115,15 +116,15 @@ class ClipDataset(Dataset, ABC):
     ):
         if not records:
             raise ValueError(f"{list_file} has no records")
-        self.records = list(records)
-        self.films = None if films is None else list(films)
+        self.records = compact(records)
+        self.films = None if films is None else compact(films)
         self.plan = plan
         self.num_classes = num_classes
         self.list_file = str(list_file)
         self.guard = guard
 
     @property
-    def listed(self) -> list[Record]:
+    def listed(self) -> Sequence[Record]:
         """The records of the list: one per line, however many windows it is cut into."""
         return self.records if self.films is None else self.films
 

@@ -106,8 +106,9 @@ def find_first_frame(records: Sequence[FrameFolderRecord], template: str, list_f
     Raises:
         FrameNamesError: No folder has frames of that name, or the first number differs between folders.
     """
-    folders = [record for record in records if not is_single_image(record)]
-    folders = [record for record in evenly_spread(folders, MAX_FOLDERS) if os.path.isdir(record.path)]
+    places = [place for place, record in enumerate(records) if not is_single_image(record)]
+    folders = [records[place] for place in evenly_spread(places, MAX_FOLDERS)]
+    folders = [record for record in folders if os.path.isdir(record.path)]
     whole: dict[int, FrameFolderRecord] = {}
     others: dict[int, FrameFolderRecord] = {}
     for record in folders:

@@ -11,6 +11,7 @@ from datasets.arguments import DataSettings
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.lists import find_list_of
+from datasets.records import compact
 from datasets.sampling import Mode
 
 SHARE = 10  # of the list, one in so many
@@ -57,8 +58,8 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
     # A video is held out with all its segments and windows.
     held_out = {paths[row] for row in held_out_rows(list(label_of.values()), settings.seed)}
 
-    def of_mode(records: list[Record]) -> list[Record]:
-        return [record for record in records if (record.path in held_out) == (mode == "validation")]
+    def of_mode(records: Sequence[Record]) -> Sequence[Record]:
+        return compact(record for record in records if (record.path in held_out) == (mode == "validation"))
 
     dataset.records = of_mode(dataset.records)
     dataset.films = None if dataset.films is None else of_mode(dataset.films)

@@ -12,13 +12,12 @@ import math
 import re
 from typing import Literal, cast, get_args
 
-from datasets.list_lines import INTEGER, INTEGERS, JOINT, NUMBER, NUMBERS, LineError
+from datasets.list_lines import INTEGER, INTEGERS, JOINT, MAX_DIGITS, NUMBER, NUMBERS, LineError
 
 LabelTask = Literal["classification", "multilabel", "regression"]
 Target = int | tuple[int, ...] | tuple[float, ...]
 
 TASKS: tuple[LabelTask, ...] = get_args(LabelTask)
-MAX_DIGITS = 9
 
 _FORMS = {"classification": INTEGER, "multilabel": INTEGERS, "regression": NUMBERS}
 

@@ -3,7 +3,8 @@
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ",", "semicolon": ";"}
 INTEGER = re.compile(r"[+-]?\d+(\.0*)?")
@@ -13,6 +14,8 @@ JOINT = ";"
 """Between the values of a label, see datasets/labels.py."""
 INTEGERS, NUMBERS = (re.compile(f"{one.pattern}({JOINT}{one.pattern})*") for one in (INTEGER, NUMBER))
 RECOGNISED_FROM = 1000
+MAX_DIGITS = 9
+SPLIT_AT_ONCE = 1 << 20  # characters; a list of all lines would take more memory than the records
 
 
 class LineError(ValueError):
@@ -79,6 +82,40 @@ def read_text(path: str | os.PathLike) -> str:
     """Read a UTF-8 text file, removing the byte order mark that spreadsheets write."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         return file.read()
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, each with its 1-based number."""
+    before = start = 0
+    while start < len(text):
+        stop = text.find("\n", start + SPLIT_AT_ONCE) + 1 or len(text)
+        lines = text[start:stop].splitlines()
+        for number, line in enumerate(map(str.strip, lines), start=before + 1):
+            if line:
+                yield number, line
+        before, start = before + len(lines), stop
+
+
+def some_lines(text: str) -> list[str]:
+    """Return the first line and others, evenly spread, from which the form of a list is recognised."""
+    count = sum(1 for _ in numbered_lines(text))
+    step = -(-count // RECOGNISED_FROM) or 1
+    return [line for _, line in islice(numbered_lines(text), 0, None, step)]
+
+
+def plain_line(kind: str, separator: str) -> re.Pattern:
+    """Return a pattern of plain lines, whose groups are path (without spaces and quotes), total and label.
+
+    Nearly all lines of large lists are, and a pattern reads them several times as fast as `split_columns`.
+
+    Args:
+        kind: "video" for lines `path label`, "frames" for `path total label`, "image" for both.
+        separator: Between the columns.
+    """
+    mark = re.escape(separator)
+    total = {"video": "()", "frames": f"([1-9][0-9]{{0,8}}){mark}"}
+    total["image"] = f"(?:{total['frames']})?"
+    return re.compile(rf'([^\s",;{mark}]+){mark}{total[kind]}([0-9]{{1,{MAX_DIGITS}}})')
 
 
 def _ends_in(form: re.Pattern, line: str, separator: str) -> bool:

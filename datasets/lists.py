@@ -116,7 +116,7 @@ def find_training_list(settings: ListSettings) -> Path:
     return find_list_of("train", settings)
 
 
-def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 0) -> tuple[list[Record], Kind]:
+def read_records(list_file: Path, settings: ListSettings, *, num_classes: int = 0) -> tuple[Sequence[Record], Kind]:
     """Read a list as the settings say; see `read_list`."""
     return read_list(
         list_file,

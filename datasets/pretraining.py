@@ -14,7 +14,7 @@ from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord, i
 from datasets.arguments import PretrainingSettings
 from datasets.build import dataset_of
 from datasets.clip_dataset import ClipDataset
-from datasets.list_lines import INTEGER, evenly_spread, read_text
+from datasets.list_lines import INTEGER, evenly_spread, numbered_lines, read_text
 from datasets.lists import ListSettings, find_training_list, read_records
 from datasets.presets import get_preset
 from datasets.sampling import Mode
@@ -43,7 +43,7 @@ def build_pretraining_dataset(mode: Mode, settings: PretrainingSettings) -> Clip
     return dataset
 
 
-def read_unlabelled(list_file: Path, settings: ListSettings) -> tuple[list[Record], Kind]:
+def read_unlabelled(list_file: Path, settings: ListSettings) -> tuple[Sequence[Record], Kind]:
     """Read a list with or without labels; those of bare paths become 0.
 
     Args:
@@ -72,7 +72,7 @@ def _numbered_lines(list_file: Path) -> Sequence[tuple[int, str]]:
         text = read_text(list_file)
     except (OSError, UnicodeDecodeError):
         return []
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return list(numbered_lines(text))
 
 
 def _ends_in_number(line: str) -> bool:

@@ -269,7 +269,7 @@ def test_classes_without_a_clip_are_reported():
 
 
 def test_a_list_is_parsed_once_in_a_process(tmp_path, monkeypatch):
-    path = write(tmp_path, "".join(f"{i}.mp4 {i % 3}\n" for i in range(50)))
+    path = write(tmp_path, "".join(f'"{i}.mp4" {i % 3}\n' for i in range(50)))
     parsed = []
     parse = annotations._PARSERS["video"]
     monkeypatch.setitem(annotations._PARSERS, "video", lambda *line: parsed.append(line) or parse(*line))
