@@ -170,7 +170,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             windows=bool(args.stride or args.window),
             window=args.window,
             stride=args.stride,
-            segments=segment_settings_of_flags(args),
+            segments=segment_settings_of_flags(args, predictor.threshold),
             truth=_read_truth(args, len(predictor.label_names)),
         )
         if args.segments:

@@ -18,6 +18,7 @@ class _CheckedVideo:
     path: str
     total_frames: int
     rate: float | None
+    times: Sequence[float] | None
 
     def __len__(self) -> int:
         return self.total_frames
@@ -33,8 +34,7 @@ def count_frames(facts: dict[str, Any], segment: Segment) -> tuple[int, str]:
     Returns:
         The number of frames, and why they cannot be read: "", or that the segment reaches beyond the end.
     """
-    total, seconds = facts["frames"], facts["about"].get("seconds")
-    video = _CheckedVideo(facts["path"], total, total / seconds if seconds else None)
+    video = _CheckedVideo(facts["path"], facts["frames"], facts["rate"], facts["times"] or None)
     try:
         first, end = frame_range(video, segment)
     except UnreadableVideoError as error:
