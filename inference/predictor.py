@@ -162,6 +162,11 @@ class Predictor:
         """Number of clips per video, segments x crops."""
         return self.plan.segments * self.plan.crops
 
+    @property
+    def threshold(self) -> float | None:
+        """Probability from which a class of a model of several labels counts as predicted; None for other models."""
+        return self.objective.threshold if isinstance(self.objective, Multilabel) else None
+
     def open(self, source: Source, segment: Segment | None = None) -> FrameReader:
         """Return a reader for a path, or a segment of it, or for uint8 frames (N, H, W, 3); return a reader unchanged.
 
@@ -300,8 +305,7 @@ class Predictor:
             return ScoresNotFiniteError()
         if self.task == "regression":
             return Measurement(row, self.label_names, views)
-        threshold = self.objective.threshold if isinstance(self.objective, Multilabel) else None
-        return Prediction(row, self.label_names, views, threshold)
+        return Prediction(row, self.label_names, views, self.threshold)
 
 
 def load_predictor(
