@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from common.flag_types import non_negative, non_negative_int, positive_int
+from common.flag_types import count_or_auto, non_negative, positive_int
 from common.settings import flag, option
 from datasets.clip_dataset import ClipDataset, SampleKey
 from datasets.readers import DECODERS, UnreadableVideoError
@@ -26,7 +26,12 @@ class LoadingSettings:
         "uniform: every training video once per epoch; balanced: every class equally often",
         choices=("uniform", "balanced"),
     )
-    num_workers: int = option(10, "dataloader workers per process", non_negative_int)
+    num_workers: int = option(
+        10,
+        "dataloader workers per process; auto: chosen for the machine, as are the computing threads (docs/engine.md)",
+        count_or_auto,
+        metavar="N|auto",
+    )
     reader: str = option(DECODERS[0], "library that decodes videos", choices=DECODERS)
     read_timeout: float = option(
         60,

@@ -25,6 +25,7 @@ from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
 from engines.loss_settings import refuse_misfits, switch_off_misfits
+from engines.machine import settle_workers
 from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 
@@ -129,6 +130,7 @@ def parse_arguments(
         switch_off_misfits(vars(args))
     if settle is not None:
         settle(args)
+    settle_workers(vars(args))
     for note in notes:
         _logger.warning("%s", note)
     _log_settings(vars(args), recipe, script)
