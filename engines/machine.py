@@ -33,6 +33,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def cores_of_process() -> int:
+    """Return the cores for each of the processes that torchrun started on this machine, at least 1."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def share_of(cores: int, *, gpu: bool) -> Share:
     """Divide the cores of a process between computing and decoding.
 
@@ -59,13 +64,13 @@ def settle_workers(flags: dict[str, Any]) -> None:
     """
     if flags.get("num_workers") != AUTO:
         return
-    cores, processes = usable_cores(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     gpu = torch.cuda.is_available() if not flags.get("device") else flags["device"].startswith("cuda")
-    share = share_of(max(1, cores // processes), gpu=gpu)
+    cores = cores_of_process()
+    share = share_of(cores, gpu=gpu)
     flags["num_workers"] = share.workers
     if not gpu and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(share.threads)
     _logger.info(
-        "--num_workers auto: %d core(s) for %d process(es) on %s: %d computing thread(s) and %d worker(s) each",
-        *(cores, processes, "a GPU" if gpu else "the CPU", torch.get_num_threads(), share.workers),
+        "--num_workers auto: %d core(s) for a process on %s: %d computing thread(s) and %d worker(s)",
+        *(cores, "a GPU" if gpu else "the CPU", torch.get_num_threads(), share.workers),
     )

@@ -55,7 +55,7 @@ def test_a_run_gets_a_number_and_the_log_says_which(monkeypatch, caplog):
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     assert parsed("auto").num_workers == 0
-    assert "2 core(s) for 1 process(es) on the CPU" in caplog.text and "0 worker(s)" in caplog.text
+    assert "2 core(s) for a process on the CPU" in caplog.text and "0 worker(s)" in caplog.text
     with pytest.raises(SystemExit):
         parsed("some")
 
