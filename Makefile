@@ -3,25 +3,30 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
+SEED ?= 0
+# Python compiles the modules that are imported; pip would compile all of them, for half a minute.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: setup demo demo-detection test test-asan lint bench gpu-check clean
 
 setup: $(VENV)/installed
 
+# PyTorch first, so that the C++ kernel is compiled while the rest is installed.
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
-	$(BIN)/python -m datasets.pixels
+	$(PIP) --constraint requirements.txt torch torchvision
+	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension & kernel=$$!; \
+		$(PIP) -r requirements.txt && $(BIN)/python -m datasets.pixels; status=$$?; wait $$kernel && exit $$status
 	touch $@
 
 # What tests and benchmarks want on top, which training does not.
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extras.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
-demo: setup
-	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo.sh $(OUTPUT)
+# Sets up, too; SEED=1 repeats the training with other random numbers on the same data.
+demo:
+	$(PYTHON) -m tools.demo --output $(OUTPUT) --seed $(SEED) --venv $(VENV)
 
 demo-detection: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
