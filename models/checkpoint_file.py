@@ -112,7 +112,7 @@ def _described(folder: Path) -> dict[str, Any]:
     flags = dict(config.get(FLAGS_KEY, {}))
     if "model_type" in config:  # of transformers, which may have trained another head
         tasks = {name: task for task, name in PROBLEM_TYPES.items()}
-        flags["task"] = tasks.get(config.get("problem_type"), "classification")
+        flags["task"] = tasks.get(str(config.get("problem_type")), "classification")
         flags["class_names"] = list(config.get("id2label", {}).values())
     return {CONFIG_KEY: stored, FLAGS_KEY: flags} | _objective_state(config, flags.get("task"), stored)
 
