@@ -27,6 +27,7 @@ from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
 from datasets.held_out import build_with_held_out
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
+from datasets.temporal_controls import TemporalControlSettings
 from engines.arguments import add_engine_arguments
 from engines.configuration import add_recipe_arguments, parse_command_line
 from engines.loss_settings import LossSettings, add_loss_arguments
@@ -48,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of video training and testing."""
     parser = get_classifier_parser()
     add_options(parser.add_argument_group("probes"), ProbeSettings)
+    add_options(parser.add_argument_group("controls of the test"), TemporalControlSettings)
     return parser
 
 
