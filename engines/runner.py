@@ -168,7 +168,7 @@ def run_test(
         weights = f"weights of --finetune {finetune}" if finetune else "random, untrained weights"
         _logger.warning("testing %s", weights)
     objective.to(context.device)
-    options = dict(bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
+    options: dict[str, Any] = dict(bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
     result = evaluate(objective, test_loader, context, **options)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
     changed = {name: evaluate(objective, loader, context, desc=name, **options) for name, loader in controls.items()}

@@ -145,7 +145,9 @@ class HubFolder(PyTorchModelHubMixin):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the card; `kwargs` are those of `model_card`, and the mixin's `model_card_kwargs`."""
         model: Any = self
-        outputs = {"task": self.run_flags.get("task") or "classification", **self.objective_state}
+        told = self.run_flags
+        outputs = {"task": told.get("task") or "classification", "view_merge": told.get("view_merge") or "mean"}
+        outputs |= self.objective_state
         return model_card(model.config, self.label_names(), self.reading, outputs, **kwargs)
 
 

@@ -46,7 +46,8 @@ def model_card(
         config: Of the network.
         label_names: Names of the classes, or empty.
         reading: How clips are read (see `inference.description`), or empty.
-        outputs: The `task`, and what turns outputs into predictions (see `models.hub.HubFolder`).
+        outputs: The `task`, how views are merged (`view_merge`), and what turns outputs into predictions (see
+            `models.hub.HubFolder`).
         name: Of the model; the registered name by default.
         results: Content of results.json, whose figures the card repeats.
         data: What the results were measured on; by default the name of the list in `results`.

@@ -204,7 +204,8 @@ class VideoMambaProForVideoClassification(PreTrainedModel):
 
         Returns:
             loss, logits (batch, labels) and hidden states. Of several views, softmax or sigmoid of the logits are the
-            mean probabilities; the logits of a regression are numbers in the units of the targets.
+            mean probabilities (or the highest, if the test took those); the logits of a regression are numbers in the
+            units of the targets.
         """
         several = pixel_values_videos.dim() == 6
         clips = pixel_values_videos.flatten(0, 1) if several else pixel_values_videos
