@@ -128,7 +128,7 @@ def test_a_reader_without_its_library_is_refused_before_anything_is_read(tmp_pat
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text("v.mp4 0\n")
     without_ffmpeg, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
-    without_ffmpeg.ffmpeg_major_version = decoders.VideoDecoder = None
+    without_ffmpeg.ffmpeg_major_version = None
     for installed, remedy in ((None, "pip install torchcodec"), (without_ffmpeg, "apt install ffmpeg")):
         monkeypatch.setitem(sys.modules, "torchcodec", installed)
         monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("run_class_finetuning", "run_pretrain_imagenet", "run_action_detection", "run_inference")
-SLOW = {"scipy", "sklearn", "pandas", "tensorboard", "numba", "onnx", "onnxruntime", "decord", "torchcodec", "starlette"}
+SLOW = {
+    *("scipy", "sklearn", "pandas", "tensorboard", "numba", "onnx", "onnxruntime", "decord", "torchcodec", "starlette")
+}
 
 
 def test_scripts_import_libraries_of_single_uses_when_they_are_used():

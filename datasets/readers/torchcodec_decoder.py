@@ -1,6 +1,8 @@
 """Decode with torchcodec, and the FFmpeg of the machine, the files for which the frames are those a player shows."""
 
+import importlib
 import os
+from typing import Any
 
 import numpy as np
 
@@ -8,8 +10,8 @@ from datasets.readers.errors import one_line
 from datasets.readers.hand_over import CheckedDecoder
 
 try:
-    import torchcodec
-    from torchcodec.decoders import VideoDecoder
+    torchcodec: Any = importlib.import_module("torchcodec")
+    decoders: Any = importlib.import_module("torchcodec.decoders")
 except ModuleNotFoundError as error:
     raise ImportError(f"{one_line(error)}; pip install torchcodec") from error
 except (OSError, RuntimeError):  # versions before 0.17 load FFmpeg when they are imported
@@ -35,7 +37,9 @@ class TorchcodecDecoder:
     def __init__(self, path: str):
         """Open the file; raise one of several errors of torchcodec if it is not a video."""
         # FFmpeg interprets text before a colon as a protocol, so the path must be absolute.
-        self._decoder = VideoDecoder(os.path.abspath(path), dimension_order="NHWC", device="cpu", seek_mode="exact")
+        self._decoder = decoders.VideoDecoder(
+            os.path.abspath(path), dimension_order="NHWC", device="cpu", seek_mode="exact"
+        )
 
     def __len__(self) -> int:
         return len(self._decoder)
