@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
 
-.PHONY: setup demo demo-detection test test-asan lint bench gpu-check clean
+.PHONY: setup demo demo-detection test test-asan lint docs bench gpu-check clean
 
 setup: $(VENV)/installed
 
@@ -44,6 +44,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror mamba/csrc/*
 
+# The documentation as a site; REPOSITORY=https://github.com/NAME/VideoMambaPro/blob/main links to the files there.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tools.site --repository "$(REPOSITORY)"
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.model
@@ -53,4 +57,4 @@ gpu-check: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
-	rm -rf $(VENV) build outputs
+	rm -rf $(VENV) .cache build outputs
