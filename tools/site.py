@@ -3,7 +3,8 @@
 The pages are the README, the other documents and an API reference from the docstrings. They are copied to build/pages,
 where links between documents are links between pages and links to other files of the repository lead to the given
 address of the repository, or are plain text without one. Zensical (zensical.toml) then builds build/site and fails at
-any link that leads nowhere. index.html opens without a server.
+any link that leads nowhere. The pages open without a server and fetch nothing from elsewhere; the search needs one:
+python -m http.server -d build/site.
 """
 
 import os
