@@ -14,7 +14,7 @@ try:
     decoders: Any = importlib.import_module("torchcodec.decoders")
 except ModuleNotFoundError as error:
     raise ImportError(f"{one_line(error)}; pip install torchcodec") from error
-except (OSError, RuntimeError):  # versions before 0.17 load FFmpeg when they are imported
+except (ImportError, OSError, RuntimeError):  # versions before 0.17 load FFmpeg when they are imported
     torchcodec = None
 if getattr(torchcodec, "ffmpeg_major_version", None) is None:
     raise ImportError(
