@@ -7,7 +7,7 @@ SEED ?= 0
 # Python compiles the modules that are imported; pip would compile all of them, for half a minute.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup demo demo-detection test test-asan lint bench gpu-check clean
+.PHONY: setup demo demo-detection test test-asan lint docs bench gpu-check clean
 
 setup: $(VENV)/installed
 
@@ -49,6 +49,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror mamba/csrc/*
 
+# The documentation as a site; REPOSITORY=https://github.com/NAME/VideoMambaPro/blob/main links to the files there.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tools.site --repository "$(REPOSITORY)"
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.model
@@ -58,4 +62,4 @@ gpu-check: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
-	rm -rf $(VENV) build outputs
+	rm -rf $(VENV) .cache build outputs

@@ -14,7 +14,7 @@ from torch import Tensor
 from datasets.build import build_plan, window_length
 from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.labels import LabelTask
-from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader
+from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader, require_reader
 from datasets.segments import Segment
 from engines.distributed import resolve_device
 from engines.objectives.base import Objective
@@ -342,10 +342,11 @@ def load_predictor(
         FileNotFoundError: the file does not exist.
         CheckpointError: the file is not a checkpoint of this family, or has no head and needs one.
         ValueError: an override is unknown or contradicts the file, the number of names differs from the number of
-            classes, or the device does not exist.
+            classes, the library of the reader is missing, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
     model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint, head=head)
+    require_reader(data.reader)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
@@ -378,7 +379,7 @@ def load_predictor(
         clips_per_forward=clips_per_forward,
         filename_tmpl=data.filename_tmpl,
         reader=data.reader,
-        guard=Guard(data.read_timeout) if data.read_timeout else None,
+        guard=Guard(data.read_timeout, reader=data.reader) if data.read_timeout else None,
         window=0 if images else window_length(data),
         window_stride=data.window_stride,
     )
