@@ -1,5 +1,6 @@
 """Stand-ins for the model, the data and the flags that train within a moment."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -213,15 +214,20 @@ def assert_equal_states(first, second):
 
 
 def run_processes(function, world_size, *arguments):
-    """Run function(rank, *arguments) in `world_size` processes with torchrun's variables set; wait for all."""
+    """Run function(rank, *arguments) in `world_size` processes with torchrun's variables set; wait for all.
+
+    They are forked from a server that has imported PyTorch once for all tests of this worker and does nothing else.
+    """
+    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_enter, (function, world_size, port, arguments), nprocs=world_size)
+    values = (function, world_size, port, arguments, dict(os.environ))
+    torch.multiprocessing.start_processes(_enter, values, nprocs=world_size, start_method="forkserver")
 
 
-def _enter(rank, function, world_size, port, arguments):
-    os.environ |= {
+def _enter(rank, function, world_size, port, arguments, environment):
+    os.environ |= environment | {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
         "LOCAL_RANK": str(rank),
