@@ -5,7 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
 
 # Bytes of a thread's stack. On the H100 for which the tiles were chosen, what runs unless
 # measurement finds better spills nothing; elsewhere a little, but never inside a loop.
@@ -36,11 +39,7 @@ def check(usage, stack):
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [
-        (90, torch.bfloat16),
-        pytest.param(90, torch.float32, marks=pytest.mark.slow),
-        pytest.param(100, torch.bfloat16, marks=pytest.mark.slow),
-    ],
+    [(90, torch.bfloat16), (90, torch.float32), (100, torch.bfloat16)],
 )
 def test_what_runs_by_default_spills_nothing(capability, dtype):
     from benchmarks import compile_report
@@ -61,7 +60,6 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
         check(usage, DEFAULT_STACK if capability == 90 else CHOSEN_STACK)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float16), (90, torch.bfloat16)])
 def test_every_tile_that_may_be_chosen(capability, dtype):
     from benchmarks import compile_report
