@@ -71,12 +71,12 @@ def test_every_tile_that_may_be_chosen(capability, dtype):
 
 
 def test_spills_are_seen():
-    """The check can fail: with 64 registers the backward kernel must spill, and in its loop."""
+    """The check can fail: with 48 registers the backward kernel must spill, and in its loop."""
     from benchmarks import compile_report
     from mamba.mamba_ssm.ops.triton import launching
 
-    launch = compile_report.scan_launches(launching.Tile(16, 1, 64), torch.bfloat16, backward=True)[2]
+    launch = compile_report.scan_launches(launching.Tile(8, 1, 48), torch.bfloat16, backward=True)[2]
     usage = compiled(launch, 90)
-    assert usage.registers <= 64
+    assert usage.registers <= 48
     assert usage.stack > CHOSEN_STACK
     assert usage.spills_in_loop > 0
