@@ -10,7 +10,7 @@ def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     for item in items:
-        if {"subprocess", "run_processes"} & vars(item.module).keys():
+        if {"subprocess", "run_processes", "run_script"} & vars(item.module).keys():
             item.add_marker("processes")
 
 

@@ -1,6 +1,5 @@
 """Stand-ins for the model, the data and the flags that train within a moment."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing
+from forked import prepare_process, ready_server
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -214,25 +214,16 @@ def assert_equal_states(first, second):
 
 
 def run_processes(function, world_size, *arguments):
-    """Run function(rank, *arguments) in `world_size` processes with torchrun's variables set; wait for all.
-
-    They are forked from a server that has imported PyTorch once for all tests of this worker and does nothing else.
-    """
-    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm"])
+    """Run function(rank, *arguments) in `world_size` processes with torchrun's variables set; wait for all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     values = (function, world_size, port, arguments, dict(os.environ))
+    ready_server()
     torch.multiprocessing.start_processes(_enter, values, nprocs=world_size, start_method="forkserver")
 
 
 def _enter(rank, function, world_size, port, arguments, environment):
-    os.environ |= environment | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
+    place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    prepare_process(environment | {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     function(rank, *arguments)
