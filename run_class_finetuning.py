@@ -15,6 +15,7 @@ if __name__ == "__main__":
     leave_on_signals()
 
 from common.settings import add_options, from_flags
+from datasets.temporal_controls import TemporalControlSettings
 from engines.arguments import classifier_parser
 from engines.early_check import check_command_line
 from engines.probe_settings import ProbeSettings, settle_probe
@@ -24,6 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of video training and testing."""
     parser = classifier_parser("VideoMambaPro: fine-tuning and evaluation on videos")
     add_options(parser.add_argument_group("probes"), ProbeSettings)
+    add_options(parser.add_argument_group("controls of the test"), TemporalControlSettings)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.flag_types import fraction, non_negative, non_negative_int, positive, positive_fraction, positive_int
+from common.flag_types import count_or_auto, fraction, non_negative, positive, positive_fraction, positive_int
 from common.settings import flag, option
 from datasets.readers import DECODERS
 
@@ -53,7 +53,12 @@ class LoadingSettings:
         "uniform: every training video once per epoch; balanced: every class equally often",
         choices=("uniform", "balanced"),
     )
-    num_workers: int = option(10, "dataloader workers per process", non_negative_int)
+    num_workers: int = option(
+        10,
+        "dataloader workers per process; auto: chosen for the machine, as are the computing threads (docs/engine.md)",
+        count_or_auto,
+        metavar="N|auto",
+    )
     reader: str = option(DECODERS[0], "library that decodes videos", choices=DECODERS)
     read_timeout: float = option(
         60,

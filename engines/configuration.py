@@ -22,6 +22,7 @@ from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
 from engines.loss_settings import refuse_misfits, switch_off_misfits
+from engines.machine import settle_workers
 from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
 from engines.recipe_flags import check_flags
@@ -92,6 +93,7 @@ def parse_arguments(
         switch_off_misfits(vars(args))
     if settle is not None:
         settle(args)
+    settle_workers(vars(args))
     for note in notes:
         _logger.warning("%s", note)
     _log_settings(vars(args), recipe, script)

@@ -34,6 +34,7 @@ from datasets.lists import (
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
+from datasets.temporal_controls import TemporalControlSettings
 from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
@@ -79,6 +80,7 @@ def check_command_line(
     if _asks_for_help(words, get_parser):
         return
     labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings)
+    labelled += (TemporalControlSettings,)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)

@@ -18,6 +18,7 @@ from torchvision.utils import make_grid
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines.machine import cores_of_process, share_of
 from engines.trackers import Tracker
 
 _logger = logging.getLogger(__name__)
@@ -54,19 +55,22 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def loading_advice(waiting: float, num_workers: int) -> str:
+def loading_advice(waiting: float, num_workers: int, *, gpu: bool) -> str:
     """Return advice if training spent more than a tenth of its time waiting for data, else an empty string.
+
+    A run on so few cores that the process decodes its own clips does not wait: it reads.
 
     Args:
         waiting: share of the time, 0 to 1.
         num_workers: dataloader workers of one process.
+        gpu: whether the model runs on a GPU.
     """
-    if waiting <= _SLOW_LOADING:
+    suited = share_of(cores_of_process(), gpu=gpu).workers
+    if waiting <= _SLOW_LOADING or suited == num_workers == 0:
         return ""
-    free = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cheaper = "make videos cheaper to decode (python -m tools.prepare_videos)"
     remedy = (
-        f"raise --num_workers to {free}, or {cheaper}" if num_workers < free else f"every core has a worker: {cheaper}"
+        f"raise --num_workers to {suited}, or {cheaper}" if num_workers < suited else f"no core is free: {cheaper}"
     )
     return f"training waited for data {waiting:.0%} of the time with --num_workers {num_workers}: {remedy}"
 

@@ -15,9 +15,9 @@ import run_inference
 import run_pretrain_imagenet
 import run_pretrain_masked
 from common.flag_types import fraction, frame_template, non_negative, positive, positive_int, proper_fraction, seed
-from engines.configuration import check_flags
 from engines.distributed import Context
 from engines.recipe import RecipeError
+from engines.recipe_flags import check_flags
 from engines.state import create_training_state
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,9 @@ from models.masks import MASKS
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("run_class_finetuning", "run_pretrain_imagenet", "run_action_detection", "run_inference")
-SLOW = {"scipy", "sklearn", "pandas", "tensorboard", "numba", "onnx", "onnxruntime", "decord", "starlette"}
+SLOW = {
+    *("scipy", "sklearn", "pandas", "tensorboard", "numba", "onnx", "onnxruntime", "decord", "torchcodec", "starlette")
+}
 HEAVY = {"torch", "torchvision", "timm", "huggingface_hub", "av"} | SLOW
 
 
