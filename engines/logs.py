@@ -9,20 +9,17 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.utils import make_grid
 
-from common.flag_types import positive_int
-from common.settings import option
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from engines.machine import cores_of_process, share_of
-from engines.trackers import TRACKERS, Tracker
+from engines.trackers import Tracker
 
 _logger = logging.getLogger(__name__)
 
@@ -30,21 +27,6 @@ _HANDLER = "engines"
 # Share of the time spent waiting for data above which a warning is logged.
 _SLOW_LOADING = 0.1
 _MAX_CLIPS, _MAX_FRAMES = 4, 8  # in the image of a batch
-
-
-@dataclass(frozen=True)
-class LogSettings:
-    """Output folders of a run, and how often it logs."""
-
-    output_dir: str = option(
-        "",
-        "folder for checkpoints, log.txt, args.json and results.json; nothing is written if empty (default: empty)",
-    )
-    log_dir: str = option("", "folder for TensorBoard files (default: --output_dir)")
-    track: str = option(
-        "", "experiment tracker beside TensorBoard: trackio, wandb or mlflow (default: none)", choices=TRACKERS
-    )
-    log_interval: int = option(20, "optimizer steps between two log lines", positive_int)
 
 
 def setup_logging(rank: int) -> None:
