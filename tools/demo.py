@@ -1,13 +1,11 @@
 """Run the demo and show how far the whole of it is: `make demo`, or `python -m tools.demo [--output DIR] [--seed N]`.
 
 It sets up the environment (`make setup`), runs `scripts/demo.sh`, and ends with the result and what to try next. On a
-terminal, the last line shows the stage and the time left, below the log; elsewhere, such a line begins each
-stage.
+terminal, the last line shows the stage and the time left, below the log; elsewhere, each stage begins with one.
 
 This module needs nothing but Python, because it starts before anything is installed.
 """
 
-import argparse
 import json
 import os
 import queue
@@ -20,6 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
+
+from common.flag_parser import FlagParser
+from common.flag_types import seed
 
 
 class Stage(NamedTuple):
@@ -58,30 +59,28 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self.stage, self.share = 0, 0.0
-        self._began = self._now = clock()
+        self._began = clock()
         self._taken, self._expected = 0.0, 0.0  # seconds of the finished stages after the set-up, here and in STAGES
 
     def read(self, line: str) -> bool:
         """Take a line of output into account; return whether it begins another stage."""
-        self._now = self._clock()
         if step := STEP.search(line):
             epoch, epochs, update, updates = map(int, step.groups())
             self.share = (epoch + update / updates) / epochs
-        following = self.stage + 1
+        following = self.stage + 1  # no other: the pretrained weights are tested, too
         if following == len(STAGES) or not re.search(STAGES[following].begins, line):
             return False
-        # The test of the pretrained weights is still part of the pretraining.
-        spent, planned = self._now - self._began, STAGES[self.stage].seconds
+        now = self._clock()
+        spent, planned = now - self._began, STAGES[self.stage].seconds
         if self.stage > 0 and spent > SKIPPED * planned:
             self._taken += spent
             self._expected += planned
-        self.stage, self.share, self._began = following, 0.0, self._now
+        self.stage, self.share, self._began = following, 0.0, now
         return True
 
     def seconds_left(self) -> float:
         """Return the estimated time until the end of the demo in seconds."""
-        self._now = self._clock()
-        spent, planned = self._now - self._began, STAGES[self.stage].seconds
+        spent, planned = self._clock() - self._began, STAGES[self.stage].seconds
         taken, expected = self._taken, self._expected
         if self.share > LEAST_SHARE:
             taken, expected = taken + spent, expected + self.share * planned
@@ -178,9 +177,9 @@ def run(command: Sequence[str], environment: dict[str, str], progress: Progress)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = FlagParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder of data and results")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order; the data stays the same")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights and order; the data stays the same")
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="environment that make setup creates")
     options = parser.parse_args(arguments)
     began = time.monotonic()
