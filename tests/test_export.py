@@ -34,11 +34,11 @@ def onnx_tools():
 def checkpoint(tmp_path_factory):
     """A nano model whose scans read the tokens before the convolution, which only its flags tell."""
     torch.manual_seed(0)
-    size = {"num_classes": CLASSES, "num_frames": FRAMES, "img_size": SIDE}
+    size = {"num_classes": CLASSES, "num_frames": FRAMES, "img_size": SIDE, "depth": 2}
     model = timm.create_model("videomambapro_nano", scan_input="raw", **size)
     torch.nn.init.normal_(model.head.weight)
     path = tmp_path_factory.mktemp("checkpoint") / "nano.pth"
-    flags = {"scan_input": "raw", "class_names": ["a", "b", "c", "d", "e"]}
+    flags = {"model": "videomambapro_nano", "scan_input": "raw", "depth": 2, "class_names": ["a", "b", "c", "d", "e"]}
     torch.save({"model": model.state_dict(), "args": flags}, path)
     return path, model.eval()
 
