@@ -23,6 +23,7 @@ def resize_spatial(positions: Tensor, old: tuple[int, int], new: tuple[int, int]
 
 def resize_temporal(positions: Tensor, tubelets: int) -> Tensor:
     """Interpolate temporal positions (1, t, d) to (1, tubelets, d); return them unchanged if t is the same."""
-    if positions.shape[1] == tubelets:
+    # A number that torch.export leaves open is not compared, because that would fix it.
+    if isinstance(tubelets, int) and positions.shape[1] == tubelets:
         return positions
     return F.interpolate(positions.mT, size=tubelets, mode="linear", align_corners=False).mT

@@ -35,7 +35,8 @@ def save(path, name="videomambapro_nano", **settings):
     """Save an untrained model whose answers depend on the clip, and return it."""
     torch.manual_seed(0)
     model = timm.create_model(name, **TINY | settings).eval()
-    torch.nn.init.normal_(model.head.weight)
+    for weight in (model.head.weight, model.temporal_pos_embedding):
+        torch.nn.init.normal_(weight)
     flags = {"class_names": [f"name {label}" for label in range(CLASSES)], "input_size": model.config.img_size}
     torch.save({"model": model.state_dict(), CONFIG_KEY: model.config.values(), "args": flags}, path)
     return model
@@ -46,7 +47,8 @@ def save(path, name="videomambapro_nano", **settings):
     [
         ("videomambapro_nano", dict(elemental_residual=False, scan_input="raw", rms_norm=False)),
         ("videomambapro_nano", dict(masked_backward=False, num_frames=8)),
-        ("videomamba_tiny", dict(num_frames=16)),  # of type v2, without both
+        ("videomambapro_nano", dict(num_frames=1)),
+        ("videomamba_tiny", dict(num_frames=16, tubelet_size=2)),  # of type v2, without both
         ("videomamba_tiny", dict(elemental_residual=True, masked_backward=True, img_size=(32, 48))),
     ],
 )
@@ -54,8 +56,9 @@ def test_every_type_of_model_agrees_with_pytorch(library, tmp_path, name, settin
     model = save(tmp_path / "c.pth", name, **settings)
     assert tool.export(tmp_path / "c.pth", tmp_path / "c.onnx", onnx_kernel=True) <= 1e-4
     run = tool.load_onnx(tmp_path / "c.onnx", tmp_path / onnx_library.FILE_NAME, threads=2)
-    for batch in (1, 3):
-        clips = torch.randn(batch, 3, model.num_frames, *model.patch_embed.img_size)
+    trained = model.num_frames
+    for batch, frames in ((1, trained), (3, trained), (2, 6 if trained > 1 else 1)):
+        clips = torch.randn(batch, 3, frames, *model.patch_embed.img_size)
         with torch.no_grad():
             expected = model(clips)
         assert expected.std() > 0.1
@@ -76,6 +79,8 @@ def test_the_file_has_the_operators_and_the_metadata_of_the_plain_file(exported)
 
     written = onnx.load(exported / "c.onnx")
     onnx.checker.check_model(written)
+    sizes = written.graph.input[0].type.tensor_type.shape.dim
+    assert [size.dim_param or size.dim_value for size in sizes] == ["batch", 3, "frames", 32, 32]
     plain = tool._metadata(load_predictor(exported / "c.pth", device="cpu", backend="portable"))
     metadata = json.loads(written.metadata_props[0].value)
     assert plain["model_config"].pop("backend") == "portable" and metadata["model_config"].pop("backend") == "cpu"

@@ -6,7 +6,8 @@
     python -m tools.export CHECKPOINT model.pt2     torch.export, the scan as one operator of this repository
     python -m tools.export CHECKPOINT DIR --format transformers    a folder with the code, for pipeline(...) anywhere
 
-The input of files is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size.
+The input of files is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size, and
+with any number of frames for --onnx_kernel.
 docs/export.md describes how to use the files, docs/hub.md the folder.
 """
 
@@ -16,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -133,8 +134,12 @@ def export(
     library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     predictor = load_predictor(checkpoint, device="cpu", backend=backend)
     model, metadata = predictor.model, json.dumps(_metadata(predictor))
+    sizes: dict[int, Any] = {0: Dim("batch")}
+    # The loop over tokens of other files is written for one length, and torch.export never leaves a size of 1 open.
+    if onnx_kernel and model.num_frames > model.config.tubelet_size:
+        sizes[2] = _multiple_of(model.config.tubelet_size)
     with torch.no_grad():
-        program = torch.export.export(model, (random_clips(model, 2),), dynamic_shapes=({0: Dim("batch")},))
+        program = torch.export.export(model, (random_clips(model, 2),), dynamic_shapes=(sizes,))
     with atomic_write(target) as file:
         if to_onnx:
             _write_onnx(program, metadata, file, onnx_kernel)
@@ -150,6 +155,12 @@ def export(
         if onnx_kernel:
             onnx_library.copy_library(_library_beside(target))
     return difference
+
+
+def _multiple_of(tubelet_size: int) -> Any:
+    """Return the dimension of frames, any number of whole tubelets."""
+    tubelets = Dim("tubelets", min=1)
+    return tubelet_size * tubelets if tubelet_size > 1 else tubelets
 
 
 def _library_beside(target: Path) -> Path:
@@ -215,7 +226,9 @@ def _write_onnx(program: ExportedProgram, metadata: str, file: IO[bytes], onnx_k
     result.model.metadata_props[METADATA] = metadata
     proto = result.model_proto
     for tensor in (*proto.graph.input, *proto.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch.export has a name of its own for it
+        for size, name in zip(tensor.type.tensor_type.shape.dim, ("batch", "channels", "frames"), strict=False):
+            if size.dim_param:
+                size.dim_param = name  # torch.export has a name of its own for it
     file.write(proto.SerializeToString())
 
 

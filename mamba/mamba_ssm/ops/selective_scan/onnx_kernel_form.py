@@ -61,7 +61,8 @@ def translate_scan(
     )
     attributes = {name: int(value) for name, value in switches.items()}
     out = _scan(u, delta, A, A_b, B, C, D, z, delta_bias, **attributes)
-    return out, op.Constant(value=onnx_ir.tensor(np.zeros(0, np.float32)))
+    no_states = onnx_ir.tensor(np.zeros(0, np.float32))
+    return out, op.Constant(value=no_states)  # pyright: ignore[reportArgumentType]  (its own library's tensor)
 
 
 def translate_convolution(x, weight, bias, silu, backend):

@@ -3,7 +3,7 @@
     python -m mamba.mamba_ssm.ops.selective_scan.onnx_library [FILE.so]
 
 Without FILE, the library stays where `kernel_library` builds it, and its path is printed. It needs neither PyTorch nor
-headers of ONNX Runtime (see mamba/csrc/onnx_runtime.h) and serves every ONNX Runtime from 1.17 on, on every processor
+headers of ONNX Runtime (see mamba/csrc/onnx_runtime.h) and serves ONNX Runtime from 1.17 on, on every processor
 of the architecture.
 """
 
