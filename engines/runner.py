@@ -96,7 +96,8 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
             trained = train_one_epoch(state, train_loader, settings, context, run_log)
             # If the validation is interrupted, only the validation has to be repeated.
             save_checkpoint(state, settings.output_dir, context)
-        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
+        on_gpu = context.device.type == "cuda"
+        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers, gpu=on_gpu)
         if advice:
             _logger.warning("%s", advice)
         due = (epoch + 1) % settings.eval_freq == 0 or epoch + 1 == settings.epochs
