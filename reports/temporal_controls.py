@@ -110,7 +110,7 @@ def temporal_controls(results: dict[str, Any], names: Sequence[str]) -> Temporal
         for name in results["temporal_controls"]
     }
     classes = []
-    for label in sorted({row["label"] for row in rows["normal"]}):
+    for label in sorted({int(row["label"]) for row in rows["normal"]}):
         lost = [
             name
             for name, outcome in outcomes.items()
