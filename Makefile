@@ -3,17 +3,20 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUTPUT ?= outputs/demo
-INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SEED ?= 0
+# Python compiles the modules that are imported; pip would compile all of them, for half a minute.
+INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup demo demo-detection test test-quick test-pythons test-oldest test-asan lint bench gpu-check clean
+.PHONY: setup demo demo-detection test test-quick test-pythons test-oldest test-asan lint docs bench gpu-check clean
 
 setup: $(VENV)/installed
 
+# PyTorch first, so that the C++ kernel is compiled while the rest is installed.
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -r requirements.txt
-	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
-	$(BIN)/python -m datasets.pixels
+	$(INSTALL) --constraint requirements.txt torch torchvision
+	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension & kernel=$$!; \
+		$(INSTALL) -r requirements.txt && $(BIN)/python -m datasets.pixels; status=$$?; wait $$kernel && exit $$status
 	touch $@
 
 # What tests and benchmarks want on top, which training does not.
@@ -21,8 +24,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extra
 	$(INSTALL) -r requirements-dev.txt
 	touch $@
 
-demo: setup
-	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo.sh $(OUTPUT)
+# Sets up, too; SEED=1 repeats the training with other random numbers on the same data.
+demo:
+	$(PYTHON) -m tools.demo --output $(OUTPUT) --seed $(SEED) --venv $(VENV)
 
 demo-detection: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
@@ -65,6 +69,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror mamba/csrc/*
 
+# The documentation as a site; REPOSITORY=https://github.com/NAME/VideoMambaPro/blob/main links to the files there.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tools.site --repository "$(REPOSITORY)"
+
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.scan
 	$(BIN)/python -m benchmarks.model
@@ -74,4 +82,4 @@ gpu-check: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
-	rm -rf $(VENV) .venv-* build outputs
+	rm -rf $(VENV) .venv-* .cache build outputs

@@ -5,7 +5,8 @@ import math
 import torch.nn as nn
 from timm.layers import trunc_normal_
 
-DT_INITS = ("mamba", "published")
+from models.config import DT_INITS
+
 LINEAR_STD = 0.02
 
 
