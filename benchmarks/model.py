@@ -40,7 +40,7 @@ from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backen
 
 ROUNDS = 7
 FRAMES = (8, 16, 32, 64)
-TRAINED = (peers.TINY, "ViT-Ti")
+TRAINED = (peers.TINY, peers.TINY_TUBELET_2, "ViT-Ti")  # the latter two have equal numbers of tokens
 TOKENS = limit.TOKENS  # of the single mixer
 CLIPS, FIRST_CLASSES = 32, 5
 TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 5e-2  # of logits in float32 and under autocast
