@@ -16,27 +16,14 @@ SCRIPT = "run_action_detection.py"
 if __name__ == "__main__":
     leave_on_signals()
 
-from engines.early_check import check_command_line
-
-if __name__ == "__main__":
-    check_command_line(SCRIPT, classifies=False)  # what follows takes seconds to import
-
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from common.flag_parser import FlagParser
 from common.settings import add_options, from_flags
 from datasets.detection.arguments import DetectionSettings, add_detection_arguments
-from datasets.detection.build import build_detection_dataset, build_detection_loader
-from datasets.detection.keyframe_dataset import KeyframeDataset
-from datasets.detection.lists import find_label_map
 from engines.arguments import add_engine_arguments
-from engines.configuration import add_recipe_arguments, parse_command_line
-from engines.objectives.detection import Detection, DetectionTestSettings, class_frequencies
-from engines.run import run_task
-from engines.task import Task
+from engines.early_check import check_command_line
+from engines.recipe_flags import add_recipe_arguments
+from engines.settings import DetectionTestSettings
 from models.arguments import add_model_arguments
-from models.detection import ActionDetector
-from reports.best_effort import try_to_report
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -48,6 +35,22 @@ def get_parser() -> argparse.ArgumentParser:
     add_options(parser.add_argument_group("evaluation of detections"), DetectionTestSettings)
     add_recipe_arguments(parser)
     return parser
+
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT, get_parser=get_parser, classifies=False)  # what follows takes seconds to import
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from datasets.detection.build import build_detection_dataset, build_detection_loader
+from datasets.detection.keyframe_dataset import KeyframeDataset
+from datasets.detection.lists import find_label_map
+from engines.configuration import parse_command_line
+from engines.objectives.detection import Detection, class_frequencies
+from engines.run import run_task
+from engines.task import Task
+from models.detection import ActionDetector
+from reports.best_effort import try_to_report
 
 
 def note_classes(flags: argparse.Namespace) -> None:

@@ -14,53 +14,41 @@ SCRIPT = "run_class_finetuning.py"
 if __name__ == "__main__":
     leave_on_signals()
 
+from common.settings import add_options, from_flags
+from datasets.temporal_controls import TemporalControlSettings
+from engines.arguments import classifier_parser
 from engines.early_check import check_command_line
+from engines.probe_settings import ProbeSettings, settle_probe
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of video training and testing."""
+    parser = classifier_parser("VideoMambaPro: fine-tuning and evaluation on videos")
+    add_options(parser.add_argument_group("probes"), ProbeSettings)
+    add_options(parser.add_argument_group("controls of the test"), TemporalControlSettings)
+    return parser
+
 
 if __name__ == "__main__":
-    check_command_line(SCRIPT)  # what follows takes seconds to import
+    check_command_line(SCRIPT, get_parser=get_parser)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from common.flag_parser import FlagParser
-from common.settings import add_options, from_flags
-from datasets.arguments import add_data_arguments
 from datasets.clip_dataset import ClipDataset
 from datasets.held_out import build_with_held_out
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
-from engines.arguments import add_engine_arguments
-from engines.configuration import add_recipe_arguments, parse_command_line
-from engines.loss_settings import LossSettings, add_loss_arguments
+from engines.configuration import parse_command_line
+from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation
 from engines.objectives.probe import Probe
 from engines.objectives.stored_teacher import StoredTeacher
 from engines.objectives.tasks import create_objective, take_from_checkpoint
-from engines.probe_settings import ProbeSettings, settle_probe
 from engines.run import run_task
 from engines.task import Task
-from models.arguments import add_model_arguments
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Return the parser of video training and testing."""
-    parser = get_classifier_parser()
-    add_options(parser.add_argument_group("probes"), ProbeSettings)
-    return parser
-
-
-def get_classifier_parser() -> argparse.ArgumentParser:
-    """Return the parser of a classifier's training and testing."""
-    parser = FlagParser(description="VideoMambaPro: fine-tuning and evaluation on videos")
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    add_engine_arguments(parser)
-    add_loss_arguments(parser)
-    add_options(parser.add_argument_group("distillation from a stored teacher"), StoredTeacherSettings)
-    add_recipe_arguments(parser)
-    return parser
 
 
 def objective_of_labels(

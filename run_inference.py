@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 from common.flag_parser import FlagParser
 from common.flag_types import fraction, non_negative_int, positive, positive_int
-from common.memory import keep_freed_memory
+from common.memory import keep_freed_memory, share_one_arena
 from common.progress import progress
 from common.terminal import printable
 from datasets.detection.annotations import FULL, PERSON_FORM
@@ -170,7 +170,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             windows=bool(args.stride or args.window),
             window=args.window,
             stride=args.stride,
-            segments=segment_settings_of_flags(args),
+            segments=segment_settings_of_flags(args, predictor.threshold),
             truth=_read_truth(args, len(predictor.label_names)),
         )
         if args.segments:
@@ -215,6 +215,7 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _follow_live(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    share_one_arena()
     try:
         predictor = predictor_of_flags(args, label_names=args.label_names)
         _refuse_curves_of_numbers(args, predictor)

@@ -15,34 +15,37 @@ DEFAULTS = "imagenet"  # the recipe file whose common flags serve where no recip
 if __name__ == "__main__":
     leave_on_signals()
 
+from engines.arguments import classifier_parser
 from engines.early_check import check_command_line
+from engines.recipe_flags import recipe_defaults
+from models.arguments import add_distillation_arguments
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
+    parser = classifier_parser("VideoMambaPro: pretraining and evaluation on images")
+    add_distillation_arguments(parser)
+    recipe_defaults(parser, DEFAULTS)
+    return parser
+
 
 if __name__ == "__main__":
-    check_command_line(SCRIPT, defaults=DEFAULTS)  # what follows takes seconds to import
+    check_command_line(SCRIPT, get_parser=get_parser, defaults=DEFAULTS)  # what follows takes seconds to import
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
-from engines.configuration import parse_command_line, recipe_defaults
+from engines.configuration import parse_command_line
 from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation, TokenDistance
 from engines.run import run_task
 from engines.task import Task
-from models.distillation import add_distillation_arguments, load_teacher
+from models.distillation import load_teacher
 from models.videomambapro import VideoMambaPro
 from reports.best_effort import try_to_report
-from run_class_finetuning import get_classifier_parser, objective_of_labels
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Return the parser of image pretraining: the flags of videos, with the image recipe's defaults."""
-    parser = get_classifier_parser()
-    parser.description = "VideoMambaPro: pretraining and evaluation on images"
-    add_distillation_arguments(parser)
-    recipe_defaults(parser, DEFAULTS)
-    return parser
+from run_class_finetuning import objective_of_labels
 
 
 def create_objective(

@@ -17,30 +17,13 @@ DEFAULTS = "masked"  # the recipe file whose common flags serve where no recipe 
 if __name__ == "__main__":
     leave_on_signals()
 
-from engines.early_check import check_command_line
-
-if __name__ == "__main__":
-    check_command_line(SCRIPT, defaults=DEFAULTS)  # what follows takes seconds to import
-
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from common.flag_parser import FlagParser
 from common.settings import add_options, from_flags
-from datasets.arguments import add_data_arguments
-from datasets.clip_dataset import ClipDataset
-from datasets.pretraining import PretrainingSettings, ProbeListSettings, build_pretraining_dataset
+from datasets.arguments import PretrainingSettings, ProbeListSettings, add_data_arguments
 from engines.arguments import add_engine_arguments
-from engines.configuration import add_recipe_arguments, parse_command_line, recipe_defaults
-from engines.objectives.masked import MaskedAlignment, MaskSettings
-from engines.objectives.neighbours import Neighbours
-from engines.run import run_task
-from engines.task import Task
-from models.arguments import add_model_arguments
-from models.teachers import FamilyTeacher, TeacherSettings, VitTeacher, load_teacher
-from models.videomambapro import VideoMambaPro
-from reports.best_effort import try_to_report
-
-logger = logging.getLogger(__name__)
+from engines.early_check import check_command_line
+from engines.recipe_flags import add_recipe_arguments, recipe_defaults
+from models.arguments import MaskSettings, TeacherSettings, add_model_arguments
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -55,6 +38,25 @@ def get_parser() -> argparse.ArgumentParser:
     add_recipe_arguments(parser)
     recipe_defaults(parser, DEFAULTS)
     return parser
+
+
+if __name__ == "__main__":
+    check_command_line(SCRIPT, get_parser=get_parser, defaults=DEFAULTS)  # what follows takes seconds to import
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from datasets.clip_dataset import ClipDataset
+from datasets.pretraining import build_pretraining_dataset
+from engines.configuration import parse_command_line
+from engines.objectives.masked import MaskedAlignment
+from engines.objectives.neighbours import Neighbours
+from engines.run import run_task
+from engines.task import Task
+from models.teachers import FamilyTeacher, VitTeacher, load_teacher
+from models.videomambapro import VideoMambaPro
+from reports.best_effort import try_to_report
+
+logger = logging.getLogger(__name__)
 
 
 def teacher_of(args: argparse.Namespace, model: VideoMambaPro) -> VitTeacher | FamilyTeacher:

@@ -7,8 +7,8 @@
   augments each frame by PIL at full size and crops at the end.
 - samples: training samples of a 10 s video of 272 x 640, 16 sparse frames, compared with only decoding the frames.
 - views: all 4 x 3 views of a test video. The published order opens and decodes the video for each view.
-- readers: opening a video and reading 16 frames with decord and PyAV, spread over the video and close together, and
-  all 48 frames of a short clip.
+- readers: opening a video and reading 16 frames with each library that is installed, spread over the video and close
+  together, and all 48 frames of a short clip.
 - handover: from 16 frames in memory to a clip in a batch, as in a dataloader worker, with and without
   --gpu_transforms; and what the flag leaves to the device, on this CPU.
 - memory: growth of the process and of the guard's helper when the same video is read many times.
@@ -18,12 +18,14 @@ shared machines. If the images differ, nothing is reported and the exit status i
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -209,7 +211,7 @@ def views(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
 
 
 def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
-    """Time opening a file and decoding frames with both libraries, in milliseconds."""
+    """Time opening a file and decoding frames with each installed library, in milliseconds."""
     long, short = str(write_video(folder / "v.mp4")), str(write_video(folder / "short.mp4", count=SHORT))
     reads = {
         "sparse": (long, np.linspace(5, 245, 16).astype(int)),
@@ -217,8 +219,11 @@ def readers(folder: Path, clock: Callable[[], float]) -> dict[str, float]:
         "whole": (short, np.arange(SHORT)),
     }
     decoders = {"decord": DecordDecoder, "pyav": PyavDecoder}
+    with suppress(ImportError):
+        decoders["torchcodec"] = importlib.import_module("datasets.readers.torchcodec_decoder").TorchcodecDecoder
     for path, indices in reads.values():
-        refuse_if(not np.array_equal(*(make(path).decode(indices) for make in decoders.values())), "they differ")
+        first, *others = (make(path).decode(indices) for make in decoders.values())
+        refuse_if(not all(np.array_equal(first, other) for other in others), "they differ")
     candidates = {
         f"{by}_{name}_ms": lambda make=make, path=path, indices=indices: make(path).decode(indices)
         for name, (path, indices) in reads.items()

@@ -44,3 +44,8 @@ def mean_and_spread(values: Sequence[float]) -> str:
     """Format the mean, and the standard deviation if there are several values."""
     spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
+
+
+def over_seeds(values: Sequence[float]) -> tuple[str, str]:
+    """Format two cells of a table: mean and spread, and the value of each seed; empty if there are none."""
+    return (mean_and_spread(values), ", ".join(f"{value:.1f}" for value in values)) if values else ("", "")

@@ -21,6 +21,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from benchmarks.documents import mean_and_spread, write_and_print
+from benchmarks.label_control import shuffle_labels
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
@@ -139,9 +140,7 @@ def write_task(task: Task, data: DataSettings, folder: Path) -> None:
     for label in range(len(task.classes)):
         members = [record for record in rows["train"] if record.target == label]
         kept += [members[i] for i in sorted(rng.permutation(len(members))[: task.per_class])]
-    labels = rng.permutation([record.target for record in kept]).tolist()
-    shuffled = [replace(record, target=label) for record, label in zip(kept, labels, strict=True)]
-    for place, train in ((folder, kept), (folder / "shuffled", shuffled)):
+    for place, train in ((folder, kept), (folder / "shuffled", shuffle_labels(kept, rng))):
         for mode, some in (("train", train), ("test", rows["test"])):
             with atomic_write(place / f"{mode}.csv", "w") as file:
                 file.write(format_list(some, kind))

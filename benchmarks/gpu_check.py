@@ -2,13 +2,14 @@
 
     python -m benchmarks.gpu_check [PART ...] [--output outputs/gpu_check] [--limit 540]
 
-Each part runs in its own process with a time limit, and a part that fails does not stop the others. Whole logs and the
-figures as JSON are in --output; the exit status is 1 if a part failed. `python -m benchmarks.gpu_table` puts the
-figures into docs/gpu.md.
+Each part runs in its own process with a time limit, and a part that fails does not stop the others. Without a GPU,
+nothing is run. Whole logs and the figures as JSON are in --output; the exit status is 1 if a part failed, also where
+all its tests were skipped. `python -m benchmarks.gpu_table` puts the figures into docs/gpu.md.
 """
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from common.flag_parser import FlagParser
 
@@ -87,7 +90,7 @@ def run(part: Part, output: Path, seconds: int) -> bool:
         )  # fmt: skip
         try:
             status = process.wait(seconds)
-            result = f"exit status {status}" if status else "ok"
+            result = f"exit status {status}" if status else verdict(log.read_text(errors="replace"))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -98,6 +101,12 @@ def run(part: Part, output: Path, seconds: int) -> bool:
     )
     sys.stdout.flush()
     return result == "ok"
+
+
+def verdict(log: str) -> str:
+    """Return "ok", or what is wrong with a part that ended well: pytest also does if it has skipped every test."""
+    *_, summary = ["", *log.splitlines()]
+    return "every test was skipped" if re.search(r"\b\d+ skipped\b", summary) and "passed" not in summary else "ok"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     unknown = sorted(set(arguments.parts) - set(names))
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; choose from {', '.join(names)}")
+    if not torch.cuda.is_available():
+        parser.exit(1, f"{parser.prog}: PyTorch finds no NVIDIA GPU here, so there is nothing to check or measure\n")
     arguments.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + arguments.limit
     failed = []

@@ -14,7 +14,6 @@ finished with the same command are not repeated. Unknown flags are passed to the
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, r2_score
 
 from benchmarks.documents import table, write_and_print
+from benchmarks.label_control import shuffle_labels
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
 from common.files import write_once
 from common.flag_parser import FlagParser
@@ -121,10 +121,7 @@ def _write_data(name: str, folder: Path, settings: dict) -> None:
     for split in SPLITS:
         records, kind = read_list(folder / f"{split}.csv", task=task)
         if split == "train":
-            order = np.random.default_rng(settings["seed"]).permutation(len(records))
-            records = [
-                replace(record, target=records[other].target) for record, other in zip(records, order, strict=True)
-            ]
+            records = shuffle_labels(records, np.random.default_rng(settings["seed"]))
         (folder / "exchanged" / f"{split}.csv").write_text(format_list(records, kind))
 
 

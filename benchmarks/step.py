@@ -19,6 +19,7 @@ from torch import nn
 
 import models  # noqa: F401  registers the models
 from common.flag_parser import FlagParser
+from datasets.loader import ClipLoader
 from engines.arguments import add_engine_arguments
 from engines.distributed import Context
 from engines.logs import RunLog
@@ -42,11 +43,14 @@ class OneBatch:
     def __iter__(self):
         return iter([self.batch])
 
+    def __len__(self) -> int:
+        return 1
 
-def engine_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Callable[[], float]:
-    """Return a function that trains a copy of `model` for one epoch of one step and returns the loss."""
+
+def engine_step(model: nn.Module, loader: OneBatch | ClipLoader, settings: RunSettings) -> Callable[[], float]:
+    """Return a function that trains a copy of `model` for one epoch of `loader` and returns the mean loss."""
     objective = Classification(copy.deepcopy(model), CLASSES)
-    state = create_training_state(objective, settings, Context(), steps_per_epoch=1)
+    state = create_training_state(objective, settings, Context(), steps_per_epoch=len(loader))
 
     def step() -> float:
         sums = train_one_epoch(state, loader, settings, Context(), RunLog())
@@ -72,16 +76,20 @@ def bare_step(model: nn.Module, loader: OneBatch, settings: RunSettings) -> Call
     return step
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Measure the median seconds per step, by name."""
+def constant_settings(batch: int) -> RunSettings:
+    """Return settings with a constant learning rate, so that both loops take the same steps."""
     parser = FlagParser()
     add_engine_arguments(parser)
-    # A constant learning rate that is not scaled with the batch, so that both take the same steps.
-    constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(options.batch), "--warmup_epochs", "0"]
+    constant = ["--lr", "1e-4", "--min_lr", "1e-4", "--lr_base", str(batch), "--warmup_epochs", "0"]
     constant += ["--layer_decay", "1"]  # applied by the schedule, which the bare loop does not have
     args = parser.parse_args(["--device", "cpu", "--no_bf16", *constant])
-    args.batch_size, args.num_sample = options.batch, 1
-    settings = RunSettings.of(args)
+    args.batch_size, args.num_sample = batch, 1
+    return RunSettings.of(args)
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Measure the median seconds per step, by name."""
+    settings = constant_settings(options.batch)
     torch.manual_seed(0)
     shape = dict(img_size=options.size, num_frames=options.frames, drop_path_rate=0.0)
     model = timm.create_model(options.model, num_classes=CLASSES, **shape)

@@ -11,12 +11,12 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.documents import mean_and_spread, write_and_print
+from benchmarks.documents import over_seeds, table, write_and_print
+from benchmarks.label_control import shuffle_labels
 from benchmarks.run_queue import ROOT, command_line, exit_status, machine, read_results, run_missing
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
@@ -83,8 +83,7 @@ def write_lists(options: argparse.Namespace, number: int) -> None:
     folder, rng = lists_of(options, number), np.random.default_rng(number)
     records, kind = read_list(options.demo / "data" / "videos" / "train.csv")
     chosen = [records[row] for row in sorted(rng.choice(len(records), options.videos, replace=False))]
-    labels = rng.permutation([record.target for record in chosen]).tolist()
-    shuffled = [replace(record, target=label) for record, label in zip(chosen, labels, strict=True)]
+    shuffled = shuffle_labels(chosen, rng)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.csv").write_text(format_list(chosen, kind), encoding="utf-8")
     (folder / "shuffled.csv").write_text(format_list(shuffled, kind), encoding="utf-8")
@@ -124,23 +123,17 @@ def folder_of(variant: str) -> str:
 
 def document(options: argparse.Namespace, command: str) -> str:
     """Return the table of the results that exist, in Markdown."""
-    lines = [
-        "# Probes and students on moving digits",
-        "",
-        f"Written by `{command}` ({machine()}).",
-        "",
-        f"Top-1 in percent on the demo's test clips, chance 12.5, from {options.videos} labelled clips, one view.",
-        "",
-        "| variant | top-1 | single seeds |",
-        "| --- | ---: | --- |",
-    ]
+    rows = []
     for name in options.variants:
         found = [read_results(options.output / f"{folder_of(name)}_seed{number}") for number in options.seeds]
         scores = [results["top1"] for results in found if results]
         if scores:
-            singles = ", ".join(f"{score:.1f}" for score in scores)
-            lines.append(f"| {name} | {mean_and_spread(scores)} | {singles} |")
-    return "\n".join(lines) + "\n"
+            rows.append((name, *over_seeds(scores)))
+    return (
+        f"# Probes and students on moving digits\n\nWritten by `{command}` ({machine()}).\n\nTop-1 in percent on the "
+        f"demo's test clips, chance 12.5, from {options.videos} labelled clips, one view.\n\n"
+        f"{table(['variant', 'top-1', 'single seeds'], rows)}\n"
+    )
 
 
 if __name__ == "__main__":

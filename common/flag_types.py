@@ -76,3 +76,11 @@ def frame_template(text: str) -> str:
             f"must have one placeholder for a number, such as img_{{:05}}.jpg, not {text}"
         )
     return text
+
+
+AUTO = "auto"
+
+
+def count_or_auto(text: str) -> int | str:
+    """Check a whole number of 0 or more, or the word auto, which leaves it to the machine (engines/machine.py)."""
+    return AUTO if text == AUTO else non_negative_int(text)

@@ -4,11 +4,10 @@ import argparse
 from dataclasses import dataclass, fields
 from typing import Self
 
-from common.settings import add_options, check_choices, from_flags
+from common.settings import add_options, check_choices, from_flags, option
 from datasets.lists import ListSettings
-from datasets.loader import LoadingSettings
 from datasets.sampling import ViewSettings
-from datasets.transforms import AugmentationSettings
+from datasets.settings import AugmentationSettings, LoadingSettings
 
 GROUPS = {
     "data: lists": ListSettings,
@@ -42,3 +41,20 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this package to a parser; their names are those of VideoMAE."""
     for title, settings in GROUPS.items():
         add_options(parser.add_argument_group(title), settings)
+
+
+@dataclass(frozen=True)
+class ProbeListSettings:
+    """The list that is probed."""
+
+    probe_list: str = option(
+        "",
+        "labelled list, `path label`, on which the features of the student are tested by their nearest neighbours "
+        "after every --eval_freq epochs (default: none)",
+        metavar="FILE",
+    )
+
+
+@dataclass(frozen=True)
+class PretrainingSettings(DataSettings, ProbeListSettings):
+    """Settings of the data of masked pretraining."""

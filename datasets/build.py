@@ -20,11 +20,12 @@ from datasets.frame_names import find_first_frame
 from datasets.image_list import ImageListDataset
 from datasets.label_names import read_label_names
 from datasets.lists import LISTS, check_some_files, find_list_of, number_of_classes, read_records
-from datasets.loader import ClipLoader, EvalSampler, LoadingSettings, TrainSampler
+from datasets.loader import ClipLoader, EvalSampler, TrainSampler
 from datasets.presets import Preset, get_preset
 from datasets.rawframe_cls import RawFrameClsDataset
-from datasets.readers import Guard
+from datasets.readers import Guard, require_reader
 from datasets.sampling import SAMPLERS, Mode, uniform_indices
+from datasets.settings import LoadingSettings
 from datasets.transforms import (
     Compose,
     image_eval_transform,
@@ -50,7 +51,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     Raises:
         FileNotFoundError: A list is missing, or none of the files in a list exists.
         ValueError: A list has invalid lines or implausible labels, --label_names does not match it, frames are named
-            differently than the flags say, or flags contradict each other.
+            differently than the flags say, the library of --reader is missing, or flags contradict each other.
     """
     if mode not in LISTS:
         raise ValueError(f'mode must be one of {", ".join(LISTS)}, not "{mode}"')
@@ -77,7 +78,8 @@ def dataset_of(
         films, records = records, cut_records(records, window, settings.window_stride)
         logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)
-    guard = Guard(settings.read_timeout) if settings.read_timeout else None
+    require_reader(settings.reader)
+    guard = Guard(settings.read_timeout, reader=settings.reader) if settings.read_timeout else None
     shared: dict[str, Any] = {"num_classes": num_classes, "list_file": str(list_file), "guard": guard}
     shared["films"] = films
     typed_records: Any = records

@@ -2,56 +2,15 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from common.flag_types import non_negative, non_negative_int, positive_int
-from common.settings import flag, option
 from datasets.clip_dataset import ClipDataset, SampleKey
-from datasets.readers import DECODERS, UnreadableVideoError
+from datasets.readers import UnreadableVideoError
 from datasets.worker import sharing_explained
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoadingSettings:
-    """Settings of reading records and building batches."""
-
-    batch_size: int = option(64, "videos per process and batch", positive_int)
-    sampler: str = option(
-        "uniform",
-        "uniform: every training video once per epoch; balanced: every class equally often",
-        choices=("uniform", "balanced"),
-    )
-    num_workers: int = option(10, "dataloader workers per process", non_negative_int)
-    reader: str = option(DECODERS[0], "library that decodes videos", choices=DECODERS)
-    read_timeout: float = option(
-        60,
-        "files that take longer, or crash the decoder, count as unreadable and do not stop the run; time "
-        "during which the job is suspended or a disk does not respond is not counted; "
-        "0: no limit, decode in the dataloader worker itself",
-        non_negative,
-        metavar="SECONDS",
-    )
-    pin_mem: bool = flag(True, "pin memory for faster transfer to a GPU (default)")
-    strict_data: bool = flag(False, "stop with an error at an unreadable evaluation video instead of skipping it")
-    dist_timeout: float = 600
-    """Seconds that processes wait for each other; its flag belongs to the engine, as do the following."""
-    steps: int = 0
-    epochs: int = 1
-    update_freq: int = 1
-
-    def records_per_epoch(self, videos: int, world_size: int) -> int:
-        """Return the number of records that all processes read in an epoch: the list, or what --steps needs.
-
-        The optimizer steps are divided equally among the epochs; if they do not divide, each epoch has one more.
-        """
-        if not (self.steps and self.epochs):
-            return videos
-        return -(-self.steps // self.epochs) * self.update_freq * self.batch_size * world_size
 
 
 class TrainSampler(Sampler):

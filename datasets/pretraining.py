@@ -7,12 +7,11 @@ images, one a line.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from common.settings import option
 from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord, is_image_path
-from datasets.arguments import DataSettings
+from datasets.arguments import PretrainingSettings
 from datasets.build import dataset_of
 from datasets.clip_dataset import ClipDataset
 from datasets.list_lines import INTEGER, evenly_spread, read_text
@@ -23,23 +22,6 @@ from datasets.sampling import Mode
 _SAMPLED_LINES = 1000
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ProbeListSettings:
-    """The list that is probed."""
-
-    probe_list: str = option(
-        "",
-        "labelled list, `path label`, on which the features of the student are tested by their nearest neighbours "
-        "after every --eval_freq epochs (default: none)",
-        metavar="FILE",
-    )
-
-
-@dataclass(frozen=True)
-class PretrainingSettings(DataSettings, ProbeListSettings):
-    """Settings of the data of masked pretraining."""
 
 
 def build_pretraining_dataset(mode: Mode, settings: PretrainingSettings) -> ClipDataset:

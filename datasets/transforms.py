@@ -16,18 +16,16 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
-from common.flag_types import fraction, non_negative, positive, positive_fraction, positive_int
 from common.frame_size import FrameSize, as_pair, shorter
-from common.settings import as_typed, flag, option
+from common.settings import as_typed
 from datasets.erasing import COLUMNS, RandomErasing, erase
 from datasets.randaugment import RandAugment, apply_operations, parse_randaugment
 from datasets.sampling import check_test_sizes
+from datasets.settings import CROP_AREA, CROP_ASPECT, AugmentationSettings
 from datasets.warp import INTERPOLATIONS, Region
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CROP_AREA = (0.08, 1.0)
-CROP_ASPECT = (3 / 4, 4 / 3)
 _RED, _GREEN, _BLUE = (round(255 * mean) for mean in IMAGENET_MEAN)
 IMAGE_FILL = (_RED, _GREEN, _BLUE)
 
@@ -271,39 +269,6 @@ class SlidingCrops:
         else:
             starts = [int(j * (spare / (self.count - 1))) for j in range(self.count)]
         return torch.stack([clip.narrow(axis, start, length) for start in starts])
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """Settings of the training augmentation."""
-
-    num_sample: int = option(2, "augmented copies per decoded clip (repeated augmentation)", positive_int)
-    aa: str | None = option(None, 'RandAugment settings, "none" to disable (default: the preset\'s)')
-    color_jitter: float = option(0.4, "strength of colour jitter, for images without --aa", non_negative)
-    train_interpolation: str = option("bicubic", "interpolation: bilinear, bicubic or random")
-    scale: tuple[float, float] = option(
-        CROP_AREA, "area of random crops, as a share of the image", positive_fraction, metavar=("MIN", "MAX")
-    )
-    crop: str = option(
-        "area",
-        "random crops of videos: area (by --scale and --ratio) or multi_scale (a few sizes at a few places, as in "
-        "VideoMamba's masked pretraining)",
-        choices=("area", "multi_scale"),
-    )
-    ratio: tuple[float, float] = option(
-        CROP_ASPECT, "aspect ratio of random crops, relative to that of --input_size", positive, metavar=("MIN", "MAX")
-    )
-    hflip: float | None = option(None, "probability of a horizontal flip (default: the preset's)", fraction)
-    reprob: float = option(0.25, "probability of random erasing", fraction)
-    remode: str = option("pixel", "random erasing with pixel, rand or const values")
-    recount: int = option(1, "maximum number of erased boxes", positive_int)
-    gpu_transforms: bool = flag(
-        False,
-        "normalise and erase whole batches on the device, so that workers transfer 1 byte per value instead of 4; "
-        "useful if a GPU waits for workers or transfers, slower on a CPU (default: off)",
-    )
-    seed: int = 0
-    """Seed of sampling and augmentation; its flag belongs to the engine."""
 
 
 def video_train_transform(input_size: FrameSize, settings: AugmentationSettings) -> Compose:

@@ -5,12 +5,23 @@ Each flag is a field of the settings dataclass of the component that uses it; th
 
 import argparse
 
+from common.flag_parser import FlagParser
 from common.settings import add_options
-from engines.distributed import DeviceSettings
-from engines.logs import LogSettings
-from engines.optim import AverageSettings, OptimizerSettings, ScheduleSettings
-from engines.parallel import ParallelSettings
-from engines.settings import CheckpointSettings, TestSettings
+from datasets.arguments import add_data_arguments
+from datasets.teacher_outputs import StoredTeacherSettings
+from engines.loss_settings import add_loss_arguments
+from engines.recipe_flags import add_recipe_arguments
+from engines.settings import (
+    AverageSettings,
+    CheckpointSettings,
+    DeviceSettings,
+    LogSettings,
+    OptimizerSettings,
+    ParallelSettings,
+    ScheduleSettings,
+    TestSettings,
+)
+from models.arguments import add_model_arguments
 
 _GROUPS = {
     "logs and results": LogSettings,
@@ -28,3 +39,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that engines/ reads to `parser`, in one group per component."""
     for title, settings in _GROUPS.items():
         add_options(parser.add_argument_group(title), settings)
+
+
+def classifier_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of a classifier's training and testing."""
+    parser = FlagParser(description=description)
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_engine_arguments(parser)
+    add_loss_arguments(parser)
+    add_options(parser.add_argument_group("distillation from a stored teacher"), StoredTeacherSettings)
+    add_recipe_arguments(parser)
+    return parser

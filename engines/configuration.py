@@ -5,7 +5,6 @@ the configuration in the checkpoint to evaluate, the command line. The batch is 
 """
 
 import argparse
-import difflib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from common.flag_parser import typed_values
-from common.flag_types import non_negative_int
-from common.frame_size import StoreSize, as_flag
 from common.settings import as_typed
 from datasets.arguments import DataSettings
 from datasets.label_names import read_label_names
@@ -25,8 +22,10 @@ from engines.checkpoint_flags import settle_from_checkpoint
 from engines.distributed import place_from_environment
 from engines.logs import setup_logging
 from engines.loss_settings import refuse_misfits, switch_off_misfits
+from engines.machine import settle_workers
 from engines.published_flags import translate
 from engines.recipe import Recipe, RecipeError, load_recipe, read_yaml
+from engines.recipe_flags import check_flags
 
 _logger = logging.getLogger(__name__)
 
@@ -34,41 +33,6 @@ Settle = Callable[[argparse.Namespace], None]
 
 # Entries of a saved args.json that --config does not restore; version 0.1.0 saved dist_eval, which had no effect.
 _NOT_RESTORED = {"recipe", "config", "overridden", "dry_run", "device", "class_names", "class_ids", "dist_eval"}
-
-
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that choose a run's settings, and --dry_run."""
-    group = parser.add_argument_group("settings")
-    group.add_argument(
-        "--recipe",
-        default="",
-        metavar="FILE/RUN",
-        help="published run whose settings become the defaults, such as k400/tiny_f16_res224 (see recipes/); a FILE "
-        "alone gives the settings that all its runs share",
-    )
-    group.add_argument(
-        "--config",
-        default="",
-        metavar="FILE",
-        help="saved settings as defaults: the args.json of a run, or flags as YAML",
-    )
-    group.add_argument(
-        "--global_batch",
-        type=non_negative_int,
-        default=0,
-        help="videos per optimizer step over all processes; batch_size and update_freq are adapted to the number of "
-        "processes, unless given (default: 0, the recipe's)",
-    )
-    group.add_argument(
-        "--dry_run",
-        type=non_negative_int,
-        nargs="?",
-        const=0,
-        default=None,
-        metavar="PROCESSES",
-        help="check lists and files, build everything, estimate memory and hours for this number of processes "
-        "(default: the processes started), and stop",
-    )
 
 
 def parse_arguments(
@@ -129,6 +93,7 @@ def parse_arguments(
         switch_off_misfits(vars(args))
     if settle is not None:
         settle(args)
+    settle_workers(vars(args))
     for note in notes:
         _logger.warning("%s", note)
     _log_settings(vars(args), recipe, script)
@@ -156,39 +121,6 @@ def refused_in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
         parser.error(str(error))
 
 
-def recipe_defaults(parser: argparse.ArgumentParser, name: str) -> None:
-    """Make the flags of a recipe the defaults of `parser`, for a script with a default recipe."""
-    recipe = load_recipe(name)
-    parser.set_defaults(**check_flags(parser, recipe.flags, recipe.file))
-
-
-def check_flags(parser: argparse.ArgumentParser, flags: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Convert values from a file to the flags' types, as the command line would.
-
-    Args:
-        parser: with the flags.
-        flags: values by name.
-        file: where they were read, for the error message.
-
-    Returns:
-        the converted values.
-
-    Raises:
-        RecipeError: a name is not a flag, or a value is invalid; the message names `file` and the flag.
-    """
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    checked = {}
-    for name, value in flags.items():
-        if name not in actions:
-            near = difflib.get_close_matches(name, actions, n=1)
-            raise RecipeError(f"{file}: {name} is not a flag{f'; did you mean {near[0]}?' if near else ''}")
-        try:
-            checked[name] = _value(actions[name], value)
-        except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            raise RecipeError(f"{file}: {name}: {value!r} is not a value of --{name} ({error})") from error
-    return checked
-
-
 def _choose(parser: argparse.ArgumentParser, recipe: Recipe, args: argparse.Namespace) -> dict[str, Any]:
     """Take the row of the recipe's choices that the training list and the initial weights ask for, and say so."""
     videos = count_videos(DataSettings.from_flags(args))
@@ -213,30 +145,6 @@ def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
     # None is the value of a flag that nobody gave.
     given = {name: value for name, value in content.items() if value is not None and name not in _NOT_RESTORED}
     return check_flags(parser, given, file)
-
-
-def _value(action: argparse.Action, value: Any) -> Any:
-    """Convert a value from a file to the flag's type; raise an error that says what is expected."""
-    if value is None:
-        if action.default is not None:
-            raise ValueError("expected a value")
-        return None
-    if isinstance(action.const, bool) or isinstance(action, argparse.BooleanOptionalAction):
-        if not isinstance(value, bool):
-            raise ValueError("expected true or false")
-        return value
-    convert: Any = action.type or str
-    if isinstance(action, StoreSize):
-        return as_flag([convert(str(side)) for side in (value if isinstance(value, list) else [value])])
-    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
-        return [convert(str(item)) for item in value]
-    if isinstance(value, (bool, list, dict)):
-        raise ValueError("expected a single value")
-    converted = convert(str(value))
-    # The default may be none of the choices: it then stands for "not chosen".
-    if action.choices is not None and converted not in (*action.choices, action.default):
-        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
-    return converted
 
 
 def _log_settings(flags: dict[str, Any], recipe: Recipe | None, script: str) -> None:

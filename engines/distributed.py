@@ -10,21 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.flag_types import seed
-from common.settings import flag, option
-
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DeviceSettings:
-    """Device, random seed and precision of a run."""
-
-    seed: int = option(0, "random seed; the rank is added to it", seed)
-    device: str = option("", "cpu, cuda or cuda:N (default: cuda if available)")
-    bf16: bool | None = flag(
-        None, "compute in bfloat16 with autocast; weights stay float32 (default: on CUDA only); --no_bf16: float32"
-    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ and its imports must not import torch.
 import argparse
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from datasets.lists import (
 from datasets.presets import get_preset
 from datasets.sampling import Mode, ViewSettings, check_test_sizes
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
+from datasets.temporal_controls import TemporalControlSettings
 from engines.loss_settings import LossSettings, MergeSettings, refuse_misfits
 from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
@@ -59,20 +60,27 @@ _NEVER_DEFAULTS = {"recipe", "config"}
 
 
 def check_command_line(
-    script: str, words: Sequence[str] | None = None, *, defaults: str = "", classifies: bool = True
+    script: str,
+    words: Sequence[str] | None = None,
+    *,
+    get_parser: Callable[[], argparse.ArgumentParser] | None = None,
+    defaults: str = "",
+    classifies: bool = True,
 ) -> None:
-    """End the process with status 2 and one line if the command line of a run is wrong.
+    """End the process with status 2 and one line if the command line of a run is wrong; answer --help.
 
     Args:
         script: File name of the run script.
         words: Words of the command line; None for those of this process.
+        get_parser: Creates the parser whose help is printed; None leaves --help to others.
         defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
         classifies: Whether the run reads lists of labelled clips rather than annotated boxes.
     """
     words = list(sys.argv[1:] if words is None else words)
-    if {"-h", "--help"} & set(words):
+    if _asks_for_help(words, get_parser):
         return
     labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings)
+    labelled += (TemporalControlSettings,)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
@@ -93,6 +101,15 @@ def check_command_line(
             _check_annotations(flags)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+
+
+def _asks_for_help(words: Sequence[str], get_parser: Callable[[], argparse.ArgumentParser] | None) -> bool:
+    """Print the help and end the process with status 0 if it is asked for, or return whether it is."""
+    asked = bool({"-h", "--help"} & set(words))
+    if asked and get_parser:
+        get_parser().print_help()
+        raise SystemExit(0)
+    return asked
 
 
 def check_inference(words: Sequence[str] | None = None) -> None:

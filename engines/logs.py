@@ -9,19 +9,17 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.utils import make_grid
 
-from common.flag_types import positive_int
-from common.settings import option
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from engines.trackers import TRACKERS, Tracker
+from engines.machine import cores_of_process, share_of
+from engines.trackers import Tracker
 
 _logger = logging.getLogger(__name__)
 
@@ -29,21 +27,6 @@ _HANDLER = "engines"
 # Share of the time spent waiting for data above which a warning is logged.
 _SLOW_LOADING = 0.1
 _MAX_CLIPS, _MAX_FRAMES = 4, 8  # in the image of a batch
-
-
-@dataclass(frozen=True)
-class LogSettings:
-    """Output folders of a run, and how often it logs."""
-
-    output_dir: str = option(
-        "",
-        "folder for checkpoints, log.txt, args.json and results.json; nothing is written if empty (default: empty)",
-    )
-    log_dir: str = option("", "folder for TensorBoard files (default: --output_dir)")
-    track: str = option(
-        "", "experiment tracker beside TensorBoard: trackio, wandb or mlflow (default: none)", choices=TRACKERS
-    )
-    log_interval: int = option(20, "optimizer steps between two log lines", positive_int)
 
 
 def setup_logging(rank: int) -> None:
@@ -72,19 +55,22 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def loading_advice(waiting: float, num_workers: int) -> str:
+def loading_advice(waiting: float, num_workers: int, *, gpu: bool) -> str:
     """Return advice if training spent more than a tenth of its time waiting for data, else an empty string.
+
+    A run on so few cores that the process decodes its own clips does not wait: it reads.
 
     Args:
         waiting: share of the time, 0 to 1.
         num_workers: dataloader workers of one process.
+        gpu: whether the model runs on a GPU.
     """
-    if waiting <= _SLOW_LOADING:
+    suited = share_of(cores_of_process(), gpu=gpu).workers
+    if waiting <= _SLOW_LOADING or suited == num_workers == 0:
         return ""
-    free = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cheaper = "make videos cheaper to decode (python -m tools.prepare_videos)"
     remedy = (
-        f"raise --num_workers to {free}, or {cheaper}" if num_workers < free else f"every core has a worker: {cheaper}"
+        f"raise --num_workers to {suited}, or {cheaper}" if num_workers < suited else f"no core is free: {cheaper}"
     )
     return f"training waited for data {waiting:.0%} of the time with --num_workers {num_workers}: {remedy}"
 

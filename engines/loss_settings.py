@@ -71,6 +71,7 @@ _OWNERS: dict[str, LabelTask] = {
     "multilabel_loss": "multilabel",
     "view_merge": "multilabel",
     "regression_loss": "regression",
+    "temporal_controls": "classification",
 }
 _OFF = {"mixup": 0.0, "cutmix": 0.0, "cutmix_minmax": None, "smoothing": 0.0, "class_weights": "none"}
 _OFF |= {"sampler": "uniform"}

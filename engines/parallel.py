@@ -9,7 +9,6 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +20,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from common.flag_types import positive_int
-from common.settings import flag, option
 from engines.distributed import Context
 from engines.objectives.base import Objective, saved_name
-
-
-@dataclass(frozen=True)
-class ParallelSettings:
-    """Parallelisation and compilation of the model."""
-
-    parallel: str = option(
-        "ddp",
-        "ddp: each process holds the whole model; fsdp: weights, gradients and moments are sharded over the processes "
-        "(FSDP2). Checkpoints are the same",
-        choices=("ddp", "fsdp"),
-    )
-    dist_timeout: int = option(600, "seconds that a process waits for the others before the run fails", positive_int)
-    compile: bool = flag(False, "compile the model with torch.compile (default: off)")
-    cuda_graph: bool = flag(
-        False,
-        "capture the optimizer step as one CUDA graph, for small batches, whose many kernels the host launches too "
-        "slowly (default: off; see docs/gpu.md)",
-    )
 
 
 def send_weights(model: nn.Module) -> None:

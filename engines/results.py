@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,15 @@ class AboutTest:
     data_root: str = ""
 
 
-def write_results(output_dir: str, evaluation: Evaluation, objective: Objective, dataset, about: AboutTest) -> Path:
+def write_results(
+    output_dir: str,
+    evaluation: Evaluation,
+    objective: Objective,
+    dataset,
+    about: AboutTest,
+    *,
+    controls: Mapping[str, Evaluation] = {},
+) -> Path:
     """Write results.json, scores.npz and the objective's files atomically and return the path of results.json.
 
     scores.npz contains `line` (videos,) and the objective's arrays. results.json is written last.
@@ -53,6 +62,7 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
         objective: provides further results and arrays.
         dataset: the tested data set, with `records` (path, target, line) and optionally `list_file`.
         about: how the test was run.
+        controls: results of a classifier on changed frames, by name, stored as `temporal_controls`.
     """
     segments, crops = (1, 1) if evaluation.views == 1 else (about.segments, about.crops)
     record = {
@@ -75,6 +85,8 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
         },
         **objective.results(evaluation),
     }
+    if controls:
+        record["temporal_controls"] = {name: _of_control(objective, found) for name, found in controls.items()}
     _add_segments(record, dataset)
     folder = Path(output_dir)
     lines = np.array([record.line for record in evaluation.records])
@@ -87,6 +99,12 @@ def write_results(output_dir: str, evaluation: Evaluation, objective: Objective,
     with atomic_write(folder / RESULTS, "w") as file:
         file.write(_layout(record) + "\n")
     return folder / RESULTS
+
+
+def _of_control(objective: Objective, evaluation: Evaluation) -> dict[str, Any]:
+    """Return metrics, statistics per class and predictions of a test on changed frames."""
+    results = objective.results(evaluation)
+    return {"figures": evaluation.figures} | {name: results[name] for name in ("per_class", "predictions")}
 
 
 def describe_list(dataset, data_root: str) -> dict:

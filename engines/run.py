@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
+from datasets.temporal_controls import CONTROLS, check_controls, with_control
 from engines.batch import fit_batch_to_list
 from engines.checkpoint import resume_training
 from engines.configuration import refused_in_one_line
@@ -47,6 +48,13 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
             data = replace(data, batch_size=settings.batch_size)
         shards = dict(rank=context.rank, world_size=context.world_size)
         loaders = {mode: task.build_loader(some, mode, data, **shards) for mode, some in sets.items()}
+        controls = {}
+        if getattr(flags, "temporal_controls", False):
+            check_controls(flags.task, test_set)
+            controls = {
+                name: task.build_loader(with_control(test_set, name), task.test_mode, data, **shards)
+                for name in CONTROLS
+            }
 
         state = None
         if train_set is not None:
@@ -58,7 +66,7 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
         fit(state, loaders["train"], loaders.get("validation"), settings, context)
 
     if task.test_mode in loaders:
-        run_test(objective, loaders[task.test_mode], settings, context, state=state)
+        run_test(objective, loaders[task.test_mode], settings, context, state=state, controls=controls)
     if settings.output_dir and context.is_main:
         report(settings.output_dir, test_set)
     close_distributed()

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,7 +96,8 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
             trained = train_one_epoch(state, train_loader, settings, context, run_log)
             # If the validation is interrupted, only the validation has to be repeated.
             save_checkpoint(state, settings.output_dir, context)
-        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers)
+        on_gpu = context.device.type == "cuda"
+        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers, gpu=on_gpu)
         if advice:
             _logger.warning("%s", advice)
         due = (epoch + 1) % settings.eval_freq == 0 or epoch + 1 == settings.epochs
@@ -130,7 +133,13 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
 
 
 def run_test(
-    objective: Objective, test_loader, settings: RunSettings, context: Context, *, state: TrainingState | None = None
+    objective: Objective,
+    test_loader,
+    settings: RunSettings,
+    context: Context,
+    *,
+    state: TrainingState | None = None,
+    controls: Mapping[str, Any] = {},
 ) -> Evaluation:
     """Test on all views and write results.json and scores.npz to settings.output_dir.
 
@@ -145,6 +154,8 @@ def run_test(
         settings: of the run.
         context: this process.
         state: after training; None for a test only.
+        controls: loaders of the same list with changed frames, by name (see `datasets.temporal_controls`), whose
+            results results.json has too.
     """
     install_stop_handlers(settings.output_dir, training=state is not None)
     path = _weights_to_test(settings, context, state)
@@ -158,8 +169,12 @@ def run_test(
         weights = f"weights of --finetune {finetune}" if finetune else "random, untrained weights"
         _logger.warning("testing %s", weights)
     objective.to(context.device)
-    result = evaluate(objective, test_loader, context, bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
+    options: dict[str, Any] = dict(bf16=bool(settings.bf16), clips_per_forward=settings.batch_size)
+    result = evaluate(objective, test_loader, context, **options)
     _logger.info("test: %s on %d videos x %d views", objective.describe(result.figures), result.videos, result.views)
+    changed = {name: evaluate(objective, loader, context, desc=name, **options) for name, loader in controls.items()}
+    for name, control in changed.items():
+        _logger.info("test with %s frames: %s", name, objective.describe(control.figures))
     if settings.output_dir and context.is_main:
         flags = settings.flags
         about = AboutTest(
@@ -169,7 +184,7 @@ def run_test(
             flags.get("test_num_crop", 1),
             flags.get("data_root", ""),
         )
-        path = write_results(settings.output_dir, result, objective, test_loader.dataset, about)
+        path = write_results(settings.output_dir, result, objective, test_loader.dataset, about, controls=changed)
         _logger.info("wrote %s", path)
     return result
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from datasets.readers import DECODERS
-from inference.predictor import QUICK, Predictor, load_predictor
-from inference.segments import SegmentSettings
+from inference.predictor import QUICK, UNSURE, Predictor, load_predictor
+from inference.segments import LEAVE_SHARE, SegmentSettings
 from inference.settings import SAMPLING_FLAGS
 
 
@@ -56,7 +56,6 @@ def add_computing_arguments(group) -> None:
 
 def add_segment_arguments(group) -> None:
     """Add the flags of segments to a group of a parser."""
-    default = SegmentSettings()
     group.add_argument(
         "--segments",
         default="",
@@ -66,14 +65,13 @@ def add_segment_arguments(group) -> None:
     group.add_argument(
         "--segment_enter",
         type=fraction,
-        default=default.enter,
-        help="probability that a segment reaches at least once (default: %(default)s)",
+        help=f"probability that a segment reaches at least once (default: {UNSURE}; of a model of several labels, the "
+        "threshold that its validation chose)",
     )
     group.add_argument(
         "--segment_leave",
         type=fraction,
-        default=default.leave,
-        help="probability down to which it extends (default: %(default)s)",
+        help=f"probability down to which it extends (default: {LEAVE_SHARE} of --segment_enter)",
     )
     for name, effect in (
         ("smooth", "length over which the curve is averaged"),
@@ -115,16 +113,22 @@ def add_live_arguments(group) -> None:
     )
 
 
-def segment_settings_of_flags(args: argparse.Namespace) -> SegmentSettings | None:
+def segment_settings_of_flags(args: argparse.Namespace, threshold: float | None) -> SegmentSettings | None:
     """Return how segments are read off a curve; None if neither --segments nor --truth needs them.
+
+    Args:
+        args: Flags of `add_segment_arguments`.
+        threshold: That of the model, as `Predictor.threshold`; the default of --segment_enter.
 
     Raises:
         ValueError: thresholds or lengths are given in vain, or see `SegmentSettings`.
     """
-    settings = SegmentSettings(args.segment_enter, args.segment_leave, args.segment_smooth, args.segment_shortest)
+    enter, leave, lengths = args.segment_enter, args.segment_leave, (args.segment_smooth, args.segment_shortest)
     if args.segments or args.truth:
-        return settings
-    if settings != SegmentSettings():
+        if enter is None:
+            enter = UNSURE if threshold is None else threshold
+        return SegmentSettings(enter, LEAVE_SHARE * enter if leave is None else leave, *lengths)
+    if (enter, leave, *lengths) != (None,) * 4:
         raise ValueError("--segment_enter, _leave, _smooth and _shortest have no effect without --segments or --truth")
     return None
 

@@ -57,6 +57,7 @@ class LiveSource(Thread):
         self._convert: Converter | None = None
         self._is_file = os.path.isfile(name)
         self._ends = self._is_file or name == STANDARD_INPUT
+        self._fifo: int | None = None  # its descriptor
 
     def run(self) -> None:
         """Read the source until it ends or `stopped` is set, then close the ring."""
@@ -77,6 +78,8 @@ class LiveSource(Thread):
                 self._miss(reason)
                 self.stopped.wait(RETRY)
         finally:
+            if self._fifo is not None:
+                os.close(self._fifo)
             self.ring.close()
 
     @property
@@ -114,13 +117,31 @@ class LiveSource(Thread):
             return av.open(template.format(self.source), format=style, timeout=self.timeout)
         if self.source == STANDARD_INPUT or _is_fifo(self.source):
             # A pipe that is silent stays open: closing it would end its writer.
-            pipe = _Pipe(self.source, self.timeout, self.stopped, lambda: self._miss(self._silence))
+            pipe = _Pipe(
+                self._descriptor(),
+                begun=self.source == STANDARD_INPUT,
+                timeout=self.timeout,
+                stopped=self.stopped,
+                silent=lambda: self._miss(self._silence),
+            )
             return av.open(pipe, metadata_errors="replace")
         if self._is_file:
             return av.open(os.path.abspath(self.source), metadata_errors="replace")
         # Over UDP, lost packets would damage pictures.
         options = {"rtsp_transport": "tcp"} if self.source.startswith("rtsp://") else {}
         return av.open(self.source, options=options, timeout=self.timeout, metadata_errors="replace")
+
+    def _descriptor(self) -> int:
+        """Return the descriptor of standard input, or of the FIFO.
+
+        A FIFO is opened once. If it was closed between two connections, what the next writer has sent by then would be
+        lost, and its next write would end it.
+        """
+        if self.source == STANDARD_INPUT:
+            return sys.stdin.fileno()
+        if self._fifo is None:
+            self._fifo = os.open(self.source, os.O_RDONLY | os.O_NONBLOCK)
+        return self._fifo
 
     def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
         """Yield frames from the first key frame on; earlier ones refer to frames that were not received."""
@@ -162,34 +183,34 @@ class LiveSource(Thread):
 
 
 class _Pipe:
-    """A FIFO or standard input as a file for FFmpeg; a FIFO may wait for its writer.
+    """One connection of a FIFO, from the first byte to the moment without a writer, or standard input, for FFmpeg.
 
     Args:
-        name: Path of the FIFO, or "-".
+        descriptor: Of a FIFO, without blocking, or of standard input.
+        begun: Whether there is a writer; otherwise, wait for one.
         timeout: Seconds without data after which `silent` is called.
         stopped: Ends a read.
         silent: What to do about the silence.
     """
 
-    def __init__(self, name: str, timeout: float, stopped: Event, silent: Callable[[], None]):
-        self._owned = name != STANDARD_INPUT
-        self._descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK) if self._owned else sys.stdin.fileno()
+    def __init__(self, descriptor: int, *, begun: bool, timeout: float, stopped: Event, silent: Callable[[], None]):
+        self._descriptor, self._begun, self._ended = descriptor, begun, False
         self._timeout, self._stopped, self._silent = timeout, stopped, silent
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes; none at the end or after a stop."""
         began = time.monotonic()
-        while not self._stopped.is_set():
+        while not (self._ended or self._stopped.is_set()):
             if select.select([self._descriptor], [], [], _WAKE)[0]:
                 with suppress(BlockingIOError):
-                    return os.read(self._descriptor, size)
+                    data = os.read(self._descriptor, size)
+                    if data or self._begun:
+                        self._begun, self._ended = True, not data
+                        return data
+                    self._stopped.wait(_WAKE)  # the next writer has not come
             if time.monotonic() > began + self._timeout:
                 self._silent()
         return b""
-
-    def __del__(self):
-        if self._owned:
-            os.close(self._descriptor)
 
 
 def _is_fifo(path: str) -> bool:

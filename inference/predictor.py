@@ -14,7 +14,7 @@ from torch import Tensor
 from datasets.build import build_plan, window_length
 from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.labels import LabelTask
-from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader
+from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader, require_reader
 from datasets.segments import Segment
 from engines.distributed import resolve_device
 from engines.objectives.base import Objective
@@ -162,6 +162,11 @@ class Predictor:
         """Number of clips per video, segments x crops."""
         return self.plan.segments * self.plan.crops
 
+    @property
+    def threshold(self) -> float | None:
+        """Probability from which a class of a model of several labels counts as predicted; None for other models."""
+        return self.objective.threshold if isinstance(self.objective, Multilabel) else None
+
     def open(self, source: Source, segment: Segment | None = None) -> FrameReader:
         """Return a reader for a path, or a segment of it, or for uint8 frames (N, H, W, 3); return a reader unchanged.
 
@@ -300,8 +305,7 @@ class Predictor:
             return ScoresNotFiniteError()
         if self.task == "regression":
             return Measurement(row, self.label_names, views)
-        threshold = self.objective.threshold if isinstance(self.objective, Multilabel) else None
-        return Prediction(row, self.label_names, views, threshold)
+        return Prediction(row, self.label_names, views, self.threshold)
 
 
 def load_predictor(
@@ -338,10 +342,11 @@ def load_predictor(
         FileNotFoundError: the file does not exist.
         CheckpointError: the file is not a checkpoint of this family, or has no head and needs one.
         ValueError: an override is unknown or contradicts the file, the number of names differs from the number of
-            classes, or the device does not exist.
+            classes, the library of the reader is missing, or the device does not exist.
     """
     facts = describe_checkpoint(checkpoint)
     model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint, head=head)
+    require_reader(data.reader)
     images = data.num_frames == 1
     plan = build_plan("test", "image" if images else "video", data)
     # Fewer classes than in the file are its first ones: Kinetics-400 with a head for Kinetics-710.
@@ -374,7 +379,7 @@ def load_predictor(
         clips_per_forward=clips_per_forward,
         filename_tmpl=data.filename_tmpl,
         reader=data.reader,
-        guard=Guard(data.read_timeout) if data.read_timeout else None,
+        guard=Guard(data.read_timeout, reader=data.reader) if data.read_timeout else None,
         window=0 if images else window_length(data),
         window_stride=data.window_stride,
     )

@@ -15,6 +15,8 @@ from inference.windows import Curve
 
 NO_CLASS = -1
 FRAMES_AT_ONCE = 4096  # limits the interpolated probabilities in memory
+LEAVE_SHARE = 0.6
+"""`SegmentSettings.leave` as a share of `enter`, unless chosen."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SegmentSettings:
     """
 
     enter: float = UNSURE
-    leave: float = 0.3
+    leave: float = LEAVE_SHARE * UNSURE
     smooth: float | None = None
     shortest: float | None = None
 

@@ -1,15 +1,26 @@
-"""Settings of the model and of its initial weights, and their command-line flags."""
+"""Settings of the model, its initial weights, its teacher and masks, and their command-line flags.
+
+PyTorch is not imported, so flags are known at once.
+"""
 
 import argparse
 from dataclasses import dataclass
 from typing import Any, Self
 
+from common.flag_types import proper_fraction
 from common.settings import add_options, flag, option
-from models.config import TIME_POOLS, Setting
-from models.freezing import frozen_part
-from models.videomambapro import VideoMambaPro
+from models.config import TIME_POOLS, Configurable, Setting
 
 DEFAULT_MODEL = "videomambapro_tiny"
+STEM, ALL = "stem", "all"  # values of --freeze
+MASK_TYPES = ("attention", "random", "tube", "tube_row", "random_row")
+
+
+def frozen_part(text: str) -> str:
+    """Check a value of --freeze: stem, a number of blocks, or all."""
+    if text not in ("", STEM, ALL) and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be {STEM}, a number of blocks above 0, or {ALL}, not {text}")
+    return text
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,49 @@ class WeightSettings:
     override_checkpoint: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The teacher of masked pretraining, and how it is asked."""
+
+    teacher: str = option(
+        "",
+        "weights of the teacher: CLIP's or any timm vision transformer's, or a checkpoint of this family",
+        metavar="FILE",
+    )
+    teacher_model: str = option(
+        "",
+        "timm's name of the teacher, which no file tells (default: that of OpenAI's CLIP for files with its names)",
+        names=["clip_teacher"],
+        metavar="NAME",
+    )
+    teacher_norm: str = option(
+        "own",
+        "how the teacher's pixels are normalised: by its own mean and standard deviation, or by ImageNet's like the "
+        "student's, as published",
+        choices=("own", "imagenet"),
+    )
+    teacher_final_norm: bool = flag(
+        True, "apply the teacher's last norm to its tokens (default: on); the published code leaves it out"
+    )
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """Which patches the student of masked pretraining sees."""
+
+    mask_type: str = option(
+        "attention",
+        "how visible patches are drawn: by the teacher's attention, random anywhere in the clip, tube (the same "
+        "places in all frames), tube_row (rows of each frame) or random_row (rows of the clip)",
+        choices=MASK_TYPES,
+    )
+    mask_ratio: float = option(0.8, "share of the patches that the student does not see", proper_fraction)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, *, detector: bool = False) -> None:
     """Add the flags that `build_model` and `load_finetune_checkpoint` read.
 
-    Flags of the model are derived from the fields of `VideoMambaPro.config_class`. Without a flag, the value in the
+    Flags of the model are derived from the fields of `Configurable.config_class`. Without a flag, the value in the
     checkpoint applies, or else that of the registered model.
 
     Args:
@@ -82,9 +132,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, detector: bool = Fal
     add_options(parser.add_argument_group("initial weights"), WeightSettings)
 
 
+def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of self-distillation; its weights are those of stored teachers."""
+    group = parser.add_argument_group("self-distillation")
+    group.add_argument(
+        "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are distilled"
+    )
+
+
 def flagged_settings() -> list[Setting]:
     """Return the fields of the model configuration that have a flag, here or among the data flags."""
-    return [setting for setting in VideoMambaPro.config_class.settings() if setting.flagged]
+    return [setting for setting in Configurable.config_class.settings() if setting.flagged]
 
 
 def _add_flag(group, setting: Setting) -> None:

@@ -7,6 +7,7 @@ files written here with the digest in their metadata. Nothing in a file is execu
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import zipfile
@@ -30,6 +31,8 @@ ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose
 TRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.", "probes.", "probe_norm.", "held_out", "chosen")
 FORMATS = (".pth", ".safetensors")
 FOLDER_CONFIG = "config.json"  # of a folder as on the Hugging Face hub, beside its weights
+OBJECTIVE_KEY = "objective"  # in it: what the objective keeps beside the weights, by name
+PROBLEM_TYPES = {"multilabel": "multi_label_classification", "regression": "regression"}  # transformers' names
 _DIGEST_KEY = "digest"
 _ZIP_MAGIC = b"PK\x03\x04"
 _FOLDER_BIT, _ENCRYPTED_BIT = 0x10, 0x1
@@ -106,7 +109,25 @@ def _described(folder: Path) -> dict[str, Any]:
     """Configuration and flags from config.json, in timm's layout (`model_args`) or that of transformers folders."""
     config = read_folder_config(folder)
     stored = config.get(CONFIG_KEY) or config.get("model_args", {}) | {"name": config.get("architecture", "")}
-    return {CONFIG_KEY: stored, FLAGS_KEY: config.get(FLAGS_KEY, {})}
+    flags = dict(config.get(FLAGS_KEY, {}))
+    if "model_type" in config:  # of transformers, which may have trained another head
+        tasks = {name: task for task, name in PROBLEM_TYPES.items()}
+        flags["task"] = tasks.get(str(config.get("problem_type")), "classification")
+        flags["class_names"] = list(config.get("id2label", {}).values())
+    return {CONFIG_KEY: stored, FLAGS_KEY: flags} | _objective_state(config, flags.get("task"), stored)
+
+
+def _objective_state(config: dict[str, Any], task: str | None, network: dict[str, Any]) -> dict[str, Tensor]:
+    """What the objective keeps beside the weights; a head that transformers trained has no threshold or scale yet."""
+    outputs, state = network.get("num_classes", 1), {}
+    if task == "multilabel":
+        state = {"decision_threshold": None}
+    elif task == "regression":
+        state = {"target_mean": [0.0] * outputs, "target_scale": [1.0] * outputs}
+    state |= config.get(OBJECTIVE_KEY, {})
+    return {
+        name: torch.tensor(math.nan if value is None else value, dtype=torch.float64) for name, value in state.items()
+    }
 
 
 def write_weights(

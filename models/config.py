@@ -1,7 +1,7 @@
 """Configuration of a model: the single definition of all sizes and switches.
 
 Flags, constructor, checkpoints and their checks are derived from it. A new switch needs one field of `ModelConfig` and
-its use in the model or, with `mixer=True`, a keyword of the mixer.
+its use in the model or, with `mixer=True`, a keyword of the mixer. PyTorch is not imported.
 """
 
 import argparse
@@ -13,11 +13,9 @@ from typing import Any, Self
 
 from common.flag_types import non_negative_int, positive_int, proper_fraction
 from common.frame_size import FrameSize, as_flag, as_pair
-from mamba.mamba_ssm.modules.mamba_simple import BIMAMBA_TYPES
-from mamba.mamba_ssm.ops.selective_scan.reference import SCAN_INPUTS
-from models.initialisation import DT_INITS
-from models.mixers import MIXERS
+from mamba.mamba_ssm.variants import BIMAMBA_TYPES, SCAN_INPUTS
 
+DT_INITS = ("mamba", "published")
 TIME_POOLS = ("mean", "concat")
 """How an action detector (models/detection.py) brings times together; "" is a classifier of clips."""
 
@@ -90,6 +88,8 @@ def setting(default: Any, help: str = "", role: Role = Role.SWITCH, **derived: A
 
 
 def _known_mixer(name: str) -> str:
+    from models.mixers import MIXERS  # imports torch, which the declaration of flags does without
+
     if name not in MIXERS:
         raise argparse.ArgumentTypeError(f"there is no such mixer; choose from {', '.join(MIXERS)}")
     return name
@@ -215,6 +215,17 @@ class ModelConfig:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+class Configurable:
+    """Base of the model: its class of configuration, known without importing the model and PyTorch.
+
+    Attributes:
+        config_class: Flags, checkpoints and their checks derive from its fields, so assigning a subclass of
+            `ModelConfig` to `Configurable.config_class` adds its fields everywhere.
+    """
+
+    config_class: type[ModelConfig] = ModelConfig
 
 
 def _setting_of(field: dataclasses.Field) -> Setting:

@@ -1,6 +1,5 @@
-"""The frozen teacher of self-distillation: its flag, and loading it from a checkpoint."""
+"""The frozen teacher of self-distillation: loading it from a checkpoint."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -11,14 +10,6 @@ from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
 logger = logging.getLogger(__name__)
-
-
-def add_distillation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of self-distillation; its weights are those of stored teachers."""
-    group = parser.add_argument_group("self-distillation")
-    group.add_argument(
-        "--teacher", default="", metavar="FILE", help="checkpoint of a smaller model whose tokens are distilled"
-    )
 
 
 def load_teacher(

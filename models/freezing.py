@@ -1,24 +1,15 @@
 """Freezing of a model's first layers, which then need neither gradients nor moments."""
 
-import argparse
 import logging
 from typing import Any
 
 from timm.models import group_parameters
 
+from models.arguments import ALL, STEM
 from models.checkpoint import MAY_STAY_INITIAL, LoadReport
 from models.checkpoint_file import bare_name
 
-STEM, ALL = "stem", "all"
-
 _logger = logging.getLogger(__name__)
-
-
-def frozen_part(text: str) -> str:
-    """Check a value of --freeze: stem, a number of blocks, or all."""
-    if text not in ("", STEM, ALL) and not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be {STEM}, a number of blocks above 0, or {ALL}, not {text}")
-    return text
 
 
 def trained_share(model: Any) -> float:

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from torch import Tensor
 
 from common.files import FOLDER_WEIGHTS, atomic_write, write_json
 from common.frame_size import as_pair
-from models.checkpoint_file import FOLDER_CONFIG, FORMATS, read_folder_config, write_weights
+from models.checkpoint_file import FOLDER_CONFIG, FORMATS, OBJECTIVE_KEY, read_folder_config, write_weights
 from models.config import Role
 from models.model_card import model_card
 
 TOLD_FLAGS = (
     *("data_set", "sampling", "num_frames", "sampling_rate", "test_num_segment", "test_num_crop"),
-    *("window_seconds", "window_stride", "model", "input_size", "crop_pct", "class_names"),
+    *("window_seconds", "window_stride", "model", "input_size", "crop_pct", "class_names", "task", "view_merge"),
 )
 """Flags of the run that a folder repeats; others, such as paths, stay on the machine."""
+HEAD_FLAGS = ("class_names", "task", "view_merge")
+"""Those among them that say what the outputs of the head are."""
 FAMILY = "videomambapro_tiny"  # under which timm builds models of no registered size; their arguments are complete
 
 
@@ -30,10 +33,13 @@ class HubFolder(PyTorchModelHubMixin):
     Attributes:
         run_flags: Flags of the run that trained the weights; a folder repeats those in `TOLD_FLAGS`.
         reading: How clips are read for the model (see `inference.description`); empty if unknown.
+        objective_state: What turns outputs into predictions, as in config.json: `decision_threshold` of --task
+            multilabel (None before a validation), `target_mean` and `target_scale` of --task regression.
     """
 
     run_flags: Mapping[str, Any] = {}
     reading: Mapping[str, Any] = {}
+    objective_state: Mapping[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -86,15 +92,13 @@ class HubFolder(PyTorchModelHubMixin):
             raise TypeError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}")
         load_checkpoint(model, folder)
         model.run_flags, model.reading = facts.flags, read_folder_config(folder).get("reading", {})
+        model.objective_state = plain_state(facts.beside)
+        if model.num_classes != facts.num_classes:
+            model.forget_head()
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the weights and config.json; the mixin's `save_pretrained` writes the card after them.
-
-        Raises:
-            ValueError: The model has another task than classification.
-        """
-        refuse_other_tasks(self.run_flags.get("task") or "classification", "this")
+        """Write the weights and config.json; the mixin's `save_pretrained` writes the card after them."""
         model: Any = self
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         with atomic_write(save_directory / FOLDER_WEIGHTS) as file:
@@ -102,7 +106,7 @@ class HubFolder(PyTorchModelHubMixin):
         write_json(save_directory / FOLDER_CONFIG, self.folder_config())
 
     def folder_config(self) -> dict[str, Any]:
-        """Return the content of config.json: timm's entries, and `reading`."""
+        """Return the content of config.json: timm's entries, `reading` and what the objective keeps."""
         model: Any = self
         config, names = model.config, self.label_names()
         arguments = {known.name: getattr(config, known.name) for known in config.settings() if _is_argument(known)}
@@ -121,10 +125,16 @@ class HubFolder(PyTorchModelHubMixin):
             "model_args": arguments,
             "pretrained_cfg": described,
             "reading": dict(self.reading),
+            **({OBJECTIVE_KEY: dict(self.objective_state)} if self.objective_state else {}),
         }
 
+    def forget_head(self) -> None:
+        """Drop what is known of the outputs, which a new head does not share: task, names, threshold, scale."""
+        self.run_flags = {name: value for name, value in self.run_flags.items() if name not in HEAD_FLAGS}
+        self.objective_state = {}
+
     def told_flags(self) -> dict[str, Any]:
-        """Return the flags of the run that others may know: model, sampling and class names."""
+        """Return the flags of the run that others may know: model, task, sampling and class names."""
         return {name: self.run_flags[name] for name in TOLD_FLAGS if self.run_flags.get(name) is not None}
 
     def label_names(self) -> list[str]:
@@ -135,16 +145,16 @@ class HubFolder(PyTorchModelHubMixin):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Write the card; `kwargs` are those of `model_card`, and the mixin's `model_card_kwargs`."""
         model: Any = self
-        return model_card(model.config, self.label_names(), self.reading, **kwargs)
+        told = self.run_flags
+        outputs = {"task": told.get("task") or "classification", "view_merge": told.get("view_merge") or "mean"}
+        outputs |= self.objective_state
+        return model_card(model.config, self.label_names(), self.reading, outputs, **kwargs)
 
 
-def refuse_other_tasks(task: str, name: str) -> None:
-    """Raise a ValueError for a model of another task: what it needs beside the network has no place in a folder."""
-    if task != "classification":
-        raise ValueError(
-            f"{name} is a model of --task {task}: folders hold classifiers of one class per video; share the "
-            "checkpoint itself (tools.checkpoint convert)"
-        )
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return tensors that an objective keeps as values of JSON; None for a threshold that was never chosen."""
+    values = {name: tensor.tolist() for name, tensor in state.items()}
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _is_argument(known: Any) -> bool:

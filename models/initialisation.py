@@ -5,7 +5,8 @@ import math
 import torch.nn as nn
 from timm.layers import trunc_normal_
 
-DT_INITS = ("mamba", "published")
+from models.config import DT_INITS
+
 LINEAR_STD = 0.02
 
 
@@ -28,7 +29,7 @@ def initialise(model: nn.Module, depth: int, dt_init: str) -> None:
     if dt_init not in DT_INITS:
         raise ValueError(f"dt_init must be one of {DT_INITS}, got {dt_init!r}")
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear) or module.weight.is_meta:  # there drawing takes long and gives nothing
             continue
         leaf = name.rpartition(".")[2]
         if leaf == "out_proj":

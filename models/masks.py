@@ -90,8 +90,6 @@ MASKS: dict[str, Callable[..., Tensor]] = {
 }
 """Masks that need no importance, by the value of --mask_type."""
 
-MASK_TYPES = ("attention", *MASKS)
-
 
 def _visible(count: int, ratio: float) -> int:
     return count - int(count * ratio)

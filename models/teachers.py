@@ -6,7 +6,6 @@ many patches as the student. Symbols: b clips, t frames, n patches per frame, c 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import timm
@@ -17,7 +16,7 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from common.settings import flag, option
+from models.arguments import TeacherSettings
 from models.build import build_described
 from models.checkpoint import load_checkpoint
 from models.checkpoint_file import CheckpointError
@@ -33,32 +32,6 @@ PUBLISHED_NAMES = {
 }
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """The teacher of masked pretraining, and how it is asked."""
-
-    teacher: str = option(
-        "",
-        "weights of the teacher: CLIP's or any timm vision transformer's, or a checkpoint of this family",
-        metavar="FILE",
-    )
-    teacher_model: str = option(
-        "",
-        "timm's name of the teacher, which no file tells (default: that of OpenAI's CLIP for files with its names)",
-        names=["clip_teacher"],
-        metavar="NAME",
-    )
-    teacher_norm: str = option(
-        "own",
-        "how the teacher's pixels are normalised: by its own mean and standard deviation, or by ImageNet's like the "
-        "student's, as published",
-        choices=("own", "imagenet"),
-    )
-    teacher_final_norm: bool = flag(
-        True, "apply the teacher's last norm to its tokens (default: on); the published code leaves it out"
-    )
 
 
 class Targets(NamedTuple):

@@ -59,8 +59,9 @@ class TimmInterface(nn.Module):
         self.head = _new_head(self.embed_dim, num_classes).to(like).train(self.training)
         self.num_classes = num_classes
         self.config = self.config.replace(num_classes=num_classes)
-        told = getattr(self, "run_flags", {})  # the names of the classes are those of the old head
-        self.run_flags = {name: value for name, value in told.items() if name != "class_names"}
+        forget_head: Any = getattr(self, "forget_head", None)  # of `HubFolder`
+        if forget_head:
+            forget_head()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute all blocks in the backward pass instead of keeping their activations, or none."""

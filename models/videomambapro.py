@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from common.frame_size import as_pair
 from models.attentive_pooler import AttentivePooler
 from models.blocks import Block, add_to_residual, make_norm
-from models.config import ModelConfig
+from models.config import Configurable, ModelConfig
 from models.hub import HubFolder
 from models.initialisation import LINEAR_STD, initialise
 from models.mixers import MIXERS
@@ -43,23 +43,17 @@ REGISTERED: dict[str, dict[str, Any]] = (
 """Models registered with timm, each with its settings; videomamba_* are the baselines without the two changes."""
 
 
-class VideoMambaPro(TimmInterface, HubFolder):
+class VideoMambaPro(Configurable, TimmInterface, HubFolder):
     """Clip classifier: patch embedding, bidirectional Mamba blocks, class token, linear head.
 
     Args:
         config: Sizes and switches.
         settings: Fields of `ModelConfig` that replace those of `config` or the defaults.
 
-    Attributes:
-        config_class: Class of the configuration. Flags, checkpoints and their checks derive from its fields, so
-            assigning a subclass of `ModelConfig` adds its fields everywhere.
-
     Raises:
         TypeError: A keyword is not a field.
         ValueError: A value is invalid, or two values contradict each other.
     """
-
-    config_class: type[ModelConfig] = ModelConfig
 
     def __init__(self, config: ModelConfig | None = None, **settings: Any):
         super().__init__()

@@ -24,6 +24,7 @@ from common.palette import theme
 from reports import figures, numbers, several_labels
 from reports.detection import detection_section
 from reports.media import Pictures, data_uri
+from reports.temporal_controls import temporal_controls
 from reports.verdict import judge
 
 _logger = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ def write_report(
             ]
             sections["evaluation"] |= _classification(folder, results, names, pictures)
             sections["tables"] |= _tables_by_class(results, names)
+            if "temporal_controls" in results:
+                sections["evaluation"]["controls"] = temporal_controls(results, names)
+                sections["tables"]["temporal_controls"] = sections["evaluation"]["controls"].table()
         elif results.get("task") in _OTHER_TASKS:
             report = _OTHER_TASKS[results["task"]]
             names = class_names(results, label_names)

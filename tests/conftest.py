@@ -5,6 +5,15 @@ import logging
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, lest one of them is left at the end; mark what starts processes of its own."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if {"subprocess", "run_processes", "run_script"} & vars(item.module).keys():
+            item.add_marker("processes")
+
+
 @pytest.fixture(autouse=True)
 def handlers_stay():
     """Remove the log handlers of a test, which write to streams that are closed after it."""

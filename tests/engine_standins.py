@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing
+from forked import prepare_process, ready_server
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -217,16 +218,12 @@ def run_processes(function, world_size, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_enter, (function, world_size, port, arguments), nprocs=world_size)
+    values = (function, world_size, port, arguments, dict(os.environ))
+    ready_server()
+    torch.multiprocessing.start_processes(_enter, values, nprocs=world_size, start_method="forkserver")
 
 
-def _enter(rank, function, world_size, port, arguments):
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(rank),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
+def _enter(rank, function, world_size, port, arguments, environment):
+    place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    prepare_process(environment | {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     function(rank, *arguments)

@@ -39,6 +39,25 @@ def save_checkpoint(path: Path, classes: int = CLASSES, **flags) -> Path:
     return path
 
 
+OBJECTIVES = {
+    "multilabel": {"decision_threshold": torch.tensor(0.37)},
+    "regression": {
+        "target_mean": torch.linspace(-1, 300, CLASSES, dtype=torch.float64),
+        "target_scale": torch.linspace(0.1, 7, CLASSES, dtype=torch.float64),
+    },
+}
+"""What runs of a task keep beside the weights, here for a head of `CLASSES` outputs."""
+
+
+def save_checkpoint_of(task: str, path: Path, **flags) -> Path:
+    """Write a checkpoint as runs of `task` do."""
+    save_checkpoint(path, task=task, **flags)
+    content = torch.load(path, weights_only=True)
+    content["model"] |= OBJECTIVES[task]
+    torch.save(content, path)
+    return path
+
+
 def moving_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
     """Create changing frames uint8 (count, height, width, 3): smooth colour noise that fades to other noise."""
     rng = np.random.default_rng(seed)

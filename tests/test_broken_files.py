@@ -3,14 +3,13 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import pytest
 import torch
 from data_flags import data_flags
+from forked import run_script
 from video_files import numbered_frames, write_folder, write_video
 
 from datasets.build import build_dataset, build_loader
@@ -132,22 +131,19 @@ def run(root, output, *flags):
     small += ["--batch_size", "6", "--num_workers", "1", "--num_sample", "1", "--epochs", "1", "--device", "cpu"]
     small += ["--test_num_segment", "1", "--test_num_crop", "1", "--read_timeout", "60", "--sampling", "uniform"]
     where = ["--data_path", str(root), "--data_root", str(root), "--output_dir", str(output), "--seed", "1"]
-    script = Path(__file__).parent.parent / "run_class_finetuning.py"
-    return subprocess.run(
-        [sys.executable, script, *small, *where, *flags], capture_output=True, text=True, timeout=600
-    )
+    return run_script("run_class_finetuning.py", *small, *where, *flags, folder=output)
 
 
 def test_a_run_ends_and_its_results_name_the_broken(root, tmp_path):
-    done = run(root, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    status, printed = run(root, tmp_path)
+    assert status == 0, printed[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["videos"] == GOOD
     assert sorted(Path(video["path"]).name for video in results["excluded"]) == sorted(SAID)
     epoch = json.loads((tmp_path / "log.txt").read_text().splitlines()[0])
     assert epoch["train_unreadable"] == len(SAID) and epoch["val_excluded"] == len(SAID)
     for name in SAID:
-        lines = [line for line in done.stderr.splitlines() if f"{name}:" in line]
+        lines = [line for line in printed.splitlines() if f"{name}:" in line]
         assert len(lines) == 3, "once each in training, validation and test"
-    strict = run(root, tmp_path, "--eval", "--strict_data")
-    assert strict.returncode != 0 and "--strict_data is set" in strict.stderr
+    status, printed = run(root, tmp_path, "--eval", "--strict_data")
+    assert status != 0 and "--strict_data is set" in printed

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mamba.mamba_ssm.ops.selective_scan import build_extension, cpu
+from mamba.mamba_ssm.ops.selective_scan import cpu, kernel_library
 
 REASON = cpu.unavailable_reason(torch.device("cpu"), torch.float32)
 pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.usefixtures("poisoned_memory")]
@@ -265,7 +265,7 @@ def resident_bytes():
         return int(handle.read().split()[1]) * 4096
 
 
-@pytest.mark.skipif(bool(os.environ.get(build_extension.SANITIZE_VARIABLE)), reason="the sanitizer keeps freed memory")
+@pytest.mark.skipif(bool(os.environ.get(kernel_library.SANITIZE_VARIABLE)), reason="the sanitizer keeps freed memory")
 def test_ten_thousand_calls_leave_no_memory_behind():
     inputs = scan_inputs(length=33, dim=16, state=4)
     grad_out = torch.ones_like(inputs["u"])

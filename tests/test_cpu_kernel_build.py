@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mamba.mamba_ssm.ops.selective_scan import build_extension
+from mamba.mamba_ssm.ops.selective_scan import build_extension, kernel_library
+from mamba.mamba_ssm.ops.selective_scan.onnx_library import LIBRARY as ONNX_LIBRARY
 
 ROOT = Path(__file__).resolve().parents[1]
 FALLBACK = """
@@ -47,8 +48,8 @@ def test_without_a_working_compiler_the_portable_path_serves_and_says_why(compil
 
 @needs_compiler
 def test_a_library_that_does_not_load_is_named_and_the_portable_path_serves(tmp_path, monkeypatch):
-    monkeypatch.setenv(build_extension.BUILD_DIR_VARIABLE, str(tmp_path))
-    library = build_extension.library_path()
+    monkeypatch.setenv(kernel_library.BUILD_DIR_VARIABLE, str(tmp_path))
+    library = kernel_library.library_path(build_extension.torch_library())
     library.write_bytes(b"\x7fELF of another machine")
     done = run_python(FALLBACK, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
     assert done.stdout.split("RESULT ")[1].startswith(f"True the library {library} cannot be loaded")
@@ -56,38 +57,41 @@ def test_a_library_that_does_not_load_is_named_and_the_portable_path_serves(tmp_
 
 @needs_compiler
 def test_whatever_changes_another_library_is_built(tmp_path, monkeypatch):
-    compiler = build_extension.find_compiler()
-    keys = [build_extension.build_key(compiler)]
-    assert build_extension.build_key(compiler) == keys[0]
+    compiler = kernel_library.find_compiler()
+    key = lambda: kernel_library.build_key(compiler, build_extension.torch_library())  # noqa: E731
+    keys = [key()]
+    assert key() == keys[0]
 
     def add_key():
-        keys.append(build_extension.build_key(compiler))
+        keys.append(key())
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "0.0.0")
         add_key()
     with monkeypatch.context() as patch:
-        patch.setenv(build_extension.SANITIZE_VARIABLE, "address")
+        patch.setenv(kernel_library.SANITIZE_VARIABLE, "address")
         add_key()
     with monkeypatch.context() as patch:
-        patch.setattr(build_extension.platform, "machine", lambda: "riscv64")
+        patch.setattr(kernel_library.platform, "machine", lambda: "riscv64")
         add_key()
-    sources = shutil.copytree(build_extension.SOURCE_DIR, tmp_path / "csrc")
+    sources = shutil.copytree(kernel_library.SOURCE_DIR, tmp_path / "csrc")
     (sources / "vector.h").write_text((sources / "vector.h").read_text() + "\n")
-    monkeypatch.setattr(build_extension, "SOURCE_DIR", sources)
+    monkeypatch.setattr(kernel_library, "SOURCE_DIR", sources)
     add_key()
     assert len(set(keys)) == len(keys)
 
 
-def test_only_kernel_sources_are_compiled_for_an_instruction_set(tmp_path):
+def test_only_kernel_sources_are_compiled_for_an_instruction_set():
     """Code that runs on every processor, such as operators and headers, must not contain special instructions."""
-    for command in build_extension._compile_commands("c++", tmp_path):
+    libraries = (build_extension.torch_library(), ONNX_LIBRARY)
+    operators = [kernel_library.operator_commands("c++", library) for library in libraries]
+    for command in (c for commands in (kernel_library.kernel_commands("c++"), *operators) for c in commands.values()):
         source = Path(command[command.index("-c") + 1]).name
         special = [flag for flag in command if flag.startswith("-m")]
-        assert not special or source in build_extension.KERNEL_SOURCES, command
+        assert not special or source in kernel_library.KERNEL_SOURCES, command
     shared = {"stdint.h", "immintrin.h"}  # declarations and always-inlined intrinsics only
-    for name in (*build_extension.KERNEL_SOURCES, "vector.h", "scan_common.h", "kernels.h"):
-        text = (build_extension.SOURCE_DIR / name).read_text()
+    for name in (*kernel_library.KERNEL_SOURCES, "vector.h", "scan_common.h", "kernels.h"):
+        text = (kernel_library.SOURCE_DIR / name).read_text()
         assert set(re.findall(r"#include <(.+?)>", text)) <= shared, name
 
 

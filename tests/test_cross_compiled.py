@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamba.mamba_ssm.ops.selective_scan.build_extension import KERNEL_FLAGS, KERNEL_SOURCES, SOURCE_DIR
+from mamba.mamba_ssm.ops.selective_scan.kernel_library import KERNEL_FLAGS, KERNEL_SOURCES, SOURCE_DIR
 
 HARNESS = Path(__file__).parent / "cross_compiled" / "kernels.cpp"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
@@ -47,7 +47,7 @@ def test_neon_computes_what_this_processor_computes(tmp_path):
 
 
 def test_denormal_numbers_are_taken_for_zero_while_asked_for(tmp_path):
-    header = (SOURCE_DIR / "operators.h").read_text()
+    header = (SOURCE_DIR / "tables.h").read_text()
     flush = re.search(r"^class FlushDenormals.*?^};$", header, re.MULTILINE | re.DOTALL)[0]
     program = tmp_path / "flush.cpp"
     program.write_text(f"""

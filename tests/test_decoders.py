@@ -3,16 +3,23 @@
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
 import pytest
+from data_flags import data_flags
+from decoders_here import each_decoder
 from PIL import Image
-from video_files import numbered_frames, turn_video, write_video
+from video_files import frame_numbers, numbered_frames, turn_video, write_video
 
-from datasets.readers import VideoFile
+from datasets.build import build_dataset
+from datasets.readers import Guard, VideoFile
+from datasets.readers.hand_over import CheckedDecoder
+from datasets.readers.pyav_decoder import PyavDecoder
 
 
 def coloured_frames(count, height, width):
@@ -40,44 +47,94 @@ KINDS = {
 }
 
 
+@each_decoder
 @pytest.mark.parametrize("name", KINDS)
-def test_all_decoders_give_the_same_frames(tmp_path, name):
+def test_all_decoders_give_the_same_frames(tmp_path, name, by):
     options = dict(KINDS[name])
     frames = coloured_frames(24, options.pop("height", 64), options.pop("width", 128))
     path = str(write_video(tmp_path / name, frames, **options))
     with av.open(path) as container:
         in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for indices in (range(24), [2, 9, 17, 23], [23], [8, 5, 5, 0]):
-        one, other = (VideoFile(path, reader) for reader in ("decord", "pyav"))
-        assert len(one) == len(other) == 24
+        one, other = (VideoFile(path, reader) for reader in (by, "pyav"))
+        assert len(one) == len(other) == 24 and np.array_equal(one.times, other.times)
         found = one.read(indices)
         assert np.array_equal(found, other.read(indices))
         # 10 bits are rounded to 8 in another way by PyAV's own conversion; another frame is off by tens
         assert np.abs(found.astype(int) - np.stack([in_order[i] for i in indices])).mean() < 3
 
 
+@each_decoder
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_pictures_are_turned_upright(tmp_path, degrees):
+def test_pictures_are_turned_upright(tmp_path, degrees, by):
     frames = numbered_frames(6, 64, 98)
     frames[:, :20, :30] = 250  # bright where the camera's top left is
     path = write_video(tmp_path / "v.mp4", frames)
     turn_video(path, degrees)
-    by_decord, by_pyav = (VideoFile(str(path), reader).read([0, 3]) for reader in ("decord", "pyav"))
-    assert np.array_equal(by_decord, by_pyav)
+    found = VideoFile(str(path), by).read([0, 3])
+    assert np.array_equal(found, VideoFile(str(path)).read([0, 3]))
     expected = np.rot90(frames[[0, 3]], -degrees // 90, axes=(1, 2))
-    assert by_pyav.shape == expected.shape
-    assert np.abs(by_pyav.astype(int) - expected).mean() < 4
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 4
 
 
+@each_decoder
 @pytest.mark.parametrize("name", ["world.mp4", "a.mp4", "b.mp4"])
-def test_videos_that_somebody_else_made(name):
+def test_videos_that_somebody_else_made(name, by):
     gradio = find_spec("gradio")
     if gradio is None:
         pytest.skip("gradio, whose package holds videos, is not installed")
     path = str(Path(gradio.submodule_search_locations[0]) / "media_assets" / "videos" / name)
-    one, other = (VideoFile(path, reader) for reader in ("decord", "pyav"))
+    one, other = (VideoFile(path, reader) for reader in (by, "pyav"))
     indices = np.linspace(0, len(one) - 1, 8).astype(int)
     assert len(one) == len(other) and np.array_equal(one.read(indices), other.read(indices))
+
+
+@each_decoder
+def test_every_decoder_works_in_the_process_of_a_guard(tmp_path, by):
+    path = str(write_video(tmp_path / "v.mp4", numbered_frames(30)))
+    guard = Guard(60, reader=by)
+    reader = guard.open(path, partial(VideoFile, path, by))
+    assert frame_numbers(reader.read([3, 29, 3])) == [3, 29, 3] and reader.rate == 25
+    guard.close()
+
+
+class FailsLater:
+    """A library that opens a file and then fails."""
+
+    def __init__(self, path):
+        self.opened = PyavDecoder(path)
+
+    def __len__(self):
+        return len(self.opened)
+
+    def decode(self, indices):
+        if indices[-1] > 10:
+            raise RuntimeError("no more frames left")
+        return self.opened.decode(indices)
+
+
+def test_what_a_library_fails_to_decode_is_read_by_pyav(tmp_path, caplog):
+    path = str(write_video(tmp_path / "v.mp4", numbered_frames(30)))
+    decoder = CheckedDecoder(path, "another", FailsLater)
+    assert frame_numbers(decoder.decode(np.array([3]))) == [3] and not caplog.text
+    for _ in range(2):
+        assert frame_numbers(decoder.decode(np.array([3, 20]))) == [3, 20]
+    assert caplog.text.count(f"{path} is read by PyAV instead of another: RuntimeError: no more frames left") == 1
+
+
+def test_a_reader_without_its_library_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    write_video(tmp_path / "v.mp4", numbered_frames(8))
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.csv").write_text("v.mp4 0\n")
+    without_ffmpeg, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
+    without_ffmpeg.ffmpeg_major_version = None
+    for installed, remedy in ((None, "pip install torchcodec"), (without_ffmpeg, "apt install ffmpeg")):
+        monkeypatch.setitem(sys.modules, "torchcodec", installed)
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+        monkeypatch.delitem(sys.modules, "datasets.readers.torchcodec_decoder", raising=False)
+        with pytest.raises(ValueError, match=f"^--reader torchcodec cannot be used: .*{remedy}"):
+            build_dataset("train", data_flags(tmp_path, "--reader", "torchcodec"))
 
 
 def test_matrix_products_stay_pytorchs_whatever_is_imported_first():

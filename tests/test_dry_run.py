@@ -68,6 +68,7 @@ def words_for(data, name):
     return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data), *probe], script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("/finetune")])
 def test_every_recipe_builds(data, name, caplog, monkeypatch):
     # Decoding is the same for all of them and tried below; one picture of every resolution would take minutes.

@@ -1,12 +1,12 @@
 """What the logs show of a batch, and the advice if data loading is too slow."""
 
 import json
-import os
 
 import pytest
 import torch
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from engines import machine
 from engines.logs import RunLog, clip_picture, loading_advice
 
 
@@ -22,14 +22,15 @@ def test_a_picture_has_a_clip_a_row_in_the_videos_own_colours():
 
 
 @pytest.mark.parametrize(
-    ("waiting", "workers", "said"),
-    [(0.05, 1, ""), (0.42, 1, "42% of the time with --num_workers 1: raise --num_workers to 4"),
-     (0.42, 4, "every core has a worker: make videos cheaper to decode")],
+    ("waiting", "workers", "cores", "gpu", "said"),
+    [(0.05, 1, 4, True, ""), (0.42, 1, 4, True, "42% of the time with --num_workers 1: raise --num_workers to 3"),
+     (0.42, 4, 4, True, "no core is free: make videos cheaper to decode"),
+     (0.42, 0, 16, False, "raise --num_workers to 4"), (0.42, 0, 2, False, "")],
 )  # fmt: skip
-def test_advice_on_slow_loading(monkeypatch, waiting, workers, said):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+def test_advice_on_slow_loading(monkeypatch, waiting, workers, cores, gpu, said):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2 * cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    advice = loading_advice(waiting, workers)
+    advice = loading_advice(waiting, workers, gpu=gpu)
     assert said in advice and bool(said) == bool(advice)
 
 

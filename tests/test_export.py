@@ -16,6 +16,7 @@ from inference_files import save_checkpoint, write_moving_video
 import models  # noqa: F401  registers the models
 from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
+from mamba.mamba_ssm.ops.selective_scan.kernel_library import ExtensionUnavailableError
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
 from tools import export as tool
 
@@ -33,11 +34,11 @@ def onnx_tools():
 def checkpoint(tmp_path_factory):
     """A nano model whose scans read the tokens before the convolution, which only its flags tell."""
     torch.manual_seed(0)
-    size = {"num_classes": CLASSES, "num_frames": FRAMES, "img_size": SIDE}
+    size = {"num_classes": CLASSES, "num_frames": FRAMES, "img_size": SIDE, "depth": 2}
     model = timm.create_model("videomambapro_nano", scan_input="raw", **size)
     torch.nn.init.normal_(model.head.weight)
     path = tmp_path_factory.mktemp("checkpoint") / "nano.pth"
-    flags = {"scan_input": "raw", "class_names": ["a", "b", "c", "d", "e"]}
+    flags = {"model": "videomambapro_nano", "scan_input": "raw", "depth": 2, "class_names": ["a", "b", "c", "d", "e"]}
     torch.save({"model": model.state_dict(), "args": flags}, path)
     return path, model.eval()
 
@@ -165,18 +166,31 @@ def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, t
     (entry,) = model.metadata_props
     entry.value = json.dumps(tool._metadata(predictor))
     onnx.save(model, tmp_path / "c.onnx")
+    check_script(exported / "classify.py", ["c.onnx", str(video)], tmp_path, predictor.predict(str(video)))
+
+
+def test_the_script_takes_the_library_of_the_kernels(exported, tmp_path):
+    try:
+        tool.export(exported / "c.pth", tmp_path / "c.onnx", onnx_kernel=True)
+    except ExtensionUnavailableError as error:
+        pytest.skip(str(error))
+    video = write_moving_video(tmp_path / "v.mp4", 24)
+    expected = load_predictor(exported / "c.pth", device="cpu").predict(str(video))
+    check_script(exported / "classify.py", ["c.onnx", str(video), "./videomambapro_onnx.so"], tmp_path, expected)
+
+
+def check_script(script, words, folder, expected):
+    """Run the script in a folder without PyTorch and this repository, and compare what it prints."""
     alone = (
         "import runpy, sys; sys.modules['torch'] = sys.modules['models'] = None; "
-        f"sys.argv = ['classify.py', 'c.onnx', {str(video)!r}]; "
-        f"runpy.run_path({str(exported / 'classify.py')!r}, run_name='__main__')"
+        f"sys.argv = ['classify.py', *{words!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
     )
-    printed = subprocess.run([sys.executable, "-I", "-c", alone], cwd=tmp_path, capture_output=True, text=True)
+    printed = subprocess.run([sys.executable, "-I", "-c", alone], cwd=folder, capture_output=True, text=True)
     assert printed.returncode == 0, printed.stderr
     rows = [line.split(" ", 1) for line in printed.stdout.splitlines()]
-    expected = predictor.predict(str(video)).probabilities
-    assert len(rows) == 5 and expected.max() > 0.2
+    assert len(rows) == 5 and expected.probabilities.max() > 0.2
     for probability, name in rows:
-        assert float(probability) == pytest.approx(expected[int(name.removeprefix("name "))], abs=3e-3)
+        assert float(probability) == pytest.approx(expected.probabilities[int(name.removeprefix("name "))], abs=3e-3)
 
 
 def test_exported_program_has_the_operator_as_one_node(checkpoint, tmp_path):

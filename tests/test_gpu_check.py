@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from benchmarks import gpu_check, gpu_table
 from benchmarks.documents import markers_of
@@ -15,7 +16,8 @@ def python(code):
     return (sys.executable, "-c", code)
 
 
-def run(monkeypatch, tmp_path, *parts, flags=()):
+def run(monkeypatch, tmp_path, *parts, flags=(), gpu=True):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(gpu_check, "PARTS", parts)
     return gpu_check.main(["--output", str(tmp_path / "out"), *flags])
 
@@ -30,6 +32,27 @@ def test_a_part_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsy
     assert "== first: exit status 1" in told and "no such kernel" in told
     assert "== second: ok" in told and "42" in told and told.rstrip().endswith("failed: first")
     assert "42" in (tmp_path / "out" / "second.log").read_text()
+
+
+def test_a_part_that_skips_every_test_has_failed(monkeypatch, tmp_path, capsys):
+    tests = tmp_path / "test_gpu.py"
+    tests.write_text("import pytest\n@pytest.mark.skip\ndef test_a(): pass\n")
+    mixed = tmp_path / "test_mixed.py"
+    mixed.write_text(tests.read_text() + "def test_b(): pass\n")
+    words = ("-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--noconftest")
+    parts = [Part(path.stem, 60, (sys.executable, "-m", "pytest", str(path), *words)) for path in (tests, mixed)]
+    assert run(monkeypatch, tmp_path, *parts) == 1
+    told = capsys.readouterr().out
+    assert "== test_gpu: every test was skipped" in told and "== test_mixed: ok" in told
+    assert told.rstrip().endswith("failed: test_gpu")
+
+
+def test_without_a_gpu_nothing_is_run(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, tmp_path, Part("first", 20, python("print(1)")), gpu=False)
+    told = capsys.readouterr()
+    assert stopped.value.code == 1 and told.out == "" and len(told.err.splitlines()) == 1
+    assert "no NVIDIA GPU" in told.err and not (tmp_path / "out").exists()
 
 
 def test_a_part_that_hangs_is_stopped_with_its_processes(monkeypatch, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
-from inference_files import CLASSES, save_checkpoint, write_moving_video
+from inference_files import CLASSES, OBJECTIVES, save_checkpoint, save_checkpoint_of, write_moving_video
 
 from engines.early_check import check_inference
 from inference import load_predictor
@@ -190,20 +190,81 @@ def test_what_cannot_become_a_folder(run, folder, tmp_path, capsys):
     torch.save({"model": detector.state_dict(), "model_config": detector.config.values()}, tmp_path / "detector.pth")
     assert main(["hub", str(tmp_path / "detector.pth"), str(tmp_path / "new")]) == 1
     assert "is an action detector" in capsys.readouterr().err
-    content = torch.load(run / "checkpoint.pth", weights_only=True)
-    content["args"] |= {"task": "multilabel"}
-    content["model"] |= {"decision_threshold": torch.tensor(0.5)}
-    torch.save(content, tmp_path / "several.pth")
-    assert main(["hub", str(tmp_path / "several.pth"), str(tmp_path / "new")]) == 1
-    assert "is a model of --task multilabel" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="is a model of --task multilabel"):
-        VideoMambaPro.from_pretrained(tmp_path / "several.pth").save_pretrained(tmp_path / "new")
-    assert not any((tmp_path / "new").glob("*"))
-    (tmp_path / "new").rmdir()
+    (tmp_path / "task.json").write_text(json.dumps(RESULTS | {"task": "multilabel"}))
+    assert main(["hub", checkpoint, str(tmp_path / "new"), "--results", str(tmp_path / "task.json")]) == 1
+    assert "tests --task multilabel, the checkpoint is of --task classification" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="model.safetensors does not exist"):
         VideoMambaPro.from_pretrained(tmp_path / "empty")
+
+
+FIGURES = {
+    "multilabel": {"mean_ap": 0.467, "micro_f1": 0.4, "macro_f1": 1 / 3, "loss": 0.2},
+    "regression": {"error": 0.5, "mae_speed": 0.123456789, "r2_speed": -0.25},
+}
+METRICS = {
+    "multilabel": {"mAP": 0.467, "F1 over all decisions": 0.4, "F1, mean of the classes": 1 / 3},
+    "regression": {
+        "squared error / variance of the training targets": 0.5,
+        "MAE of speed": 0.123456789,
+        "R\u00b2 of speed": -0.25,
+    },
+}
+TOLD = {
+    "multilabel": ["highest score", "a score of\n0.3700000047683716 (chosen on the validation list)"],
+    "regression": [
+        f"| kind 6 | {OBJECTIVES['regression']['target_mean'][6]} | 7.0 |",
+        "`output * scale + mean`",
+        "## Targets",
+    ],
+}
+
+
+@pytest.mark.parametrize("task", OBJECTIVES)
+def test_several_labels_and_numbers_survive_the_round_trip_to_the_bit(task, tmp_path):
+    """Threshold, merging of views, mean and scale, names; the card repeats the figures of the test."""
+    flags = {"view_merge": "max"} if task == "multilabel" else {}
+    file = save_checkpoint_of(task, tmp_path / "checkpoint.pth", class_names=NAMES, **flags)
+    results = {"figures": FIGURES[task], "task": task, "weights": str(file), **flags}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert main(["hub", str(file), str(tmp_path / "hub")]) == 0
+    VideoMambaPro.from_pretrained(tmp_path / "hub").save_pretrained(tmp_path / "again")
+    VideoMambaPro.from_pretrained(file).save_pretrained(tmp_path / "direct")
+    video = str(write_moving_video(tmp_path / "video.mp4"))
+    wanted = load_predictor(file, device="cpu").predict(video)
+    for folder in ("hub", "again", "direct"):
+        got = load_predictor(tmp_path / folder, device="cpu").predict(video)
+        assert str(got) == str(wanted) and NAMES[3] in str(got)
+        values = ("values",) if task == "regression" else ("probabilities", "threshold")
+        for name in values:
+            torch.testing.assert_close(getattr(got, name), getattr(wanted, name), rtol=0, atol=0)
+    timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True)
+    card = ModelCard.load(tmp_path / "hub" / "README.md")
+    assert {result.metric_name: result.metric_value for result in card.data.eval_results} == METRICS[task]
+    assert all(words in card.text for words in TOLD[task])
+
+
+def test_a_threshold_that_was_never_chosen_stays_unknown(tmp_path):
+    file = save_checkpoint_of("multilabel", tmp_path / "checkpoint.pth")
+    content = torch.load(file, weights_only=True)
+    content["model"]["decision_threshold"].fill_(torch.nan)
+    torch.save(content, file)
+    assert main(["hub", str(file), str(tmp_path / "hub")]) == 0
+    assert load_predictor(tmp_path / "hub", device="cpu").objective.decision_threshold.isnan()
+    assert "no threshold was chosen" in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_a_new_head_is_not_taken_for_the_old_one(tmp_path):
+    """A regression's mean and scale, and a threshold, belong to the outputs that they were computed for."""
+    file = save_checkpoint_of("regression", tmp_path / "checkpoint.pth", class_names=NAMES)
+    changed = VideoMambaPro.from_pretrained(file, num_classes=3)
+    reset = VideoMambaPro.from_pretrained(file)
+    reset.reset_classifier(CLASSES)
+    for name, model in {"changed": changed, "reset": reset}.items():
+        model.save_pretrained(tmp_path / name)
+        predictor = load_predictor(tmp_path / name, device="cpu")
+        assert predictor.task == "classification" and predictor.label_names[0] == "class 0"
 
 
 def test_results_of_other_weights_are_left_out(run, tmp_path, capsys):

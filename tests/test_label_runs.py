@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, r2_score
 
 import run_class_finetuning
@@ -135,12 +136,62 @@ def test_a_list_of_any_task_names_the_videos_to_predict(numbers, capsys):
     assert capsys.readouterr().out.count("target 0") == 8
 
 
-def test_numbers_have_no_curve(numbers, capsys):
+def with_threshold(checkpoint, threshold, path):
+    """Write the checkpoint as if its validation had chosen this threshold."""
+    content = torch.load(checkpoint, weights_only=True)
+    for tensors in (content["model"], content["model_ema"]):
+        tensors["decision_threshold"] = torch.tensor(threshold)
+    torch.save(content, path)
+
+
+def test_segments_of_several_labels_enter_at_the_threshold_of_the_checkpoint(several, tmp_path):
+    folder, _ = several
+    video = str(folder / "videos/test/00000.mp4")
+    read = [
+        "--device",
+        "cpu",
+        "--quick",
+        "--window",
+        "4",
+        "--stride",
+        "1",
+        "--num_workers",
+        "0",
+        "--read_timeout",
+        "0",
+    ]
+
+    def written(checkpoint, *words):
+        out = tmp_path / "out.json"
+        words = [
+            video,
+            "--checkpoint",
+            str(checkpoint),
+            *read,
+            "--segments",
+            str(out),
+            "--segment_smooth",
+            "0",
+            *words,
+        ]
+        assert run_inference.main([*words, "--segment_shortest", "0"]) == 0
+        return json.loads(out.read_text())
+
+    results = {}
+    for threshold in (0.05, 0.98):
+        with_threshold(folder / "run" / BEST, threshold, tmp_path / "model.pth")
+        results[threshold] = written(tmp_path / "model.pth")
+        flags = ["--segment_enter", str(threshold), "--segment_leave", str(0.6 * threshold)]
+        assert results[threshold] == written(folder / "run" / BEST, *flags)
+    assert results[0.05] != results[0.98]
+
+
+@pytest.mark.parametrize("words", [["--curve", "curve.png"], ["--segments", "out.csv"]])
+def test_numbers_have_no_curve(numbers, capsys, words):
     folder, _ = numbers
-    words = ["v.mp4", "--checkpoint", str(folder / "run" / BEST), "--curve", "curve.png", "--device", "cpu"]
     with pytest.raises(SystemExit):
-        run_inference.main(words)
-    assert "predicts numbers (--task regression), which have no --curve" in capsys.readouterr().err
+        run_inference.main(["v.mp4", "--checkpoint", str(folder / "run" / BEST), *words, "--device", "cpu"])
+    assert f"predicts numbers (--task regression), which have no {words[0]}" in capsys.readouterr().err
 
 
 def test_another_task_than_the_checkpoints_is_refused(numbers):

@@ -40,14 +40,14 @@ def fifo(tmp_path):
     return path
 
 
-def feed(fifo, *files, pause=0.0):
+def feed(fifo, *files, then=lambda: None):
     """Write files into a FIFO, one after another, in a thread; each connection ends with its file."""
 
     def write():
         for file in files:
             with open(fifo, "wb") as target, open(file, "rb") as source:
                 shutil.copyfileobj(source, target)
-            time.sleep(pause)
+            then()
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -148,7 +148,13 @@ def test_a_source_that_ends_and_comes_back_starts_anew(predictor, stream, fifo, 
     monkeypatch.setattr("inference.live_source.RETRY", 0.01)
     curve = follow(predictor, predictor.open(str(stream)), stride=4).curve
     count = len(curve.starts)
-    feed(fifo, stream, stream, pause=0.3)
+
+    def wait():
+        while f"{fifo} ended" not in caplog.text:  # a writer that came before would continue the same stream
+            time.sleep(0.05)
+        time.sleep(0.3)
+
+    feed(fifo, stream, stream, then=wait)
     prediction = live(predictor, fifo, timeout=0.1)
     records = records_of(prediction, 2 * count)
     rows = [probabilities(record) for record in records]
@@ -158,6 +164,28 @@ def test_a_source_that_ends_and_comes_back_starts_anew(predictor, stream, fifo, 
     before, back, _ = caplog.text.partition(f"{fifo} is back after")
     assert back and before.count("waiting for it") == 1
     assert prediction.ring.dropped == 0
+
+
+def test_a_writer_that_comes_before_the_reader_has_closed_loses_nothing(predictor, stream, fifo, monkeypatch):
+    expected = follow(predictor, predictor.open(str(stream)), stride=4).curve.probabilities
+    writers = []
+
+    def miss(self, reason):
+        if reason == "ended" and not writers:  # the first one has gone, and the next does not wait for a reader
+            target = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(target, True)
+
+            def write():
+                with open(target, "wb") as file:
+                    file.write(stream.read_bytes())
+
+            writers.append(threading.Thread(target=write, daemon=True))
+            writers[0].start()
+
+    monkeypatch.setattr(LiveSource, "_miss", miss)
+    feed(fifo, stream)
+    records = records_of(live(predictor, fifo, timeout=60), 2 * len(expected))
+    np.testing.assert_allclose([probabilities(r) for r in records], np.concatenate([expected] * 2), atol=1e-5)
 
 
 def test_a_silent_fifo_stays_open(predictor, stream, fifo, caplog):

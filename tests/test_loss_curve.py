@@ -8,22 +8,19 @@ commit message.
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import run_script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).parent.parent
 STORED = Path(__file__).parent / "data" / "loss_curve.json"
 CLASSES, FRAMES, SIDE = 3, 6, 40
 VIDEOS = {"train": 12, "val": 5, "test": 2}
@@ -57,11 +54,9 @@ def write_videos(folder):
 def train(data, output, *flags):
     """Run the script with one thread; what it wrote, as `read_curve` reads it."""
     where = ["--data_path", str(data), "--data_root", str(data), "--output_dir", str(output)]
-    command = [sys.executable, "run_class_finetuning.py", *shlex.split(FLAGS), *where, *flags]
-    run = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    output.mkdir()
+    status, printed = run_script("run_class_finetuning.py", *shlex.split(FLAGS), *where, *flags, folder=output)
+    assert status == 0, printed[-3000:]
     return read_curve(output)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from engines.objectives.masked import MaskedAlignment, MaskSettings, sinusoids
 from engines.objectives.neighbours import Neighbours, leave_one_out_accuracy
 from engines.parallel import saved_weights
-from models.masks import MASK_TYPES
+from models.arguments import MASK_TYPES
 from models.teachers import FamilyTeacher, VitTeacher
 from models.videomambapro import VideoMambaPro
 

@@ -31,3 +31,25 @@ print(faults() - before)
         for mode in ("return", "keep")
     ]  # fmt: skip
     assert counts[1] * 10 < counts[0]  # 48 MiB, beyond what glibc keeps by itself
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_threads_allocate_from_one_arena():
+    code = """
+import ctypes, sys, threading
+from common.memory import share_one_arena
+if sys.argv[-1] == "one":
+    assert share_one_arena()
+done = threading.Event()
+threads = [threading.Thread(target=lambda: (bytes(100_000), done.wait())) for _ in range(4)]
+for thread in threads:
+    thread.start()
+done.set()
+ctypes.CDLL(None).malloc_stats()
+"""
+    arenas = {
+        mode: subprocess.run([sys.executable, "-c", code, mode], cwd=ROOT, capture_output=True, text=True, check=True)
+        .stderr.count("Arena ")
+        for mode in ("own", "one")
+    }  # fmt: skip
+    assert arenas["one"] == 1 < arenas["own"]

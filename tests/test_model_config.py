@@ -24,7 +24,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.checkpoint_file import read_checkpoint_file
-from models.config import ModelConfig
+from models.config import Configurable, ModelConfig
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from tools import checkpoint as tool
@@ -58,7 +58,7 @@ def written_by_a_run(folder, *words):
 
 
 def test_a_new_field_is_everywhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(VideoMambaPro, "config_class", Extended)
+    monkeypatch.setattr(Configurable, "config_class", Extended)
     path = written_by_a_run(tmp_path, "--sharpness", "2.5", "--gated")
     tool.convert(path, tmp_path / "w.safetensors")
     tool.convert(path, tmp_path / "w.pth")
@@ -74,7 +74,7 @@ def test_a_new_field_is_everywhere(tmp_path, monkeypatch):
         assert (evaluated.sharpness, evaluated.gated) == (2.5, True)
         with pytest.raises(ValueError, match="--sharpness 3.0, the file has 2.5"):
             parsed("--eval", "--resume", str(file), "--sharpness", "3")
-    monkeypatch.setattr(VideoMambaPro, "config_class", ModelConfig)
+    monkeypatch.setattr(Configurable, "config_class", ModelConfig)
     with pytest.raises(CheckpointError, match="has an unknown configuration: gated True, sharpness 2.5"):
         describe_checkpoint(path)
 

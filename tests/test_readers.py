@@ -8,14 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoders_here import INSTALLED, each_decoder
 from PIL import Image
 from video_files import frame_numbers, numbered_frames, write_folder, write_video
 
-from datasets.readers import DECODERS, FrameFolder, ImageFile, UnreadableVideoError, VideoFile
-from datasets.readers.decord_decoder import DecordDecoder
-from datasets.readers.pyav_decoder import PyavDecoder
-
-both_readers = pytest.mark.parametrize("by", sorted(DECODERS))
+from datasets.readers import FrameFolder, ImageFile, UnreadableVideoError, VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +31,7 @@ INDICES = {
 }
 
 
-@both_readers
+@each_decoder
 @pytest.mark.parametrize("name", INDICES)
 def test_a_video_gives_the_asked_frames(video, name, by):
     reader = VideoFile(str(video), by)
@@ -52,16 +49,16 @@ def test_pictures_of_any_width(tmp_path, width):
     path = write_video(tmp_path / "v.mp4", blocks)
     with av.open(str(path)) as container:
         expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    for by in DECODERS:
+    for by in INSTALLED:
         found = VideoFile(str(path), by).read([0, 3, 4])
         assert np.array_equal(found, expected[[0, 3, 4]])
 
 
-@both_readers
+@each_decoder
 def test_each_frame_is_decoded_once(video, monkeypatch, by):
     reader = VideoFile(str(video), by)
     asked = []
-    decoder = {"decord": DecordDecoder, "pyav": PyavDecoder}[by]
+    decoder = type(reader._decoder)
     decode = decoder.decode
     monkeypatch.setattr(decoder, "decode", lambda self, indices: asked.extend(indices) or decode(self, indices))
     assert frame_numbers(reader.read([40, 3, 3, 40, 20])) == [40, 3, 3, 40, 20]
@@ -115,7 +112,7 @@ def damaged(tmp_path, video, how):
         ("folder", "no such file"),
     ],
 )
-@both_readers
+@each_decoder
 def test_unreadable_videos_are_told(tmp_path, video, how, said, by):
     path = damaged(tmp_path, video, how)
     with pytest.raises(UnreadableVideoError, match=said) as error:
@@ -124,7 +121,7 @@ def test_unreadable_videos_are_told(tmp_path, video, how, said, by):
     assert path in str(error.value) and "\n" not in str(error.value)
 
 
-@both_readers
+@each_decoder
 def test_a_video_damaged_in_the_middle_is_told_when_it_is_read(tmp_path, by):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, size=(40, 64, 64, 3), dtype=np.uint8)
@@ -138,7 +135,7 @@ def test_a_video_damaged_in_the_middle_is_told_when_it_is_read(tmp_path, by):
         reader.read(range(40))
 
 
-@both_readers
+@each_decoder
 def test_frames_beyond_the_end_are_told(video, by):
     with pytest.raises(UnreadableVideoError, match="frame 60 does not exist"):
         VideoFile(str(video), by).read([58, 60])
@@ -258,6 +255,6 @@ def test_unreadable_images_are_told(tmp_path):
     assert ImageFile("x.jpg").__len__() == 1
 
 
-def test_decord_is_not_imported_before_it_is_needed():
-    code = "import sys, datasets.readers; sys.exit('decord' in sys.modules)"
+def test_optional_decoders_are_not_imported_before_they_are_needed():
+    code = "import sys, datasets.readers; sys.exit(bool({'decord', 'torch', 'torchcodec'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

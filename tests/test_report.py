@@ -289,6 +289,7 @@ def chromium():
         browser.close()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["few success", "few failure", "many success", "many failure"])
 def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, tmp_path, kind):
     for name in ("log.txt", "args.json"):
@@ -315,6 +316,7 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, t
     assert len(grounds) == 2, "dark mode is dark"
 
 
+@pytest.mark.processes
 def test_page_in_a_browser_without_a_network(chromium, tested_run, tmp_path):
     page = chromium.new_page(viewport={"width": 1200, "height": 900})
     page.context.set_offline(True)

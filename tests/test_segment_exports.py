@@ -277,7 +277,7 @@ def test_overlaps_gaps_and_ends_beyond_the_video_are_named(videos, tmp_path, cap
     rows = "video,label,start,end\na.mp4,walk,0,2\na.mp4,run,1.5,3\na.mp4,walk,3.5,9\nb.mp4,run,1,2\nc.mp4,run,1,2\n"
     assert run(videos, tmp_path, "createml", {"a.csv": rows}, "--gaps") == 0
     said = capsys.readouterr().out
-    assert "a.csv, line 3: a.mp4: 1.5 to 3 s overlaps with 0 to 2 s" in said
+    assert "a.csv, line 3: a.mp4: its segment 1.5 to 3 s overlaps with 0 to 2 s of" in said
     assert "a.csv, line 5: b.mp4: no segment covers 0 to 1 s" in said
     missing = (tmp_path / "lists" / "missing.txt").read_text()
     assert "a.csv, line 4): has 4.00 s, but the segment is 3.5 to 9 s" in missing

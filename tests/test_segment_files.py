@@ -155,7 +155,10 @@ def test_labelled_segments_are_drawn_beside_those_found(checkpoint, tmp_path, vi
         (["--truth", "truth.csv"], "give one of them"),
         (["--truth", "absent.csv", "--curve", "c.png"], "absent.csv"),
         (["--truth", "truth.csv", "--curve", "c.png"], "label 7 is out of range"),
-        (["--segments", "out.csv", "--segment_enter", "0.2"], "enter at 0.2 and leave at 0.3"),
+        (
+            ["--segments", "out.csv", "--segment_enter", "0.2", "--segment_leave", "0.3"],
+            "enter at 0.2 and leave at 0.3",
+        ),
         (["--segment_smooth", "1"], "no effect without --segments"),
         (["--segments", "truth.csv", "--truth", "small.csv", "--curve", "c.png"], ""),
         (["--segments", "small.csv", "--truth", "small.csv", "--curve", "c.png"], "would overwrite an input"),

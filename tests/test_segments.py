@@ -1,5 +1,6 @@
 """Lists of segments: their forms and faults, and the frames that they stand for."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -197,6 +198,16 @@ def test_segments_of_joined_videos_train_and_test_as_the_cut_clips(tmp_path):
     (tmp_path / "seconds.csv").write_text((tmp_path / "seconds.csv").read_text().replace("0.0,", "0.08,"))
     control, _ = train_and_test(tmp_path, "seconds")
     assert not all(torch.equal(control[key], weights[key]) for key in weights)
+
+
+def test_segments_are_checked_by_the_times_of_the_frames(varying, tmp_path, capsys):
+    spans = {2: (0, 1), 3: (1, 2), 4: (2, 2.9), 5: (0, 2.9)}  # 10, 5, 5 and 20 frames; 6.8 a second on average
+    rows = [f"{varying.name},{start},{end},{line % 2}\n" for line, (start, end) in spans.items()]
+    (tmp_path / "train.csv").write_text("path,start,end,label\n" + "".join(rows))
+    words = [str(tmp_path / "train.csv"), "--data_root", str(varying.parent), "--workers", "1", "--min_frames", "8"]
+    check_data([*words, "--output", str(tmp_path / "checked")])
+    told = capsys.readouterr().out
+    assert re.findall(r"line (\d): [^:]*: short: (\d+ frames)", told) == [("3", "5 frames"), ("4", "5 frames")]
 
 
 @pytest.fixture

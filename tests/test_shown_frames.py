@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from decoders_here import INSTALLED
 from numbered_videos import (
     COUNT,
     OGG,
@@ -21,7 +22,7 @@ from numbered_videos import (
 )
 from video_files import numbered_frames, turn_video, write_video
 
-from datasets.readers import UnreadableVideoError, VideoFile, pyav_decoder
+from datasets.readers import UnreadableVideoError, VideoFile, hand_over, pyav_decoder
 
 TABLE = Path(__file__).parent.parent / "docs" / "data.md"
 MIRRORED = (-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
@@ -141,27 +142,29 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_frame_is_the_one_that_a_player_shows(tmp_path, monkeypatch, caplog, name):
-    make, by_decord = FILES[name]
+    make, by_others = FILES[name]
     path = make(tmp_path)
-    found = {"decord": by_decord, "pyav": by_decord if by_decord.startswith("refused") else "exact"}
-    for reader, expected in found.items():
+    by_pyav = by_others if by_others.startswith("refused") else "exact"
+    for reader in INSTALLED:
+        expected = by_pyav if reader == "pyav" else by_others
+        caplog.clear()
+        hand_over._logged.clear()
         if expected.startswith("refused"):
             with pytest.raises(UnreadableVideoError, match=expected.removeprefix("refused: ")):
                 VideoFile(str(path), reader)
             continue
         shown = decoded_from_the_start(path)
         check(VideoFile(str(path), reader), shown)
-        assert expected == ("handed over" if "by PyAV instead of decord" in caplog.text else "exact"), caplog.text
-        caplog.clear()
+        assert expected == ("handed over" if f"by PyAV instead of {reader}" in caplog.text else "exact"), caplog.text
     monkeypatch.setattr(pyav_decoder, "MOST_KEPT", 0)
-    if found["pyav"] == "exact":
+    if by_pyav == "exact":
         check(VideoFile(str(path)), shown)
-    assert table()[name] == [found["pyav"], found["decord"]]
+    assert table()[name] == [by_pyav, by_others]
 
 
 def table() -> dict[str, list[str]]:
-    """The table of the documentation: file -> what comes of it by pyav and by decord."""
-    text = TABLE.read_text(encoding="utf-8").partition("| file | pyav | decord |")[2].partition("\n\n")[0]
+    """The table of the documentation: file -> what comes of it by pyav, and by decord and torchcodec."""
+    text = TABLE.read_text(encoding="utf-8").partition("| file | pyav | decord, torchcodec |")[2].partition("\n\n")[0]
     return {name: outcomes for name, *outcomes in (line.strip("| ").split(" | ") for line in text.splitlines()[2:])}
 
 
@@ -211,7 +214,7 @@ def test_packed_frames_are_fewer_than_packets(tmp_path):
 def test_files_with_a_colon_are_read_without_their_folder(tmp_path, monkeypatch):
     encode(tmp_path / "v.mp4").rename(tmp_path / "cam1:12.mp4")
     monkeypatch.chdir(tmp_path)
-    for reader in ("pyav", "decord"):
+    for reader in INSTALLED:
         assert numbers_of(VideoFile("cam1:12.mp4", reader).read([31])) == [31]
 
 

@@ -12,15 +12,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from inference_files import CLASSES, moving_frames, save_checkpoint, write_moving_video
+from inference_files import CLASSES, OBJECTIVES, moving_frames, save_checkpoint, save_checkpoint_of, write_moving_video
 from numbered_videos import copy
 from safetensors.torch import load_file
 from video_files import turn_video
 
 from datasets.clip_dataset import read_clips
+from engines.objectives.tasks import create_objective
 from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_direction
 from models import VideoMambaPro
+from models.checkpoint_file import PROBLEM_TYPES
 from tools.export import main
 from tools.transformers_folder.bundle import Bundle, BundleError, read_source
 
@@ -42,6 +44,9 @@ def run(tmp_path_factory):
     copy(write_moving_video(folder / "long.mp4", count=60), folder / "cut.mp4", begin=0.9)
     words = [str(folder / "checkpoint.pth"), str(folder / "exported"), "--format", "transformers"]
     assert main(words) == 0
+    for task in OBJECTIVES:
+        save_checkpoint_of(task, folder / f"{task}.pth", class_names=NAMES)
+        assert main([str(folder / f"{task}.pth"), str(folder / task), "--format", "transformers"]) == 0
     return folder
 
 
@@ -121,6 +126,54 @@ def test_several_views_are_averaged_as_probabilities(generated):
     torch.testing.assert_close(model(views).logits.softmax(-1), single)
 
 
+def of_task(generated, task, **entries):
+    torch.manual_seed(0)
+    config = generated.VideoMambaProConfig(
+        model_config=SIZES, num_labels=5, problem_type=PROBLEM_TYPES[task], **entries
+    )
+    return generated.VideoMambaProForVideoClassification(config).eval()
+
+
+STATISTICS = {"target_mean": [3.0, 0, 0, 0, 500], "target_scale": [2.0, 1, 1, 1, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("task", "entries"),
+    [("multilabel", {}), ("multilabel", {"args": {"view_merge": "max"}}), ("regression", {"objective": STATISTICS})],
+)
+def test_views_and_loss_are_those_of_our_objective(generated, task, entries):
+    model = of_task(generated, task, **entries)
+    merge = entries.get("args", {}).get("view_merge", "mean")
+    ours = create_objective(task, lambda clips: model.backbone(clips), 5, view_merge=merge).eval()
+    for name, values in entries.get("objective", {}).items():
+        getattr(ours, name).copy_(torch.tensor(values))
+    views = torch.randn(2, 3, 4, 3, 32, 48)
+    labels = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 0, 0, 499]]) if task == "regression" else torch.eye(5)[:2].long()
+    with torch.no_grad():
+        wanted = ours.merge_views(ours.predict(views.flatten(0, 1).transpose(1, 2)).unflatten(0, (2, 3)))
+        got = model(views).logits
+        loss = model(views[:, 0], labels=labels).loss
+    got = got.sigmoid() if task == "multilabel" else got.double()
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    targets = [row.nonzero()[:, 0].tolist() for row in labels] if task == "multilabel" else labels.tolist()
+    batch = ours.prepare({"clips": views[:, 0].transpose(1, 2), "targets": targets}, torch.device("cpu"))
+    torch.testing.assert_close(loss, ours(batch)["loss"], rtol=1e-5, atol=1e-6)
+
+
+def test_one_number_is_learnt_in_the_units_of_the_list(generated):
+    config = generated.VideoMambaProConfig(
+        model_config=SIZES,
+        num_labels=1,
+        problem_type="regression",
+        objective=STATISTICS,  # of a head of five
+    )
+    model = generated.VideoMambaProForVideoClassification(config)
+    clips = torch.randn(2, 4, 3, 32, 48)
+    output = model.eval()(clips, labels=torch.tensor([2.0, 3.0]))
+    torch.testing.assert_close(output.logits, model.backbone(clips.transpose(1, 2)))
+    torch.testing.assert_close(output.loss, ((output.logits[:, 0] - torch.tensor([2.0, 3.0])) ** 2).mean())
+
+
 def test_the_stock_kernel_is_used_where_it_is(generated, monkeypatch):
     """A loop stands in for mamba-ssm's function, and the tensor says that it is on a GPU."""
 
@@ -179,7 +232,18 @@ socket.socket.connect = refuse
 import torch
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
-folder, video, short, again = sys.argv[1:]
+folder, video, short, again, multilabel, regression = sys.argv[1:]
+others = {
+    one: pipeline("video-classification", model=one, trust_remote_code=True)(video, top_k=7, function_to_apply=shown)
+    for one, shown in ((multilabel, "sigmoid"), (regression, "none"))
+}
+for one in others:
+    AutoModelForVideoClassification.from_pretrained(one, trust_remote_code=True).save_pretrained(one + "_again")
+other_head = AutoModelForVideoClassification.from_pretrained(
+    regression, num_labels=2, problem_type="multi_label_classification", ignore_mismatched_sizes=True,
+    trust_remote_code=True,
+)
+other_head.save_pretrained(regression + "_other")
 answers = pipeline("video-classification", model=folder, trust_remote_code=True)(video, top_k=5)
 model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True)
 processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -197,7 +261,7 @@ model.save_pretrained(again)
 processor.save_pretrained(again)
 own = sorted({name.split(".")[0] for name in sys.modules} & {"models", "mamba", "datasets", "timm", "einops", "tools"})
 after = model.eval()(clips).logits
-print("RESULT" + json.dumps([answers, before.tolist(), losses, after.tolist(), own]))
+print("RESULT" + json.dumps([answers, before.tolist(), losses, after.tolist(), own, list(others.values())]))
 """
 
 
@@ -219,6 +283,7 @@ def outside(run, tmp_path_factory):
         "HF_HOME": str(home),
     }
     words = [str(run / "exported"), str(run / "video.mp4"), str(run / "short.mp4"), str(run / "again")]
+    words += [str(run / task) for task in OBJECTIVES]
     done = subprocess.run(
         [sys.executable, "-S", "-c", PROGRAM, *words], cwd=home, env=environment, capture_output=True, text=True
     )
@@ -242,7 +307,7 @@ def closure(names):
 
 
 def test_the_pipeline_gives_our_answer_anywhere(run, outside):
-    answers, logits, _, _, own = outside
+    answers, logits, _, _, own, _ = outside
     assert own == []
     wanted = load_predictor(run / "checkpoint.pth", device="cpu").predict(str(run / "video.mp4")).top(5)
     assert [answer["label"] for answer in answers] == [score.name for score in wanted]
@@ -253,7 +318,7 @@ def test_the_pipeline_gives_our_answer_anywhere(run, outside):
 
 
 def test_training_anywhere_lowers_the_loss_and_what_is_saved_is_loaded_here(run, outside):
-    _, before, losses, after, _ = outside
+    _, before, losses, after, _, _ = outside
     assert losses[-1] < losses[0] - 0.05
     model = VideoMambaPro.from_pretrained(run / "again")
     saved = load_file(run / "again" / "model.safetensors")
@@ -264,6 +329,26 @@ def test_training_anywhere_lowers_the_loss_and_what_is_saved_is_loaded_here(run,
     assert not torch.allclose(logits, torch.tensor(before), atol=1e-3)
     predictor = load_predictor(run / "again", device="cpu")
     assert predictor.label_names == tuple(NAMES) and predictor.views == 6
+
+
+@pytest.mark.parametrize("task", OBJECTIVES)
+def test_several_labels_and_numbers_are_answered_anywhere_as_here(task, run, outside):
+    video = str(run / "video.mp4")
+    wanted = load_predictor(run / f"{task}.pth", device="cpu").predict(video)
+    answers = {answer["label"]: answer["score"] for answer in outside[-1][list(OBJECTIVES).index(task)]}
+    expected = wanted.by_name() if task == "regression" else dict(zip(NAMES, wanted.probabilities, strict=True))
+    assert answers == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for folder in (run / task, run / f"{task}_again"):
+        got = load_predictor(folder, device="cpu").predict(video)
+        assert str(got) == str(wanted), "threshold or statistics, names and numbers"
+    card = (run / task / "README.md").read_text()
+    assert {"multilabel": 'function_to_apply="sigmoid"', "regression": 'function_to_apply="none"'}[task] in card
+
+
+def test_a_head_of_another_task_trained_anywhere_is_loaded_as_that_task(run, outside):
+    predictor = load_predictor(run / "regression_other", device="cpu")
+    assert predictor.task == "multilabel" and predictor.label_names == ("class 0", "class 1")
+    assert predictor.objective.decision_threshold.isnan()
 
 
 def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):

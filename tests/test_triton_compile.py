@@ -5,7 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
 
 # Bytes of a thread's stack. On the H100 for which the tiles were chosen, what runs unless
 # measurement finds better spills nothing; elsewhere a little, but never inside a loop.
@@ -13,9 +16,12 @@ DEFAULT_STACK, CHOSEN_STACK = 0, 512
 SHARED = 48 * 1024
 
 
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+@pytest.fixture(autouse=True, scope="module")
+def fresh_cache(tmp_path_factory):
+    """A kernel that two tests look at is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
 
 
 def compiled(launch, capability):
@@ -33,11 +39,7 @@ def check(usage, stack):
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [
-        (90, torch.bfloat16),
-        pytest.param(90, torch.float32, marks=pytest.mark.slow),
-        pytest.param(100, torch.bfloat16, marks=pytest.mark.slow),
-    ],
+    [(90, torch.bfloat16), (90, torch.float32), (100, torch.bfloat16)],
 )
 def test_what_runs_by_default_spills_nothing(capability, dtype):
     from benchmarks import compile_report
@@ -58,7 +60,6 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
         check(usage, DEFAULT_STACK if capability == 90 else CHOSEN_STACK)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float16), (90, torch.bfloat16)])
 def test_every_tile_that_may_be_chosen(capability, dtype):
     from benchmarks import compile_report
@@ -70,12 +71,12 @@ def test_every_tile_that_may_be_chosen(capability, dtype):
 
 
 def test_spills_are_seen():
-    """The check can fail: with 64 registers the backward kernel must spill, and in its loop."""
+    """The check can fail: with 48 registers the backward kernel must spill, and in its loop."""
     from benchmarks import compile_report
     from mamba.mamba_ssm.ops.triton import launching
 
-    launch = compile_report.scan_launches(launching.Tile(16, 1, 64), torch.bfloat16, backward=True)[2]
+    launch = compile_report.scan_launches(launching.Tile(8, 1, 48), torch.bfloat16, backward=True)[2]
     usage = compiled(launch, 90)
-    assert usage.registers <= 64
+    assert usage.registers <= 48
     assert usage.stack > CHOSEN_STACK
     assert usage.spills_in_loop > 0

@@ -59,7 +59,7 @@ from tools.check_boxes import check_boxes
 
 MAX_PRINTED = 30
 COMMON = 5  # a finding that more clips share is reported once
-CHECKS = 2  # version of the checks; facts of other versions are not reused
+CHECKS = 3  # version of the checks; facts of other versions are not reused
 VERDICTS = ("broken", "short", "odd", "good")
 Facts = dict[str, dict]
 
@@ -140,7 +140,10 @@ def _report_and_write(checked: CheckedList, copies: dict[str, str], options: arg
     counts = Counter(verdict for verdict, _ in verdicts)
     problems = _describe(checked.path, records, verdicts)
     if options.gaps:
-        problems += describe_gaps(checked.path, records)
+        problems += [
+            f"{checked.path}, line {record.line}: {record.path}: {finding}"
+            for record, finding in describe_gaps(records)
+        ]
     kept = [
         record.line for record, (verdict, _) in zip(records, verdicts, strict=True) if verdict not in options.leave_out
     ]
@@ -309,7 +312,7 @@ def _add_overlaps(records: Sequence[Record], verdicts: list[tuple[str, list[str]
     """Add a finding to segments that overlap with another one that is not the same."""
     places = {record.line: i for i, record in enumerate(records)}
     distinct = list({(record.path, record.segment): record for record in reversed(records)}.values())
-    for record, finding in describe_overlaps(distinct):
+    for record, finding in describe_overlaps(distinct, {line: f"line {line}" for line in places}):
         _add_finding(verdicts, places[record.line], finding)
 
 

@@ -9,7 +9,7 @@ from engines.results import RESULTS
 from inference import Predictor, load_predictor
 from inference.description import describe_reading
 from models.describe import describe_checkpoint
-from models.hub import refuse_other_tasks
+from models.hub import plain_state
 from models.model_card import LICENSE
 
 
@@ -50,12 +50,18 @@ def prepare_card(options: argparse.Namespace, checkpoint: Path, predictor: Predi
 
     Raises:
         FileNotFoundError: The results do not exist.
-        ValueError: They are no JSON, or of another number of classes.
+        ValueError: They are no JSON, of another task or of another number of classes.
     """
     results, source = read_results(options.results, checkpoint)
+    if results.get("task", predictor.task) != predictor.task:
+        raise ValueError(
+            f"{source} tests --task {results['task']}, the checkpoint is of --task {predictor.task}; see --results"
+        )
     classes = len(predictor.label_names)
-    if results.get("classes", classes) != classes:
-        raise ValueError(f"{source} has {results['classes']} classes, the checkpoint {classes}; see --results")
+    tested = results.get("classes") or results.get("num_classes") or len(results.get("target_names") or "") or classes
+    if tested != classes:
+        noun = "targets" if predictor.task == "regression" else "classes"
+        raise ValueError(f"{source} has {tested} {noun}, the checkpoint {classes}; see --results")
     card = {"name": options.name, "data": options.data, "license": options.license, "results": results}
     return card, f"licence {options.license} (--license), results from {source or 'nowhere (--results)'}"
 
@@ -67,16 +73,12 @@ def check_empty(target: Path) -> None:
 
 
 def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:
-    """Load a checkpoint whose model knows the names of its classes and how clips are read.
-
-    Raises:
-        ValueError: The model has another task than classification.
-    """
+    """Load a checkpoint whose model knows its task, the names of its classes or targets and how clips are read."""
     predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
-    refuse_other_tasks(predictor.task, str(file))
-    flags = describe_checkpoint(file).flags
-    named = label_names or flags.get("class_names")
-    predictor.model.run_flags = flags | ({"class_names": list(predictor.label_names)} if named else {})
+    facts = describe_checkpoint(file)
+    named = label_names or facts.flags.get("class_names")
+    predictor.model.run_flags = facts.flags | ({"class_names": list(predictor.label_names)} if named else {})
+    predictor.model.objective_state = plain_state(facts.beside)
     predictor.model.reading = describe_reading(predictor)
     return predictor
 

@@ -58,7 +58,7 @@ from datasets.preparation.list_sources import (
 from datasets.preparation.list_splits import Clip, split_off
 from datasets.preparation.long_video_sources import read_breakfast, read_coin, read_lvu
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
-from datasets.preparation.segment_check import describe_stretches
+from datasets.preparation.segment_check import describe_gaps, describe_overlaps
 from datasets.preparation.segment_exports import READERS, read_segments
 from datasets.preparation.source_files import lines_of
 from datasets.preparation.table_source import read_table
@@ -239,13 +239,22 @@ def _read(options: argparse.Namespace) -> Lists:
             else:
                 lists.missing.append(f"{split}: {entry.names[0]} ({entry.place}): {reason}")
         if options.form in READERS:
-            source.notes.extend(describe_stretches(clips, places, gaps=options.gaps))
+            source.notes.extend(_describe_stretches(clips, places, gaps=options.gaps))
         if not clips:
             raise SourceError(
                 f"{options.root}: none of the {len(entries)} {split} clips can be used, the first is "
                 f"{lists.missing[-len(entries)]}"
             )
     return lists
+
+
+def _describe_stretches(clips: Sequence[Clip], places: Sequence[str], *, gaps: bool) -> list[str]:
+    """Return a line for each overlap of the segments of a video, and for each gap if they are asked for."""
+    records = [VideoRecord(clip.found.path, clip.label, line, clip.segment) for line, clip in enumerate(clips)]
+    overlaps = describe_overlaps(records, dict(enumerate(places)))
+    notes = [f"warning: {places[record.line]}: {record.path}: {finding}" for record, finding in overlaps]
+    found = describe_gaps(records) if gaps else ()
+    return notes + [f"{places[record.line]}: {record.path}: {finding}" for record, finding in found]
 
 
 def _segment_fault(found: Found, segment: Segment, index: MediaIndex) -> str:

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from common.files import write_once
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int, positive_int, seed
+from common.progress import progress
 from datasets.preparation.digit_scenes import write_scenes
 from datasets.preparation.moving_digits import (
     CLASSES,
@@ -104,11 +104,11 @@ def _write_classes(output: Path, settings: dict, workers: int) -> None:
     jobs += [(_write_image, "images", split, settings[f"images_{split}"]) for split in ("train", "val")]
     total = sum(count for *_, count in jobs)
     boxes = {}
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=total, unit="file") as progress:
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool, progress((), desc="files", total=total) as bar:
         for write, kind, split, count in jobs:
             (output / kind / split).mkdir(parents=True, exist_ok=True)
-            progress.set_description(f"{kind} {split}")
-            written = run_all(pool, partial(write, output=output, split=split, settings=settings), count, progress)
+            bar.set_description(f"{kind} {split}")
+            written = run_all(pool, partial(write, output=output, split=split, settings=settings), count, bar)
             if kind == "videos":
                 boxes |= {f"videos/{split}/{i:05}.mp4": clip_boxes for i, clip_boxes in enumerate(written)}
             _write_lists(output, kind, split, written, settings)

@@ -7,10 +7,9 @@ from typing import Self
 from common.flag_types import fraction, non_negative, positive_int
 from common.settings import add_options, check_choices, flag, from_flags, option
 from datasets.detection.lists import DetectionListSettings
-from datasets.loader import LoadingSettings
 from datasets.readers import DECODERS
+from datasets.settings import LoadingSettings
 from models.config import ModelConfig
-from models.videomambapro import registered_config
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class DetectionSettings(DetectionListSettings, DetectionViewSettings, LoadingSet
         """
         lacking = {field.name: field.default for field in fields(cls) if field.name not in flags}
         if not getattr(flags, "patch_size", None):
+            from models.videomambapro import registered_config  # imports torch, which the flags do without
+
             lacking["patch_size"] = (registered_config(getattr(flags, "model", "")) or ModelConfig()).patch_size
         return from_flags(cls, flags, **lacking)
 

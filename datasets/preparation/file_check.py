@@ -17,7 +17,7 @@ from datasets.readers.errors import type_and_text
 from datasets.readers.frame_index import decode_packets
 
 USUAL_PIXELS = ("yuv420p", "yuvj420p")
-UNEVEN = 0.25  # relative deviation from the median frame interval above which it is not just a rounded time stamp
+UNEVEN = 0.25  # deviation, as a share of a frame interval, above which it is not just a rounded time stamp
 FRAMES_AT_ONCE = 16
 
 
@@ -41,12 +41,16 @@ class FileFacts:
         broken: Descriptions of errors.
         odd: Descriptions of unusual properties.
         about: Metadata of the file, such as codec and size.
+        rate: Frames per second on average, as training reads the file; None if unknown or for images.
+        times: When each frame is shown, in seconds, if these are not the times of a constant rate; else empty.
     """
 
     frames: int = 0
     broken: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    times: list[float] = field(default_factory=list)
 
 
 def check_file(job: FileJob) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def _check_video(path: str) -> FileFacts:
         pictures = _decode_in_order(reader.path, facts)
         if not facts.broken:
             _compare(reader, pictures, facts)
+            _note_times(reader, facts)
     except UnreadableVideoError as error:
         facts.broken.append(error.reason)
     return facts
@@ -156,6 +161,15 @@ def _compare(reader: VideoFile, pictures: list[int], facts: FileFacts) -> None:
     ]
     if wrong:
         facts.broken.append(f"frames {wrong} differ when read by number and when decoded in order")
+
+
+def _note_times(reader: VideoFile, facts: FileFacts) -> None:
+    """Add what finding the frames of a segment takes."""
+    facts.rate = float(reader.rate) if reader.rate else None
+    if facts.rate and reader.times is not None:
+        even = np.arange(len(reader)) / facts.rate
+        if np.abs(reader.times - even).max() > UNEVEN / facts.rate:
+            facts.times = np.round(reader.times, 6).tolist()
 
 
 def _checksum(picture: np.ndarray) -> int:

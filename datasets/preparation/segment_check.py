@@ -1,11 +1,9 @@
 """Check the segments of a list against what is known of their files, and against each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.annotations import Record, VideoRecord
-from datasets.preparation.list_splits import Clip
 from datasets.readers import UnreadableVideoError
 from datasets.readers.part import frame_range
 from datasets.segments import Segment, find_gaps, find_overlaps
@@ -18,6 +16,7 @@ class _CheckedVideo:
     path: str
     total_frames: int
     rate: float | None
+    times: Sequence[float] | None
 
     def __len__(self) -> int:
         return self.total_frames
@@ -33,8 +32,7 @@ def count_frames(facts: dict[str, Any], segment: Segment) -> tuple[int, str]:
     Returns:
         The number of frames, and why they cannot be read: "", or that the segment reaches beyond the end.
     """
-    total, seconds = facts["frames"], facts["about"].get("seconds")
-    video = _CheckedVideo(facts["path"], total, total / seconds if seconds else None)
+    video = _CheckedVideo(facts["path"], facts["frames"], facts["rate"], facts["times"] or None)
     try:
         first, end = frame_range(video, segment)
     except UnreadableVideoError as error:
@@ -42,34 +40,22 @@ def count_frames(facts: dict[str, Any], segment: Segment) -> tuple[int, str]:
     return end - first, ""
 
 
-def describe_overlaps(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
-    """Yield each record whose segment overlaps with an earlier one of its file, and the finding."""
-    for earlier, later in find_overlaps(records):
-        label = "" if earlier.target == later.target else " with another label"
-        yield later, f"its segment {later.segment} overlaps with {earlier.segment} of line {earlier.line}{label}"
-
-
-def describe_gaps(list_file: Any, records: Sequence[Record]) -> list[str]:
-    """Return a line for each stretch of a video, before or between its segments, that none of them covers."""
-    return [
-        f"{list_file}, line {record.line}: {record.path}: no segment covers {gap}"
-        for record, gap in find_gaps(records)
-    ]
-
-
-def describe_stretches(clips: Sequence[Clip], places: Sequence[str], *, gaps: bool) -> list[str]:
-    """Return a line for each overlap of the segments of a video, and for each gap if they are asked for.
+def describe_overlaps(records: Sequence[Any], places: Mapping[int, str]) -> Iterator[tuple[Any, str]]:
+    """Yield each record whose segment overlaps with an earlier one of its file, and the finding.
 
     Args:
-        clips: Clips found in an export.
-        places: Place of each clip in the export.
-        gaps: Also describe the stretches that no segment covers.
+        records: Records of videos or frame folders.
+        places: Where each record stands, by its line.
     """
-    records = [VideoRecord(clip.found.path, clip.label, line, clip.segment) for line, clip in enumerate(clips)]
-    notes = [
-        f"warning: {places[later.line]}: {later.path}: {later.segment} overlaps with {earlier.segment} of "
-        f"{places[earlier.line]}"
-        for earlier, later in find_overlaps(records)
-    ]
-    found = find_gaps(records) if gaps else ()
-    return notes + [f"{places[record.line]}: {record.path}: no segment covers {gap}" for record, gap in found]
+    for earlier, later in find_overlaps(records):
+        label = "" if earlier.target == later.target else " with another label"
+        yield later, f"its segment {later.segment} overlaps with {earlier.segment} of {places[earlier.line]}{label}"
+
+
+def describe_gaps(records: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Yield a finding for each stretch of a video, before or between its segments, that none of them covers.
+
+    It comes with the record that follows.
+    """
+    for record, gap in find_gaps(records):
+        yield record, f"no segment covers {gap}"

@@ -16,7 +16,7 @@ from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.guard import Guard, GuardedReader
 from datasets.readers.images import FrameFolder, ImageFile
 from datasets.readers.part import PartReader, open_part
-from datasets.readers.videos import DECODERS, VideoFile
+from datasets.readers.videos import DECODERS, VideoFile, require_reader
 
 __all__ = [
     "DECODERS",
@@ -32,6 +32,7 @@ __all__ = [
     "frame_rate",
     "open_part",
     "open_reader",
+    "require_reader",
 ]
 
 

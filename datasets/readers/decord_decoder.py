@@ -1,32 +1,29 @@
 """Decode with decord (package decord2) the files for which it returns the same frames as a player shows."""
 
+import ctypes
 import importlib
-import logging
 import os
 import sys
-from fractions import Fraction
 
 import numpy as np
 
-from datasets.readers.errors import type_and_text
-from datasets.readers.pyav_decoder import PyavDecoder
-
-_logger = logging.getLogger(__name__)
-_logged: set[str] = set()
-"""Files read by PyAV instead that have already been logged."""
+from datasets.readers.hand_over import CheckedDecoder
 
 
 def _import_decord():
-    """Import decord while hiding the CUDA libraries installed by pip.
+    """Import decord while hiding the CUDA libraries installed by pip, and its own symbols from other libraries.
 
     Decord would load all of them into the global namespace. One of them, libnvblas, would then intercept the matrix
-    products of PyTorch, if that is imported later, and crash. Decoding runs on the CPU here and does not need them.
+    products of PyTorch, if that is imported later, and crash; decoding runs on the CPU here and does not need them.
+    Decord's own copy of dav1d would crash torchcodec, whose FFmpeg would call it instead of the one it was made for.
     """
-    hidden = sys.modules.get("nvidia")
+    hidden, visible = sys.modules.get("nvidia"), ctypes.RTLD_GLOBAL
     sys.modules["nvidia"] = None  # pyright: ignore[reportArgumentType]  (an import then fails)
+    ctypes.RTLD_GLOBAL = ctypes.RTLD_LOCAL  # pyright: ignore[reportAttributeAccessIssue]
     try:
         return importlib.import_module("decord")
     finally:
+        ctypes.RTLD_GLOBAL = visible  # pyright: ignore[reportAttributeAccessIssue]
         del sys.modules["nvidia"]
         if hidden is not None:
             sys.modules["nvidia"] = hidden
@@ -37,33 +34,9 @@ decord = _import_decord()
 decord.logging.set_level(decord.logging.QUIET)
 
 
-def open_decord(path: str) -> "DecordDecoder | PyavDecoder":
-    """Open a file with decord, or with PyAV (and a log message) if decord's frame numbers cannot be trusted.
-
-    They are trusted if each packet of the file is a frame with a presentation time, groups of pictures are closed,
-    both libraries count the same number of frames, and the first frame is the same image.
-
-    Raises:
-        Exception: The file is not a video, or damaged.
-    """
-    exact = PyavDecoder(path)
-    try:
-        by_decord, why = DecordDecoder(path), ""
-        if not exact.is_plain():
-            why = "its packets do not determine which frames are shown"
-        elif len(by_decord) != len(exact):
-            why = f"decord counts {len(by_decord)} frames instead of {len(exact)}"
-        elif not np.array_equal(by_decord.decode(np.array([0])), exact.decode(np.array([0]))):
-            why = "its first frame differs"
-    except Exception as error:  # noqa: BLE001, if decord fails in any way, PyAV reads the file
-        why = type_and_text(error)
-    if not why:
-        by_decord.rate, by_decord.times = exact.rate, exact.times
-        return by_decord
-    if path not in _logged:
-        _logged.add(path)
-        _logger.warning("%s is read by PyAV instead of decord: %s", path, why)
-    return exact
+def open_decoder(path: str) -> CheckedDecoder:
+    """Open a file with decord, or with PyAV; raise any exception if it is not a video, or damaged."""
+    return CheckedDecoder(path, "decord", DecordDecoder)
 
 
 class DecordDecoder:
@@ -75,8 +48,6 @@ class DecordDecoder:
     def __init__(self, path: str):
         """Open the file; raise one of several errors of decord if it is not a video."""
         # FFmpeg interprets text before a colon as a protocol, so the path must be absolute.
-        self.rate: Fraction | None = None
-        self.times: np.ndarray | None = None
         self._reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
 
     def __len__(self) -> int:

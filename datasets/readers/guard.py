@@ -32,6 +32,7 @@ import numpy as np
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.helper import ASK_RATE, start_helper
 from datasets.readers.shared_frames import SharedFrames, anonymous_file
+from datasets.readers.videos import DECODERS, MODULES
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +51,18 @@ class Guard:
         time_limit: Seconds for opening a file, and for reading its frames.
         budget: Total seconds that files over the limit may cost until the next `start_pass`. One file may use half of
             the remaining budget, but at least `LEAST_SECONDS`. Forked processes share the budget.
+        reader: Library that is imported before the time of the first file counts, one of `DECODERS`.
     """
 
-    def __init__(self, time_limit: float, budget: float = math.inf):
-        self.time_limit, self.budget = time_limit, budget
+    def __init__(self, time_limit: float, budget: float = math.inf, reader: str = DECODERS[0]):
+        self.time_limit, self.budget, self.reader = time_limit, budget, reader
         self._lost = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=np.float64, count=1)
         self._owner = 0
         self._opened = 0
 
     def __reduce__(self):
         # Pickled without the helper.
-        return type(self), (self.time_limit, self.budget)
+        return type(self), (self.time_limit, self.budget, self.reader)
 
     def start_pass(self) -> None:
         """Start another pass over the files with a full budget."""
@@ -156,7 +158,7 @@ class Guard:
         parent_socket, helper_socket = socket.socketpair()
         lifeline, held = os.pipe()
         self._frames = SharedFrames(anonymous_file())
-        self._process = start_helper(helper_socket.fileno(), self._frames.file, lifeline)
+        self._process = start_helper(helper_socket.fileno(), self._frames.file, lifeline, MODULES[self.reader])
         helper_socket.close()
         os.close(lifeline)
         self._connection = Connection(parent_socket.detach())

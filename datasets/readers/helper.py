@@ -24,17 +24,18 @@ ASK_RATE = "rate"
 _PROGRAM = """
 import sys
 sys.path[:] = {path}
-import datasets.readers.pyav_decoder
+import {decoder}
 from datasets.readers.helper import serve
 serve{descriptors}
 """
 
 
-def start_helper(connection: int, memory: int, lifeline: int) -> subprocess.Popen:
-    """Start a process that runs `serve` on these three descriptors, which it inherits."""
+def start_helper(connection: int, memory: int, lifeline: int, decoder: str) -> subprocess.Popen:
+    """Start a process that imports the module `decoder` and runs `serve` on three descriptors, which it inherits."""
     descriptors = (connection, memory, lifeline)
+    program = _PROGRAM.format(path=ascii(_import_path()), decoder=decoder, descriptors=descriptors)
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _PROGRAM.format(path=ascii(_import_path()), descriptors=descriptors)],
+        [sys.executable, "-I", "-c", program],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
     )

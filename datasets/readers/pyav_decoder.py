@@ -29,6 +29,11 @@ ROUNDING = 0.01
 """Relative difference up to which a measured frame rate counts as equal to the one in the metadata."""
 
 
+def open_decoder(path: str) -> "PyavDecoder":
+    """Open a file; raise av.FFmpegError or EOFError if it is not a video, or damaged."""
+    return PyavDecoder(path)
+
+
 class PyavDecoder:
     """Decoder of one file.
 

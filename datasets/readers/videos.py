@@ -1,5 +1,6 @@
 """Reader of video files, independent of the decoding library."""
 
+import importlib
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -9,7 +10,17 @@ import numpy as np
 from datasets.annotations import resolve_video_path
 from datasets.readers.errors import UnreadableVideoError, type_and_text
 
-DECODERS = ("pyav", "decord")
+MODULES = {name: f"datasets.readers.{name}_decoder" for name in ("pyav", "decord", "torchcodec")}
+"""Modules of the decoding libraries, imported at the first use because that is slow; each has `open_decoder`."""
+DECODERS = tuple(MODULES)
+
+
+def require_reader(reader: str) -> None:
+    """Import a decoding library, one of `DECODERS`; raise a ValueError that names the remedy if that fails."""
+    try:
+        importlib.import_module(MODULES[reader])
+    except ImportError as error:
+        raise ValueError(f"--reader {reader} cannot be used: {error}") from error
 
 
 class VideoFile:
@@ -17,7 +28,7 @@ class VideoFile:
 
     Args:
         path: File; a missing suffix is completed from the existing file.
-        reader: Library that decodes, one of `DECODERS`; files that "decord" reads incorrectly are read by PyAV.
+        reader: Library that decodes, one of `DECODERS`; files that it reads incorrectly are read by PyAV.
 
     Raises:
         UnreadableVideoError: The file cannot be opened.
@@ -30,7 +41,7 @@ class VideoFile:
         if os.path.getsize(self.path) == 0:
             raise UnreadableVideoError(path, "the file is empty")
         try:
-            self._decoder = _open_decoder(self.path, reader)
+            self._decoder = importlib.import_module(MODULES[reader]).open_decoder(self.path)
         except Exception as error:
             raise UnreadableVideoError(path, f"it is not a video, or damaged ({type_and_text(error)})") from error
 
@@ -57,14 +68,3 @@ class VideoFile:
         except Exception as error:
             raise UnreadableVideoError(self.path, f"frames cannot be decoded ({type_and_text(error)})") from error
         return frames if np.array_equal(unique, indices) else frames[places]
-
-
-def _open_decoder(path: str, reader: str):
-    """Open a file with one of `DECODERS`, which are imported at the first use because imports are slow."""
-    if reader == "decord":
-        from datasets.readers.decord_decoder import open_decord
-
-        return open_decord(path)
-    from datasets.readers.pyav_decoder import PyavDecoder
-
-    return PyavDecoder(path)

@@ -1,7 +1,6 @@
 """Action detection: multi-label classification of boxes, binary cross entropy, frame mAP."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.flag_types import non_negative_int
-from common.settings import option
 from datasets.collate import clips_on
 from datasets.detection.annotations import Keyframe
 from datasets.detection.label_map import LabelMap
@@ -18,25 +15,8 @@ from datasets.transforms import finish
 from engines.ava_evaluation import frame_map
 from engines.detection_results import csv_lines, describe_detections, detection_rows, truth_rows
 from engines.objectives.base import Objective, Score, to_device
+from engines.settings import DetectionTestSettings
 from models.detection import ActionDetector
-
-
-@dataclass(frozen=True)
-class DetectionTestSettings:
-    """How the scores of boxes are evaluated."""
-
-    person_score: str = option(
-        "multiply",
-        "multiply the scores of a box by the score of the person detector, as in VideoMAE, or ignore it, as in "
-        "SlowFast",
-        choices=("multiply", "ignore"),
-    )
-    max_rows_per_frame: int = option(
-        0,
-        "number of rows with the highest scores to evaluate per second; 50 in AVA's official script (default: 0 for "
-        "all, as in SlowFast and VideoMAE)",
-        non_negative_int,
-    )
 
 
 class Detection(Objective):

@@ -6,7 +6,6 @@ hidden patches, and nothing is reconstructed. Here the tokens are those after th
 trained; the published code takes the residual before the last mixer's output is added.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,28 +13,14 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from common.flag_types import proper_fraction
-from common.settings import option
 from datasets.collate import clips_on
 from engines.objectives.base import Unregistered
 from engines.objectives.neighbours import Neighbours
+from models.arguments import MaskSettings
 from models.initialisation import LINEAR_STD
-from models.masks import MASK_TYPES, MASKS, TokenGrid, attention_mask
+from models.masks import MASKS, TokenGrid, attention_mask
 from models.teachers import FamilyTeacher, VitTeacher
 from models.videomambapro import VideoMambaPro
-
-
-@dataclass(frozen=True)
-class MaskSettings:
-    """Which patches the student of masked pretraining sees."""
-
-    mask_type: str = option(
-        "attention",
-        "how visible patches are drawn: by the teacher's attention, random anywhere in the clip, tube (the same "
-        "places in all frames), tube_row (rows of each frame) or random_row (rows of the clip)",
-        choices=MASK_TYPES,
-    )
-    mask_ratio: float = option(0.8, "share of the patches that the student does not see", proper_fraction)
 
 
 class MaskedAlignment(Neighbours):

@@ -18,8 +18,7 @@ NormParams norm_params(const Tensor& rows, const Tensor& weight, const OptionalT
   p.rows = rows.numel() / p.dim;
   check_shape(weight, "weight", {p.dim});
   if (bias) check_shape(*bias, "bias", {p.dim});
-  // About 32 units: enough for the threads, with few partial sums.
-  p.rows_per_unit = std::max<int64_t>(16, ceil_div(p.rows, 32));
+  p.rows_per_unit = norm_rows_per_unit(p.rows);
   p.bfloat16 = rows.scalar_type() == at::kBFloat16;
   p.rms = rms;
   p.eps = static_cast<float>(eps);

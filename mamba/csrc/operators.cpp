@@ -12,31 +12,7 @@
 
 namespace vmp {
 
-#if defined(__x86_64__)
-namespace avx512 {
-extern const Kernels table;
-}
-namespace avx2 {
-extern const Kernels table;
-}
-#endif
-namespace baseline {
-extern const Kernels table;
-}
-
 namespace {
-
-// The best table that this processor supports, at most that of `limit` ("" for no limit), which is for tests.
-const Kernels& choose(const std::string& limit) {
-#if defined(__x86_64__)
-  const bool avx2_runs = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512_runs = avx2_runs && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512_runs && (limit.empty() || limit == "avx512")) return avx512::table;
-  if (avx2_runs && limit != "baseline") return avx2::table;
-#endif
-  return baseline::table;
-}
 
 const Kernels* active = nullptr;
 
@@ -51,8 +27,6 @@ std::string use_instruction_set(std::string limit) {
 Tensor dense_channels(const Tensor& x) { return x.dim() == 0 || x.stride(-1) == 1 ? x : x.contiguous(); }
 
 Rows rows_of(const Tensor& x) { return Rows{x.data_ptr(), x.stride(0), x.stride(1)}; }
-
-int64_t padded(int64_t state) { return ceil_div(state, kStateGroup) * kStateGroup; }
 
 // (batch, length, groups, state) of any type and strides -> (batch, groups, length, padded state) float.
 Tensor stage_states(const Tensor& x) {
@@ -260,8 +234,7 @@ struct ConvCall {
     p.x = rows_of(x);
     p.weight = weight.const_data_ptr<float>();
     p.bias = floats(bias);
-    // About 32 units, long enough that the tokens read twice at their edges do not matter.
-    p.tokens_per_unit = std::max<int64_t>(64, ceil_div(p.batch * p.length, 32));
+    p.tokens_per_unit = conv_tokens_per_unit(p.batch, p.length);
   }
 
   bool empty() const { return x.numel() == 0; }

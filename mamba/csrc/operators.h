@@ -3,14 +3,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 #include <algorithm>
 #include <optional>
 
-#include "kernels.h"
+#include "tables.h"
 
 namespace vmp {
 
@@ -34,33 +31,6 @@ inline OptionalTensor as_floats(const OptionalTensor& x) {
   if (!x) return std::nullopt;
   return x->to(at::kFloat).contiguous();
 }
-
-// While it exists, this thread treats denormals (below 1.2e-38) as zero. Gradients decay to denormals a few hundred
-// tokens from the class token, and operations on them are a hundred times slower on some processors.
-class FlushDenormals {
- public:
-#if defined(__x86_64__)
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
-#elif defined(__aarch64__)
-  FlushDenormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t{1} << 24)));
-  }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-#else
-  FlushDenormals() {}  // not supported on other processors
-#endif
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-#if defined(__x86_64__)
-  unsigned saved_;
-#elif defined(__aarch64__)
-  uint64_t saved_;
-#endif
-};
 
 // Runs unit(i, scratch) for every i; each thread allocates scratch memory once.
 template <typename Unit>

@@ -32,8 +32,9 @@ OPTIONAL = {
     "tools.export --format transformers": ("transformers",),
     "tools.export model.onnx": ("onnx", "onnxscript", "onnxruntime"),
     "run_demo_app.py": ("starlette", "uvicorn"),
+    "--reader torchcodec": ("torchcodec",),
 }
-"""What takes a model elsewhere, with the packages that each needs beside requirements.txt."""
+"""What takes a model elsewhere or videos in, with the packages that each needs beside requirements.txt."""
 INSTALL_PYTORCH = "pip install --force-reinstall torch torchvision"  # PyPI's wheels for Linux are built for CUDA
 OLDER_CUDA = "12.6"
 INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.org/whl/cu{OLDER_CUDA.replace('.', '')}"

@@ -18,6 +18,12 @@ FLOAT32 = 1e-5  # of the largest value; typical is 3e-7, a wrong term shows as 1
 ALL_TILES = sorted({*launching.FORWARD_TILES, *launching.BACKWARD_TILES}, key=str)
 
 
+@pytest.fixture
+def short(together, monkeypatch):
+    """`together` with tiles of four tokens: even short sequences have several, and the interpreter takes less time."""
+    monkeypatch.setattr(selective_scan, "fastest_tile", lambda *_: launching.Tile(4, 1))
+
+
 def errors(flags, dtype=torch.float32, change=lambda inputs: inputs, **shape):
     """Largest error of the output and of every gradient, relative to the largest value of the float64 reference."""
     inputs = scan_inputs(dtype=dtype, **shape)
@@ -53,36 +59,36 @@ def test_the_interpreter_makes_the_backend_available_on_the_cpu():
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 @pytest.mark.parametrize("case", published.CASES, ids=lambda case: f"{case['case']}-{case['mode']}")
-def test_published_outputs_and_gradients(case, masked, together):
+def test_published_outputs_and_gradients(case, masked, short):
     published.test_published_outputs_and_gradients("triton", case, masked)
 
 
 @pytest.mark.parametrize("scan_input", ["conv", "raw"])
 @pytest.mark.parametrize("case", golden_cases("bimamba_inner"), ids=lambda case: case["case"])
-def test_published_block(case, scan_input, together):
+def test_published_block(case, scan_input, short):
     block.test_published_block("triton", case, scan_input)
 
 
 @pytest.mark.parametrize("masked_backward", [True, False])
 @pytest.mark.parametrize("elemental_residual", [True, False])
-def test_block_gradients(elemental_residual, masked_backward, together):
+def test_block_gradients(elemental_residual, masked_backward, short):
     block.test_block_gradients_equal_the_reference("triton", elemental_residual, masked_backward)
 
 
 @pytest.mark.parametrize("case", golden_cases("model"), ids=lambda case: case["case"])
-def test_published_logits(case, together):
+def test_published_logits(case, short):
     model, golden = golden_model("model", case, scan_input="conv", backend="triton")
     with torch.no_grad():
         torch.testing.assert_close(model(golden["x"]), golden["logits_conv"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("flags", flag_combinations(), ids=lambda flags: "".join("01"[v] for v in flags.values()))
-def test_every_switch(flags, together):
+def test_every_switch(flags, short):
     assert_close(errors(flags, batch=2, length=19, dim=5, state=2), FLOAT32)
 
 
 @pytest.mark.parametrize("without", ABSENT.values(), ids=ABSENT.keys())
-def test_absent_inputs(without, together):
+def test_absent_inputs(without, short):
     assert_close(errors(METHOD, length=19, dim=6, state=2, groups=2, without=without), FLOAT32)
 
 

@@ -15,7 +15,14 @@ from torch import Tensor
 from common.files import FOLDER_WEIGHTS, atomic_write, write_json
 from common.frame_size import as_pair
 from inference import Predictor
-from models.checkpoint_file import CONFIG_KEY, FLAGS_KEY, FOLDER_CONFIG, write_weights
+from models.checkpoint_file import (
+    CONFIG_KEY,
+    FLAGS_KEY,
+    FOLDER_CONFIG,
+    OBJECTIVE_KEY,
+    PROBLEM_TYPES,
+    write_weights,
+)
 from models.config import ModelConfig
 from models.videomambapro import VideoMambaPro
 from tools.comparison import largest_difference
@@ -39,13 +46,28 @@ _USAGE = """With transformers alone, from the code in this folder:
 ```python
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
-pipeline("video-classification", model="THIS_FOLDER", trust_remote_code=True)("video.mp4")
+classify = pipeline("video-classification", model="THIS_FOLDER", trust_remote_code=True)
+classify("video.mp4"{argument}){comment}
 
 model = AutoModelForVideoClassification.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 processor = AutoVideoProcessor.from_pretrained("THIS_FOLDER", trust_remote_code=True)
-loss = model(**processor(videos, segments=1, crops=1, return_tensors="pt"), labels=labels).loss
+loss = model(**processor(videos, segments=1, crops=1, return_tensors="pt"), labels=labels).loss  # {labels}
 ```
 """
+_POSTPROCESSING = {
+    "classification": dict(argument="", comment="", labels="(batch,)"),
+    "multilabel": dict(
+        argument=', function_to_apply="sigmoid"',
+        comment="  # older releases of transformers apply a softmax unless told",
+        labels="zeros and ones, (batch, classes)",
+    ),
+    "regression": dict(
+        argument=', function_to_apply="none"',
+        comment="  # older releases of transformers apply a softmax unless told",
+        labels="(batch, targets), in the units of the training list",
+    ),
+}
+"""What the usage says of a task, by --task."""
 
 
 def generated_code(entry: str) -> str:
@@ -121,6 +143,7 @@ def load_folder(folder: Path) -> Callable[[Tensor], Tensor]:
     cast(Any, spec).loader.exec_module(module)
     module.fused_scan = module.fused_convolution = module.fused_add_norm = None
     model = module.VideoMambaProForVideoClassification.from_pretrained(folder).eval()
+    model.config.objective = {}  # numbers standardised, as the network gives them
     return lambda clips: model(clips.transpose(1, 2)).logits
 
 
@@ -147,7 +170,8 @@ def write_folder(predictor: Predictor, target: Path, card: dict[str, Any]) -> No
         write_weights(file, ".safetensors", tensors, config, model.told_flags())
     write_json(target / FOLDER_CONFIG, folder_config(predictor, config))
     write_json(target / "video_preprocessor_config.json", processor_config(predictor))
-    model.generate_model_card(**card, library="transformers", more_usage=_USAGE).save(target / "README.md")
+    usage = _USAGE.format(**_POSTPROCESSING[predictor.task])
+    model.generate_model_card(**card, library="transformers", more_usage=usage).save(target / "README.md")
 
 
 def folder_config(predictor: Predictor, config: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +187,11 @@ def folder_config(predictor: Predictor, config: dict[str, Any]) -> dict[str, Any
         },
         "id2label": dict(enumerate(names)),
         "label2id": {name: label for label, name in enumerate(names)},
+        **({"problem_type": PROBLEM_TYPES[predictor.task]} if predictor.task in PROBLEM_TYPES else {}),
         "dtype": "float32",
         CONFIG_KEY: config,
         FLAGS_KEY: model.told_flags(),
+        **({OBJECTIVE_KEY: dict(model.objective_state)} if model.objective_state else {}),
         "reading": dict(model.reading),
     }
 

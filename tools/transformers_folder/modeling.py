@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
@@ -162,7 +163,11 @@ class VideoMambaProConfig(PretrainedConfig):
 
 
 class VideoMambaProForVideoClassification(PreTrainedModel):
-    """Classifier of videos."""
+    """Classifier of videos: one class, any number of classes or numbers, as `problem_type` of the configuration says.
+
+    The configuration of a regression has `target_mean` and `target_scale` of its training targets in `objective`; the
+    loss is that of standardised targets, and everything else is in the units of the targets.
+    """
 
     config_class = VideoMambaProConfig
     main_input_name = "pixel_values_videos"
@@ -173,6 +178,8 @@ class VideoMambaProForVideoClassification(PreTrainedModel):
     def __init__(self, config: VideoMambaProConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
+        if config.num_labels != config.model_config["num_classes"]:
+            config.objective = {}  # of another head
         config.model_config = config.model_config | {"num_classes": config.num_labels}
         self.backbone = VideoMambaPro(NetworkConfig(**config.model_config))
         self.post_init()
@@ -189,14 +196,16 @@ class VideoMambaProForVideoClassification(PreTrainedModel):
 
         Args:
             pixel_values_videos: (batch, frames, channels, height, width), normalised; or several clips of each video,
-                (batch, views, frames, channels, height, width), whose probabilities are averaged.
-            labels: (batch,), for the loss.
+                (batch, views, frames, channels, height, width), whose predictions are averaged.
+            labels: For the loss: classes (batch,), zeros and ones (batch, labels), or numbers (batch, labels).
             output_hidden_states: Also return the tokens after each block, without the class token.
             return_dict: False for a tuple.
             kwargs: For the loss.
 
         Returns:
-            loss, logits (batch, labels) and hidden states. The logits of several views are log probabilities.
+            loss, logits (batch, labels) and hidden states. Of several views, softmax or sigmoid of the logits are the
+            mean probabilities (or the highest, if the test took those); the logits of a regression are numbers in the
+            units of the targets.
         """
         several = pixel_values_videos.dim() == 6
         clips = pixel_values_videos.flatten(0, 1) if several else pixel_values_videos
@@ -208,12 +217,32 @@ class VideoMambaProForVideoClassification(PreTrainedModel):
             features = self.backbone.forward_features(clips)
         logits = self.backbone.forward_head(features)
         if several:
-            views = pixel_values_videos.shape[1]
-            logits = logits.float().log_softmax(-1).unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+            logits = self._merge_views(logits.float().unflatten(0, (-1, pixel_values_videos.shape[1])))
+        mean, scale = self._target_statistics(logits)
+        loss = None
+        if labels is not None:
+            one_class = self.config.problem_type not in ("regression", "multi_label_classification")
+            wanted = labels if one_class else (labels.to(logits) - mean) / scale
+            loss = self.loss_function(wanted, logits, self.config, **kwargs)
+        logits = logits * scale + mean
         hidden = None if hidden_states is None else tuple(hidden_states)
         output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=hidden)
         return output.to_tuple() if return_dict is False else output
+
+    def _merge_views(self, logits: Tensor) -> Tensor:
+        """Merge logits (batch, views, labels) as the tests of this repository do."""
+        if self.config.problem_type == "regression":
+            return logits.mean(1)
+        if self.config.problem_type == "multi_label_classification":
+            if getattr(self.config, "args", {}).get("view_merge") == "max":
+                return logits.amax(1)
+            return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)  # of the mean probability
+        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+
+    def _target_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and scale of the targets; 0 and 1 where there are none."""
+        known = getattr(self.config, "objective", {}) if self.config.problem_type == "regression" else {}
+        return like.new_tensor(known.get("target_mean", 0.0)), like.new_tensor(known.get("target_scale", 1.0))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise a head of another number of classes; the network initialises the rest itself."""

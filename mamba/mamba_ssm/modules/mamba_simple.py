@@ -29,8 +29,8 @@ from mamba.mamba_ssm.ops.selective_scan.directions import (
 )
 from mamba.mamba_ssm.ops.selective_scan.dispatch import choose_backend
 from mamba.mamba_ssm.ops.selective_scan.reference import scan_source
+from mamba.mamba_ssm.variants import BIMAMBA_TYPES
 
-BIMAMBA_TYPES = ("v1", "v2")
 # FLOPs per token, channel and state entry, as counted by the Mamba papers: step size times A, exponential,
 # step size times input times B, multiply-add of the recurrence, multiply-add of the output.
 SCAN_FLOPS = 9

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mamba.mamba_ssm.variants import SCAN_INPUTS
+
 NAME = "reference"
-SCAN_INPUTS = ("conv", "raw")
 Given = TypeVar("Given", bound=Tensor | None)
 
 

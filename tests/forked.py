@@ -1,0 +1,52 @@
+"""New processes without minutes of imports: they are forked from a server that has imported PyTorch once."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def ready_server():
+    """Choose what the server imports when the first process starts it; it does nothing else and serves all tests."""
+    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm"])
+
+
+def run_script(script, *words, folder):
+    """Run a script of the repository, with one thread, as a program of its own.
+
+    Args:
+        script: its file, from the root of the repository.
+        words: its command line.
+        folder: where its standard error is written to `stderr.txt`.
+
+    Returns:
+        its exit status and what it wrote to standard error.
+    """
+    ready_server()
+    log = folder / "stderr.txt"
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_run, args=(script, words, log, dict(os.environ))
+    )
+    process.start()
+    process.join()
+    return process.exitcode, log.read_text()
+
+
+def prepare_process(environment):
+    """Give a process that the server has forked what one that was started alone would have, and one thread."""
+    os.environ |= environment
+    multiprocessing.set_start_method(None, force=True)  # of its own workers: the platform's, not the server's
+    torch.set_num_threads(1)
+
+
+def _run(script, words, log, environment):
+    prepare_process(environment)
+    with open(log, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.argv = [script, *map(str, words)]
+    runpy.run_path(str(ROOT / script), run_name="__main__")
