@@ -9,7 +9,8 @@ Sections (default: all except bf16, memory and sizes, which take minutes more; o
     training  one step (forward, loss, backward, AdamW) over one clip of 8 frames, with its peak memory
     backends  Tiny's forward pass with the reference loop, plain PyTorch and the C++ kernel
     mixer     one layer's mixer, both directions, against two passes of the mixers of transformers and mambapy
-    limit     Tiny's forward pass against its matrix products plus the scans' arithmetic at the processor's peak rate
+    limit     one layer's scans, and Tiny's forward pass and training step, against their matrix products plus the
+              scans' arithmetic at the processor's peak rate
     bf16      Tiny with bfloat16 autocast: time, and the top five classes of 32 random clips
     sizes     Tiny, Small and Middle in float32 and with bfloat16 autocast, forward and training step: clips per second
               and peak memory above model and clips; on a GPU with cold caches, timed by events
@@ -24,12 +25,13 @@ import functools
 import json
 import platform
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from benchmarks import devices, limit, peers
-from benchmarks.timing import Call, interleaved_medians, peak_bytes, peak_of
+from benchmarks.timing import WALL_TIME, Call, Stopwatch, by_clock, interleaved_medians, peak_bytes, peak_of
 from common.files import write_json
 from common.flag_parser import FlagParser
 from common.memory import keep_freed_memory
@@ -38,8 +40,8 @@ from mamba.mamba_ssm.ops.selective_scan import available_backends, choose_backen
 
 ROUNDS = 7
 FRAMES = (8, 16, 32, 64)
-TRAINED = (peers.TINY, "ViT-Ti")
-TOKENS = 1569  # of the single mixer: 8 frames of 14 x 14 and the class token
+TRAINED = (peers.TINY, peers.TINY_TUBELET_2, "ViT-Ti")  # the latter two have equal numbers of tokens
+TOKENS = limit.TOKENS  # of the single mixer
 CLIPS, FIRST_CLASSES = 32, 5
 TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 5e-2  # of logits in float32 and under autocast
 
@@ -62,7 +64,7 @@ def frames_section(arguments) -> Rows:
         candidates = {name: peers.build(name, frames).forward for name in rows}
         for call in candidates.values():
             call()
-        for name, seconds in interleaved_medians(candidates, ROUNDS).items():
+        for name, seconds in interleaved_medians(candidates, ROUNDS, stopwatch(arguments)).items():
             rows[name][f"{frames} frames, ms"] = 1e3 * seconds
     return rows
 
@@ -76,7 +78,7 @@ def memory_section(arguments) -> Rows:
     return rows
 
 
-def training_section(_arguments) -> Rows:
+def training_section(arguments) -> Rows:
     """Measure the milliseconds and megabytes of a training step, by model."""
     steps = {name: peers.build(name, 8).training_step() for name in installed(TRAINED)}
     for step in steps.values():
@@ -86,22 +88,23 @@ def training_section(_arguments) -> Rows:
             "step, ms": 1e3 * seconds,
             "peak, MB": peak_of("benchmarks.model", *peak_flags(name, "step", 8)) / 1e6,
         }
-        for name, seconds in interleaved_medians(steps, ROUNDS).items()
+        for name, seconds in interleaved_medians(steps, ROUNDS, stopwatch(arguments)).items()
     }
 
 
-def backends_section(_arguments) -> Rows:
+def backends_section(arguments) -> Rows:
     """Measure the milliseconds of Tiny's forward pass over 8 frames, by backend; all must yield the same logits."""
     names = [name for name, state in available_backends().items() if state == "available"]
     candidates = {name: peers.build(peers.TINY, 8, backend=name) for name in reversed(names)}
     logits = {name: candidate.forward() for name, candidate in candidates.items()}
     for name, got in logits.items():
         check_equal(name, got, logits["reference"])
-    seconds = interleaved_medians({name: candidate.forward for name, candidate in candidates.items()}, ROUNDS)
+    calls = {name: candidate.forward for name, candidate in candidates.items()}
+    seconds = interleaved_medians(calls, ROUNDS, stopwatch(arguments))
     return with_factors({name: {"forward, ms": 1e3 * s} for name, s in seconds.items()})
 
 
-def mixer_section(_arguments) -> Rows:
+def mixer_section(arguments) -> Rows:
     """Measure the milliseconds of one layer, by mixer; with equal settings, ours must yield the peers' results."""
     ours = Mamba(peers.WIDTH).eval()
     x = torch.randn(1, TOKENS, peers.WIDTH)
@@ -114,39 +117,45 @@ def mixer_section(_arguments) -> Rows:
     calls["ours, VideoMambaPro's"] = ours
     with torch.no_grad():
         ours(x)
-        seconds = interleaved_medians({name: (lambda f=f: f(x)) for name, f in calls.items()}, ROUNDS)
+        timed = {name: (lambda f=f: f(x)) for name, f in calls.items()}
+        seconds = interleaved_medians(timed, ROUNDS, stopwatch(arguments))
     return {
         name: {"forward, ms": 1e3 * s, "times ours": s / seconds["ours, VideoMambaPro's"]}
         for name, s in seconds.items()
     }
 
 
-def limit_section(_arguments) -> Rows:
-    """Measure Tiny's forward pass over 8 frames, and the minimum time of its parts."""
-    candidate = peers.build(peers.TINY, 8)
-    counts = limit.arithmetic_of(candidate.model)
-    calls = {"model": candidate.forward, "products": limit.matrix_products(candidate.model), **limit.probes()}
+def limit_section(arguments) -> Rows:
+    """Measure one layer's scans and Tiny over 8 frames, forward and in training, against the time of their parts."""
+    probes = limit.probes()
+    subjects = limit.subjects(peers.build(peers.TINY, 8), peers.build(peers.TINY, 8))
+    calls: dict[str, Call] = dict(probes)
+    for name, subject in subjects.items():
+        calls |= {name: subject.call, f"products of {name}": subject.products}
     for call in calls.values():
         call()
-    seconds = interleaved_medians(calls, ROUNDS)
-    rates = {name: probe() / seconds[name] for name, probe in limit.probes().items()}
-    parts = {
-        "matrix products alone": seconds["products"],
-        "exponentials of scans and gates": counts.exponentials / rates["exponentials"],
-        "multiply-adds of scans and convolution": counts.fmas / rates["multiply-adds"],
-    }
-    rows = {name: {"ms": 1e3 * value} for name, value in parts.items()}
-    rows["limit, their sum"] = {"ms": 1e3 * sum(parts.values())}
-    rows["model"] = {"ms": 1e3 * seconds["model"], "times the limit": seconds["model"] / sum(parts.values())}
+    seconds = interleaved_medians(calls, ROUNDS, stopwatch(arguments))
+    rates = {kind: probe() / seconds[kind] for kind, probe in probes.items()}
+    rows: Rows = {}
+    for name, subject in subjects.items():
+        parts = {"products": seconds[f"products of {name}"], **subject.arithmetic.seconds(rates)}
+        whole = sum(parts.values())
+        rows[name] = {f"{part}, ms": 1e3 * value for part, value in parts.items()}
+        rows[name] |= {
+            "limit, ms": 1e3 * whole,
+            "measured, ms": 1e3 * seconds[name],
+            "times the limit": seconds[name] / whole,
+        }
     return rows
 
 
-def bf16_section(_arguments) -> Rows:
+def bf16_section(arguments) -> Rows:
     """Measure Tiny in float32 and with autocast: milliseconds, change of the logits, clips with equal top classes."""
     variants = in_all_precisions(peers.build(peers.TINY, 8))
     for variant in variants.values():
         variant.forward()
-    seconds = interleaved_medians({name: variant.forward for name, variant in variants.items()}, ROUNDS)
+    calls = {name: variant.forward for name, variant in variants.items()}
+    seconds = interleaved_medians(calls, ROUNDS, stopwatch(arguments))
     same, moved = 0, 0.0
     for seed in range(CLIPS):
         for variant in variants.values():
@@ -163,7 +172,7 @@ def bf16_section(_arguments) -> Rows:
 
 def sizes_section(arguments) -> Rows:
     """Measure milliseconds, clips per second and megabytes of forward passes and training steps, by model."""
-    stopwatch = devices.stopwatch_of(arguments.device, devices.large_copy(arguments.device))
+    by_device = devices.stopwatch_of(arguments.device, devices.large_copy(arguments.device))
     rows: Rows = {}
     for name in arguments.models or peers.SIZES:
         build = functools.partial(peers.build, name, 8, device=arguments.device, batch=arguments.batch)
@@ -180,7 +189,7 @@ def sizes_section(arguments) -> Rows:
                 twice = functools.partial(repeat, call, 2)
                 peaks[precision] = devices.peak_of_call(arguments.device, twice, "benchmarks.model", *flags)
                 call()
-            for precision, seconds in interleaved_medians(calls, ROUNDS, stopwatch).items():
+            for precision, seconds in interleaved_medians(calls, ROUNDS, by_device).items():
                 row = rows.setdefault(f"{name}, {precision}", {})
                 row[f"{what}, ms"] = 1e3 * seconds
                 row[f"{what}, clips/s"] = arguments.batch / seconds
@@ -200,6 +209,11 @@ SECTIONS = {
 }
 GPU_SECTIONS = ("sizes",)
 DEFAULT_SECTIONS = ("frames", "training", "backends", "mixer", "limit")
+
+
+def stopwatch(arguments) -> Stopwatch:
+    """Return how to time calls on the CPU."""
+    return by_clock(time.process_time) if arguments.cpu else WALL_TIME
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -284,6 +298,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--models", nargs="+", choices=models, metavar="MODEL", help="models for frames, memory and sizes"
     )
     parser.add_argument("--batch", type=int, default=1, help="batch size for sizes")
+    parser.add_argument("--cpu", action="store_true", help="measure CPU time, on a machine shared with others")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--peak-of", nargs=5, help=argparse.SUPPRESS)

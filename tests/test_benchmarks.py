@@ -16,22 +16,58 @@ ROOT = Path(__file__).parent.parent
 SMALL = dict(img_size=32, num_frames=2, num_classes=5, embed_dim=32, depth=3)
 
 
-def test_the_limits_products_are_those_of_a_forward_pass():
-    small = VideoMambaPro(**SMALL)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_limits_products_are_those_of_the_model(training):
+    small = VideoMambaPro(**SMALL).train(training)
     with FlopCounterMode(display=False) as alone:
-        limit.matrix_products(small)()
-    with FlopCounterMode(display=False) as whole, torch.no_grad():
-        small.eval()(torch.zeros(1, 3, 2, 32, 32))
-    products = ("aten.mm", "aten.addmm", "aten.convolution")
+        limit.matrix_products(small, training)()
+    with FlopCounterMode(display=False) as whole, torch.set_grad_enabled(training):
+        logits = small(torch.zeros(1, 3, 2, 32, 32))
+        if training:
+            logits.sum().backward()
+    products = ("aten.mm", "aten.addmm", "aten.convolution", "aten.bmm")
     flops = {str(name): value for name, value in whole.get_flop_counts()["Global"].items()}
     assert alone.get_total_flops() == sum(value for name, value in flops.items() if name.startswith(products))
 
 
 def test_arithmetic_counts_two_scans_of_every_state():
-    tokens, channels, depth = 1 + 2 * 4, 64, 3
-    counts = limit.arithmetic_of(VideoMambaPro(**SMALL))
-    assert counts.exponentials == depth * tokens * channels * (2 * 16 + 3)
-    assert counts.fmas == depth * tokens * channels * (2 * 16 * 4 + 4)
+    elements = 3 * (1 + 2 * 4) * 64  # layers, tokens, channels
+    model = VideoMambaPro(**SMALL)
+    forward, training = limit.of_forward_pass(model), limit.of_training_step(model)
+    assert forward == limit.Arithmetic(elements * (2 * 16 + 3), elements * (2 * 16 * 4 + 4))
+    backward = limit.Arithmetic(
+        exponentials=elements * (2 * 16 + 3 + 1),  # softplus, its derivative, two gates
+        fmas=elements * (2 * 16 * 12 + 3 * 4),
+        lane_sums=elements * 2 * 16,
+    )
+    assert training == forward + backward
+
+
+def test_every_section_runs_in_a_process_that_has_computed_nothing():
+    code = """
+import os, sys
+import torch
+from benchmarks import devices, limit, model, peers, timing
+from models import VideoMambaPro
+
+def build(name, frames, backend=None, device="cpu", batch=1):
+    torch.manual_seed(0)
+    small = VideoMambaPro(img_size=32, num_frames=2, num_classes=5, embed_dim=32, depth=1, backend=backend)
+    return peers.Candidate(small.eval(), torch.randn(batch, 3, 2, 32, 32))
+
+peers.build, limit.PROBE, limit.TOKENS, model.TOKENS = build, 1000, 5, 5
+model.ROUNDS, model.CLIPS, timing.SLICE_SECONDS, devices.COPIED_BYTES["cpu"] = 1, 1, 0.0, 1 << 20
+model.peak_of = devices.peak_of = lambda module, *flags: 1
+model.installed, peers.mixer_pairs = list, dict  # without the libraries of the peers, which take seconds to load
+for section, measure in model.SECTIONS.items():
+    child = os.fork()
+    if child == 0:
+        rows = measure(model.parse_arguments([section, "--cpu"]))
+        print(section, sorted(rows), flush=True)
+        os._exit(0 if rows else 1)
+    assert os.waitpid(child, 0)[1] == 0, section
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_outside_mixers_compute_what_ours_does():

@@ -100,6 +100,9 @@ struct NormParams {
   float* grad_bias;    // (units, dim) or null
 };
 
+// What the benchmarks measure the rate of: the kernels' exponential, a multiply-add, the sum of a vector's lanes.
+enum class Arithmetic { kExponential, kMultiplyAdd, kLaneSum };
+
 struct Kernels {
   const char* name;
   // Number of floats of scratch memory per call, 64-byte aligned.
@@ -116,8 +119,8 @@ struct Kernels {
   // unit counts runs of rows_per_unit rows.
   void (*norm_forward)(const NormParams&, int64_t unit);
   void (*norm_backward)(const NormParams&, int64_t unit);
-  // For benchmarks: `steps` times arithmetic_lanes() exponentials or multiply-adds.
-  float (*arithmetic)(bool exponential, int64_t steps);
+  // For benchmarks: `steps` times arithmetic_lanes() operations of a kind.
+  float (*arithmetic)(Arithmetic kind, int64_t steps);
   int64_t (*arithmetic_lanes)();
 };
 

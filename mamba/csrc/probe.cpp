@@ -39,12 +39,33 @@ float busy_with_multiply_adds(int64_t steps) {
   return lane_sum(a + b + c + d + p + q + r + s);
 }
 
+float busy_with_lane_sums(int64_t steps) {
+  static_assert(kVectorsInFlight == 8, "as many as add_lane_sums takes");
+  vf x[kVectorsInFlight];
+  for (int i = 0; i < kVectorsInFlight; ++i) x[i] = splat(0.25f * (float)i);
+  alignas(64) float sums[2][kVectorsInFlight] = {};  // in turn, so that no sum waits for the one before
+  for (int64_t s = 0; s < steps; ++s) {
+    for (int i = 0; i < kVectorsInFlight; ++i) keep(x[i]);
+    add_lane_sums(sums[s & 1], x);
+  }
+  float total = 0.0f;
+  for (int i = 0; i < kVectorsInFlight; ++i) total += sums[0][i] + sums[1][i];
+  return total;
+}
+
 }  // namespace
 
-// `steps` times arithmetic_lanes() of the kernels' exponential or of multiply-adds. Returns the sum of the lanes, so
-// that the compiler cannot remove the work.
-float arithmetic(bool exponential, int64_t steps) {
-  return exponential ? busy_with_exponentials(steps) : busy_with_multiply_adds(steps);
+// `steps` times arithmetic_lanes() operations. Returns a sum of their results, so that the compiler cannot remove the
+// work.
+float arithmetic(Arithmetic kind, int64_t steps) {
+  switch (kind) {
+    case Arithmetic::kExponential:
+      return busy_with_exponentials(steps);
+    case Arithmetic::kMultiplyAdd:
+      return busy_with_multiply_adds(steps);
+    default:
+      return busy_with_lane_sums(steps);
+  }
 }
 
 int64_t arithmetic_lanes() { return kVectorsInFlight * kLanes; }

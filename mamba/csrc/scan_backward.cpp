@@ -85,6 +85,12 @@ void stage_inputs(const ScanParams& p, const Block& b, const Scratch& s, Tokens 
   }
 }
 
+// The saved states of a chunk, (padded_state, dim) floats.
+VMP_INLINE Ahead states_ahead(const ScanParams& p, const Block& b, int direction, int64_t chunk) {
+  const float* first = kept_states(p, b, direction, chunk);
+  return Ahead{reinterpret_cast<const char*>(first), p.dim * (int64_t)sizeof(float)};
+}
+
 // One chunk of one direction for the inner loops: pointers to its first step, strides with the direction's sign.
 struct Span {
   const float *d, *du, *gy;
@@ -252,6 +258,7 @@ void backward_chunk(const ScanParams& p, const Block& b, const Scratch& s, int d
       const int64_t group = n0 / kGroup;
       c.ahead_recompute = group < 4 ? rows_ahead<T>(*reads[group], b, next) : nothing_ahead();
       c.ahead_reverse = last && group < 3 ? rows_ahead<T>(*writes[group], b, tokens) : nothing_ahead();
+      if (group == 3 && chunk > 0) c.ahead_reverse = states_ahead(p, b, direction, chunk - 1);
       run_span(c, p.masked[direction], p.z.data != nullptr);
     }
   }

@@ -16,7 +16,7 @@ void conv_forward(const ConvParams&, int64_t);
 void conv_backward(const ConvParams&, int64_t, float*);
 void norm_forward(const NormParams&, int64_t);
 void norm_backward(const NormParams&, int64_t);
-float arithmetic(bool, int64_t);
+float arithmetic(Arithmetic, int64_t);
 int64_t arithmetic_lanes();
 
 extern const Kernels table;
