@@ -8,6 +8,7 @@ from typing import Any
 from engines.results import RESULTS
 from inference import Predictor, load_predictor
 from inference.description import describe_reading
+from inference.detector import is_detector
 from models.describe import describe_checkpoint
 from models.hub import plain_state
 from models.model_card import LICENSE
@@ -73,9 +74,18 @@ def check_empty(target: Path) -> None:
 
 
 def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:
-    """Load a checkpoint whose model knows its task, the names of its classes or targets and how clips are read."""
-    predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
+    """Load a checkpoint whose model knows its task, the names of its classes or targets and how clips are read.
+
+    Raises:
+        ValueError: It is a detector, or see `load_predictor`.
+    """
     facts = describe_checkpoint(file)
+    if is_detector(facts):
+        raise ValueError(
+            f"{file} is an action detector, whose boxes have no place in a folder: share its checkpoint "
+            "(tools.checkpoint convert)"
+        )
+    predictor = load_predictor(file, device="cpu", label_names=label_names, recipe=recipe, **overrides)
     named = label_names or facts.flags.get("class_names")
     predictor.model.run_flags = facts.flags | ({"class_names": list(predictor.label_names)} if named else {})
     predictor.model.objective_state = plain_state(facts.beside)
