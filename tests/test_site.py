@@ -15,6 +15,7 @@ PLACES = {"README.md": "index.md", "docs/data.md": "data.md", "docs/images/page.
         ("README.md", "see [docs/data.md](docs/data.md#decoding)", "see [docs/data.md](data.md#decoding)"),
         ("docs/data.md", "see [the start](../README.md)", "see [the start](index.md)"),
         ("docs/data.md", "![a page](images/page.webp)", "![a page](images/page.webp)"),
+        ("README.md", '<img src="docs/images/page.webp" alt="x">', '<img src="images/page.webp" alt="x">'),
         (
             "docs/data.md",
             "([`presets`](../datasets/presets.py))",

@@ -24,6 +24,7 @@ LINK = re.compile(
     r"(?P<picture>!?)\[(?P<text>[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]"  # one level of brackets inside
     r"\((?P<target>[^()\s#]+)(?P<place>#[^()\s]*)?\)"
 )
+IMAGE = re.compile(r'(?<=<img src=")[^":]+(?=")')
 API = {
     "Models": ("models.videomambapro", "models.config", "models.checkpoint"),
     "The mixer and the scan": (
@@ -55,7 +56,7 @@ def page_of(text: str, document: str, places: Mapping[str, str], repository: str
 
     Args:
         text: The document.
-        document: Its path in the repository.
+        document: Its path in the repository. Pictures in HTML are written `<img src="...">`.
         places: Path in the repository -> path in the site, of pages and pictures.
         repository: Address of the files on the web; empty for none.
 
@@ -63,18 +64,25 @@ def page_of(text: str, document: str, places: Mapping[str, str], repository: str
         FileNotFoundError: A link leads to a file that does not exist.
     """
 
+    def found(target: str) -> str:
+        file = os.path.normpath(PurePosixPath(document).parent / target)
+        if not (ROOT / file).exists() and file not in places:
+            raise FileNotFoundError(f"{document} links to {target}, which does not exist")
+        return file
+
+    def beside(file: str) -> str:
+        return os.path.relpath(places[file], PurePosixPath(places[document]).parent)
+
     def rewritten(link: re.Match) -> str:
         target, place = link["target"], link["place"] or ""
         if "://" in target:
             return link[0]
-        file = os.path.normpath(PurePosixPath(document).parent / target)
+        file = found(target)
         if file in places:
-            other = os.path.relpath(places[file], PurePosixPath(places[document]).parent)
-            return f"{link['picture']}[{link['text']}]({other}{place})"
-        if not (ROOT / file).exists():
-            raise FileNotFoundError(f"{document} links to {target}, which does not exist")
+            return f"{link['picture']}[{link['text']}]({beside(file)}{place})"
         return f"[{link['text']}]({repository}/{file}{place})" if repository else link["text"]
 
+    text = IMAGE.sub(lambda source: beside(found(source[0])), text)
     # Python-Markdown wants four spaces in numbered lists, where GitHub accepts three.
     return re.sub(r"^ {3}(?=\S)", "    ", LINK.sub(rewritten, text), flags=re.MULTILINE)
 
