@@ -19,8 +19,8 @@ def require_reader(reader: str) -> None:
     """Import a decoding library, one of `DECODERS`; raise a ValueError that names the remedy if that fails."""
     try:
         importlib.import_module(MODULES[reader])
-    except ImportError as error:
-        raise ValueError(f"--reader {reader} cannot be used: {error}") from error
+    except (ImportError, OSError, RuntimeError) as error:  # the last two where a shared library is missing
+        raise ValueError(f"--reader {reader} cannot be used: {error}; without the flag, PyAV decodes") from error
 
 
 class VideoFile:
