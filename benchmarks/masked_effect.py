@@ -66,7 +66,7 @@ PROBED = {
     "images": "supervised images, the teacher itself",
     "masked": "masked pretraining with this teacher",
 }
-CONTROL = "shuffled"  # labels, of the last of these features
+CONTROL, CONTROLLED = "shuffled", "masked"  # labels that say nothing, and the features that are tried on them
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,7 +184,7 @@ def stages(options: argparse.Namespace, number: int, passed_on: list[str]) -> li
         probe = partial(learn, how=[*PROBE, "--probe", kind])
         for features in PROBED:
             last |= probe(f"{kind}_{features}", options.epochs, features)
-        last |= probe(f"{kind}_{CONTROL}", options.epochs, features, CONTROL)
+        last |= probe(f"{kind}_{CONTROL}", options.epochs, CONTROLLED, CONTROL)
     known = [seconds_of(options.output / folder / name) for name in ("scratch", "images", "masked")]
     if all(known):
         longer = options.long_epochs or round(options.epochs * sum(known) / known[0])
@@ -246,7 +246,7 @@ def _fine_tuned(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
 
 
 def _probed(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    for features, words in (PROBED | {CONTROL: "control: the last features, shuffled labels"}).items():
+    for features, words in (PROBED | {CONTROL: f"control: {PROBED[CONTROLLED]}, shuffled labels"}).items():
         cells = [cell for kind in (LINEAR, ATTENTIVE) for cell in _top1(options, f"{kind}_{features}")]
         if any(cells):
             yield words, *cells
