@@ -26,7 +26,7 @@ class Limits:
 
 
 def open_within(path: str, guard: Guard, limits: Limits) -> GuardedReader:
-    """Open a video file, checking the limits; `guard` enforces the time limit.
+    """Open a video file with PyAV, checking the limits; `guard` enforces the time limit.
 
     Raises:
         UnreadableVideoError: the file is too large, too long, not a video, or takes too long to decode.

@@ -17,9 +17,10 @@ from PIL import Image
 from video_files import frame_numbers, numbered_frames, turn_video, write_video
 
 from datasets.build import build_dataset
-from datasets.readers import Guard, VideoFile
+from datasets.readers import Guard, VideoFile, require_reader
 from datasets.readers.hand_over import CheckedDecoder
 from datasets.readers.pyav_decoder import PyavDecoder
+from datasets.readers.videos import MODULES
 
 
 def coloured_frames(count, height, width):
@@ -135,6 +136,15 @@ def test_a_reader_without_its_library_is_refused_before_anything_is_read(tmp_pat
         monkeypatch.delitem(sys.modules, "datasets.readers.torchcodec_decoder", raising=False)
         with pytest.raises(ValueError, match=f"^--reader torchcodec cannot be used: .*{remedy}"):
             build_dataset("train", data_flags(tmp_path, "--reader", "torchcodec"))
+
+
+@pytest.mark.parametrize("failure", ["OSError", "RuntimeError"])
+def test_a_library_that_cannot_be_loaded_is_refused_in_one_line(tmp_path, monkeypatch, failure):
+    (tmp_path / f"broken_{failure}.py").write_text(f"raise {failure}('libz.so.1: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "decord", f"broken_{failure}")
+    with pytest.raises(ValueError, match=r"^--reader decord cannot be used: libz\.so\.1.*without the flag, PyAV"):
+        require_reader("decord")
 
 
 def test_matrix_products_stay_pytorchs_whatever_is_imported_first():
