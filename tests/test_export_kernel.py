@@ -95,19 +95,24 @@ def test_a_file_without_its_library_is_refused_with_the_remedy(exported):
         tool.load_onnx(exported / "c.onnx")
 
 
-def session(library, operator, inputs, outputs, **attributes):
-    """A session of one operator; `inputs` maps a name to an array, or to None for an absent optional input."""
+def session(library, operator, inputs, outputs, *, computed=(), **attributes):
+    """A session of one operator; `inputs` maps a name to an array, or to None for an absent optional input.
+
+    The inputs in `computed` are results of another operator, to which ONNX Runtime gives no memory if they are empty.
+    """
     import onnx
     import onnxruntime
 
     real = onnx.TensorProto.FLOAT
     names = [name if value is not None else "" for name, value in inputs.items()]
-    node = onnx.helper.make_node(operator, names, outputs, domain=onnx_library.DOMAIN, **attributes)
+    before = [onnx.helper.make_node("Neg", [name], [f"-{name}"]) for name in computed]
+    read = [f"-{name}" if name in computed else name for name in names]
+    node = onnx.helper.make_node(operator, read, outputs, domain=onnx_library.DOMAIN, **attributes)
     given = [onnx.helper.make_tensor_value_info(n, real, [None] * inputs[n].dim()) for n in names if n]
     results = [onnx.helper.make_tensor_value_info(name, real, None) for name in outputs]
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(onnx_library.DOMAIN, onnx_library.VERSION)]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], operator, given, results), opset_imports=opsets, ir_version=10
+        onnx.helper.make_graph([*before, node], operator, given, results), opset_imports=opsets, ir_version=10
     )
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(library))
@@ -179,6 +184,13 @@ def test_shapes_that_do_not_fit_are_named(library, wrong, message):
     flags = dict.fromkeys(("delta_softplus", "elemental_residual", "masked", "masked_backward"), 1)
     with pytest.raises(Exception, match=message):
         run(library, "BidirectionalScan", scan_inputs() | wrong, ["out"], **flags)
+
+
+def test_an_empty_tensor_without_memory_is_not_taken_for_an_absent_one(library):
+    flags = dict.fromkeys(("delta_softplus", "elemental_residual", "masked", "masked_backward"), 1)
+    inputs = scan_inputs() | dict(delta=draw(2, 0, 36))
+    with pytest.raises(Exception, match=r"delta: expected shape \(2, 37, 36\), got \(2, 0, 36\)"):
+        run(library, "BidirectionalScan", inputs, ["out"], computed=["delta"], **flags)
 
 
 class ApiBase(ctypes.Structure):
