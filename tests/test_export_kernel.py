@@ -219,11 +219,23 @@ def test_an_older_onnxruntime_is_refused_with_the_remedy(library):
     assert told == ["videomambapro needs onnxruntime 1.17 or later, this is 1.16.3: pip install --upgrade onnxruntime"]
 
 
-@pytest.mark.parametrize("target", ["c.pt2", "folder --format transformers"])
-def test_the_flag_is_refused_for_other_formats(target, tmp_path, capsys):
-    save(tmp_path / "c.pth")
-    assert tool.main([str(tmp_path / "c.pth"), *target.split(), "--onnx_kernel"]) == 1
-    assert "--onnx_kernel is for .onnx files" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("c.pt2 --onnx_kernel", "c.pt2: --onnx_kernel is for .onnx files"),
+        (
+            "folder --format transformers --onnx_kernel",
+            "--onnx_kernel is for .onnx files, not for --format transformers",
+        ),
+        ("c.onnx --backend cpu", "c.onnx: --backend is for .pt2 files; --onnx_kernel chooses the C++ kernels"),
+        ("c.onnx --backend cpu --onnx_kernel", "c.onnx: --backend is for .pt2 files"),
+        ("folder --format transformers --backend portable", "--backend is for .pt2 files, not for --format transf"),
+    ],
+)
+def test_a_flag_of_another_format_is_refused(target, message, tmp_path, capsys):
+    assert tool.main([str(tmp_path / "not_opened.pth"), *target.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
 
 
 def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, monkeypatch, capsys):
