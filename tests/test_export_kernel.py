@@ -244,3 +244,9 @@ def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, mon
     assert tool.main([str(tmp_path / "c.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
     assert "CXX=/nowhere/c++ is not a program on the path" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_a_missing_checkpoint_is_named_before_the_library_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kernel_library, "build", lambda library: pytest.fail("built"))
+    assert tool.main([str(tmp_path / "none.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
+    assert "none.pth does not exist" in capsys.readouterr().err

@@ -136,8 +136,8 @@ def export(
     if to_onnx:
         check_onnx_packages()
         backend = "cpu" if onnx_kernel else "portable"
-    library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     predictor = load_predictor(checkpoint, device="cpu", backend=backend)
+    library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     model, metadata = predictor.model, json.dumps(_metadata(predictor))
     sizes: dict[int, Any] = {0: Dim("batch")}
     # The loop over tokens of other files is written for one length, and torch.export never leaves a size of 1 open.
