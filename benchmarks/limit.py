@@ -1,7 +1,7 @@
-"""Lower bound of the time on this machine: matrix products, and the scans' arithmetic at the processor's peak rate.
+"""Estimate of the least time on this machine: matrix products, and the scans' arithmetic at the rate of probes.
 
-The parts are measured one by one and added up. A processor can overlap some of the arithmetic, so a kernel may come
-close to the sum, or a little below it.
+The parts are measured one by one and added up. It is no bound: a processor can overlap some of the arithmetic, and the
+probe of exponentials, whose values stay in registers, waits in part for its own results.
 """
 
 from collections.abc import Callable

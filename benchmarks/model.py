@@ -10,7 +10,7 @@ Sections (default: all except bf16, memory and sizes, which take minutes more; o
     backends  Tiny's forward pass with the reference loop, plain PyTorch and the C++ kernel
     mixer     one layer's mixer, both directions, against two passes of the mixers of transformers and mambapy
     limit     one layer's scans, and Tiny's forward pass and training step, against their matrix products plus the
-              scans' arithmetic at the processor's peak rate
+              scans' arithmetic at the rate of probes
     bf16      Tiny with bfloat16 autocast: time, and the top five classes of 32 random clips
     sizes     Tiny, Small and Middle in float32 and with bfloat16 autocast, forward and training step: clips per second
               and peak memory above model and clips; on a GPU with cold caches, timed by events

@@ -95,19 +95,24 @@ def test_a_file_without_its_library_is_refused_with_the_remedy(exported):
         tool.load_onnx(exported / "c.onnx")
 
 
-def session(library, operator, inputs, outputs, **attributes):
-    """A session of one operator; `inputs` maps a name to an array, or to None for an absent optional input."""
+def session(library, operator, inputs, outputs, *, computed=(), **attributes):
+    """A session of one operator; `inputs` maps a name to an array, or to None for an absent optional input.
+
+    The inputs in `computed` are results of another operator, to which ONNX Runtime gives no memory if they are empty.
+    """
     import onnx
     import onnxruntime
 
     real = onnx.TensorProto.FLOAT
     names = [name if value is not None else "" for name, value in inputs.items()]
-    node = onnx.helper.make_node(operator, names, outputs, domain=onnx_library.DOMAIN, **attributes)
+    before = [onnx.helper.make_node("Neg", [name], [f"-{name}"]) for name in computed]
+    read = [f"-{name}" if name in computed else name for name in names]
+    node = onnx.helper.make_node(operator, read, outputs, domain=onnx_library.DOMAIN, **attributes)
     given = [onnx.helper.make_tensor_value_info(n, real, [None] * inputs[n].dim()) for n in names if n]
     results = [onnx.helper.make_tensor_value_info(name, real, None) for name in outputs]
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(onnx_library.DOMAIN, onnx_library.VERSION)]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], operator, given, results), opset_imports=opsets, ir_version=10
+        onnx.helper.make_graph([*before, node], operator, given, results), opset_imports=opsets, ir_version=10
     )
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(library))
@@ -181,6 +186,13 @@ def test_shapes_that_do_not_fit_are_named(library, wrong, message):
         run(library, "BidirectionalScan", scan_inputs() | wrong, ["out"], **flags)
 
 
+def test_an_empty_tensor_without_memory_is_not_taken_for_an_absent_one(library):
+    flags = dict.fromkeys(("delta_softplus", "elemental_residual", "masked", "masked_backward"), 1)
+    inputs = scan_inputs() | dict(delta=draw(2, 0, 36))
+    with pytest.raises(Exception, match=r"delta: expected shape \(2, 37, 36\), got \(2, 0, 36\)"):
+        run(library, "BidirectionalScan", inputs, ["out"], computed=["delta"], **flags)
+
+
 class ApiBase(ctypes.Structure):
     """OrtApiBase, of which the first member returns the functions of a version."""
 
@@ -207,11 +219,23 @@ def test_an_older_onnxruntime_is_refused_with_the_remedy(library):
     assert told == ["videomambapro needs onnxruntime 1.17 or later, this is 1.16.3: pip install --upgrade onnxruntime"]
 
 
-@pytest.mark.parametrize("target", ["c.pt2", "folder --format transformers"])
-def test_the_flag_is_refused_for_other_formats(target, tmp_path, capsys):
-    save(tmp_path / "c.pth")
-    assert tool.main([str(tmp_path / "c.pth"), *target.split(), "--onnx_kernel"]) == 1
-    assert "--onnx_kernel is for .onnx files" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("c.pt2 --onnx_kernel", "c.pt2: --onnx_kernel is for .onnx files"),
+        (
+            "folder --format transformers --onnx_kernel",
+            "--onnx_kernel is for .onnx files, not for --format transformers",
+        ),
+        ("c.onnx --backend cpu", "c.onnx: --backend is for .pt2 files; --onnx_kernel chooses the C++ kernels"),
+        ("c.onnx --backend cpu --onnx_kernel", "c.onnx: --backend is for .pt2 files"),
+        ("folder --format transformers --backend portable", "--backend is for .pt2 files, not for --format transf"),
+    ],
+)
+def test_a_flag_of_another_format_is_refused(target, message, tmp_path, capsys):
+    assert tool.main([str(tmp_path / "not_opened.pth"), *target.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
 
 
 def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, monkeypatch, capsys):
@@ -220,3 +244,9 @@ def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, mon
     assert tool.main([str(tmp_path / "c.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
     assert "CXX=/nowhere/c++ is not a program on the path" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_a_missing_checkpoint_is_named_before_the_library_is_built(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kernel_library, "build", lambda library: pytest.fail("built"))
+    assert tool.main([str(tmp_path / "none.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
+    assert "none.pth does not exist" in capsys.readouterr().err

@@ -7,7 +7,7 @@
     python -m tools.export CHECKPOINT DIR --format transformers    a folder with the code, for pipeline(...) anywhere
 
 The input of files is float32 (batch, 3, frames, height, width), normalised as in training, with any batch size, and
-with any number of frames for --onnx_kernel.
+with any number of frames for --onnx_kernel if the model is for more than one tubelet.
 docs/export.md describes how to use the files, docs/hub.md the folder.
 """
 
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format == "transformers":
             if options.onnx_kernel:
                 raise ExportError("--onnx_kernel is for .onnx files, not for --format transformers")
+            if options.backend:
+                raise ExportError("--backend is for .pt2 files, not for --format transformers")
             print(_export_folder(options))
             return 0
         difference = export(
@@ -114,12 +116,13 @@ def export(
     Args:
         checkpoint: as in `load_predictor`.
         target: .onnx or .pt2; the suffix determines the format.
-        backend: of the scan in a .pt2 file; not used for ONNX.
+        backend: of the scan in a .pt2 file.
         onnx_kernel: compute an .onnx file with the C++ kernels, and write their library beside it.
         tolerance: largest allowed difference.
 
     Raises:
-        ExportError: the suffix is unknown, a package is missing, or the difference is too large; nothing is written.
+        ExportError: the suffix is unknown or does not go with `backend` or `onnx_kernel`, a package is missing, or the
+            difference is too large; nothing is written.
         BackendUnavailableError: the backend is not available; `load_predictor` raises further errors.
         ExtensionUnavailableError: the library of the kernels cannot be built.
     """
@@ -128,11 +131,13 @@ def export(
     to_onnx = target.suffix == ".onnx"
     if onnx_kernel and not to_onnx:
         raise ExportError(f"{target}: --onnx_kernel is for .onnx files")
+    if backend and to_onnx:
+        raise ExportError(f"{target}: --backend is for .pt2 files; --onnx_kernel chooses the C++ kernels")
     if to_onnx:
         check_onnx_packages()
         backend = "cpu" if onnx_kernel else "portable"
-    library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     predictor = load_predictor(checkpoint, device="cpu", backend=backend)
+    library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     model, metadata = predictor.model, json.dumps(_metadata(predictor))
     sizes: dict[int, Any] = {0: Dim("batch")}
     # The loop over tokens of other files is written for one length, and torch.export never leaves a size of 1 open.

@@ -1,6 +1,7 @@
 // One call of an operator by ONNX Runtime: its tensors, its failures, its threads; and an operator's description.
 #pragma once
 
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <memory>
@@ -31,20 +32,21 @@ inline std::string text_of(const Shape& shape) {
   return (text.empty() ? "(" : text) + ")";
 }
 
-// A dense tensor of floats; data is null if an optional input is absent.
+// A dense tensor of floats, or an optional input that is absent. Data is null then, but also if a size is 0.
 struct Dense {
   float* data = nullptr;
   Shape shape;
+  bool given = false;
 
   void require(const char* name, const Shape& expected) const {
-    if (data && shape != expected) {
+    if (given && shape != expected) {
       throw std::invalid_argument(std::string(name) + ": expected shape " + text_of(expected) + ", got " +
                                   text_of(shape));
     }
   }
 
   // Of a tensor (batch, length, dim).
-  Rows rows() const { return data ? Rows{data, shape[1] * shape[2], shape[2]} : Rows{}; }
+  Rows rows() const { return given ? Rows{data, shape[1] * shape[2], shape[2]} : Rows{}; }
 };
 
 class Call {
@@ -58,6 +60,7 @@ class Call {
     if (index < inputs_) succeed(api_.KernelContext_GetInput(context_, index, &value));
     if (!value) return {};
     Dense found;
+    found.given = true;
     OrtTensorTypeAndShapeInfo* given;
     succeed(api_.GetTensorTypeAndShape(value, &given));
     const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> info(
@@ -83,18 +86,28 @@ class Call {
   Dense output(size_t index, const Shape& shape) const {
     OrtValue* value;
     succeed(api_.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
-    return {data_of(value), shape};
+    return {data_of(value), shape, true};
   }
 
   // Runs unit(i) for every i on the session's threads.
   template <typename Unit>
   void for_units(int64_t units, const Unit& unit) const {
     if (units == 0) return;
+    struct Task {
+      const Unit& unit;
+      std::atomic<bool> out_of_memory = false;
+    } task{unit};
     const auto run = [](void* data, size_t i) {
+      Task& task = *static_cast<Task*>(data);
       const FlushDenormals flush;
-      (*static_cast<const Unit*>(data))(static_cast<int64_t>(i));
+      try {
+        task.unit(static_cast<int64_t>(i));
+      } catch (const std::bad_alloc&) {  // in a thread of ONNX Runtime's, it would end the process
+        task.out_of_memory = true;
+      }
     };
-    succeed(api_.KernelContext_ParallelFor(context_, run, units, 0, const_cast<Unit*>(&unit)));
+    succeed(api_.KernelContext_ParallelFor(context_, run, units, 0, &task));
+    if (task.out_of_memory) throw std::bad_alloc();
   }
 
  private:
@@ -115,6 +128,7 @@ inline float* scratch(int64_t floats) {
   static thread_local std::unique_ptr<float, decltype(&std::free)> memory(nullptr, &std::free);
   static thread_local int64_t held = 0;
   if (held < floats) {
+    held = 0;  // until the memory is there
     const int64_t bytes = ceil_div(floats * sizeof(float), kAlignment) * kAlignment;
     memory.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
     if (!memory) throw std::bad_alloc();

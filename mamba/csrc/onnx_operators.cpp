@@ -64,7 +64,7 @@ struct BidirectionalScan {
     p.dim = u.shape[2];
     p.groups = B.shape[2];
     p.state = B.shape[3];
-    if (!A.data && !A_b.data) throw std::invalid_argument("A, A_b: at least one direction must be given");
+    if (!A.given && !A_b.given) throw std::invalid_argument("A, A_b: at least one direction must be given");
     if (p.groups < 1 || p.dim % p.groups || p.state < 1) {
       throw std::invalid_argument("B: " + text_of(B.shape) + " does not fit u: " + text_of(u.shape));
     }

@@ -1,4 +1,5 @@
-// Peak arithmetic rate of this processor, for the benchmarks: from registers to registers.
+// Arithmetic rate of this processor, for the benchmarks: from registers to registers. Exponentials wait in part for
+// those before them.
 #include "vector.h"
 
 namespace vmp {
