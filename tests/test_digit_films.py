@@ -59,6 +59,7 @@ def test_the_benchmark_runs_each_window_with_equal_steps(tmp_path, monkeypatch, 
     assert long_films.main(words) == 0
     assert [command[command.index("--window_seconds") + 1] for command in commands] == ["2", "10", "0"]
     assert all(command[command.index("--steps") + 1] == "7" and "--epochs" in command for command in commands)
+    assert all(command[command.index("--finetune") + 1].endswith("demo/checkpoint-best.pth") for command in commands)
     assert "| half | 8 | 20.0 % | 16.7 % |" in capsys.readouterr().out
     assert "| the whole film | 2 | 10.0 % | 16.7 % |" in (tmp_path / "table.md").read_text()
     assert json.loads((tmp_path / "data" / "settings.json").read_text())["num_frames"] == 240
