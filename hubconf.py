@@ -9,8 +9,8 @@ from typing import Any as _Any
 
 from timm import create_model as _create_model
 
-from models import VideoMambaPro as _VideoMambaPro
 from models.videomambapro import REGISTERED as _REGISTERED
+from models.videomambapro import VideoMambaPro as _VideoMambaPro
 
 dependencies = ["timm", "einops", "safetensors", "huggingface_hub"]
 

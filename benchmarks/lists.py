@@ -2,7 +2,7 @@
 
 Prints the processor seconds of reading it and counting its classes, the memory that the records take, and what a
 dataloader worker, a fork of the process, owns after one pass over them: in columns (`datasets/records.py`), and as a
-list of objects.
+list of objects, whose memory comes on top of the columns'.
 """
 
 import os
@@ -52,6 +52,7 @@ def owned_by_worker(records: Sequence[Any]) -> int:
             record.path  # noqa: B018  reading is what is measured
         os.write(writing, str(memory("Private_Dirty") - before).encode())
         os._exit(0)
+    os.close(writing)  # or reading would wait for ever for a process that failed
     os.wait()
     return int(os.read(reading, 64))
 

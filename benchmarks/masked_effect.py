@@ -22,6 +22,7 @@ import numpy as np
 import timm
 import torch
 
+import models.videomambapro  # noqa: F401  registers the models
 from benchmarks.documents import over_seeds, table, write_and_print
 from benchmarks.label_control import shuffle_labels
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import models  # noqa: F401  registers VideoMambaPro with timm
+import models.videomambapro  # noqa: F401  registers VideoMambaPro with timm
 from mamba.mamba_ssm.modules.mamba_simple import Mamba
 
 IMAGE, CLASSES = 224, 400

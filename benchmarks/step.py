@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-import models  # noqa: F401  registers the models
+import models.videomambapro  # noqa: F401  registers the models
 from common.flag_parser import FlagParser
 from datasets.loader import ClipLoader
 from engines.arguments import add_engine_arguments

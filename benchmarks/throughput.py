@@ -23,7 +23,7 @@ import numpy as np
 import timm
 import torch
 
-import models  # noqa: F401  registers the models
+import models.videomambapro  # noqa: F401  registers the models
 from benchmarks import data
 from benchmarks.step import CLASSES, OneBatch, bare_step, constant_settings, engine_step
 from benchmarks.timing import interleaved_medians

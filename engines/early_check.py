@@ -79,8 +79,10 @@ def check_command_line(
     words = list(sys.argv[1:] if words is None else words)
     if _asks_for_help(words, get_parser):
         return
-    labelled = (ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings)
-    labelled += (TemporalControlSettings,)
+    labelled = (
+        *(ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings),
+        TemporalControlSettings,
+    )
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)

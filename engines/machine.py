@@ -27,7 +27,7 @@ class Share(NamedTuple):
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use, which containers and `taskset` limit."""
+    """Return the number of cores that this process may use: its affinity; quotas of time do not count."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

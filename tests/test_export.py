@@ -13,7 +13,7 @@ import timm
 import torch
 from inference_files import save_checkpoint, write_moving_video
 
-import models  # noqa: F401  registers the models
+import models.videomambapro  # noqa: F401  registers the models
 from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
 from mamba.mamba_ssm.ops.selective_scan.kernel_library import ExtensionUnavailableError

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-import models  # noqa: F401  registers the models
+import models.videomambapro  # noqa: F401  registers the models
 from inference import load_predictor
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
 from mamba.mamba_ssm.ops.layer_norm import add_norm

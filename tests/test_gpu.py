@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from benchmarks.candidates import make_inputs
 from datasets.collate import clips_on
 from datasets.erasing import MODES, RandomErasing
 from mamba.mamba_ssm.ops.layer_norm import add_norm
 from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
+from models import VideoMambaPro
 from tests.test_scan_operator import ABSENT, flag_combinations, reference, scan_inputs
 
 pytestmark = [
@@ -159,7 +159,7 @@ def test_fused_addition_and_norm(is_rms):
 
 def small_model(**settings):
     torch.manual_seed(0)
-    return models.VideoMambaPro(
+    return VideoMambaPro(
         img_size=32, num_frames=2, num_classes=5, embed_dim=64, depth=2, drop_path_rate=0.0, **settings
     ).cuda()
 
@@ -245,7 +245,7 @@ def graph_run(*flags, graphed, **options):
 
 
 def model_of_tiny_clips():
-    return models.VideoMambaPro(
+    return VideoMambaPro(
         img_size=8, patch_size=4, num_frames=2, num_classes=3, embed_dim=64, depth=2, drop_path_rate=0.0
     )
 

@@ -6,19 +6,19 @@ import pytest
 import timm
 import torch
 
-import models
+from models import VideoMambaPro, videomambapro
 from models.videomambapro import PUBLISHED_SIZES
 from tests.goldens import DATA, golden_cases, golden_tensors
 
 PUBLISHED = json.loads((DATA / "state_dict_keys.json").read_text())
-REGISTERED = [name for name in timm.list_models("videomamba*") if name in models.videomambapro.__dict__]
+REGISTERED = [name for name in timm.list_models("videomamba*") if name in vars(videomambapro)]
 SMALL = dict(img_size=32, num_frames=2, num_classes=5, embed_dim=32, depth=2)
 
 
 def golden_model(name, case, **switches):
     golden = golden_tensors(name, case["case"])
     config = {key: value for key, value in case.items() if key not in ("case", "batch")}
-    model = models.VideoMambaPro(drop_path_rate=0.0, **config, **switches).eval()
+    model = VideoMambaPro(drop_path_rate=0.0, **config, **switches).eval()
     prefix = "state/"
     state = {key[len(prefix) :]: value for key, value in golden.items() if key.startswith(prefix)}
     model.load_state_dict(state)

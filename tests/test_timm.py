@@ -9,10 +9,10 @@ import timm
 import torch
 from timm.models import FeatureInfo, group_parameters
 
-import models
+from models import videomambapro
 from models.timm_interface import _places
 
-NAMES = [name for name in timm.list_models("videomamba*") if name in vars(models.videomambapro)]
+NAMES = [name for name in timm.list_models("videomamba*") if name in vars(videomambapro)]
 SMALL = dict(img_size=32, num_frames=2, depth=3, embed_dim=32, num_classes=5)
 CLIPS = torch.randn(2, 3, 2, 32, 48, generator=torch.Generator().manual_seed(0))
 

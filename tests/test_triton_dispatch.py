@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import models
 from mamba.mamba_ssm.ops.selective_scan import dispatch, stock, triton
+from models import VideoMambaPro
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_backend_asked_for_by_name_says_why_it_cannot(name, words):
 
 def test_the_model_compiles_without_a_graph_break_when_the_choice_is_automatic(fresh):
     torch.manual_seed(0)
-    model = models.VideoMambaPro(img_size=32, num_frames=2, num_classes=5, embed_dim=32, depth=1, drop_path_rate=0.0)
+    model = VideoMambaPro(img_size=32, num_frames=2, num_classes=5, embed_dim=32, depth=1, drop_path_rate=0.0)
     clips = torch.randn(1, 3, 2, 32, 32)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(clips), model(clips), rtol=1e-4, atol=1e-5)

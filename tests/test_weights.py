@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-import models  # noqa: F401  registers the models
+import models.videomambapro  # noqa: F401  registers the models
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
 from tools.checkpoint import main as checkpoint_tool
