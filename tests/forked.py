@@ -27,10 +27,18 @@ def run_script(script, *words, folder):
     Returns:
         its exit status and what it wrote to standard error.
     """
+    return run_function(_run_path, script, words, folder=folder)
+
+
+def run_function(function, *arguments, folder):
+    """Call a function of a module in a process of its own, with one thread, as `run_script` runs a script.
+
+    No test has computed anything in it, so it may fork: autograd's threads, once started, forbid that.
+    """
     ready_server()
     log = folder / "stderr.txt"
     process = multiprocessing.get_context("forkserver").Process(
-        target=_run, args=(script, words, log, dict(os.environ))
+        target=_call, args=(function, arguments, log, dict(os.environ))
     )
     process.start()
     process.join()
@@ -44,9 +52,13 @@ def prepare_process(environment):
     torch.set_num_threads(1)
 
 
-def _run(script, words, log, environment):
+def _call(function, arguments, log, environment):
     prepare_process(environment)
     with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
+    function(*arguments)
+
+
+def _run_path(script, words):
     sys.argv = [script, *map(str, words)]
     runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -10,6 +10,7 @@ import traceback
 import pytest
 import torch
 from engine_standins import MemoryVideos, assert_equal_states, train
+from forked import run_function
 
 from engines.checkpoint import LATEST, find_checkpoints, read_checkpoint
 
@@ -75,8 +76,12 @@ def progress(folder):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_twenty_kills(tmp_path):
+    status, log = run_function(kill_twenty_times, tmp_path, folder=tmp_path)
+    assert status == 0, log
+
+
+def kill_twenty_times(tmp_path):
     logging.getLogger().setLevel(logging.WARNING)
-    torch.set_num_threads(1)
     straight = run(tmp_path / "straight")
     moments = random.Random(0)
     folder, kills, steps, leftovers = tmp_path / "killed", 0, [0], 0

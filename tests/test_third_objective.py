@@ -14,6 +14,7 @@ import pytest
 import torch
 from data_flags import data_flags
 from engine_standins import make_args, run_processes
+from forked import run_function
 from PIL import Image
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -128,23 +129,15 @@ def _on(rank, root, folder, processes):
     close_distributed()
 
 
-def start(function, processes, *arguments):
-    """Run a function in new processes; a lone one is forked, which spares it its imports. Whether all ended well."""
-    if processes > 1:
-        try:
-            run_processes(function, processes, *arguments, processes)
-        except (ProcessExitedException, ProcessRaisedException):
-            return False
-        return True
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # the threads of the process that is forked are not there
-            function(0, *arguments, processes)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def start(function, processes, folder, *arguments):
+    """Run a function in new processes, a lone one without torchrun's variables. Whether all ended well."""
+    if processes == 1:
+        return run_function(function, 0, *arguments, folder, processes, folder=folder)[0] == 0
+    try:
+        run_processes(function, processes, *arguments, folder, processes)
+    except (ProcessExitedException, ProcessRaisedException):
+        return False
+    return True
 
 
 @pytest.fixture(
@@ -153,9 +146,9 @@ def start(function, processes, *arguments):
 def folder(request, data, tmp_path_factory):
     """A folder with "straight", a run that nothing disturbed, and "parts", one that was killed and went on."""
     folder = tmp_path_factory.mktemp("runs")
-    assert not start(_until_killed, request.param, data, folder)
+    assert not start(_until_killed, request.param, folder, data)
     assert read_checkpoint(folder / "parts" / "checkpoint-latest.pth")["step"] == KILLED_AT
-    assert start(_on, request.param, data, folder)
+    assert start(_on, request.param, folder, data)
     return folder
 
 
