@@ -35,10 +35,10 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("set-up", "", 90),
-    Stage("data", r"^\[1/4\]", 18),
-    Stage("pretraining on images", r"^\[2/4\]", 55),
-    Stage("training on videos", r"^\[3/4\]", 170),
+    Stage("set-up", "", 95),
+    Stage("data", r"^\[1/4\]", 12),
+    Stage("pretraining on images", r"^\[2/4\]", 70),
+    Stage("training on videos", r"^\[3/4\]", 190),
     Stage("test and report", r" I testing ", 15),
 )
 STEP = re.compile(r"epoch (\d+)/(\d+) step (\d+)/(\d+)")
