@@ -80,7 +80,7 @@ def _train_resume_and_test(_, data, folder, __):
 def trained(data, tmp_path_factory):
     """The folder of a run of one epoch that was resumed for a second one, with its test repeated in "eval"."""
     folder = tmp_path_factory.mktemp("run")
-    assert start(_train_resume_and_test, 1, data, folder)
+    assert start(_train_resume_and_test, 1, folder, data)
     return folder
 
 

@@ -87,10 +87,10 @@ def _again(_, data, folder, __):
 def folder(data, tmp_path_factory):
     """Folders of runs: "straight", which nothing disturbed, "parts", which was killed and went on, and "eval"."""
     folder = tmp_path_factory.mktemp("runs")
-    assert not start(_first, 1, data, folder)
+    assert not start(_first, 1, folder, data)
     assert (folder / "straight" / "results.json").is_file()
     assert read_checkpoint(folder / "parts" / "checkpoint-latest.pth")["step"] == KILLED_AT - 1
-    assert start(_again, 1, data, folder)
+    assert start(_again, 1, folder, data)
     return folder
 
 
