@@ -94,8 +94,8 @@ def test_every_user_of_a_file_refuses_a_flipped_weight(tmp_path, capsys):
         with pytest.raises(CheckpointError, match="checksum of entry .*/data/.* is wrong"):
             use()
     for main, arguments in [
-        (tool.main, ["inspect", str(broken)]),
-        (tool.main, ["convert", str(broken), str(tmp_path / "x.pth")]),
+        (checkpoint.main, ["inspect", str(broken)]),
+        (checkpoint.main, ["convert", str(broken), str(tmp_path / "x.pth")]),
         (export_main, [str(broken), str(tmp_path / "x.pt2")]),
     ]:
         assert main(arguments) == 1
