@@ -78,14 +78,12 @@ def grey_totals(frames: np.ndarray) -> np.ndarray:
     totals = np.zeros(length, np.int64)
     for t in range(length):
         for y in range(height):
-            total = np.int32(0)  # of a row: vectors hold more sums of 32 bits
             for x in range(width):
                 weighted = np.int32(0x8000)
                 weighted += np.int32(19595) * np.int32(frames[t, y, x, 0])
                 weighted += np.int32(38470) * np.int32(frames[t, y, x, 1])
                 weighted += np.int32(7471) * np.int32(frames[t, y, x, 2])
-                total += weighted >> np.int32(16)
-            totals[t] += total
+                totals[t] += weighted >> np.int32(16)
     return totals
 
 
@@ -101,7 +99,7 @@ def blend_with_grey(frames: np.ndarray, factor: np.float32) -> np.ndarray:
     for t in range(length):
         for y in range(height):
             for x in range(width):
-                # No loop over the colours, because the compiler would not turn it into vectors of pixels.
+                # Written out, because a loop over the colours is slower.
                 red, green, blue = frames[t, y, x, 0], frames[t, y, x, 1], frames[t, y, x, 2]
                 weighted = np.int32(0x8000)
                 weighted += np.int32(19595) * np.int32(red)
