@@ -105,6 +105,14 @@ struct ScanCall {
   }
 
   bool empty() const { return u.numel() == 0; }
+
+  void run_forward(const Tensor& out) {
+    if (empty()) return;
+    p.out = rows_of(out);
+    const Kernels& k = kernels();
+    for_units(p.batch * p.groups * p.blocks_per_group(), k.scan_forward_scratch(p),
+              [&](int64_t unit, float* scratch) { k.scan_forward(p, unit, scratch); });
+  }
 };
 
 // From (batch * groups * units, length, padded_state / 4, [4 of B, 4 of C]) to grad_B and grad_C, shaped as B and C.
@@ -151,13 +159,17 @@ std::tuple<Tensor, Tensor> scan_forward(const Tensor& u, const Tensor& delta, co
   Tensor out = at::empty({p.batch, p.length, p.dim}, u.options());
   const int64_t chunks = keep_states ? p.chunks() : 0;
   Tensor states = at::empty({p.batch, p.directions(), chunks, p.padded_state, p.dim}, u.options().dtype(at::kFloat));
-  if (call.empty()) return {out, states};
-  p.out = rows_of(out);
   p.states = keep_states ? states.mutable_data_ptr<float>() : nullptr;
-  const Kernels& k = kernels();
-  for_units(p.batch * p.groups * p.blocks_per_group(), k.scan_forward_scratch(p),
-            [&](int64_t unit, float* scratch) { k.scan_forward(p, unit, scratch); });
+  call.run_forward(out);
   return {out, states};
+}
+
+// Writes the output over u. A block of channels reads all of its u before it writes, or the same tokens' just before.
+void scan_onto_input(Tensor u, const Tensor& delta, const OptionalTensor& A, const OptionalTensor& A_b,
+                     const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
+                     const OptionalTensor& bias, bool softplus, bool residual, bool masked, bool masked_backward) {
+  TORCH_CHECK_VALUE(u.dim() == 3 && u.stride(2) == 1, "u: its channels must be contiguous to be overwritten");
+  ScanCall(u, delta, A, A_b, B, C, D, z, bias, softplus, residual, masked, masked_backward).run_forward(u);
 }
 
 using ScanGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -285,6 +297,9 @@ TORCH_LIBRARY(vmp_cpu, m) {
       "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward, "
       "bool keep_states) -> (Tensor, Tensor)");
   m.def(
+      "scan_onto_input(Tensor(a!) u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward) -> ()");
+  m.def(
       "scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, "
       "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor states, bool delta_softplus, bool elemental_residual, "
       "bool masked, bool masked_backward) "
@@ -297,6 +312,7 @@ TORCH_LIBRARY(vmp_cpu, m) {
 
 TORCH_LIBRARY_IMPL(vmp_cpu, CPU, m) {
   m.impl("scan_forward", &vmp::scan_forward);
+  m.impl("scan_onto_input", &vmp::scan_onto_input);
   m.impl("scan_backward", &vmp::scan_backward);
   m.impl("conv_forward", &vmp::conv_forward);
   m.impl("conv_backward", &vmp::conv_backward);

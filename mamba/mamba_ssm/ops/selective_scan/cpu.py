@@ -57,6 +57,12 @@ def forward_only(*inputs_and_flags) -> Tensor:
     return torch.ops.vmp_cpu.scan_forward(*inputs_and_flags, False)[0]
 
 
+def forward_onto_input(*inputs_and_flags) -> None:
+    """Compute `forward_only` and write the result over u, whose channels must be contiguous."""
+    _extension().load()
+    torch.ops.vmp_cpu.scan_onto_input(*inputs_and_flags)
+
+
 def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
