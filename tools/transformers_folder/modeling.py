@@ -122,6 +122,14 @@ def computes_at_once(x, backend):
 mixer_branch: Any = None  # for branches that are computed at once
 
 
+def computes_in_slices(x, backend):
+    """Return False, for the same reason."""
+    return False
+
+
+scan_in_slices: Any = None  # for mixers that are computed in slices
+
+
 class NetworkConfig:
     """Sizes and switches of the network, the entries of `model_config` in config.json."""
 
