@@ -226,10 +226,11 @@ namespace {
 struct ConvCall {
   Tensor x, weight;
   OptionalTensor bias;
+  bool reverse;
   ConvParams p{};
 
-  ConvCall(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, bool silu)
-      : x(dense_channels(x_)), bias(as_floats(bias_)) {
+  ConvCall(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, bool silu, bool reverse_)
+      : x(dense_channels(x_)), bias(as_floats(bias_)), reverse(reverse_) {
     TORCH_CHECK_VALUE(x_.dim() == 3, "x: expected (batch, length, dim), got ", x_.sizes());
     TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16,
                       "x: the cpu kernel takes float32 and bfloat16, got ", x.scalar_type());
@@ -243,31 +244,41 @@ struct ConvCall {
     p.width = weight_.size(1);
     p.bfloat16 = x.scalar_type() == at::kBFloat16;
     p.silu = silu;
-    p.x = rows_of(x);
+    p.x = in_order(x);
     p.weight = weight.const_data_ptr<float>();
     p.bias = floats(bias);
     p.tokens_per_unit = conv_tokens_per_unit(p.batch, p.length);
   }
 
   bool empty() const { return x.numel() == 0; }
+
+  // From the last token to the first if the convolution is reversed.
+  Rows in_order(const Tensor& tokens) const {
+    Rows rows = rows_of(tokens);
+    if (!reverse || empty()) return rows;
+    rows.data = static_cast<char*>(rows.data) + (p.length - 1) * rows.length_stride * tokens.itemsize();
+    rows.length_stride = -rows.length_stride;
+    return rows;
+  }
+
   int64_t units() const { return p.batch * p.units_per_row(); }
 };
 
 }  // namespace
 
-Tensor conv_forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool silu) {
-  ConvCall call(x, weight, bias, silu);
+Tensor conv_forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool silu, bool reverse) {
+  ConvCall call(x, weight, bias, silu, reverse);
   Tensor out = at::empty(x.sizes(), x.options(), at::MemoryFormat::Contiguous);
   if (call.empty()) return out;
-  call.p.out = rows_of(out);
+  call.p.out = call.in_order(out);
   const Kernels& k = kernels();
   for_units(call.units(), 0, [&](int64_t unit, float*) { k.conv_forward(call.p, unit); });
   return out;
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const Tensor& x, const Tensor& weight,
-                                                 const OptionalTensor& bias, bool silu) {
-  ConvCall call(x, weight, bias, silu);
+                                                 const OptionalTensor& bias, bool silu, bool reverse) {
+  ConvCall call(x, weight, bias, silu, reverse);
   ConvParams& p = call.p;
   check_shape(grad_out, "grad_out", x.sizes());
   const Tensor grad = dense_channels(grad_out.to(x.scalar_type()));
@@ -276,8 +287,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const T
   Tensor grad_weight = at::empty({call.units(), p.width, p.dim}, single);
   Tensor grad_bias = bias ? at::empty({call.units(), p.dim}, single) : Tensor();
   if (!call.empty()) {
-    p.grad_out = rows_of(grad);
-    p.grad_x = rows_of(grad_x);
+    p.grad_out = call.in_order(grad);
+    p.grad_x = call.in_order(grad_x);
     p.grad_weight = grad_weight.mutable_data_ptr<float>();
     p.grad_bias = bias ? grad_bias.mutable_data_ptr<float>() : nullptr;
     const Kernels& k = kernels();
@@ -304,9 +315,9 @@ TORCH_LIBRARY(vmp_cpu, m) {
       "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor states, bool delta_softplus, bool elemental_residual, "
       "bool masked, bool masked_backward) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("conv_forward(Tensor x, Tensor weight, Tensor? bias, bool silu) -> Tensor");
+  m.def("conv_forward(Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse=False) -> Tensor");
   m.def(
-      "conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu) "
+      "conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse=False) "
       "-> (Tensor, Tensor, Tensor)");
 }
 

@@ -95,10 +95,12 @@ def bidirectional_scan(
     return PortableScan.apply(*inputs)
 
 
-def causal_conv1d(x, weight, bias=None, *, silu=True, backend=None):
-    """Compute the causal depthwise convolution of x (batch, length, dim), then SiLU."""
+def causal_conv1d(x, weight, bias=None, *, silu=True, reverse=False, backend=None):
+    """Compute the causal depthwise convolution of x (batch, length, dim), backward in time if reversed, then SiLU."""
     if fused_convolution is not None:
-        return fused_convolution(x, weight, bias, silu=silu, backend=backend)
+        return fused_convolution(x, weight, bias, silu=silu, reverse=reverse, backend=backend)
+    if reverse:
+        return convolve_in_pytorch(x.flip(1), weight, bias, silu).flip(1)
     return convolve_in_pytorch(x, weight, bias, silu)
 
 

@@ -235,7 +235,10 @@ class Mamba(nn.Module):
         """Apply the causal convolution and SiLU to x (batch, length, d_inner), in the branch's first direction."""
         order = branch.directions[0].order
         weight = branch.conv1d.weight.squeeze(1)  # (d_inner, d_conv)
-        y = causal_conv1d(in_order(x, order), weight, branch.conv1d.bias, silu=silu, backend=self.backend)
+        settings: dict[str, Any] = dict(silu=silu, backend=self.backend)
+        if order is Order.BACKWARD:
+            return causal_conv1d(x, weight, branch.conv1d.bias, reverse=True, **settings)
+        y = causal_conv1d(in_order(x, order), weight, branch.conv1d.bias, **settings)
         return original_order(y, order)
 
     def project(self, convolved: Tensor, branch: Branch) -> tuple[Tensor, Tensor, Tensor]:
