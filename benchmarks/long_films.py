@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.documents import table, write_and_print
 from benchmarks.run_queue import command_line, exit_status, machine, read_results, run_missing
+from benchmarks.students import PLAIN
 from common.files import write_once
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
@@ -23,7 +24,7 @@ from datasets.preparation.digit_labels import write_set
 from datasets.preparation.moving_digits import FRAME_RATE
 
 SCRIPT, RECIPE = "run_class_finetuning.py", "moving_digits/nano_f8_res32"
-DEMO_MODEL = ["--dt_init", "mamba", "--input_size", "64", "--short_side_size", "64"]
+DEMO_MODEL = ["--dt_init", "mamba", "--input_size", "64", "--short_side_size", "64", "--drop_path", "0", *PLAIN]
 FILM = 240  # frames
 WINDOWS = {"a tenth": 0.1, "half": 0.5, "the whole film": 0.0}
 """Length of the windows of each run, as a share of a film; 0 for no windows."""
