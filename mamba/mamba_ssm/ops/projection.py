@@ -29,7 +29,8 @@ class Projection(nn.Linear):
         """Project input (batch, length, in_features) to (batch, length, out_features)."""
         if self.bias is not None or not trains_eagerly_on_gpu(input):
             return super().forward(input)
-        return _Product.apply(input.to(product_type(input)), self.weight)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
+        dtype = product_type(input)
+        return _Product.apply(input.to(dtype), self.weight)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
 
     def rows(self, input: Tensor, rows: slice) -> Tensor:
         """Project input (batch, length, in_features) to the output features in `rows` only."""
