@@ -2,12 +2,12 @@
 
     make demo && python -m benchmarks.long_films --demo outputs/demo
 
-A window that is shorter than the time between two motions shows one of them at a time, so its best accuracy is chance,
-1 in 6 orders; a window of half a film shows two; a clip spread over the whole film shows all. As published runs on
-long films start from weights of short clips, all runs start from the demo's model, which tells single motions apart,
-at half its resolution: with a quarter of the tokens, the ends of a film are near enough to the class token to be learnt
-in minutes. All make the same number of optimizer steps. Runs that have finished with the same command are not
-repeated; unknown flags are passed to the runs.
+A window that is shorter than the time between two motions shows one of them at a time, so its best accuracy is
+chance, 1 in 6 orders; a window of half a film shows two; a clip spread over the whole film shows all. As published
+runs on long films start from weights of short clips, all runs start from the demo's model, which tells single motions
+apart, at half its resolution: with a quarter of the tokens, the ends of a film are near enough to the class token to
+be learnt in minutes. All make the same number of optimizer steps. Runs that have finished with the same command are
+not repeated; unknown flags are passed to the runs.
 """
 
 import argparse
