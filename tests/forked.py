@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 def ready_server():
     """Choose what the server imports when the first process starts it; it does nothing else and serves all tests."""
-    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm"])
+    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm", "sklearn.datasets", "matplotlib.figure"])
 
 
 def run_script(script, *words, folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run_script
 from inference_files import write_moving_video
 from PIL import Image
 from test_third_objective import start
@@ -60,13 +61,6 @@ def data(tmp_path_factory):
 def parsed(data, output, *more):
     where = ["--data_path", str(data), "--data_root", str(data), "--output_dir", str(output)]
     return parse_arguments(get_parser(), [*shlex.split(FLAGS), *where, *more], script=TASK.script)
-
-
-def run(script, *words):
-    """Run a script as from the terminal; what it printed."""
-    ended = subprocess.run([sys.executable, script, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout + ended.stderr
 
 
 def _train_resume_and_test(_, data, folder, __):
@@ -121,7 +115,9 @@ def test_the_file_says_the_size_to_a_test_and_frames_turned_round_are_refused(tr
 def test_inference_draws_a_heat_map_of_the_grid(trained, data, tmp_path):
     checkpoint = trained / "checkpoint-latest.pth"
     picture = tmp_path / "heat.png"
-    run("run_inference.py", "--checkpoint", checkpoint, data / "0.mp4", "--heatmap", picture, "--device", "cpu")
+    words = ("--checkpoint", checkpoint, data / "0.mp4", "--heatmap", picture, "--device", "cpu")
+    status, printed = run_script("run_inference.py", *words, folder=tmp_path)
+    assert status == 0, printed[-3000:]
     assert Image.open(picture).width > 100
     predictor = load_predictor(checkpoint, device="cpu")
     assert predictor.plan.clip_shape == (3, 4, HEIGHT, WIDTH)
@@ -139,9 +135,10 @@ def test_the_export_says_how_to_feed_it(trained, data, tmp_path):
     # wider than the clips, and narrower
     for size in ((64, 160), (64, 48)):
         video = write_moving_video(tmp_path / f"{size[0]}.mp4", 16, height=size[0], width=size[1])
-        ended = run(tmp_path / "classify.py", tmp_path / "m.onnx", video)
+        words = [sys.executable, tmp_path / "classify.py", tmp_path / "m.onnx", video]
+        printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         expected = predictor.predict(str(video)).probabilities
-        for line in ended.splitlines():
+        for line in printed.splitlines():
             probability, name = line.split(" ", 1)
             label = predictor.label_names.index(name)
             assert float(probability) == pytest.approx(expected[label], abs=3e-3)

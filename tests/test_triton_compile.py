@@ -1,6 +1,7 @@
 """Every kernel compiles for the GPUs people have, without one, and within the registers it may use."""
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ SHARED = 48 * 1024
 
 @pytest.fixture(autouse=True, scope="module")
 def fresh_cache(tmp_path_factory):
-    """A kernel that two tests look at is compiled once."""
+    """A kernel that two tests look at is compiled once, also if pytest-xdist gives them to two processes."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        patch.setenv("TRITON_CACHE_DIR", str(shared / "triton"))
         yield
 
 
