@@ -10,21 +10,13 @@ import signal
 from collections.abc import Sequence
 from datetime import datetime
 
-from engines.early_check import check_inference
-
-if __name__ == "__main__":
-    check_inference()  # what follows takes seconds to import
-
 from common.flag_parser import FlagParser
 from common.flag_types import positive, positive_int, whole_number
-from common.memory import keep_freed_memory
-from engines.logs import setup_logging
+from common.terminal import escape_output
+from engines.early_check import check_inference
+from inference.defaults import QUICK
 from inference.limits import Limits
-from inference.predictor import QUICK, load_predictor
-
-_logger = logging.getLogger(__name__)
-
-_GRACE = 2  # seconds that a request may still take when the program is stopped
+from mamba.mamba_ssm.variants import SCAN_BACKENDS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", default="", metavar="NAME", help="recipe of sampling and views, such as k400")
     parser.add_argument("--quick", action="store_true", help="use a single view from the middle")
     parser.add_argument("--device", default="", help="cpu, cuda, cuda:1; else cuda if available")
-    parser.add_argument("--backend", metavar="NAME", help="backend of the scan; else the fastest available")
+    parser.add_argument("--backend", choices=SCAN_BACKENDS, help="backend of the scan; else the fastest available")
     parser.add_argument("--port", type=whole_number(1, 65535), default=7860, help="port on 127.0.0.1")
     parser.add_argument("--max_megabytes", type=positive_int, default=Limits.megabytes, help="size limit of a file")
     parser.add_argument("--max_frames", type=positive_int, default=Limits.frames, help="length limit of a video")
@@ -51,6 +43,20 @@ def get_parser() -> argparse.ArgumentParser:
         help="time limit of one read",
     )
     return parser
+
+
+if __name__ == "__main__":
+    escape_output()
+    get_parser().parse_args()
+    check_inference()  # what follows takes seconds to import
+
+from common.memory import keep_freed_memory
+from engines.logs import setup_logging
+from inference.predictor import load_predictor
+
+_logger = logging.getLogger(__name__)
+
+_GRACE = 2  # seconds that a request may still take when the program is stopped
 
 
 def main(words: Sequence[str] | None = None) -> None:

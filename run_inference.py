@@ -13,49 +13,20 @@ video, --curve, --heatmap and --annotate name a file; for several, a folder.
 """
 
 import argparse
-import json
-import logging
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import IO
-
-from engines.early_check import check_inference
-
-if __name__ == "__main__":
-    check_inference()  # what follows takes seconds to import
+from collections.abc import Sequence
 
 from common.flag_parser import FlagParser
 from common.flag_types import fraction, non_negative_int, positive, positive_int
-from common.memory import keep_freed_memory, share_one_arena
-from common.progress import progress
-from common.terminal import printable
+from common.terminal import escape_output
 from datasets.detection.annotations import FULL, PERSON_FORM
-from datasets.labelled_segments import SegmentList, read_segments
-from datasets.readers import UnreadableVideoError
-from engines.logs import setup_logging
+from engines.early_check import check_inference
 from inference.arguments import (
     add_computing_arguments,
     add_live_arguments,
     add_reading_arguments,
     add_segment_arguments,
-    predictor_of_flags,
-    segment_settings_of_flags,
+    check_lists,
 )
-from inference.batch import Outputs, Result, output_paths, process
-from inference.detection_outputs import DetectionFormatter, annotate_detections
-from inference.detector import is_detector, load_detector, sources_of_detection
-from inference.live import LivePrediction, stopped_by_signals
-from inference.live_source import SourceError
-from inference.predictor import Measurement, Prediction, Predictor
-from inference.segment_files import check_segment_file, segment_file
-from inference.sources import expand_sources, rows_of_list
-from inference.stored_rows import write_rows
-from models.describe import describe_checkpoint
 
 LIVE_FLAGS = ("live_timeout", "live_backlog")
 CLASSIFIER_FLAGS = (
@@ -135,17 +106,78 @@ def _add_detection(group) -> None:
     group.add_argument("--start_second", type=non_negative_int, help="with which the videos begin (default: 0)")
 
 
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; end the process with status 2 if flags contradict each other or a list is missing."""
+    parser = get_parser()
+    args = parser.parse_args(words)
+    try:
+        _check_sources(args)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return args
+
+
+def _check_sources(args: argparse.Namespace) -> None:
+    """Raise a ValueError unless there are either videos or a live source, with flags that suit it."""
+    if not args.live:
+        if not args.videos:
+            raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
+        in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != get_parser().get_default(name)]
+        if in_vain:
+            raise ValueError(f"{', '.join(in_vain)}: no effect without --live")
+        check_lists(args.videos)
+        return
+    if args.videos:
+        raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")
+    given = [f"--{name}" for name in FILE_FLAGS if getattr(args, name)]
+    if given:
+        raise ValueError(f"--live writes a line for each window, and has no {', '.join(given)}")
+
+
+if __name__ == "__main__":
+    escape_output()
+    parse_arguments()
+    check_inference()  # what follows takes seconds to import
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from common.memory import keep_freed_memory, share_one_arena
+from common.progress import progress
+from common.terminal import printable
+from datasets.labelled_segments import SegmentList, read_segments
+from datasets.readers import UnreadableVideoError
+from engines.logs import setup_logging
+from inference.batch import Outputs, Result, output_paths, process
+from inference.detection_outputs import DetectionFormatter, annotate_detections
+from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.from_flags import predictor_of_flags, segment_settings_of_flags
+from inference.live import LivePrediction, stopped_by_signals
+from inference.live_source import SourceError
+from inference.predictor import Measurement, Prediction, Predictor
+from inference.segment_files import check_segment_file, segment_file
+from inference.sources import expand_sources, rows_of_list
+from inference.stored_rows import write_rows
+from models.describe import describe_checkpoint
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, or 1 if a video could not be read or scored."""
     setup_logging(rank=0)
-    parser = get_parser()
-    args = parser.parse_args(words)
+    parser, args = get_parser(), parse_arguments(words)
     # The table of loaded tensors matters for training; here the predictor logs the adapted ones.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
         detects = is_detector(describe_checkpoint(args.checkpoint))
         _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
-        _check_sources(args)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if args.live:
@@ -243,22 +275,6 @@ def _follow_live(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     ring = live.ring
     sys.stderr.write(f"{ring.windows} windows, {ring.dropped} of {ring.received} frames dropped\n")
     return status
-
-
-def _check_sources(args: argparse.Namespace) -> None:
-    """Raise a ValueError unless there are either videos or a live source, with flags that suit it."""
-    if not args.live:
-        if not args.videos:
-            raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
-        in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != get_parser().get_default(name)]
-        if in_vain:
-            raise ValueError(f"{', '.join(in_vain)}: no effect without --live")
-        return
-    if args.videos:
-        raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")
-    given = [f"--{name}" for name in FILE_FLAGS if getattr(args, name)]
-    if given:
-        raise ValueError(f"--live writes a line for each window, and has no {', '.join(given)}")
 
 
 def _read_truth(args: argparse.Namespace, num_classes: int) -> SegmentList | None:

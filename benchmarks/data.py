@@ -271,9 +271,8 @@ def memory(folder: Path, reads: int) -> dict[str, float]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of another process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of another process so far, from its clock (Linux), which counts nanoseconds."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def refuse_if(wrong: bool, why: str) -> None:

@@ -24,7 +24,7 @@ from common.memory import keep_freed_memory
 from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan.onnx_library import FILE_NAME
 from models.checkpoint_file import CONFIG_KEY
-from tools import export
+from tools import export_file
 from tools.comparison import random_clips
 
 ROUNDS = 9
@@ -38,8 +38,8 @@ def measure(checkpoint: Path, folder: Path, *, threads: int, batch: int, plain: 
     files = {"--onnx_kernel": True} | ({"plain": False} if plain else {})
     for name, onnx_kernel in files.items():
         file = folder / f"{name.strip('-')}.onnx"
-        export.export(checkpoint, file, onnx_kernel=onnx_kernel)
-        exported = export.load_onnx(file, folder / FILE_NAME if onnx_kernel else None, threads)
+        export_file.export(checkpoint, file, onnx_kernel=onnx_kernel)
+        exported = export_file.load_onnx(file, folder / FILE_NAME if onnx_kernel else None, threads)
         candidates[name] = lambda exported=exported: exported(clips)
     with torch.no_grad():
         expected = model(clips)

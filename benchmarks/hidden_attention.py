@@ -26,7 +26,8 @@ from datasets.clip_dataset import read_clips
 from datasets.readers import UnreadableVideoError
 from explain.influence import by_distance, influence
 from explain.scans import scans_of_model
-from inference.predictor import QUICK, Predictor, load_predictor
+from inference.defaults import QUICK
+from inference.predictor import Predictor, load_predictor
 
 SWITCHES = {
     "neither": dict(elemental_residual=False, masked=False),

@@ -24,7 +24,8 @@ from common.flag_types import non_negative_int
 from common.terminal import escape_output
 from datasets.annotations import read_list
 from explain.relevance import METHODS, token_relevance
-from inference.predictor import QUICK, Predictor, load_predictor
+from inference.defaults import QUICK
+from inference.predictor import Predictor, load_predictor
 from tools.make_moving_digits import BOXES
 
 CLIPS_AT_ONCE = 16

@@ -56,6 +56,14 @@ def weights_file(path: str | Path) -> Path:
     return path / FOLDER_WEIGHTS if path.is_dir() else path
 
 
+def require_weights(path: str | Path) -> Path:
+    """Return the file of weights that a path stands for, or raise a FileNotFoundError."""
+    file = weights_file(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"checkpoint {file} does not exist")
+    return file
+
+
 def require_space(path: str | Path, needed: int) -> None:
     """Raise the OSError of a full disk unless `needed` bytes, and a little more, can be written to `path`."""
     path = Path(path)

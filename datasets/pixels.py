@@ -72,33 +72,44 @@ def look_up(frames: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def grey_levels(frames: np.ndarray) -> np.ndarray:
-    """Compute the grey level of each pixel as PIL does, by ITU-R 601 and rounded: (T, H, W) uint8."""
+def grey_totals(frames: np.ndarray) -> np.ndarray:
+    """Sum the grey levels of each frame, which are rounded as by PIL, from ITU-R 601: (T,) int64."""
     length, height, width, _ = frames.shape
-    out = np.empty((length, height, width), np.uint8)
+    totals = np.zeros(length, np.int64)
     for t in range(length):
         for y in range(height):
             for x in range(width):
-                total = np.int32(0x8000)
-                total += np.int32(19595) * np.int32(frames[t, y, x, 0])
-                total += np.int32(38470) * np.int32(frames[t, y, x, 1])
-                total += np.int32(7471) * np.int32(frames[t, y, x, 2])
-                out[t, y, x] = total >> np.int32(16)
-    return out
+                weighted = np.int32(0x8000)
+                weighted += np.int32(19595) * np.int32(frames[t, y, x, 0])
+                weighted += np.int32(38470) * np.int32(frames[t, y, x, 1])
+                weighted += np.int32(7471) * np.int32(frames[t, y, x, 2])
+                totals[t] += weighted >> np.int32(16)
+    return totals
 
 
 @_compiled
-def blend_with_grey(frames: np.ndarray, grey: np.ndarray, factor: np.float32) -> np.ndarray:
-    """Blend between each pixel's grey level (factor 0) and its colour (factor 1), or beyond, clamped to 0..255."""
+def blend_with_grey(frames: np.ndarray, factor: np.float32) -> np.ndarray:
+    """Blend between each pixel's grey level (factor 0) and its colour (factor 1), or beyond, clamped to 0..255.
+
+    Grey levels are those of `grey_totals`.
+    """
     out = np.empty_like(frames)
     length, height, width, _ = frames.shape
+    least, most = np.float32(0), np.float32(255)
     for t in range(length):
         for y in range(height):
             for x in range(width):
-                level = np.int32(grey[t, y, x])
-                for c in range(3):
-                    value = np.float32(level) + factor * np.float32(np.int32(frames[t, y, x, c]) - level)
-                    out[t, y, x, c] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+                # Written out, because a loop over the colours is slower.
+                red, green, blue = frames[t, y, x, 0], frames[t, y, x, 1], frames[t, y, x, 2]
+                weighted = np.int32(0x8000)
+                weighted += np.int32(19595) * np.int32(red)
+                weighted += np.int32(38470) * np.int32(green)
+                weighted += np.int32(7471) * np.int32(blue)
+                level = weighted >> np.int32(16)
+                grey = np.float32(level)
+                out[t, y, x, 0] = np.uint8(min(max(grey + factor * np.float32(np.int32(red) - level), least), most))
+                out[t, y, x, 1] = np.uint8(min(max(grey + factor * np.float32(np.int32(green) - level), least), most))
+                out[t, y, x, 2] = np.uint8(min(max(grey + factor * np.float32(np.int32(blue) - level), least), most))
     return out
 
 
@@ -184,9 +195,10 @@ def resample(
     height, width = target[2] - target[0], target[3] - target[1]
     out = np.empty((height, width, values), np.uint8)
     line = np.empty((width, values), np.float32)
+    flat = pixels.reshape(-1, values)
     taps = np.ones(2, np.int64)
-    places = np.zeros((2, 4), np.int64)
-    weights = np.ones((2, 4), np.float32)
+    places, weights = np.zeros((2, 4), np.int64), np.ones((2, 4), np.float32)
+    used, shares = np.zeros(16, np.int64), np.zeros(16, np.float32)
     for row in range(height):
         for column in range(width):
             total = line[column]
@@ -216,14 +228,21 @@ def resample(
                     # Repeat the image's border, and never read outside of `pixels`.
                     place = min(max(first + tap, 0), size[axis] - 1) - source[axis]
                     places[axis, tap] = min(max(place, 0), pixels.shape[axis] - 1)
-            # Integers in exact arithmetic must not end up just below.
-            total[:] = np.float32(1e-3)
+            count = 0
+            shares[:] = 0  # of those that fill up the last four
             for i in range(taps[0]):
                 for j in range(taps[1]):
-                    pixel = pixels[places[0, i], places[1, j]]
-                    weight = weights[0, i] * weights[1, j]
-                    for k in range(values):
-                        total[k] += weight * np.float32(pixel[k])
+                    used[count] = places[0, i] * pixels.shape[1] + places[1, j]
+                    shares[count] = weights[0, i] * weights[1, j]
+                    count += 1
+            # Integers in exact arithmetic must not end up just below.
+            total[:] = np.float32(1e-3)
+            for n in range(0, count, 4):  # four pixels for each time that the sums are read and written
+                p0, p1, p2, p3 = flat[used[n]], flat[used[n + 1]], flat[used[n + 2]], flat[used[n + 3]]
+                s0, s1, s2, s3 = shares[n], shares[n + 1], shares[n + 2], shares[n + 3]
+                for k in range(values):
+                    half = total[k] + s0 * np.float32(p0[k]) + s1 * np.float32(p1[k])
+                    total[k] = half + s2 * np.float32(p2[k]) + s3 * np.float32(p3[k])
         sums, written = line.reshape(-1), out[row].reshape(-1)
         for k in range(sums.size):
             written[k] = np.uint8(min(max(sums[k], np.float32(0)), np.float32(255)))
@@ -235,7 +254,8 @@ def main() -> None:
     clip, size = np.zeros((1, 4, 4, 3), np.uint8), (4, 4)
     histograms(clip)
     look_up(clip, np.zeros((1, 3, 256), np.uint8))
-    blend_with_grey(clip, grey_levels(clip), np.float32(1))
+    grey_totals(clip)
+    blend_with_grey(clip, np.float32(1))
     blend_with_smooth(clip, np.float32(1))
     picture = pixels_first(clip)
     resample(picture, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0, 0, *size), (0, 0, *size), size, True, np.zeros(3, np.uint8))

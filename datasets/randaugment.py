@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from datasets.pixels import blend_with_grey, blend_with_smooth, grey_levels, histograms, look_up
+from datasets.pixels import blend_with_grey, blend_with_smooth, grey_totals, histograms, look_up
 from datasets.warp import VIDEO_FILL, AffineMap, Region
 
 MAX_LEVEL = 10.0
@@ -250,9 +250,11 @@ def _by_table(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 def _auto_contrast(_: None, frames: np.ndarray, cut: Cut) -> np.ndarray:
     """Stretch each channel so that its darkest value becomes 0 and its brightest 255."""
-    found = histograms(frames) > 0
-    darkest = found.argmax(axis=-1)[..., None]
-    brightest = 255 - found[..., ::-1].argmax(axis=-1)[..., None]
+    rows = frames.reshape(*frames.shape[:2], -1)  # NumPy compares whole rows at once
+    darkest, brightest = (
+        extreme(extreme(rows, axis=1).reshape(len(frames), -1, 3), axis=1).astype(int)[..., None]
+        for extreme in (np.min, np.max)
+    )
     scale = 255.0 / np.maximum(brightest - darkest, 1)
     stretched = np.clip((_LEVELS * scale - darkest * scale).astype(int), 0, 255)
     return _by_table(cut(frames), np.where(brightest > darkest, stretched, _LEVELS))
@@ -285,12 +287,11 @@ def _solarize_add(added: int, frames: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def _color(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
-    pixels = cut(frames)
-    return blend_with_grey(pixels, grey_levels(pixels), np.float32(factor))
+    return blend_with_grey(cut(frames), np.float32(factor))
 
 
 def _contrast(factor: float, frames: np.ndarray, cut: Cut) -> np.ndarray:
-    means = (grey_levels(frames).mean(axis=(1, 2)) + 0.5).astype(int)
+    means = (grey_totals(frames) / math.prod(frames.shape[1:3]) + 0.5).astype(int)
     return _by_table(cut(frames), np.stack([_blended(mean, factor) for mean in means])[:, None])
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.readers import FrameReader
+from inference.defaults import UNSURE
 from inference.drawing import FONT_FILE, Bars, Strip, caption, class_colours, draw_strip
 from inference.heatmaps import draw_heat_scale
-from inference.predictor import UNSURE, certainty
+from inference.predictor import certainty
 from inference.timeline import Timeline
 from inference.video_writer import canvas_size, every_frame, write_h264
 

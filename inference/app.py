@@ -31,11 +31,12 @@ from common.figures import svg
 from common.palette import theme
 from common.terminal import printable
 from datasets.readers import FrameReader, Guard, UnreadableVideoError
+from inference.defaults import UNSURE
 from inference.drawing import draw_strip
 from inference.heat_grid import heat_cells
 from inference.heatmaps import colour_bar
 from inference.limits import Limits, open_within, stride_for
-from inference.predictor import UNSURE, Predictor, ScoresNotFiniteError
+from inference.predictor import Predictor, ScoresNotFiniteError
 from inference.timeline import follow
 
 HOSTS = ["127.0.0.1", "localhost"]

@@ -1,13 +1,16 @@
-"""Flags of the tools that read videos with a trained model, and the predictor that they describe."""
+"""Flags of the programs that read videos with a trained model, declared without PyTorch.
+
+`inference/from_flags.py` makes of them what they describe.
+"""
 
 import argparse
-from typing import Any
+import os
+from collections.abc import Iterable
 
 from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
 from datasets.readers import DECODERS
-from inference.predictor import QUICK, UNSURE, Predictor, load_predictor
-from inference.segments import LEAVE_SHARE, SegmentSettings
-from inference.settings import SAMPLING_FLAGS
+from inference.defaults import LEAVE_SHARE, LIST_SUFFIXES, UNSURE
+from mamba.mamba_ssm.variants import SCAN_BACKENDS
 
 
 def add_reading_arguments(group) -> None:
@@ -34,7 +37,7 @@ def add_reading_arguments(group) -> None:
 def add_computing_arguments(group) -> None:
     """Add the flags of device, precision and speed to a group of a parser."""
     group.add_argument("--device", default="", help="cpu, cuda, cuda:1 (default: cuda if available)")
-    group.add_argument("--backend", metavar="NAME", help="backend of the scan (default: the fastest available)")
+    group.add_argument("--backend", choices=SCAN_BACKENDS, help="backend of the scan (default: the fastest available)")
     group.add_argument(
         "--bf16",
         action=argparse.BooleanOptionalAction,
@@ -113,39 +116,8 @@ def add_live_arguments(group) -> None:
     )
 
 
-def segment_settings_of_flags(args: argparse.Namespace, threshold: float | None) -> SegmentSettings | None:
-    """Return how segments are read off a curve; None if neither --segments nor --truth needs them.
-
-    Args:
-        args: Flags of `add_segment_arguments`.
-        threshold: That of the model, as `Predictor.threshold`; the default of --segment_enter.
-
-    Raises:
-        ValueError: thresholds or lengths are given in vain, or see `SegmentSettings`.
-    """
-    enter, leave, lengths = args.segment_enter, args.segment_leave, (args.segment_smooth, args.segment_shortest)
-    if args.segments or args.truth:
-        if enter is None:
-            enter = UNSURE if threshold is None else threshold
-        return SegmentSettings(enter, LEAVE_SHARE * enter if leave is None else leave, *lengths)
-    if (enter, leave, *lengths) != (None,) * 4:
-        raise ValueError("--segment_enter, _leave, _smooth and _shortest have no effect without --segments or --truth")
-    return None
-
-
-def predictor_of_flags(args: argparse.Namespace, **more: Any) -> Predictor:
-    """Load `args.checkpoint` as the flags of reading and computing say; `more` are arguments of `load_predictor`.
-
-    Raises:
-        FileNotFoundError, ValueError: see `load_predictor`.
-    """
-    names = (*SAMPLING_FLAGS, "filename_tmpl", "reader", "read_timeout", "backend")
-    chosen = {name: getattr(args, name, None) for name in names}
-    return load_predictor(
-        args.checkpoint,
-        device=args.device,
-        recipe=args.recipe,
-        bf16=args.bf16,
-        clips_per_forward=args.batch_size,
-        **(chosen | (QUICK if args.quick else {}) | more),
-    )
+def check_lists(videos: Iterable[str]) -> None:
+    """Raise a FileNotFoundError if one of the given videos is a list that does not exist."""
+    for name in videos:
+        if name.lower().endswith(LIST_SUFFIXES) and not os.path.exists(name):
+            raise FileNotFoundError(f"list file {name} does not exist")

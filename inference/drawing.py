@@ -16,7 +16,7 @@ from common.files import atomic_write
 from common.palette import GREY, SERIES
 from common.terminal import printable
 from datasets.labelled_segments import LabelledSegment
-from inference.predictor import UNSURE
+from inference.defaults import UNSURE
 from inference.windows import Curve
 
 # Included in matplotlib, so it is available on every machine.

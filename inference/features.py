@@ -17,7 +17,7 @@ import numpy as np
 from common.files import atomic_write, write_json
 from datasets.readers import FrameReader, UnreadableVideoError, frame_rate
 from inference.batch import output_paths
-from inference.pooling import LOGITS
+from inference.defaults import LOGITS
 from inference.predictor import Predictor, ScoresNotFiniteError
 from inference.sources import ListRow
 from inference.stored_rows import write_rows
@@ -65,7 +65,7 @@ def describe_features(
     Args:
         predictor: Computes the features.
         checkpoint: Its file.
-        pool: One of `inference.pooling.POOLS`.
+        pool: One of `inference.defaults.POOLS`.
         half: Whether the arrays are float16.
         window: Frames of a window; 0 for none.
         stride: Frames between windows.

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
+from inference.defaults import LOGITS, POOLS
 from models.videomambapro import VideoMambaPro
-
-LOGITS = "logits"
-POOLS = ("class", "mean", "frames", "tokens", LOGITS)
 
 
 def pool_features(model: VideoMambaPro, clips: Tensor, pool: str) -> Tensor:

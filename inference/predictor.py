@@ -32,12 +32,6 @@ from models.videomambapro import VideoMambaPro
 
 _logger = logging.getLogger(__name__)
 
-QUICK = {"test_num_segment": 1, "test_num_crop": 1}
-"""A single view: one clip from the middle of the video, one crop from the middle of the frame."""
-
-UNSURE = 0.5
-"""Below this probability, a prediction is more likely wrong than right by the model's own estimate."""
-
 Source = str | os.PathLike | np.ndarray | Tensor | FrameReader
 
 
@@ -209,7 +203,7 @@ class Predictor:
 
         Args:
             source: as in `predict`.
-            pool: "class" (views, d), which the head maps to logits, or another of `inference.pooling.POOLS`.
+            pool: "class" (views, d), which the head maps to logits, or another of `inference.defaults.POOLS`.
 
         Raises:
             UnreadableVideoError: the path does not exist or cannot be read.

@@ -10,13 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from datasets.labelled_segments import LabelledSegment
-from inference.predictor import UNSURE
+from inference.defaults import LEAVE_SHARE, UNSURE
 from inference.windows import Curve
 
 NO_CLASS = -1
 FRAMES_AT_ONCE = 4096  # limits the interpolated probabilities in memory
-LEAVE_SHARE = 0.6
-"""`SegmentSettings.leave` as a share of `enter`, unless chosen."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 from datasets.segments import Segment
 from datasets.windows import cut_records
+from inference.defaults import LIST_SUFFIXES
 
 _logger = logging.getLogger(__name__)
-
-LIST_SUFFIXES = (".csv", ".txt")
 
 
 class ListRow(NamedTuple):

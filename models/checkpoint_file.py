@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from common.files import weights_file
+from common.files import require_weights, weights_file
 
 CONFIG_KEY = "model_config"  # configuration of the model; like the flags, JSON in the metadata of .safetensors
 FLAGS_KEY = "args"  # flags of the run that wrote the file
@@ -72,9 +72,7 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
         CheckpointError: The file is damaged, not a checkpoint, or contains objects that run code when loaded.
     """
     global _peeked
-    folder, path = Path(path), weights_file(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    folder, path = Path(path), require_weights(path)
     if _peeked is not None and _peeked[0] == _signature(path):
         (_, content), _peeked = _peeked, None
         return content

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 NORMAL_95 = 1.959964  # 97.5 % quantile of the standard normal distribution
 
@@ -52,6 +51,8 @@ class Comparison:
         share = (self.only_a + self.only_b) / self.videos
         variance = share - ((self.only_b - self.only_a) / self.videos) ** 2
         if variance <= 0:
+            from scipy.stats import binomtest
+
             return 100 * float(binomtest(0, self.videos).proportion_ci().high)
         return 100 * NORMAL_95 * math.sqrt(variance / self.videos)
 
@@ -129,6 +130,8 @@ def _compare(right: np.ndarray) -> Comparison:
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Return the two-sided p-value of McNemar's exact test for the discordant counts."""
+    from scipy.stats import binomtest  # here because it takes seconds to import
+
     total = only_a + only_b
     return float(binomtest(only_a, total).pvalue) if total else 1.0
 

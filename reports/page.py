@@ -22,6 +22,7 @@ from common.figures import png, svg
 from common.files import atomic_write
 from common.palette import theme
 from reports import figures, numbers, several_labels
+from reports.class_names import class_names
 from reports.detection import detection_section
 from reports.media import Pictures, data_uri
 from reports.temporal_controls import temporal_controls
@@ -131,20 +132,6 @@ def read_log(path: Path) -> list[dict]:
 def score_name(epochs: Sequence[dict]) -> str | None:
     """Return the name of the figure that selects the best checkpoint; None if there is none."""
     return next((key.removeprefix("best_") for key in epochs[-1] if key.startswith("best_")), None)
-
-
-def class_names(results: dict, label_names: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the classes or targets: those given, else those in results.json, else the labels.
-
-    Raises:
-        ValueError: There are more or fewer names than classes.
-    """
-    count = results.get("classes") or results.get("num_classes") or len(results["target_names"])
-    own = results.get("label_names") or results.get("target_names")
-    names = label_names or own or [str(label) for label in range(count)]
-    if len(names) != count:
-        raise ValueError(f"there are {len(names)} label names and {count} classes or targets; give one name per line")
-    return list(names)
 
 
 def _about(folder: Path, settings: dict, results: dict | None) -> dict:

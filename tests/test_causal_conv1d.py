@@ -24,15 +24,17 @@ def expected(x, weight, bias, silu):
     return F.silu(y) if silu else y
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("length", [1, 3, 50])
 @pytest.mark.parametrize("backend", AVAILABLE)
-def test_values_and_gradients(backend, length, bias, silu):
+def test_values_and_gradients(backend, length, bias, silu, reverse):
     xz, weight, offset = conv_inputs(length, bias=bias)
     x = xz.chunk(2, dim=-1)[0]  # a column slice, as in the mixer
     inputs = [t for t in (xz, weight, offset) if t is not None]
-    got, want = causal_conv1d(x, weight, offset, silu=silu, backend=backend), expected(x, weight, offset, silu)
+    got = causal_conv1d(x, weight, offset, silu=silu, reverse=reverse, backend=backend)
+    want = expected(x.flip(1), weight, offset, silu).flip(1) if reverse else expected(x, weight, offset, silu)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     for a, b in zip(
         torch.autograd.grad(got.sin().sum(), inputs), torch.autograd.grad(want.sin().sum(), inputs), strict=True
@@ -40,10 +42,23 @@ def test_values_and_gradients(backend, length, bias, silu):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("backend", WITH_KERNEL)
-def test_opcheck(backend, bias):
+def test_opcheck(backend, bias, reverse):
+    if reverse and not getattr(BACKENDS[backend], "REVERSES_CONVOLUTION", False):
+        pytest.skip("flipped copies, not the operator, reverse this backend's convolution")
     xz, weight, offset = conv_inputs(5, bias=bias)
-    torch.library.opcheck(
-        _convolve, (xz, torch.cat([weight, weight]), None if offset is None else offset.repeat(2), True, backend)
-    )
+    offset = None if offset is None else offset.repeat(2)
+    torch.library.opcheck(_convolve, (xz, torch.cat([weight, weight]), offset, True, backend, reverse))
+
+
+def test_the_kernel_reverses_without_flipped_copies():
+    """What a convolution keeps for its backward pass is its input itself, also backward in time."""
+    if "cpu" not in WITH_KERNEL:
+        pytest.skip("no C++ kernel here")
+    x, weight, _ = conv_inputs(50)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        causal_conv1d(x, torch.cat([weight, weight]), reverse=True, backend="cpu")
+    assert x.data_ptr() in kept

@@ -12,7 +12,8 @@ from engines.configuration import parse_arguments
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.describe import describe_checkpoint
 from models.videomambapro import PLAIN_VIDEOMAMBA, VideoMambaPro
-from tools.checkpoint import convert, inspect, main
+from tools.checkpoint import main
+from tools.checkpoint_file import convert, inspect
 
 NANO = dict(embed_dim=96, depth=6)
 

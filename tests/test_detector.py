@@ -16,7 +16,7 @@ from models.checkpoint_file import CheckpointError
 from models.describe import describe_checkpoint
 from models.detection import BINS, ActionDetector
 from models.videomambapro import VideoMambaPro
-from tools.checkpoint import convert, inspect
+from tools.checkpoint_file import convert, inspect
 
 CLASSES, SIDE, FRAMES, PATCH = 6, 32, 4, 8
 SIZES = dict(img_size=SIDE, num_frames=FRAMES, patch_size=PATCH, embed_dim=32, depth=2, backend="portable")

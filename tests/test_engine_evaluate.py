@@ -68,6 +68,28 @@ def test_memory_is_bounded_by_clips_per_forward():
     assert model.largest == 5
 
 
+class ClipsSeen(TinyModel):
+    """Counts the clips it computes."""
+
+    seen = 0
+
+    def forward(self, clips):
+        self.seen += len(clips)
+        return super().forward(clips)
+
+
+def test_crops_with_the_same_pixels_are_computed_once_and_count_as_often_as_before():
+    videos = MemoryVideos(6, views=5)
+    videos.clips[:, 2] = videos.clips[:, 0]
+    videos.clips[:3, 4] = videos.clips[:3, 3]  # equal in the first batch only
+    model = ClipsSeen(classes=CLASSES).eval()
+    result = evaluated(model, test_loader(videos, 3))
+    assert model.seen == 3 * 3 + 3 * 4 and result.views == 5
+    with torch.no_grad():
+        expected = model(videos.clips.flatten(0, 1)).double().softmax(-1).view(6, 5, CLASSES).mean(1)
+    np.testing.assert_allclose(decided(result)[2], expected, atol=1e-6)
+
+
 def test_top5_counts_the_five_highest():
     result = evaluated(LargestForward(8), test_loader(MemoryVideos(16, classes=8)), classes=8)
     assert (result.figures["acc1"], result.figures["acc5"]) == (100 / 8, 500 / 8)

@@ -18,7 +18,8 @@ from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
 from mamba.mamba_ssm.ops.selective_scan.kernel_library import ExtensionUnavailableError
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
-from tools import export as tool
+from tools import export
+from tools import export_file as tool
 
 ROOT = Path(__file__).parent.parent
 FRAMES, SIDE, CLASSES = 4, 32, 5
@@ -26,7 +27,7 @@ FRAMES, SIDE, CLASSES = 4, 32, 5
 
 @pytest.fixture(scope="module")
 def onnx_tools():
-    for name in tool.ONNX_PACKAGES:
+    for name in export.ONNX_PACKAGES:
         pytest.importorskip(name, reason=f"{name} is optional")
 
 
@@ -116,7 +117,7 @@ def test_onnx_model_is_standard_and_agrees_with_pytorch(onnx_tools, checkpoint, 
     import onnx
 
     path, model = checkpoint
-    assert tool.main([str(path), str(tmp_path / "nano.onnx")]) == 0
+    assert export.main([str(path), str(tmp_path / "nano.onnx")]) == 0
     assert "of PyTorch on 10 random clips" in capsys.readouterr().out
     written = onnx.load(tmp_path / "nano.onnx")
     onnx.checker.check_model(written)
@@ -211,22 +212,22 @@ def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, caps
     monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: None)
     monkeypatch.setattr(tool, "_write_pt2", lambda program, metadata, file: file.write(b"wrong"))
     monkeypatch.setattr(tool, "load_pt2", lambda path: lambda clips: torch.full((len(clips), CLASSES), torch.nan))
-    assert tool.main([str(checkpoint[0]), str(tmp_path / "nano.pt2")]) == 1
+    assert export.main([str(checkpoint[0]), str(tmp_path / "nano.pt2")]) == 1
     assert "would differ from PyTorch" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_packages_are_named_with_their_remedy(checkpoint, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
-    assert tool.main([str(checkpoint[0]), str(tmp_path / "nano.onnx")]) == 1
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    assert export.main([str(checkpoint[0]), str(tmp_path / "nano.onnx")]) == 1
     assert "pip install onnxscript" in capsys.readouterr().err
 
 
 def test_other_formats_and_headless_files_are_refused(checkpoint, tmp_path, capsys):
-    assert tool.main([str(checkpoint[0]), str(tmp_path / "nano.tflite")]) == 1
+    assert export.main([str(checkpoint[0]), str(tmp_path / "nano.tflite")]) == 1
     assert ".onnx or .pt2" in capsys.readouterr().err
     headless = {name: t for name, t in checkpoint[1].state_dict().items() if not name.startswith("head.")}
     torch.save(headless, tmp_path / "headless.pth")
-    assert tool.main([str(tmp_path / "headless.pth"), str(tmp_path / "nano.pt2")]) == 1
+    assert export.main([str(tmp_path / "headless.pth"), str(tmp_path / "nano.pt2")]) == 1
     assert "has no head" in capsys.readouterr().err

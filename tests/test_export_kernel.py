@@ -14,9 +14,10 @@ from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
 from mamba.mamba_ssm.ops.layer_norm import add_norm
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan, kernel_library, onnx_library
 from models.checkpoint_file import CONFIG_KEY
-from tools import export as tool
+from tools import export
+from tools import export_file as tool
 
-for package in tool.ONNX_PACKAGES:
+for package in export.ONNX_PACKAGES:
     pytest.importorskip(package, reason=f"{package} is optional")
 
 CLASSES = 5
@@ -70,7 +71,7 @@ def exported(library, tmp_path_factory):
     """A folder with c.pth, its export c.onnx and the library beside that."""
     folder = tmp_path_factory.mktemp("exported")
     save(folder / "c.pth")
-    assert tool.main([str(folder / "c.pth"), str(folder / "c.onnx"), "--onnx_kernel"]) == 0
+    assert export.main([str(folder / "c.pth"), str(folder / "c.onnx"), "--onnx_kernel"]) == 0
     return folder
 
 
@@ -233,7 +234,7 @@ def test_an_older_onnxruntime_is_refused_with_the_remedy(library):
     ],
 )
 def test_a_flag_of_another_format_is_refused(target, message, tmp_path, capsys):
-    assert tool.main([str(tmp_path / "not_opened.pth"), *target.split()]) == 1
+    assert export.main([str(tmp_path / "not_opened.pth"), *target.split()]) == 1
     error = capsys.readouterr().err
     assert error.startswith(message) and error.count("\n") == 1
 
@@ -241,12 +242,12 @@ def test_a_flag_of_another_format_is_refused(target, message, tmp_path, capsys):
 def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, monkeypatch, capsys):
     save(tmp_path / "c.pth")
     monkeypatch.setenv("CXX", "/nowhere/c++")
-    assert tool.main([str(tmp_path / "c.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
+    assert export.main([str(tmp_path / "c.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
     assert "CXX=/nowhere/c++ is not a program on the path" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["c.pth"]
 
 
 def test_a_missing_checkpoint_is_named_before_the_library_is_built(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kernel_library, "build", lambda library: pytest.fail("built"))
-    assert tool.main([str(tmp_path / "none.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
+    assert export.main([str(tmp_path / "none.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
     assert "none.pth does not exist" in capsys.readouterr().err

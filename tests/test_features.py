@@ -10,7 +10,7 @@ from video_files import write_folder
 
 from datasets.clip_dataset import read_clips
 from inference import load_predictor
-from inference.predictor import QUICK
+from inference.defaults import QUICK
 from inference.sources import FramesInMemory
 from models.videomambapro import PLAIN_VIDEOMAMBA, PUBLISHED_SIZES, VideoMambaPro
 from tools.features import main

@@ -34,7 +34,7 @@ from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from run_class_finetuning import TASK, get_parser
 from tools import export as export_tool
-from tools.checkpoint import inspect
+from tools.checkpoint_file import inspect
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 32, 48

@@ -24,7 +24,8 @@ from video_files import frame_numbers, numbered_frames, write_video
 
 from common.memory import LARGE_BYTES
 from datasets.build import build_dataset, build_loader
-from datasets.readers import Guard, UnreadableVideoError, VideoFile, open_reader
+from datasets.readers import Guard, UnreadableVideoError, VideoFile, new_frames, open_reader
+from datasets.readers.shared_frames import SharedFrames, anonymous_file
 from datasets.video_cls import VideoClsDataset
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +49,24 @@ def test_frames_come_through(tmp_path, guard):
     with pytest.raises(UnreadableVideoError, match="no such file"):
         guard.open("x.mp4", partial(VideoFile, "x.mp4"))
     assert guard._process.pid == helper
+
+
+def test_videos_are_decoded_into_the_memory_that_the_helper_shares(tmp_path):
+    path = str(write_video(tmp_path / "v.mp4", numbered_frames(30, 64, 128)))
+    shared = SharedFrames(anonymous_file())
+    for indices in ([3], [4, 5, 20]):
+        with new_frames.allocated_by(shared.allocate):
+            frames = VideoFile(path).read(indices)
+        assert np.shares_memory(frames, shared.view(frames.shape))
+        assert frame_numbers(shared.view(shared.store(frames))) == indices
+    assert not np.shares_memory(VideoFile(path).read([3]), shared.view(frames.shape))
+
+
+def test_frames_stay_until_others_are_read(tmp_path, guard):
+    path = str(write_video(tmp_path / "v.mp4", numbered_frames(30, 64, 128)))
+    frames = guard.open(path, partial(VideoFile, path)).read([3, 4])
+    guard.open(path, partial(VideoFile, path))
+    assert frame_numbers(frames) == [3, 4]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from PIL import Image
 
 import run_inference
 from explain.relevance import token_contributions
+from inference.defaults import QUICK
 from inference.heat_grid import draw_heat_grid
 from inference.heatmaps import HeatTrack, explain_windows, join_windows, spread
-from inference.predictor import QUICK, load_predictor
+from inference.predictor import load_predictor
 from inference.sources import FramesInMemory
 from inference.timeline import follow, read_windows
 

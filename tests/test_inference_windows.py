@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from inference_files import moving_frames, save_checkpoint
 
-from inference.predictor import QUICK, load_predictor
+from inference.defaults import QUICK
+from inference.predictor import load_predictor
 from inference.sources import FramesInMemory
 from inference.timeline import follow
 from inference.windows import Curve, window_starts

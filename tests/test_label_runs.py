@@ -18,8 +18,8 @@ from engines.configuration import parse_arguments
 from engines.settings import plain_flags
 from inference import load_predictor
 from models.checkpoint_file import read_checkpoint_file
-from tools.checkpoint import convert, inspect
-from tools.export import _metadata
+from tools.checkpoint_file import convert, inspect
+from tools.export_file import _metadata
 
 ROOT = Path(__file__).parent.parent
 BEST = "checkpoint-best.pth"

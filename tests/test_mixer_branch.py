@@ -129,8 +129,8 @@ def test_a_subclass_that_changes_a_step_is_heeded(at_once):
     mixer = Silent(32, backend="cpu")
     assert not mixer(torch.randn(1, 5, 32)).any()
     mixer.A_b_log = mixer.A_log
-    assert mixer._settings_at_once(torch.randn(1, 5, 64), mixer.branches()[0]) is None
-    assert Mamba(32, backend="cpu")._settings_at_once(torch.randn(1, 5, 64), mixer.branches()[0]) is not None
+    assert not mixer._is_standard(mixer.branches()[0])
+    assert Mamba(32, backend="cpu")._is_standard(mixer.branches()[0])
 
 
 def test_only_eager_training_on_a_gpu_uses_it():

@@ -73,7 +73,8 @@ def test_the_document_has_every_model_and_setting(tmp_path, monkeypatch, capsys)
     assert all(f"{family} of {size}" in text for family in FAMILIES for size in SIZES)
 
 
-def test_the_written_document_is_what_the_code_counts():
+def test_the_written_document_is_what_the_code_counts(monkeypatch):
+    monkeypatch.setattr("benchmarks.model_table.SETTINGS", ((32, 224),))
     written = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     row = next(line for line in table_of("videomamba", "middle").splitlines() if line.startswith("| 32 @ 224 |"))
     cells = row.split(" | ")

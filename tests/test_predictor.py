@@ -16,7 +16,7 @@ from engines.distributed import Context
 from engines.evaluate import evaluate
 from engines.objectives.classification import Classification
 from inference import load_predictor
-from inference.predictor import QUICK
+from inference.defaults import QUICK
 from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import CheckpointError

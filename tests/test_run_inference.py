@@ -20,8 +20,9 @@ from common.figures import svg
 from datasets.readers import VideoFile
 from inference.annotate import STRIP_HEIGHT
 from inference.batch import output_paths
+from inference.defaults import QUICK
 from inference.drawing import caption, draw_strip, spread_apart
-from inference.predictor import QUICK, ScoresNotFiniteError, load_predictor
+from inference.predictor import ScoresNotFiniteError, load_predictor
 from inference.sources import expand_sources
 from inference.timeline import follow
 from inference.windows import Curve

@@ -14,8 +14,8 @@ from common.files import write_json
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
+from reports.class_names import class_names
 from reports.comparison import CompareError, Outcome, compare, read_results
-from reports.page import class_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

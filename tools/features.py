@@ -17,15 +17,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.files import require_weights
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
 from common.memory import keep_freed_memory
 from common.progress import progress
 from common.terminal import escape_output
-from inference.arguments import add_computing_arguments, add_reading_arguments, predictor_of_flags
-from inference.features import FeatureFolder, describe_features
-from inference.pooling import LOGITS, POOLS
-from inference.sources import expand_sources, rows_of_list
+from inference.arguments import add_computing_arguments, add_reading_arguments, check_lists
+from inference.defaults import POOLS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -67,8 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(arguments)
     try:
+        _check(args)
+        # PyTorch takes seconds to import.
+        from inference.from_flags import feature_folder_of_flags
+        from inference.sources import rows_of_list
+
         listed = [] if args.window else rows_of_list(args.videos, args.data_root)
-        folder = _open_folder(args)
+        folder = feature_folder_of_flags(args)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if folder.predictor.device.type == "cpu":
@@ -92,30 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _open_folder(args: argparse.Namespace) -> FeatureFolder:
-    """Load the model, find the videos, and begin or continue the output folder."""
+def _check(args: argparse.Namespace) -> None:
+    """Raise a ValueError for flags that contradict each other, a FileNotFoundError for a missing file."""
     if args.stride and not args.window:
         raise ValueError("--stride is the distance of windows: give --window as well")
     if args.views and args.window:
         raise ValueError("--views keeps the views of whole videos apart, and windows have none: leave one of them out")
-    predictor = predictor_of_flags(args, head=args.pool == LOGITS)
-    sources = expand_sources(
-        args.videos,
-        filename_tmpl=predictor.filename_tmpl,
-        images=predictor.plan.clip_shape[1] == 1,
-        data_root=args.data_root,
-    )
-    stride = args.stride or args.window
-    description = describe_features(
-        predictor,
-        args.checkpoint,
-        pool=args.pool,
-        half=args.half,
-        window=args.window,
-        stride=stride,
-        views=args.views,
-    )
-    return FeatureFolder.open(args.output, predictor, description, sources)
+    require_weights(args.checkpoint)
+    check_lists(args.videos)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -14,32 +14,14 @@ from models.hub import plain_state
 from models.model_card import LICENSE
 
 
-def add_hub_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `write_hub_folder`."""
-    parser.add_argument("file", type=Path, help="checkpoint of a classifier, .pth or .safetensors")
-    parser.add_argument("target", type=Path, help="folder to write, new or empty")
-    add_card_arguments(parser)
-
-
-def add_card_arguments(parser: Any) -> None:
-    """Add the arguments of `prepare_card` to a parser or one of its groups."""
-    parser.add_argument("--results", type=Path, help=f"{RESULTS} of a test (default: the one beside the checkpoint)")
-    parser.add_argument("--label_names", default="", help="file with a name per class (default: those in the file)")
-    parser.add_argument("--recipe", default="", help="recipe of sampling and views (default: those in the file)")
-    parser.add_argument("--name", default="", help="name of the model in the card (default: that of the network)")
-    parser.add_argument("--data", default="", help="what it was tested on (default: the name of the list)")
-    parser.add_argument("--license", default=LICENSE, help=f"licence of the weights (default: {LICENSE})")
-
-
 def write_hub_folder(options: argparse.Namespace) -> str:
     """Write the folder and return a line that says what is in it.
 
     Raises:
         FileNotFoundError: The checkpoint or the results do not exist.
         CheckpointError: The checkpoint cannot be used.
-        ValueError: The folder is not empty, the results are of another test, or the checkpoint is a detector.
+        ValueError: The results are of another test, or the checkpoint is a detector.
     """
-    check_empty(options.target)
     predictor = prepare_predictor(options.file, options.label_names, options.recipe)
     card, origin = prepare_card(options, options.file, predictor)
     predictor.model.save_pretrained(options.target, model_card_kwargs=card)
@@ -63,14 +45,9 @@ def prepare_card(options: argparse.Namespace, checkpoint: Path, predictor: Predi
     if tested != classes:
         noun = "targets" if predictor.task == "regression" else "classes"
         raise ValueError(f"{source} has {tested} {noun}, the checkpoint {classes}; see --results")
-    card = {"name": options.name, "data": options.data, "license": options.license, "results": results}
-    return card, f"licence {options.license} (--license), results from {source or 'nowhere (--results)'}"
-
-
-def check_empty(target: Path) -> None:
-    """Raise a ValueError unless a folder is new or empty, so that nothing in it is replaced."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is not an empty folder; name a new one")
+    licence = options.license or LICENSE
+    card = {"name": options.name, "data": options.data, "license": licence, "results": results}
+    return card, f"licence {licence} (--license), results from {source or 'nowhere (--results)'}"
 
 
 def prepare_predictor(file: Path, label_names: str = "", recipe: str = "", **overrides: Any) -> Predictor:

@@ -13,13 +13,7 @@ from pathlib import Path
 
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
-from datasets.arguments import DataSettings
-from datasets.build import build_dataset
-from datasets.detection.arguments import DetectionSettings
-from datasets.detection.build import build_detection_dataset
 from datasets.label_names import read_label_names
-from engines.results import RESULTS, describe_list
-from reports.page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         names = read_label_names(options.label_names) if options.label_names else None
+        if not options.output_dir.is_dir():
+            raise NotADirectoryError(f"{options.output_dir} is not a folder; give the --output_dir of a run")
+        from reports.page import write_report  # here because it takes a second to import
+
         dataset, problem = tested_dataset(options.output_dir)
         page = write_report(options.output_dir, dataset, label_names=names, no_pictures=problem)
     except (OSError, ValueError) as error:
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if problem:
         print(f"without sample frames: {problem}", file=sys.stderr)
-    results_file = options.output_dir / RESULTS
+    results_file = options.output_dir / "results.json"
     if results_file.is_file():
         results = json.loads(results_file.read_text(encoding="utf-8"))
         print(
@@ -59,10 +57,17 @@ def _score(results: dict) -> str:
 
 def tested_dataset(output_dir: Path) -> tuple:
     """Return (data set that a run tested, rebuilt from its args.json; None), or (None, reason) if that fails."""
-    files = [output_dir / RESULTS, output_dir / "args.json"]
+    files = [output_dir / "results.json", output_dir / "args.json"]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         return None, f"{' and '.join(missing)} not found"
+    # Here because PyTorch takes seconds to import.
+    from datasets.arguments import DataSettings
+    from datasets.build import build_dataset
+    from datasets.detection.arguments import DetectionSettings
+    from datasets.detection.build import build_detection_dataset
+    from engines.results import describe_list
+
     results, settings = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     args = argparse.Namespace(**settings)
     try:

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import require_weights
 from common.flag_parser import FlagParser
 from datasets.presets import get_preset
 from engines.recipe import load_recipe, read_yaml
-from models.checkpoint_file import CheckpointError
-from models.describe import describe_checkpoint
-from models.videomambapro import registered_config
 
 TABLE = Path(__file__).with_suffix(".yaml")
 _TITLES = {
@@ -123,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output.write_text(document(), encoding="utf-8")
         else:
             print(_listing())
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -157,6 +155,9 @@ def differences(weights: PublishedWeights, path: Path) -> list[str]:
     Raises:
         FileNotFoundError, CheckpointError: As in `describe_checkpoint`.
     """
+    from models.describe import describe_checkpoint  # here because PyTorch takes seconds to import
+    from models.videomambapro import registered_config
+
     facts = describe_checkpoint(path)
     expected = {"num_classes": weights.classes or None, "img_size": weights.size}
     if weights.frames > 1:
@@ -224,6 +225,8 @@ def _listing() -> str:
 
 
 def _describe(weights: PublishedWeights) -> str:
+    from models.videomambapro import registered_config  # here because PyTorch takes seconds to import
+
     config = registered_config(weights.model)
     rows = {
         "address": weights.address or "not known",
@@ -241,7 +244,7 @@ def _describe(weights: PublishedWeights) -> str:
 
 
 def _check(path: Path, weights: PublishedWeights) -> int:
-    wrong = differences(weights, path)
+    wrong = differences(weights, require_weights(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for difference in wrong:
         print(f"{path}: {difference}")

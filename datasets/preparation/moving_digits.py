@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 CLASSES = ("left", "right", "up", "down", "clockwise", "anticlockwise", "approaching", "receding")
@@ -137,6 +136,8 @@ def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # here because it takes seconds to import
+
     digits: Any = load_digits()
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.memory import LARGE_BYTES, keep_freed_memory, release_after
+from datasets.readers import new_frames
 from datasets.readers.errors import UnreadableVideoError, failures_of
 from datasets.readers.shared_frames import SharedFrames
 
@@ -106,7 +107,8 @@ class _Reading:
     def _read(self, indices: np.ndarray) -> tuple[int, ...]:
         if self.size > LARGE_BYTES:
             self.frames.release_beyond(LARGE_BYTES)
-        frames = self.reader.read(indices)
+        with new_frames.allocated_by(self.frames.allocate):
+            frames = self.reader.read(indices)
         self.size = frames.nbytes
         return self.frames.store(frames)
 

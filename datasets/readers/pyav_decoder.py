@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
+from datasets.readers import new_frames
 from datasets.readers.containers import Converter, is_fresh_start, open_video
 from datasets.readers.frame_index import (
     FrameIndex,
@@ -116,7 +117,7 @@ class PyavDecoder:
                 self._frames = None  # do not continue after a failure
                 raise
             if pictures is None:
-                pictures = np.empty((len(wanted), *picture.shape), dtype=np.uint8)
+                pictures = new_frames.allocate((len(wanted), *picture.shape))
             pictures[place] = picture
         return pictures
 

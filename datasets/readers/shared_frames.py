@@ -20,11 +20,17 @@ class SharedFrames:
         self.file = file
         self._mapped: mmap.mmap | None = None
 
+    def allocate(self, shape: Sequence[int]) -> np.ndarray:
+        """Return an array for frames (T, H, W, 3), which overwrites those stored last."""
+        size = math.prod(shape)
+        if os.fstat(self.file).st_size < size:
+            os.ftruncate(self.file, size)
+        return self.view(shape)
+
     def store(self, frames: np.ndarray) -> tuple[int, ...]:
-        """Write frames and return their shape, which the other process needs to view them."""
-        if os.fstat(self.file).st_size < frames.nbytes:
-            os.ftruncate(self.file, frames.nbytes)
-        np.copyto(self.view(frames.shape), frames)
+        """Write frames, unless they are the array of `allocate`; return their shape, to view them elsewhere."""
+        if self._mapped is None or frames.ctypes.data != np.frombuffer(self._mapped, dtype=np.uint8).ctypes.data:
+            np.copyto(self.allocate(frames.shape), frames)
         return frames.shape
 
     def view(self, shape: Sequence[int]) -> np.ndarray:

@@ -114,9 +114,14 @@ class Objective(nn.Module):
         """
         clips = batch["clips"]
         clips = clips.unsqueeze(1) if clips.dim() == 5 else clips
+        same = first_same_view(clips)
+        shown = sorted(set(same))
+        if len(shown) < len(same):
+            clips = clips[:, shown]
         parts = clips.flatten(0, 1).split(clips_per_forward)
         outputs = torch.cat([self.predict(finish(part.to(device, non_blocking=True))) for part in parts])
-        return self.merge_views(outputs.unflatten(0, clips.shape[:2])).cpu().numpy()
+        outputs = outputs.unflatten(0, clips.shape[:2])[:, [shown.index(view) for view in same]]
+        return self.merge_views(outputs).cpu().numpy()
 
     def figures(self, outputs: np.ndarray | list, records: Sequence) -> dict[str, float]:
         """Compute the metrics of a test or validation.
@@ -215,3 +220,18 @@ def to_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, (list, tuple)):
         return [to_device(value, device) for value in targets]
     return targets
+
+
+def first_same_view(clips: Tensor) -> list[int]:
+    """Find views that show the same pixels in every video of a batch, as all crops of a square frame do.
+
+    Args:
+        clips: (videos, views, ...).
+
+    Returns:
+        For each view, the number of the first one that is equal to it.
+    """
+    return [
+        next((first for first in range(view) if torch.equal(clips[:, first], clips[:, view])), view)
+        for view in range(clips.shape[1])
+    ]

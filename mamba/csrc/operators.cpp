@@ -105,6 +105,14 @@ struct ScanCall {
   }
 
   bool empty() const { return u.numel() == 0; }
+
+  void run_forward(const Tensor& out) {
+    if (empty()) return;
+    p.out = rows_of(out);
+    const Kernels& k = kernels();
+    for_units(p.batch * p.groups * p.blocks_per_group(), k.scan_forward_scratch(p),
+              [&](int64_t unit, float* scratch) { k.scan_forward(p, unit, scratch); });
+  }
 };
 
 // From (batch * groups * units, length, padded_state / 4, [4 of B, 4 of C]) to grad_B and grad_C, shaped as B and C.
@@ -151,13 +159,17 @@ std::tuple<Tensor, Tensor> scan_forward(const Tensor& u, const Tensor& delta, co
   Tensor out = at::empty({p.batch, p.length, p.dim}, u.options());
   const int64_t chunks = keep_states ? p.chunks() : 0;
   Tensor states = at::empty({p.batch, p.directions(), chunks, p.padded_state, p.dim}, u.options().dtype(at::kFloat));
-  if (call.empty()) return {out, states};
-  p.out = rows_of(out);
   p.states = keep_states ? states.mutable_data_ptr<float>() : nullptr;
-  const Kernels& k = kernels();
-  for_units(p.batch * p.groups * p.blocks_per_group(), k.scan_forward_scratch(p),
-            [&](int64_t unit, float* scratch) { k.scan_forward(p, unit, scratch); });
+  call.run_forward(out);
   return {out, states};
+}
+
+// Writes the output over u. A block of channels reads all of its u before it writes, or the same tokens' just before.
+void scan_onto_input(Tensor u, const Tensor& delta, const OptionalTensor& A, const OptionalTensor& A_b,
+                     const Tensor& B, const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
+                     const OptionalTensor& bias, bool softplus, bool residual, bool masked, bool masked_backward) {
+  TORCH_CHECK_VALUE(u.dim() == 3 && u.stride(2) == 1, "u: its channels must be contiguous to be overwritten");
+  ScanCall(u, delta, A, A_b, B, C, D, z, bias, softplus, residual, masked, masked_backward).run_forward(u);
 }
 
 using ScanGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -214,10 +226,11 @@ namespace {
 struct ConvCall {
   Tensor x, weight;
   OptionalTensor bias;
+  bool reverse;
   ConvParams p{};
 
-  ConvCall(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, bool silu)
-      : x(dense_channels(x_)), bias(as_floats(bias_)) {
+  ConvCall(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, bool silu, bool reverse_)
+      : x(dense_channels(x_)), bias(as_floats(bias_)), reverse(reverse_) {
     TORCH_CHECK_VALUE(x_.dim() == 3, "x: expected (batch, length, dim), got ", x_.sizes());
     TORCH_CHECK_VALUE(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16,
                       "x: the cpu kernel takes float32 and bfloat16, got ", x.scalar_type());
@@ -231,31 +244,41 @@ struct ConvCall {
     p.width = weight_.size(1);
     p.bfloat16 = x.scalar_type() == at::kBFloat16;
     p.silu = silu;
-    p.x = rows_of(x);
+    p.x = in_order(x);
     p.weight = weight.const_data_ptr<float>();
     p.bias = floats(bias);
     p.tokens_per_unit = conv_tokens_per_unit(p.batch, p.length);
   }
 
   bool empty() const { return x.numel() == 0; }
+
+  // From the last token to the first if the convolution is reversed.
+  Rows in_order(const Tensor& tokens) const {
+    Rows rows = rows_of(tokens);
+    if (!reverse || empty()) return rows;
+    rows.data = static_cast<char*>(rows.data) + (p.length - 1) * rows.length_stride * tokens.itemsize();
+    rows.length_stride = -rows.length_stride;
+    return rows;
+  }
+
   int64_t units() const { return p.batch * p.units_per_row(); }
 };
 
 }  // namespace
 
-Tensor conv_forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool silu) {
-  ConvCall call(x, weight, bias, silu);
+Tensor conv_forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool silu, bool reverse) {
+  ConvCall call(x, weight, bias, silu, reverse);
   Tensor out = at::empty(x.sizes(), x.options(), at::MemoryFormat::Contiguous);
   if (call.empty()) return out;
-  call.p.out = rows_of(out);
+  call.p.out = call.in_order(out);
   const Kernels& k = kernels();
   for_units(call.units(), 0, [&](int64_t unit, float*) { k.conv_forward(call.p, unit); });
   return out;
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const Tensor& x, const Tensor& weight,
-                                                 const OptionalTensor& bias, bool silu) {
-  ConvCall call(x, weight, bias, silu);
+                                                 const OptionalTensor& bias, bool silu, bool reverse) {
+  ConvCall call(x, weight, bias, silu, reverse);
   ConvParams& p = call.p;
   check_shape(grad_out, "grad_out", x.sizes());
   const Tensor grad = dense_channels(grad_out.to(x.scalar_type()));
@@ -264,8 +287,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_backward(const Tensor& grad_out, const T
   Tensor grad_weight = at::empty({call.units(), p.width, p.dim}, single);
   Tensor grad_bias = bias ? at::empty({call.units(), p.dim}, single) : Tensor();
   if (!call.empty()) {
-    p.grad_out = rows_of(grad);
-    p.grad_x = rows_of(grad_x);
+    p.grad_out = call.in_order(grad);
+    p.grad_x = call.in_order(grad_x);
     p.grad_weight = grad_weight.mutable_data_ptr<float>();
     p.grad_bias = bias ? grad_bias.mutable_data_ptr<float>() : nullptr;
     const Kernels& k = kernels();
@@ -285,18 +308,22 @@ TORCH_LIBRARY(vmp_cpu, m) {
       "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward, "
       "bool keep_states) -> (Tensor, Tensor)");
   m.def(
+      "scan_onto_input(Tensor(a!) u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "Tensor? delta_bias, bool delta_softplus, bool elemental_residual, bool masked, bool masked_backward) -> ()");
+  m.def(
       "scan_backward(Tensor grad_out, Tensor u, Tensor delta, Tensor? A, Tensor? A_b, Tensor B, Tensor C, "
       "Tensor? D, Tensor? z, Tensor? delta_bias, Tensor states, bool delta_softplus, bool elemental_residual, "
       "bool masked, bool masked_backward) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("conv_forward(Tensor x, Tensor weight, Tensor? bias, bool silu) -> Tensor");
+  m.def("conv_forward(Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse=False) -> Tensor");
   m.def(
-      "conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu) "
+      "conv_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias, bool silu, bool reverse=False) "
       "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(vmp_cpu, CPU, m) {
   m.impl("scan_forward", &vmp::scan_forward);
+  m.impl("scan_onto_input", &vmp::scan_onto_input);
   m.impl("scan_backward", &vmp::scan_backward);
   m.impl("conv_forward", &vmp::conv_forward);
   m.impl("conv_backward", &vmp::conv_backward);

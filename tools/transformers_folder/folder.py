@@ -26,7 +26,7 @@ from models.checkpoint_file import (
 from models.config import ModelConfig
 from models.videomambapro import VideoMambaPro
 from tools.comparison import largest_difference
-from tools.hub_folder import check_empty, prepare_card, prepare_predictor
+from tools.hub_folder import prepare_card, prepare_predictor
 from tools.transformers_folder.bundle import Bundle
 
 _HERE = "tools.transformers_folder"
@@ -89,6 +89,8 @@ def generated_code(entry: str) -> str:
             (f"{_OPERATORS}.selective_scan.dispatch", "choose_backend"): (MODELING, "choose_backend"),
             (f"{_OPERATORS}.mixer_branch", "computes_at_once"): (MODELING, "computes_at_once"),
             (f"{_OPERATORS}.mixer_branch", "mixer_branch"): (MODELING, "mixer_branch"),
+            (f"{_OPERATORS}.mixer_slices", "computes_in_slices"): (MODELING, "computes_in_slices"),
+            (f"{_OPERATORS}.mixer_slices", "scan_in_slices"): (MODELING, "scan_in_slices"),
         },
         constants={(MODELING, "DEFAULTS"): config.values(), (MODELING, "MIXER_FIELDS"): tuple(config.mixer_values())},
     )
@@ -103,18 +105,17 @@ def export_folder(checkpoint: Path, target: Path, options: argparse.Namespace) -
 
     Args:
         checkpoint: Of a classifier of videos.
-        target: New or empty folder.
-        options: Flags of `tools.hub_folder.add_card_arguments`, and `tolerance`.
+        target: New or empty folder (see `tools.hub_arguments.check_empty`).
+        options: Flags of `tools.hub_arguments.add_card_arguments`, and `tolerance`.
 
     Returns:
         the largest difference of a logit on random clips, and where licence and results come from.
 
     Raises:
-        ValueError: The folder is not empty, the model is another than the generated code, its predictions are those
+        ValueError: The model is another than the generated code, its predictions are those
             of windows, or the logits differ; nothing is written.
         FileNotFoundError: As `prepare_card`.
     """
-    check_empty(target)
     predictor = prepare_predictor(checkpoint, options.label_names, options.recipe, backend="portable")
     if predictor.window:
         raise ValueError(

@@ -95,10 +95,12 @@ def bidirectional_scan(
     return PortableScan.apply(*inputs)
 
 
-def causal_conv1d(x, weight, bias=None, *, silu=True, backend=None):
-    """Compute the causal depthwise convolution of x (batch, length, dim), then SiLU."""
+def causal_conv1d(x, weight, bias=None, *, silu=True, reverse=False, backend=None):
+    """Compute the causal depthwise convolution of x (batch, length, dim), backward in time if reversed, then SiLU."""
     if fused_convolution is not None:
-        return fused_convolution(x, weight, bias, silu=silu, backend=backend)
+        return fused_convolution(x, weight, bias, silu=silu, reverse=reverse, backend=backend)
+    if reverse:
+        return convolve_in_pytorch(x.flip(1), weight, bias, silu).flip(1)
     return convolve_in_pytorch(x, weight, bias, silu)
 
 
@@ -120,6 +122,14 @@ def computes_at_once(x, backend):
 
 
 mixer_branch: Any = None  # for branches that are computed at once
+
+
+def computes_in_slices(x, backend):
+    """Return False, for the same reason."""
+    return False
+
+
+scan_in_slices: Any = None  # for mixers that are computed in slices
 
 
 class NetworkConfig:

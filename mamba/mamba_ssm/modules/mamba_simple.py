@@ -18,7 +18,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
 from mamba.mamba_ssm.ops.mixer_branch import BranchSettings, BranchTensors, computes_at_once, mixer_branch, state_rates
-from mamba.mamba_ssm.ops.projection import Projection
+from mamba.mamba_ssm.ops.mixer_slices import ScanInputs, computes_in_slices, scan_in_slices
+from mamba.mamba_ssm.ops.projection import Projection, product_type
 from mamba.mamba_ssm.ops.selective_scan.directions import (
     Direction,
     Order,
@@ -145,34 +146,69 @@ class Mamba(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix the tokens: (batch, length, d_model) to the same shape."""
+        branches = self.branches()  # v1: one for both directions; v2: one each
+        if self._infers_in_slices(hidden_states, branches):
+            return self.out_proj(self._mix_in_slices(hidden_states, branches))
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (batch, length, d_inner) each
-        outputs = [self._mix(x, z, branch) for branch in self.branches()]  # v1: one for both directions; v2: one each
-        return self.out_proj(reduce(torch.add, outputs))  # (batch, length, d_model)
+        return self.out_proj(reduce(torch.add, (self._mix(x, z, branch) for branch in branches)))
 
     def _mix(self, x: Tensor, z: Tensor, branch: Branch) -> Tensor:
         """Compute everything between the input and the output projection: x and z to (batch, length, d_inner)."""
-        settings = self._settings_at_once(x, branch)
-        if settings is not None:
-            return self._mix_at_once(x, z, branch, settings)
+        backend = choose_backend(self.backend, x.device, x.dtype)
+        if computes_at_once(x, backend) and self._is_standard(branch):
+            return self._mix_at_once(x, z, branch, backend)
         convolved = self.convolve(x, branch)  # (batch, length, d_inner)
         delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
         u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
         return self.scan(u, delta, B, C, z, branch)  # (batch, length, d_inner)
 
-    def _settings_at_once(self, x: Tensor, branch: Branch) -> BranchSettings | None:
-        """Return the settings to compute a branch by `mixer_branch`, or None to compute it step by step.
+    def _is_standard(self, branch: Branch) -> bool:
+        """Return whether a branch consists of this class's steps and of at most a forward and a backward scan.
 
-        A subclass that overrides a step, or adds directions, is computed step by step.
+        Otherwise, as in a subclass that overrides a step or adds directions, it is computed step by step.
         """
-        backend = choose_backend(self.backend, x.device, x.dtype)
-        if not computes_at_once(x, backend):
-            return None
         steps = ("convolve", "project", "scan")
         overridden = any(getattr(type(self), step) is not getattr(Mamba, step) for step in steps)
-        (forward, backward), *others = scan_calls(branch.directions)
-        if overridden or others or (forward is not None and forward.order is not Order.FORWARD):
-            return None
-        return BranchSettings(
+        (forward, _), *others = scan_calls(branch.directions)
+        return not overridden and not others and (forward is None or forward.order is Order.FORWARD)
+
+    def _infers_in_slices(self, hidden_states: Tensor, branches: list[Branch]) -> bool:
+        """Return whether to compute by `scan_in_slices`, which passes by the input projection's hooks."""
+        plain = type(self.in_proj) is Projection and not (
+            self.in_proj._forward_hooks or self.in_proj._forward_pre_hooks
+        )
+        backend = choose_backend(self.backend, hidden_states.device, product_type(hidden_states))
+        suitable = plain and self.scan_input == "conv" and computes_in_slices(hidden_states, backend)
+        return suitable and all(self._is_standard(branch) for branch in branches)
+
+    def _mix_in_slices(self, hidden_states: Tensor, branches: list[Branch]) -> Tensor:
+        """Compute everything before the output projection: (batch, length, d_model) to (batch, length, d_inner)."""
+        x = self.in_proj.rows(hidden_states, slice(0, self.d_inner))  # (batch, length, d_inner)
+        backend = choose_backend(self.backend, x.device, x.dtype)
+        inputs = [self._scan_inputs(x, branch) for branch in branches]
+        del x
+
+        def gate(channels: slice) -> Tensor:
+            rows = slice(self.d_inner + channels.start, self.d_inner + channels.stop)
+            return self.in_proj.rows(hidden_states, rows)  # (batch, length, channels)
+
+        return scan_in_slices(inputs, gate, backend)
+
+    def _scan_inputs(self, x: Tensor, branch: Branch) -> ScanInputs:
+        ((forward, backward),) = scan_calls(branch.directions)
+        A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
+        masked, masked_backward = (d is not None and d.masked for d in (forward, backward))
+        convolved = self.convolve(x, branch)  # (batch, length, d_inner)
+        projected = branch.x_proj(convolved)  # (batch, length, dt_rank + 2 * d_state)
+        low_rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        step_size = (branch.dt_proj.weight, branch.dt_proj.bias.float())
+        flags = (True, self.elemental_residual, masked, masked_backward)
+        return ScanInputs(convolved, low_rank, *step_size, A, A_b, B, C, branch.D.float(), flags)
+
+    def _mix_at_once(self, x: Tensor, z: Tensor, branch: Branch, backend: str) -> Tensor:
+        ((forward, backward),) = scan_calls(branch.directions)
+        A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
+        settings = BranchSettings(
             backend,
             flipped=forward is None,
             raw=self.scan_input == "raw",
@@ -180,10 +216,6 @@ class Mamba(nn.Module):
             masked=forward is not None and forward.masked,
             masked_backward=backward is not None and backward.masked,
         )
-
-    def _mix_at_once(self, x: Tensor, z: Tensor, branch: Branch, settings: BranchSettings) -> Tensor:
-        ((forward, backward),) = scan_calls(branch.directions)
-        A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
         weights = (branch.conv1d.weight, branch.conv1d.bias, branch.x_proj.weight, branch.dt_proj.weight)
         tensors = BranchTensors(x, z, *weights, branch.dt_proj.bias.float(), A, A_b, branch.D.float())
         return mixer_branch(tensors, settings)
@@ -203,7 +235,10 @@ class Mamba(nn.Module):
         """Apply the causal convolution and SiLU to x (batch, length, d_inner), in the branch's first direction."""
         order = branch.directions[0].order
         weight = branch.conv1d.weight.squeeze(1)  # (d_inner, d_conv)
-        y = causal_conv1d(in_order(x, order), weight, branch.conv1d.bias, silu=silu, backend=self.backend)
+        settings: dict[str, Any] = dict(silu=silu, backend=self.backend)
+        if order is Order.BACKWARD:
+            return causal_conv1d(x, weight, branch.conv1d.bias, reverse=True, **settings)
+        y = causal_conv1d(in_order(x, order), weight, branch.conv1d.bias, **settings)
         return original_order(y, order)
 
     def project(self, convolved: Tensor, branch: Branch) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,7 +314,7 @@ def scan_flops(batch: int, length: int, channels: int, state: int, *, directions
     return directions * batch * length * channels * (SCAN_FLOPS * state + 2)
 
 
-@register_flop_formula(torch.ops.videomambapro.bidirectional_scan)
+@register_flop_formula([torch.ops.videomambapro.bidirectional_scan, torch.ops.videomambapro.scan_onto_input])
 def _scan_formula(u_shape, delta_shape, A_shape, A_b_shape, B_shape, *_, out_shape=None, **__) -> int:
     """Formula for torch.utils.flop_counter; shapes are (batch, length, channels), None for an absent direction."""
     directions = sum(shape is not None for shape in (A_shape, A_b_shape))

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -15,6 +16,12 @@ def trains_eagerly_on_gpu(x: Tensor) -> bool:
     return x.is_cuda and torch.is_grad_enabled() and type(x) in (Tensor, nn.Parameter)
 
 
+def product_type(tokens: Tensor) -> torch.dtype:
+    """Return the type of a product of float tokens with a weight: that of autocast where it is on."""
+    device = tokens.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+
+
 class Projection(nn.Linear):
     """`nn.Linear` whose weight gradient needs no launch of its own to become float32 under autocast."""
 
@@ -22,9 +29,12 @@ class Projection(nn.Linear):
         """Project input (batch, length, in_features) to (batch, length, out_features)."""
         if self.bias is not None or not trains_eagerly_on_gpu(input):
             return super().forward(input)
-        device = input.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+        dtype = product_type(input)
         return _Product.apply(input.to(dtype), self.weight)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
+
+    def rows(self, input: Tensor, rows: slice) -> Tensor:
+        """Project input (batch, length, in_features) to the output features in `rows` only."""
+        return F.linear(input, self.weight[rows], None if self.bias is None else self.bias[rows])
 
 
 class _Product(torch.autograd.Function):

@@ -17,6 +17,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 CHUNK = 32
 STATE_GROUP = 4
 
+REVERSES_CONVOLUTION = True  # see `causal_conv1d`
+
 
 def _extension():
     # Imported late, because the module is also run with python -m and must not be imported by its package before.
@@ -57,6 +59,12 @@ def forward_only(*inputs_and_flags) -> Tensor:
     return torch.ops.vmp_cpu.scan_forward(*inputs_and_flags, False)[0]
 
 
+def forward_onto_input(*inputs_and_flags) -> None:
+    """Compute `forward_only` and write the result over u, whose channels must be contiguous."""
+    _extension().load()
+    torch.ops.vmp_cpu.scan_onto_input(*inputs_and_flags)
+
+
 def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
@@ -66,21 +74,21 @@ def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...
     return torch.ops.vmp_cpu.scan_backward(grad_out, *inputs_states_flags)
 
 
-def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False) -> Tensor:
     """Compute `causal_conv1d` (see there) without autograd, for float32 and bfloat16.
 
     The channels of x must be contiguous, as those of the result are.
     """
     _extension().load()
-    return torch.ops.vmp_cpu.conv_forward(x, weight, bias, silu)
+    return torch.ops.vmp_cpu.conv_forward(x, weight, bias, silu, reverse)
 
 
 def causal_conv1d_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute the gradients of x, weight and bias (None without a bias), each in its input's type."""
     _extension().load()
-    return torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu)
+    return torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu, reverse)
 
 
 def add_norm_forward(

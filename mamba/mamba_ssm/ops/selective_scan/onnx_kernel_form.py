@@ -65,8 +65,10 @@ def translate_scan(
     return out, op.Constant(value=no_states)  # pyright: ignore[reportArgumentType]  (its own library's tensor)
 
 
-def translate_convolution(x, weight, bias, silu, backend):
-    """Translate `videomambapro::causal_conv1d`."""
+def translate_convolution(x, weight, bias, silu, backend, reverse=False):
+    """Translate `videomambapro::causal_conv1d`; a graph that torch.export made flips the tokens to reverse it."""
+    if reverse:
+        raise ValueError("the ONNX operator CausalConv1d cannot run backward in time")
     return _convolution(x, op.Transpose(weight, perm=[1, 0]), bias, silu=int(silu))
 
 

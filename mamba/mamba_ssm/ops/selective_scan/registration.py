@@ -175,6 +175,36 @@ def _differentiate(ctx, grad_out, _grad_states):
 _scan.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
+@torch.library.custom_op("videomambapro::scan_onto_input", mutates_args=("u",))
+def scan_onto_input(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor | None,
+    A_b: Tensor | None,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    elemental_residual: bool,
+    masked: bool,
+    masked_backward: bool,
+    backend: str,
+) -> None:
+    """Compute `bidirectional_scan` without autograd and write the result over u; B and C have groups.
+
+    The backend is the name of one that has `forward_onto_input`; it requires u's type and contiguous channels.
+    """
+    arguments = (u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward)
+    BACKENDS[backend].forward_onto_input(*arguments)
+
+
+@scan_onto_input.register_fake
+def _scan_onto_input_fake(*_) -> None:
+    pass
+
+
 def _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias) -> None:
     if u.dim() != 3 or u.shape[1] == 0:
         raise ValueError(f"u must be (batch, length >= 1, dim), got {tuple(u.shape)}")
