@@ -15,16 +15,28 @@ the file, each line, its content and what is expected; up to ten lines are repor
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from datasets.labels import LabelTask, Target, label_form, may_be_empty, misfit, parse_integer, parse_label
+from datasets.labels import (
+    LabelTask,
+    Target,
+    label_form,
+    may_be_empty,
+    misfit,
+    parse_integer,
+    parse_label,
+    parse_plain_label,
+    plain_label,
+)
 from datasets.list_lines import (
     INTEGER,
     JOINT,
+    PLAIN_GROUPS,
     RECOGNISED_FROM,
     LineError,
     evenly_spread,
@@ -37,7 +49,7 @@ from datasets.list_lines import (
     some_lines,
     split_columns,
 )
-from datasets.records import FrameFolderRecord, Record, RecordTable, VideoRecord, compact, targets_of
+from datasets.records import WHOLE, FrameFolderRecord, Record, RecordTable, VideoRecord
 from datasets.segments import Layout, Unit, find_layout
 
 Kind = Literal["video", "frames", "image"]
@@ -78,7 +90,7 @@ class _InvalidLine(NamedTuple):
     reason: str
 
 
-_parsed: dict[tuple[bytes, Kind, LineForm], tuple[Sequence[Record], list[_InvalidLine]]] = {}
+_parsed: dict[tuple[bytes, Kind, LineForm], tuple[RecordTable, list[_InvalidLine]]] = {}
 """The lists read last, by the digest of their text."""
 
 
@@ -120,7 +132,7 @@ def read_list(
         kind = "frames" if layout.folders else "video"
     kind = kind or recognise_kind(lines, form, lambda path: _kind_on_disk(os.path.join(data_root, path)))
     records, faults = _parse(text, kind, form)
-    targets = targets_of(records)
+    targets = records.targets() if num_classes else []
     misfits = {target: fault for target in set(targets) if (fault := misfit(target, num_classes))}
     wrong = {records[i].line: misfits[target] for i, target in enumerate(targets) if target in misfits}
     if wrong:
@@ -130,7 +142,7 @@ def read_list(
         raise ListFileError(_describe(list_file, layout or kind, separator, faults))
     if not records:
         raise ListFileError(f"{list_file} has no line after its header")
-    return compact(records), kind
+    return records, kind
 
 
 def has_header(list_file: str | os.PathLike) -> bool:
@@ -147,7 +159,7 @@ def _layout(list_file: str | os.PathLike, first_line: str, segment_unit: Unit | 
         raise ListFileError(f"{list_file}, line 1: {error}") from error
 
 
-def _parse(text: str, kind: Kind, form: LineForm) -> tuple[Sequence[Record], list[_InvalidLine]]:
+def _parse(text: str, kind: Kind, form: LineForm) -> tuple[RecordTable, list[_InvalidLine]]:
     """Parse a list, once per process: every mode reads the training list to count its classes."""
     key = hashlib.sha256(text.encode()).digest(), kind, form
     if key not in _parsed:
@@ -157,30 +169,31 @@ def _parse(text: str, kind: Kind, form: LineForm) -> tuple[Sequence[Record], lis
     return _parsed[key]
 
 
-def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[Sequence[Record], list[_InvalidLine]]:
+def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[RecordTable, list[_InvalidLine]]:
     lines = islice(numbered_lines(text), 1 if form.layout and form.layout.has_header else 0, None)
     faults: list[_InvalidLine] = []
-    if form.layout or form.task != "classification":
-        records = []
-        for number, line in lines:
-            try:
-                records.append(parse_line(line, kind, number, form))
-            except LineError as error:
-                faults.append(_InvalidLine(number, line, str(error)))
-        return records, faults
-    table, plain = RecordTable(form.root, folders=kind != "video"), plain_line(kind, form.separator)
-    below_root = form._replace(root="")
+    table = RecordTable(form.root, folders=kind != "video", task=form.task, unit=form.layout and form.layout.unit)
+    columns = form.layout.columns if form.layout else ()
+    plain, below_root = plain_line(kind, form.separator, plain_label(form.task), columns), form._replace(root="")
     for number, line in lines:
-        if found := plain.fullmatch(line):
-            path, total, label = found.groups()
-            table.append(path, int(label), number, int(total or 1))
-            continue
         try:
+            if (found := plain.fullmatch(line)) and _append_plain(table, found, number):
+                continue
             record = parse_line(line, kind, number, below_root)
-            table.append(record.path, record.target, number, getattr(record, "total_frames", 1))
+            table.append_record(record)
         except LineError as error:
             faults.append(_InvalidLine(number, line, str(error)))
     return table, faults
+
+
+def _append_plain(table: RecordTable, found: re.Match[str], number: int) -> bool:
+    """Append the record of a plain line; return False if it is faulty, so that `parse_line` says how."""
+    path, total, start, end, label = found.group(*PLAIN_GROUPS)
+    first, last = (float(start), float(end)) if start else WHOLE
+    if first >= last or (total and last > int(total)):
+        return False
+    table.append(path, parse_plain_label(label, table.task), number, int(total or 1), first, last)
+    return True
 
 
 def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:

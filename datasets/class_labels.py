@@ -6,7 +6,7 @@ from itertools import islice
 
 from datasets.annotations import ListFileError, Record
 from datasets.labels import LabelTask, classes_of
-from datasets.records import targets_of
+from datasets.records import RecordTable, targets_of
 
 PLAUSIBLE_CLASSES = 1000
 MOST_LABELS_PER_CLASS = 10
@@ -69,15 +69,18 @@ def describe_labels(records: Sequence[Record], list_file: str | os.PathLike, tas
 
 
 def _labels(records: Sequence[Record]) -> set[int]:
+    if isinstance(records, RecordTable):
+        return records.classes()
     return {label for target in set(targets_of(records)) for label in classes_of(target)}
 
 
 def _count_targets(records: Sequence[Record], list_file: str | os.PathLike) -> int:
-    first = records[0]
-    for record in records:
-        if len(record.target) != len(first.target):
+    lengths = records.target_lengths() if isinstance(records, RecordTable) else map(len, targets_of(records))
+    first = next(lengths)
+    for place, length in enumerate(lengths, start=1):
+        if length != first:
             raise ListFileError(
-                f"{list_file}, line {record.line}: the label has {len(record.target)} numbers, but that of line "
-                f"{first.line} has {len(first.target)}; every clip needs all targets"
+                f"{list_file}, line {records[place].line}: the label has {length} numbers, but that of line "
+                f"{records[0].line} has {first}; every clip needs all targets"
             )
-    return len(first.target)
+    return first

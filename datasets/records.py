@@ -1,12 +1,16 @@
 """The records of a list: which file or folder each clip is, its label and its line."""
 
+import math
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from itertools import chain
+from operator import sub
+from typing import Any, cast, overload
 
-from datasets.segments import Segment
+from datasets.labels import LabelTask
+from datasets.segments import Segment, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,12 @@ class FrameFolderRecord:
 Record = VideoRecord | FrameFolderRecord
 
 
+WHOLE = (math.nan, math.nan)
+"""In place of the start and the end of a segment: the whole clip."""
+
+
 class RecordTable(Sequence[Record]):
-    """Records of whole clips with one class each, stored in columns; a record is built whenever it is asked for.
+    """Records of a list, stored in columns; a record is built whenever it is asked for.
 
     A list of a million objects would take a third of a GiB, once more in every dataloader worker: reading an object
     changes its reference count, and with it the page of memory that the worker shared until then.
@@ -46,28 +54,64 @@ class RecordTable(Sequence[Record]):
     Args:
         root: Folder of relative paths.
         folders: Whether they are `FrameFolderRecord`s rather than `VideoRecord`s.
+        task: What their targets are.
+        unit: Of their segments; None: all are whole clips.
     """
 
-    def __init__(self, root: str = "", *, folders: bool = False):
+    def __init__(
+        self,
+        root: str = "",
+        *,
+        folders: bool = False,
+        task: LabelTask = "classification",
+        unit: Unit | None = None,
+    ):
         self.root, self.folders = root, folders
-        self._paths, self._ends = bytearray(), array("q")  # one after another, and where each ends
-        self._targets, self._lines, self._frames = array("i"), array("i"), array("i")
+        self.task: LabelTask = task
+        self.unit: Unit | None = unit
+        self._paths = _Rows(bytearray())
+        self._targets = array("i") if task == "classification" else _Rows(array("i" if task == "multilabel" else "d"))
+        self._lines, self._frames = array("i"), array("i")
+        self._starts, self._ends = array("d"), array("d")
 
-    def append(self, path: str, target: int, line: int, total_frames: int = 0) -> None:
-        """Add a record; `path` may be relative to the root."""
-        self._paths += path.encode("utf-8", "surrogateescape")
-        self._ends.append(len(self._paths))
+    def append(
+        self, path: str, target: Any, line: int, total_frames: int = 0, start: float = math.nan, end: float = math.nan
+    ) -> None:
+        """Add a record; `path` may be relative to the root, and `start` and `end` may be `WHOLE`."""
+        self._paths.append(path.encode("utf-8", "surrogateescape"))
         self._targets.append(target)
         self._lines.append(line)
         if self.folders:
             self._frames.append(total_frames)
+        if self.unit:
+            self._starts.append(start)
+            self._ends.append(end)
 
-    def targets(self) -> list[int]:
+    def append_record(self, record: Record) -> None:
+        """Add a record, of the form of the others."""
+        frames = record.total_frames if isinstance(record, FrameFolderRecord) else 0
+        times = (record.segment.start, record.segment.end) if record.segment else WHOLE
+        self.append(record.path, record.target, record.line, frames, *times)
+
+    def targets(self) -> list[Any]:
         """Return the targets of all records."""
-        return self._targets.tolist()
+        if isinstance(self._targets, array):
+            return self._targets.tolist()
+        return [tuple(self._targets[place]) for place in range(len(self))]
+
+    def classes(self) -> set[int]:
+        """Return the classes that the targets have, of which a regression's have none."""
+        if self.task == "regression":
+            return set()
+        return set(self._targets if isinstance(self._targets, array) else self._targets.values)
+
+    def target_lengths(self) -> Iterator[int]:
+        """Yield how many classes or numbers each target has, where it has several."""
+        ends = cast(_Rows, self._targets).ends
+        return map(sub, ends, chain([0], ends))
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._lines)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -77,12 +121,16 @@ class RecordTable(Sequence[Record]):
         if isinstance(index, slice):
             return [self[place] for place in range(len(self))[index]]
         place = range(len(self))[index]
-        path = self._paths[self._ends[place - 1] if place else 0 : self._ends[place]]
-        path = os.path.join(self.root, path.decode("utf-8", "surrogateescape"))
+        path = os.path.join(self.root, self._paths[place].decode("utf-8", "surrogateescape"))
         target, line = self._targets[place], self._lines[place]
+        if not isinstance(target, int):
+            target = tuple(target)
+        segment = None
+        if self.unit and not math.isnan(self._starts[place]):
+            segment = Segment(self._starts[place], self._ends[place], self.unit)
         if self.folders:
-            return FrameFolderRecord(path, self._frames[place], target, line)
-        return VideoRecord(path, target, line)
+            return FrameFolderRecord(path, self._frames[place], target, line, segment)
+        return VideoRecord(path, target, line, segment)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -92,19 +140,47 @@ class RecordTable(Sequence[Record]):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
+class _Rows:
+    """Rows of different lengths, one after another in an array."""
+
+    def __init__(self, values: Any):
+        self.values, self.ends = values, array("q")
+
+    def append(self, row: Any) -> None:
+        self.values.extend(row)
+        self.ends.append(len(self.values))
+
+    def __getitem__(self, place: int) -> Any:
+        return self.values[self.ends[place - 1] if place else 0 : self.ends[place]]
+
+
 def compact(records: Iterable[Any]) -> Sequence[Any]:
-    """Return the records in columns if they are whole clips with one class each, or else as a list."""
+    """Return the records in columns if all are of the same form, or else as a list."""
     if isinstance(records, RecordTable):
         return records
     records = list(records)
     if {type(record) for record in records} not in ({VideoRecord}, {FrameFolderRecord}):
         return records
-    if any(record.segment or type(record.target) is not int for record in records):
+    task = _task_of_all(record.target for record in records)
+    segments = [record.segment for record in records if record.segment]
+    units = {segment.unit for segment in segments}
+    if not task or len(units) > 1 or any(type(time) is not float for one in segments for time in (one.start, one.end)):
         return records
-    table = RecordTable(folders=isinstance(records[0], FrameFolderRecord))
+    table = RecordTable(folders=isinstance(records[0], FrameFolderRecord), task=task, unit=min(units, default=None))
     for record in records:
-        table.append(record.path, record.target, record.line, getattr(record, "total_frames", 0))
+        table.append_record(record)
     return table
+
+
+def _task_of_all(targets: Iterable[Any]) -> LabelTask | None:
+    """Return the task whose targets have the form of all of these; None if there is none."""
+    targets = set(targets)
+    if all(type(target) is int for target in targets):
+        return "classification"
+    if any(type(target) is not tuple for target in targets):
+        return None
+    numbers = {type(number) for target in targets for number in target}
+    return "multilabel" if numbers <= {int} else "regression" if numbers == {float} else None
 
 
 def targets_of(records: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,10 @@ from engines.settings import RunSettings
 _logger = logging.getLogger(__name__)
 
 FEW_STEPS = 1000  # fewer optimizer steps than this call for settings of their own
+_OF_CLASSIFIERS = (
+    "learning rate, mixup and RandAugment: such a run tends to predict one class for every video; --recipe "
+    "custom/small, or custom/finetune with published weights, sets these by the length of the list"
+)
 
 
 @dataclass(frozen=True)
@@ -137,18 +141,17 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
 
 
 def _warn_of_few_steps(settings: RunSettings, videos: int, processes: int) -> None:
-    """Warn where settings for large data sets meet a short list: such runs end with one class for every video."""
+    """Warn where settings for large data sets meet a short list, from which such runs learn nothing."""
     flags = settings.flags
     steps = settings.epochs * (videos // (processes * settings.batch_size * settings.update_freq))
     if settings.steps or flags.get("recipe") or flags.get("config") or flags.get("num_frames") == 1:
         return
     if steps < FEW_STEPS:
         _logger.warning(
-            "%d training videos give %d optimizer steps in all, too few for the default learning rate, mixup and "
-            "RandAugment: such a run tends to predict one class for every video; --recipe custom/small, or "
-            "custom/finetune with published weights, sets these by the length of the list",
+            "%d training videos give %d optimizer steps in all, too few for the default %s",
             videos,
             steps,
+            _OF_CLASSIFIERS if "mixup" in flags else "learning rate: raise --epochs, or --lr",
         )
 
 

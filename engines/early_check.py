@@ -40,15 +40,16 @@ from engines.probe_settings import ProbeSettings
 from engines.published_flags import translate
 from engines.recipe import load_recipe, read_yaml
 from engines.trackers import require_tracker
+from models.arguments import MaskSettings
 
 WEIGHTS_HINT = "python -m tools.weights lists the published weights and where to get them (docs/weights.md)"
+TEACHERS_HINT = "docs/masked.md says which files serve"
 
 _VISION_TRANSFORMERS = ("vit_", "deit_", "pretrain_videomae")
 _FILE_FLAGS = (
     *("resume", "label_names", "train_list", "val_list", "test_list"),
     *("teacher_scores", "label_map", "train_csv", "val_csv", "test_csv", "person_boxes", "probe_list"),
 )
-_WEIGHT_FLAGS = ("finetune", "teacher")
 _MASKED_PRETRAINING = "run_pretrain_masked.py"
 # Flags without effect unless one of the others is given.
 _DETAILS = {
@@ -83,6 +84,8 @@ def check_command_line(
         *(ListSettings, ViewSettings, LossSettings, MergeSettings, StoredTeacherSettings, ProbeSettings),
         TemporalControlSettings,
     )
+    if script == _MASKED_PRETRAINING:
+        labelled += (MaskSettings,)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
         words, _ = translate(words, parser._option_string_actions, script)
@@ -90,7 +93,7 @@ def check_command_line(
         if not classifies:
             _check_square(words)
         flags, _ = parser.parse_known_args(words)
-        _check_files(flags)
+        _check_files(flags, script)
         if script == _MASKED_PRETRAINING:
             _check_pretraining(flags)
         elif classifies:
@@ -142,7 +145,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", "track", "probe_list", *_WEIGHT_FLAGS):
+    for name in ("model", "recipe", "config", "resume", "track", "probe_list", "finetune", "teacher"):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -170,7 +173,7 @@ def _take_defaults(parser: FlagParser, words: Sequence[str], script: str, defaul
         parser.set_defaults(**{name: value for name, value in taken.items() if value is not None})
 
 
-def _check_files(flags: argparse.Namespace) -> None:
+def _check_files(flags: argparse.Namespace, script: str) -> None:
     """Check the name of the model, and that all files exist."""
     if flags.model.startswith(_VISION_TRANSFORMERS):
         raise ValueError(
@@ -178,8 +181,8 @@ def _check_files(flags: argparse.Namespace) -> None:
             "_middle and videomamba_*. If the command is VideoMAE's, halve --lr too: VideoMAE does not multiply it by "
             "--num_sample"
         )
-    for name in _WEIGHT_FLAGS:
-        _require_weights(name, getattr(flags, name))
+    _require_weights("finetune", flags.finetune)
+    _require_weights("teacher", flags.teacher, TEACHERS_HINT if script == _MASKED_PRETRAINING else WEIGHTS_HINT)
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
     require_tracker(flags.track)
@@ -216,7 +219,7 @@ def _check_pretraining(flags: argparse.Namespace) -> None:
     if not flags.teacher:
         raise ValueError(
             "masked pretraining aligns the student with a teacher: name its weights with --teacher FILE "
-            "(docs/masked.md says which files serve)"
+            f"({TEACHERS_HINT})"
         )
     find_training_list(from_flags(ListSettings, flags))
 
@@ -287,10 +290,10 @@ def _check_live(name: str) -> None:
         )
 
 
-def _require_weights(name: str, value: str) -> None:
+def _require_weights(name: str, value: str, remedy: str = WEIGHTS_HINT) -> None:
     if "://" in value:
         raise ValueError(f"--{name} {value} is an address: download the file and give its path")
-    _require_file(name, value and str(weights_file(value)), WEIGHTS_HINT)
+    _require_file(name, value and str(weights_file(value)), remedy)
 
 
 def _require_file(name: str, value: str, remedy: str = "") -> None:

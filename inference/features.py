@@ -173,7 +173,7 @@ class FeatureFolder:
             listed: lines of the list that the sources are from, if they are from one.
 
         Returns:
-            the file with the rows or, for windows, the one that describes the arrays.
+            the file with the rows; for windows, or if no video has features, the one that describes them.
         """
         finished = [source for source in self.arrays if self._is_finished(source)]
         content = self.description | ({"failed": failures} if failures else {})
@@ -181,11 +181,12 @@ class FeatureFolder:
             videos = {source: self._read_record(source) for source in finished}
             write_json(self.folder / DESCRIPTION, content | {"videos": videos})
             return self.folder / DESCRIPTION
-        if finished:
-            name = LOGITS if self.description["pool"] == LOGITS else "features"
-            rows = {source: np.load(self.arrays[source]) for source in finished}
-            write_rows(self.folder / ROWS, name, rows, listed)
         write_json(self.folder / DESCRIPTION, content)
+        if not finished:
+            return self.folder / DESCRIPTION
+        name = LOGITS if self.description["pool"] == LOGITS else "features"
+        rows = {source: np.load(self.arrays[source]) for source in finished}
+        write_rows(self.folder / ROWS, name, rows, listed)
         return self.folder / ROWS
 
     def _record(self, source: str) -> Path:

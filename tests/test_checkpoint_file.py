@@ -25,7 +25,8 @@ from models.build import build_model, load_finetune_checkpoint
 from models.checkpoint import load_checkpoint
 from models.checkpoint_file import CheckpointError, peek_checkpoint, read_checkpoint_file
 from models.describe import describe_checkpoint
-from tools import checkpoint as tool
+from tools import checkpoint
+from tools import checkpoint_file as tool
 from tools.export import main as export_main
 
 SIZES = dict(img_size=32, num_frames=2, num_classes=3, embed_dim=16, depth=1)
@@ -93,8 +94,8 @@ def test_every_user_of_a_file_refuses_a_flipped_weight(tmp_path, capsys):
         with pytest.raises(CheckpointError, match="checksum of entry .*/data/.* is wrong"):
             use()
     for main, arguments in [
-        (tool.main, ["inspect", str(broken)]),
-        (tool.main, ["convert", str(broken), str(tmp_path / "x.pth")]),
+        (checkpoint.main, ["inspect", str(broken)]),
+        (checkpoint.main, ["convert", str(broken), str(tmp_path / "x.pth")]),
         (export_main, [str(broken), str(tmp_path / "x.pt2")]),
     ]:
         assert main(arguments) == 1

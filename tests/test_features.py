@@ -152,6 +152,8 @@ def test_unreadable_videos_are_named_and_read_once_they_are_mended(tmp_path, che
     write_moving_video(tmp_path / "a.mp4", 12)
     write_folder(tmp_path / "frames", moving_frames(9))
     output = tmp_path / "out"
+    assert run(checkpoint, tmp_path / "none", broken, *windows) == 1
+    assert f"{tmp_path / 'none' / 'features.json'}: 0 videos" in capsys.readouterr().out, "the file that there is"
     words = [tmp_path / "a.mp4", broken, tmp_path / "frames", *windows]
     assert run(checkpoint, output, *words) == 1
     assert str(broken) in capsys.readouterr().err

@@ -33,7 +33,7 @@ from models.config import ModelConfig
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from run_class_finetuning import TASK, get_parser
-from tools import export as export_tool
+from tools import export, export_file
 from tools.checkpoint_file import inspect
 
 ROOT = Path(__file__).parent.parent
@@ -128,10 +128,10 @@ def test_inference_draws_a_heat_map_of_the_grid(trained, data, tmp_path):
 
 
 def test_the_export_says_how_to_feed_it(trained, data, tmp_path):
-    for name in export_tool.ONNX_PACKAGES:
+    for name in export.ONNX_PACKAGES:
         pytest.importorskip(name, reason=f"{name} is optional")
     checkpoint = trained / "checkpoint-latest.pth"
-    export_tool.export(checkpoint, tmp_path / "m.onnx")
+    export_file.export(checkpoint, tmp_path / "m.onnx")
     document = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n# classify\.py\n(.*?)```", document, flags=re.S)
     (tmp_path / "classify.py").write_text(script)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine_standins import run_processes
 from masked_run import CLIPS, SMALL, flags_for, pretrain, write_lists
+from teacher_files import GOLDEN, bare_state
 
 import run_class_finetuning
 import run_pretrain_masked
@@ -75,6 +76,16 @@ def test_bfloat16_reaches_the_teacher_and_changes_the_loss_little(folder, straig
     lines = log_of(pretrain(folder, tmp_path / "out", "--bf16", "--mask_type", "random"))
     assert set(kinds) == {torch.bfloat16}, "as the student, under autocast"
     assert lines[0]["train_loss"] == pytest.approx(log_of(straight)[0]["train_loss"], rel=0.05)
+
+
+def test_a_vision_transformer_teaches_by_its_attention(folder, tmp_path, caplog):
+    torch.save(bare_state(), tmp_path / "clip.pth")
+    words = ("--teacher", str(tmp_path / "clip.pth"), "--teacher_model", "vit_golden_clip_quickgelu_224")
+    lines = log_of(pretrain(folder, tmp_path / "out", *words, "--mask_type", "attention"))
+    assert lines[1]["train_class_cosine"] > lines[0]["train_class_cosine"]
+    weights = read_checkpoint(tmp_path / "out" / "checkpoint-latest.pth")["model"]
+    assert len(weights["alignment.head.weight"]) == GOLDEN["shapes"]["proj"][1], "CLIP's projection is the target"
+    assert "4 optimizer steps in all" in caplog.text and "one class" not in caplog.text, "there are no classes"
 
 
 def test_the_probe_is_asked_every_few_epochs_and_after_the_last(folder, tmp_path):
@@ -169,11 +180,16 @@ def test_a_dry_run_checks_teacher_and_lists(folder, caplog):
     ("words", "fragment"),
     [
         (["--train_list", "{0}/bare.csv"], "name its weights with --teacher FILE"),
-        (["--train_list", "{0}/bare.csv", "--teacher", "{0}/no.pth"], "no.pth: there is no such file"),
+        (
+            ["--train_list", "{0}/bare.csv", "--teacher", "{0}/no.pth"],
+            "no.pth: there is no such file; docs/masked.md says which files serve",
+        ),
         (["--teacher", "{0}/teacher.pth"], "no train list: pass --data_path DIR with train.csv, or --train_list FILE"),
         (["--teacher", "{0}/teacher.pth", "--train_list", "{0}/no.csv"], "no.csv: there is no such file"),
         (["--teacher", "{0}/teacher.pth", "--probe_list", "{0}/no.csv"], "--probe_list {0}/no.csv: there is no such"),
         (["--val_list", "{0}/probe.csv"], "--val_list has no meaning here: masked pretraining is tested with"),
+        (["--mask_ratio", "1"], "--mask_ratio: must be a number of 0 or more and below 1, not 1"),
+        (["--mask_type", "rows"], "--mask_type: invalid choice: 'rows' (choose from "),
         (["--clip_loss_type", "mse"], "--clip_loss_type has no counterpart"),
     ],
 )

@@ -27,7 +27,7 @@ from models.checkpoint_file import read_checkpoint_file
 from models.config import Configurable, ModelConfig
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
-from tools import checkpoint as tool
+from tools import checkpoint_file as tool
 from tools.export_file import _metadata
 
 SMALL = dict(img_size=32, num_frames=2, num_classes=7, embed_dim=16, depth=1)

@@ -3,12 +3,16 @@
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datasets.annotations import FrameFolderRecord, LineForm, ListFileError, VideoRecord, parse_line, read_list
+from datasets.labels import label_form
+from datasets.list_lines import recognise_separator
 from datasets.records import RecordTable, compact, targets_of
+from datasets.segments import Segment, find_layout
 
 ROOT = Path(__file__).parent.parent
 LINES = {
@@ -27,18 +31,83 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("kind", LINES)
-def test_plain_lines_are_read_as_the_parser_of_all_lines_reads_them(tmp_path, kind):
+OTHER_LINES = {
+    "labels of videos": (
+        "multilabel",
+        "video",
+        ["a.mp4 3;17;40", "b.mp4 40;3", "", "c.mp4", "a b.mp4 7", "v_1 1.0;2"],
+    ),
+    "labels of folders": ("multilabel", "frames", ["a 48 3;17", "b 7", '"c d" 9 0', "007 12 5;1"]),
+    "labels after semicolons": ("multilabel", "video", ["a.mp4;3;17", "b.mp4;40", "c.mp4;1;0"]),
+    "labels of images": ("multilabel", "image", ["n01/x.JPEG 0;2", "y.JPEG 1 5", "folder 16 2;1", "z.png"]),
+    "targets": ("regression", "video", ["a.mp4 0.5", "b.mp4 -3", "c.mp4 1e-3", "d.mp4 .25 ignored"]),
+    "several targets": ("regression", "frames", ["a 48 0.5;-2e3", "b 7 1;2", "c 9 -0.0;123456789.125"]),
+    "seconds": (
+        "classification",
+        "video",
+        ["PATH end start label", "a.mp4 4.5 1 3", "b.mp4 7 0.25 1", '"c d.mp4" 9 8 1'],
+    ),
+    "seconds of some": (
+        "classification",
+        "video",
+        ["path,start,end,label", "a.mp4,,,3", "b.mp4,0,1.5,2", "c.mp4,1e1,11,0"],
+    ),
+    "frames": (
+        "multilabel",
+        "video",
+        ["path,start_frame,end_frame,name,label", "a.mp4,0,16,x y,3;1", "b.mp4,16.0,32,,"],
+    ),
+    "frames of folders": (
+        "regression",
+        "frames",
+        ["path;total_frames;start_frame;end_frame;label", "a;40;0;40;0.5", "b;9;;;2", "c;50;2;7;-1.5;3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*LINES, *OTHER_LINES])
+def test_plain_lines_are_read_as_the_parser_of_all_lines_reads_them(tmp_path, name):
+    task, kind, lines = OTHER_LINES.get(name) or ("classification", name, LINES[name])
     file = tmp_path / "train.csv"
-    file.write_text("\n".join(LINES[kind]), encoding="utf-8")
-    records, _ = read_list(file, kind=kind, data_root="/data")
-    form = LineForm(" ", root="/data")
-    expected = [parse_line(line.strip(), kind, i, form) for i, line in enumerate(LINES[kind], 1) if line.strip()]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    layout = find_layout(lines[0])
+    records, _ = read_list(file, kind=kind, data_root="/data", task=task)
+    separator = layout.separator if layout else recognise_separator([line for line in lines if line], label_form(task))
+    form = LineForm(separator, task, "/data", layout)
+    numbered = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()][bool(layout) :]
+    expected = [parse_line(line, kind, i, form) for i, line in numbered]
     assert isinstance(records, RecordTable)
     assert list(records) == expected and records == expected and records[1:3] == expected[1:3]
+    assert repr(list(records)) == repr(expected), "the same types too"
     assert records[-1] == expected[-1] and targets_of(records) == [record.target for record in expected]
+    assert compact(expected) == records and isinstance(compact(expected), RecordTable)
     with pytest.raises(IndexError):
         records[len(records)]
+
+
+@pytest.mark.parametrize(
+    ("task", "lines", "fault"),
+    [
+        ("multilabel", ["a.mp4 3;1", "b.mp4 3;3"], "line 2: label 3 is there twice"),
+        ("regression", ["a.mp4 1;2", "b.mp4 1;x"], 'line 2: label should be a number, .* not "x"'),
+        ("classification", ["path,start,end,label", "a.mp4,2,2,0"], "line 2: the segment ends at 2, not after"),
+        (
+            "classification",
+            ["path,start_frame,end_frame,label", "a.mp4,0,1.5,0"],
+            "line 2: end_frame should be a whole",
+        ),
+        (
+            "classification",
+            ["path,total_frames,start_frame,end_frame,label", "a,8,0,9,1"],
+            "line 2: the segment ends at frame 9, but the folder has 8",
+        ),
+    ],
+)
+def test_faults_in_lines_that_look_plain_are_told(tmp_path, task, lines, fault):
+    file = tmp_path / "train.csv"
+    file.write_text("\n".join(lines))
+    with pytest.raises(ListFileError, match=fault):
+        read_list(file, task=task)
 
 
 def test_faults_among_plain_lines_name_file_and_line(tmp_path):
@@ -59,11 +128,17 @@ def test_lines_beyond_one_piece_of_text_are_numbered_on(tmp_path):
     assert [int(record.path[:100]) for record in records] == list(range(11_000))
 
 
-def test_only_whole_clips_with_one_class_are_compacted():
+def test_only_records_of_one_form_are_compacted():
     whole = [FrameFolderRecord("a", 5, 1, 2), FrameFolderRecord("b\udcff", 6, 0, 3)]
     assert isinstance(compact(whole), RecordTable) and list(compact(whole)) == whole
     assert pickle.loads(pickle.dumps(compact(whole))) == whole
-    for others in ([VideoRecord("a", (1, 2), 1)], [VideoRecord("a", 1, 1), whole[0]], ["neither"], []):
+    part = VideoRecord("a", 1, 1, Segment(0.5, 2.0))
+    mixed_targets, mixed_units = VideoRecord("a", (1, 2), 1), replace(part, segment=Segment(1.0, 2.0, "frames"))
+    whole_numbers = replace(part, segment=Segment(1, 2, "frames"))
+    for others in (
+        *([part, mixed_targets], [part, mixed_units], [whole_numbers], [replace(part, target=(0.5, 1))]),
+        *([VideoRecord("a", 1, 1), whole[0]], ["neither"], []),
+    ):
         assert compact(iter(others)) == others and isinstance(compact(others), list)
 
 
