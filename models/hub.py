@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from common.files import FOLDER_WEIGHTS, atomic_write, write_json
@@ -66,7 +67,7 @@ class HubFolder(PyTorchModelHubMixin):
                 adapted as by --finetune.
 
         Raises:
-            FileNotFoundError: The file does not exist, or the folder has no weights.
+            FileNotFoundError: The file or folder does not exist, or the folder has no weights.
             CheckpointError: The weights are damaged or do not fit.
             TypeError: The file or folder holds another kind of model.
         """
@@ -76,15 +77,18 @@ class HubFolder(PyTorchModelHubMixin):
 
         folder = Path(pretrained_model_name_or_path)
         if not folder.exists() and folder.suffix not in FORMATS:
-            downloaded = snapshot_download(
-                str(pretrained_model_name_or_path),
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                token=token,
-                local_files_only=local_files_only,
-                allow_patterns=[FOLDER_CONFIG, FOLDER_WEIGHTS],
-            )
+            try:
+                downloaded = snapshot_download(
+                    str(pretrained_model_name_or_path),
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    token=token,
+                    local_files_only=local_files_only,
+                    allow_patterns=[FOLDER_CONFIG, FOLDER_WEIGHTS],
+                )
+            except HFValidationError as error:
+                raise FileNotFoundError(f"{folder} does not exist, and is no OWNER/NAME of the hub") from error
             folder = Path(downloaded)
         facts = describe_checkpoint(folder)
         model: Any = build_described(facts, **changes)

@@ -190,6 +190,22 @@ def test_optional_tools_name_their_packages_or_what_installs_them(no_gpu, monkey
     assert "tools.export --format transformers pip install transformers" in lines
     assert "tools.export model.onnx pip install onnxscript onnxruntime" in lines
     assert "run_demo_app.py starlette 1.0, uvicorn 1.1" in lines
+    assert "--track wandb pip install wandb" in lines
+
+
+@pytest.mark.parametrize(
+    ("body", "works"),
+    [
+        ("ffmpeg_major_version = 5", True),
+        ("ffmpeg_major_version = None", False),
+        ("raise RuntimeError('Could not load libtorchcodec')", False),  # as versions before 0.17
+    ],
+)
+def test_torchcodec_without_ffmpeg_is_not_called_usable(no_gpu, monkeypatch, tmp_path, body, works):
+    put_module(monkeypatch, tmp_path, "torchcodec", body)
+    monkeypatch.setattr(doctor, "_package_version", lambda name: "0.17")
+    (line,) = (line for line in text().splitlines() if "--reader torchcodec" in line)
+    assert "torchcodec 0.17" in line and ("apt install ffmpeg" in line) is not works
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,11 @@ def test_several_labels_and_numbers_are_answered_anywhere_as_here(task, run, out
     assert {"multilabel": 'function_to_apply="sigmoid"', "regression": 'function_to_apply="none"'}[task] in card
 
 
+def test_the_card_names_what_the_folder_was_run_with(run):
+    (command,) = re.findall(r"^pip install (.+)$", (run / "exported" / "README.md").read_text(), re.MULTILINE)
+    assert {re.match(r"\w+", word.strip('"'))[0] for word in command.split()} == set(ALONE)
+
+
 def test_a_head_of_another_task_trained_anywhere_is_loaded_as_that_task(run, outside):
     predictor = load_predictor(run / "regression_other", device="cpu")
     assert predictor.task == "multilabel" and predictor.label_names == ("class 0", "class 1")

@@ -75,6 +75,8 @@ def read_results(given: Path | None, checkpoint: Path) -> tuple[dict[str, Any], 
     file = given or checkpoint.parent / RESULTS
     if given is None and not file.is_file():
         return {}, None
+    if not file.is_file():
+        raise FileNotFoundError(f"--results {file} does not exist; the test of a run writes {RESULTS} in its folder")
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -5,6 +5,7 @@
 The exit status is 0 if the fastest backend for the available device works, else 1.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -33,8 +34,12 @@ OPTIONAL = {
     "tools.export model.onnx": ("onnx", "onnxscript", "onnxruntime"),
     "run_demo_app.py": ("starlette", "uvicorn"),
     "--reader torchcodec": ("torchcodec",),
+    "--track trackio": ("trackio",),
+    "--track wandb": ("wandb",),
+    "--track mlflow": ("mlflow",),
 }
-"""What takes a model elsewhere or videos in, with the packages that each needs beside requirements.txt."""
+"""What takes a model or a run elsewhere or videos in, with the packages that each needs beside requirements.txt."""
+INSTALL_FFMPEG = "apt install ffmpeg"
 INSTALL_PYTORCH = "pip install --force-reinstall torch torchvision"  # PyPI's wheels for Linux are built for CUDA
 OLDER_CUDA = "12.6"
 INSTALL_OLDER_CUDA = f"{INSTALL_PYTORCH} --index-url https://download.pytorch.org/whl/cu{OLDER_CUDA.replace('.', '')}"
@@ -136,8 +141,18 @@ def optional_tools() -> list[str]:
     for tool, packages in OPTIONAL.items():
         missing = [name for name in packages if _package_version(name) == "not installed"]
         state = f"pip install {' '.join(missing)}" if missing else ", ".join(map(_with_version, packages))
+        if packages == ("torchcodec",) and not missing and not torchcodec_finds_ffmpeg():
+            state += f", but not FFmpeg's libraries, or for another PyTorch: {INSTALL_FFMPEG} (docs/data.md)"
         lines.append(f"{tool:<34} {state}")
     return lines
+
+
+def torchcodec_finds_ffmpeg() -> bool:
+    """Return whether torchcodec loads the libraries of FFmpeg, which its wheels do not contain."""
+    try:
+        return getattr(importlib.import_module("torchcodec"), "ffmpeg_major_version", None) is not None
+    except (ImportError, OSError, RuntimeError):  # versions before 0.17 load them when they are imported
+        return False
 
 
 def _with_version(package: str) -> str:
