@@ -100,6 +100,12 @@ CVAT_TRACKS = {
     ),
     "b.xml": CVAT.format(size=40, stop=39, video="b.mp4", content=cvat_track(0, "fall", (10, 0), (30, 1))),
 }
+CVAT_JOBS = {  # the export of a job; a video's name stands beside it
+    name: text.replace("task>", "job>")
+    .replace("<name>walks</name>", "")
+    .replace(f"<source>{video}</source></job>", f"</job><source>{video}</source>")
+    for (name, text), video in zip(CVAT_TRACKS.items(), ("a.mp4", "b.mp4"), strict=True)
+}
 CVAT_TAGS = {
     "a.xml": CVAT.format(
         size=40, stop=39, video="a.mp4", content=cvat_tags("walk", range(20)) + cvat_tags("run", range(25, 40))
@@ -108,18 +114,39 @@ CVAT_TAGS = {
         size=40, stop=39, video="b.mp4", content=cvat_tags("fall", range(10, 30), "img_{:05}.jpg", first=1)
     ),
 }
+# A timeline that was added by its name ("fall") is stored by that name, options of an attribute by their keys.
 VIA = {
-    "project": {"pid": "__VIA_PROJECT_ID__", "pname": "walks", "vid_list": ["1", "2"], "data_format_version": "3.1.1"},
-    "config": {"file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}}},
+    "project": {
+        "pid": "__VIA_PROJECT_ID__",
+        "rev": "__VIA_PROJECT_REV_ID__",
+        "rev_timestamp": "__VIA_PROJECT_REV_TIMESTAMP__",
+        "pname": "walks",
+        "data_format_version": "3.1.1",
+        "creator": "VGG Image Annotator (http://www.robots.ox.ac.uk/~vgg/software/via)",
+        "created": 1767261600000,
+        "vid_list": ["1", "2"],
+    },
+    "config": {
+        "file": {"loc_prefix": {"1": "", "2": "", "3": "", "4": ""}},
+        "ui": {"file_content_align": "center", "gtimeline_visible_row_count": "4"},
+    },
     "attribute": {
         "1": {
             "aname": "TEMPORAL-SEGMENTS",
             "anchor_id": "FILE1_Z2_XY0",
             "type": 4,
+            "desc": "Temporal segment attribute added by default",
+            "options": {"default": "Default", "0": "walk", "1": "run"},
+            "default_option_id": "",
+        },
+        "2": {
+            "aname": "person",
+            "anchor_id": "FILE1_Z1_XY1",
+            "type": 1,
             "desc": "",
-            "options": {"0": "walk", "1": "run", "default": ""},
-            "default_option_id": "default",
-        }
+            "options": {},
+            "default_option_id": "",
+        },
     },
     "file": {
         "1": {"fid": "1", "fname": "a.mp4", "type": 4, "loc": 1, "src": ""},
@@ -128,20 +155,32 @@ VIA = {
     "metadata": {
         "1_aB3": {"vid": "1", "flg": 0, "z": [0, 2.0], "xy": [], "av": {"1": "0"}},
         "1_x9Q": {"vid": "1", "flg": 0, "z": [2.5, 4], "xy": [], "av": {"1": "1"}},
-        "1_box": {"vid": "1", "flg": 0, "z": [1.2], "xy": [2, 10, 10, 20, 20], "av": {"1": "0"}},
+        "1_box": {"vid": "1", "flg": 0, "z": [1.2], "xy": [2, 10, 10, 20, 20], "av": {"2": "Ann"}},
         "2_k2L": {"vid": "2", "flg": 0, "z": [1, 3], "xy": [], "av": {"1": "fall"}},
     },
     "view": {"1": {"fid_list": ["1"]}, "2": {"fid_list": ["2"]}},
 }
 EAF = """<?xml version="1.0" encoding="UTF-8"?>
-<ANNOTATION_DOCUMENT AUTHOR="" DATE="2026-01-01T10:00:00+00:00" FORMAT="3.0" VERSION="3.0">
+<ANNOTATION_DOCUMENT AUTHOR="" DATE="2026-01-01T10:00:00+00:00" FORMAT="3.0" VERSION="3.0"
+    xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+    xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">
   <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">
+    <MEDIA_DESCRIPTOR EXTRACTED_FROM="file:///home/me/{video}" MEDIA_URL="file:///home/me/sound.wav"
+        MIME_TYPE="audio/x-wav" RELATIVE_MEDIA_URL="./sound.wav"/>
     <MEDIA_DESCRIPTOR MEDIA_URL="file:///home/me/{video}" MIME_TYPE="video/mp4" RELATIVE_MEDIA_URL="./{video}"/>
     <PROPERTY NAME="lastUsedAnnotationId">2</PROPERTY>
   </HEADER>
   <TIME_ORDER>{slots}</TIME_ORDER>
   <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID="action">{annotations}</TIER>
+  <TIER LINGUISTIC_TYPE_REF="note" PARENT_REF="action" TIER_ID="comment">
+    <ANNOTATION><REF_ANNOTATION ANNOTATION_ID="a9" ANNOTATION_REF="a0">
+      <ANNOTATION_VALUE>in the dark</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>
+  </TIER>
+  <TIER LINGUISTIC_TYPE_REF="default-lt" TIER_ID="empty"/>
   <LINGUISTIC_TYPE GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="default-lt" TIME_ALIGNABLE="true"/>
+  <LINGUISTIC_TYPE CONSTRAINTS="Symbolic_Association" GRAPHIC_REFERENCES="false" LINGUISTIC_TYPE_ID="note"
+      TIME_ALIGNABLE="false"/>
+  <CONSTRAINT DESCRIPTION="1-1 association with a parent annotation" STEREOTYPE="Symbolic_Association"/>
 </ANNOTATION_DOCUMENT>
 """
 ANNOTATION = (
@@ -167,8 +206,12 @@ ELAN = {
 FIFTYONE = {
     "classes": ["fall", "run", "walk"],
     "labels": {
-        "a": [{"label": 2, "support": [1, 20]}, {"label": 1, "support": [26, 40]}],
+        "a": [
+            {"label": 2, "support": [1, 20], "confidence": 0.9, "attributes": {"view": "left"}},
+            {"label": 1, "support": [26, 40]},
+        ],
         "b": [{"label": 0, "support": [11, 30]}],
+        "unlabelled": None,
     },
 }
 FIFTYONE_TIMES = {
@@ -201,6 +244,7 @@ EXPORTS = [
     ("label_studio", {"export.json": LABEL_STUDIO_MIN}, FRAMES),
     ("label_studio", {"export.json": LABEL_STUDIO_SOUND}, SECONDS),
     ("cvat", CVAT_TRACKS, FRAMES),
+    ("cvat", CVAT_JOBS, FRAMES),
     ("cvat", CVAT_TAGS, FRAMES),
     ("via", {"project.json": VIA}, SECONDS),
     ("elan", ELAN, SECONDS),
@@ -318,6 +362,7 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
         ("cvat", "<annotations><meta><project/></meta></annotations>", "export of a project"),
         ("cvat", "<images/>", "begins with <images>"),
         ("cvat", CVAT_TRACKS["a.xml"].replace("<frame_filter>", "<frame_filter>step=5"), "skips frames"),
+        ("cvat", CVAT_JOBS["a.xml"].replace("<frame_filter>", "<frame_filter>step=5"), "skips frames"),
         ("via", {"_via_settings": {}}, "is not a project of VIA 3"),
         ("via", VIA | {"view": {}}, "metadata 1_aB3: its file is not in the project"),
         (

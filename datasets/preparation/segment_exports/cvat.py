@@ -1,7 +1,7 @@
 """CVAT, XML 1.1: the tracks of "CVAT for video", and the tags of the frames of "CVAT for images".
 
-A track lasts from its first shape that is not `outside` up to the next one that is, or to the end of the task. Tags of
-one label in consecutive frames are a segment. Frames are counted from 0.
+A track lasts from its first shape that is not `outside` up to the next one that is, or to the end of the task or job.
+Tags of one label in consecutive frames are a segment. Frames are counted from 0.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -18,13 +18,14 @@ def read(file: Path) -> Iterator[Stretch]:
     root = xml_of(file, "annotations", "CVAT")
     if root.find("meta/project") is not None:
         raise SourceError(f"{file} is the export of a project; export its tasks one by one")
-    if "step" in (root.findtext("meta/task/frame_filter") or ""):
-        raise SourceError(f"{file}: the task skips frames (frame_filter), so its numbers are not those of the video")
-    video = root.findtext("meta/source") or root.findtext("meta/task/source") or root.findtext("meta/task/name")
+    exported = "meta/job" if root.find("meta/job") is not None else "meta/task"
+    if "step" in (root.findtext(f"{exported}/frame_filter") or ""):
+        raise SourceError(f"{file}: the task skips frames (frame_filter), between which no label is known")
+    video = root.findtext("meta/source") or root.findtext(f"{exported}/source") or root.findtext(f"{exported}/name")
     if not video:
-        raise SourceError(f"{file} names no video in meta/source or meta/task/name")
-    stop = root.findtext("meta/task/stop_frame")
-    size = int(stop) + 1 if stop else int(root.findtext("meta/task/size") or 0)
+        raise SourceError(f"{file} names no video in meta/source or {exported}/name")
+    stop = root.findtext(f"{exported}/stop_frame")
+    size = int(stop) + 1 if stop else int(root.findtext(f"{exported}/size") or 0)
     for track in root.iter("track"):
         yield from _of_track(track, video, f"{file}, track {track.get('id')}", size)
     yield from _of_tags(root, video, file)

@@ -1,5 +1,6 @@
 """ELAN, .eaf: the annotations of tiers that are aligned to the time line, in milliseconds."""
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def read(file: Path) -> Iterator[Stretch]:
     header = root.find("HEADER")
     if header is not None and header.get("TIME_UNITS", "milliseconds") != "milliseconds":
         raise SourceError(f"{file}: its times are in {header.get('TIME_UNITS')}; save it with milliseconds")
-    media = root.find("HEADER/MEDIA_DESCRIPTOR")
+    media = _video_of(root)
     video = media.get("RELATIVE_MEDIA_URL") or media.get("MEDIA_URL") if media is not None else ""
     if media is None or not video:
         raise SourceError(f"{file} names no video in a MEDIA_DESCRIPTOR")
@@ -33,3 +34,10 @@ def read(file: Path) -> Iterator[Stretch]:
         if not label:
             raise SourceError(f"{place} has no text, which would be its label")
         yield Stretch(video, label, segment_of(start, end, place), place)
+
+
+def _video_of(root: ElementTree.Element) -> ElementTree.Element | None:
+    """Return the first video; the sound of a video is often linked beside it, and may come first."""
+    media = root.findall("HEADER/MEDIA_DESCRIPTOR")
+    videos = [one for one in media if one.get("MIME_TYPE", "").startswith("video/")]
+    return next(iter(videos or media), None)
