@@ -359,11 +359,27 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
         ("label_studio", [{"id": 7, "data": {"text": "x"}, "annotations": []}], "task 7 has no video"),
         ("label_studio", [LABEL_STUDIO_MIN[0], LABEL_STUDIO_MIN[0]], "task 1 has several annotations"),
         ("label_studio", {"a": 1}, "should contain a JSON array"),
+        (
+            "label_studio",
+            [LABEL_STUDIO[0], LABEL_STUDIO[1] | {"annotations": None}],
+            "not built as an export of label_studio, at or after",
+        ),
+        (
+            "label_studio",
+            [label_studio_task(4, "a.mp4", [timeline_region(7, 1, 9)])],
+            "task 4: video and label should be texts",
+        ),
         ("cvat", "<annotations><meta><project/></meta></annotations>", "export of a project"),
         ("cvat", "<images/>", "begins with <images>"),
+        (
+            "cvat",
+            CVAT_TRACKS["a.xml"].replace(">39<", ">x<"),
+            "not built as an export of cvat, at or after its beginning",
+        ),
         ("cvat", CVAT_TRACKS["a.xml"].replace("<frame_filter>", "<frame_filter>step=5"), "skips frames"),
         ("cvat", CVAT_JOBS["a.xml"].replace("<frame_filter>", "<frame_filter>step=5"), "skips frames"),
         ("via", {"_via_settings": {}}, "is not a project of VIA 3"),
+        ("via", VIA | {"metadata": []}, "not built as an export of via, at or after its beginning"),
         ("via", VIA | {"view": {}}, "metadata 1_aB3: its file is not in the project"),
         (
             "via",
@@ -386,6 +402,7 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
         ),
         ("createml", CREATE_ML.replace("2.5", "x"), "line 3: start and end should be numbers, not x"),
         ("timeline.json", [{"segments": []}], "entry 1 names no path"),
+        ("timeline.json", [TIMELINE_JSON[0], {"path": "b.mp4", "segments": 3}], "videos/a.mp4, segment 2: "),
         ("timeline", "path,start,end,label\na.mp4,0,1,2\n", "line 2 has no name"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from datasets.preparation.list_sources import Source
+from datasets.preparation.media_index import SourceError
 from datasets.preparation.segment_exports import createml, cvat, elan, fiftyone, label_studio, timeline, via
 from datasets.preparation.segment_exports.stretches import Stretch, source_of
 
@@ -29,4 +30,19 @@ def read_segments(form: str, files: Sequence[Path], names: Sequence[str] = ()) -
     Raises:
         SourceError: A file is not such an export, or a label is not among the names.
     """
-    return source_of([stretch for file in files for stretch in READERS[form](file)], files, names)
+    return source_of([stretch for file in files for stretch in _stretches(form, file)], files, names)
+
+
+def _stretches(form: str, file: Path) -> Iterator[Stretch]:
+    """Yield the stretches of an export; name the place if it is not built as the program builds it."""
+    place = "its beginning"
+    try:
+        for stretch in READERS[form](file):
+            if not isinstance(stretch.video, str) or not isinstance(stretch.label, str):
+                raise SourceError(f"{stretch.place}: video and label should be texts")
+            place = stretch.place
+            yield stretch
+    except SourceError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SourceError(f"{file} is not built as an export of {form}, at or after {place}: {error}") from error
