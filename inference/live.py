@@ -12,7 +12,7 @@ import torch
 
 from inference.frame_ring import FrameRing, LiveWindow
 from inference.live_source import LiveSource
-from inference.predictor import Predictor, ScoresNotFiniteError, top_scores
+from inference.predictor import Prediction, Predictor, ScoresNotFiniteError
 from inference.timeline import read_windows
 
 _WAKE = 0.1  # seconds after which a wait for frames looks for signals
@@ -43,8 +43,9 @@ class LivePrediction:
         """Yield a record for each window until the source ends or `stopped` is set.
 
         A record has `start` and `end` in seconds since the first frame, `top` (the `count` best classes, each with
-        label, name and probability), `latency` (seconds from the arrival of the last frame to this record) and
-        `dropped` (frames lost or skipped since the window before). If scores are not finite, `error` replaces `top`.
+        label, name and probability), of a multilabel model `predicted` (names), `latency` (seconds from the arrival of
+        the last frame to this record) and `dropped` (frames lost or skipped since the window before). If scores are
+        not finite, `error` replaces the classes.
 
         Raises:
             SourceError: The source cannot be opened, or a file is damaged.
@@ -71,7 +72,11 @@ class LivePrediction:
         (probabilities,) = self.predictor.probabilities(clips)
         record: dict[str, Any] = {"start": round(window.start, 3), "end": round(window.end, 3)}
         if np.isfinite(probabilities).all():
-            record["top"] = [score._asdict() for score in top_scores(probabilities, self.predictor.label_names, count)]
+            views, threshold = clips.shape[1], self.predictor.threshold
+            prediction = Prediction(probabilities, self.predictor.label_names, views, threshold)
+            record["top"] = [score._asdict() for score in prediction.top(count)]
+            if threshold is not None:
+                record["predicted"] = prediction.predicted
         else:
             record["error"] = ScoresNotFiniteError.reason
         return record | {"latency": round(time.monotonic() - window.arrival, 3), "dropped": window.dropped}

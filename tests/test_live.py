@@ -13,11 +13,12 @@ import weakref
 import av
 import numpy as np
 import pytest
-from inference_files import moving_frames
+from inference_files import CLASSES, OBJECTIVES, moving_frames, save_checkpoint_of
 from video_files import write_video
 
 import run_inference
 from engines.early_check import check_inference
+from inference import load_predictor
 from inference.frame_ring import FrameRing, Shown
 from inference.live import LivePrediction
 from inference.live_source import LiveSource, SourceError
@@ -81,6 +82,17 @@ def test_a_fifo_gives_the_numbers_of_the_file(predictor, stream, fifo):
     np.testing.assert_allclose([record["end"] for record in records], (curve.starts + 8) / RATE, atol=2e-3)
     assert np.ptp(curve.probabilities, axis=0).max() > 0.1, "the curve must move for this to show anything"
     assert all(record["dropped"] == 0 and record["latency"] >= 0 for record in records)
+
+
+def test_a_model_of_several_labels_names_those_that_reach_its_threshold(stream, fifo, tmp_path):
+    several = load_predictor(save_checkpoint_of("multilabel", tmp_path / "several.pth"), device="cpu")
+    feed(fifo, stream)
+    records = records_of(live(several, fifo), 4)
+    threshold = OBJECTIVES["multilabel"]["decision_threshold"].item()
+    for record in records:
+        reached = {score["name"] for score in record["top"] if score["probability"] >= threshold}
+        assert set(record["predicted"]) == reached and len(record["top"]) == CLASSES
+    assert any(len(record["predicted"]) != 1 for record in records)
 
 
 def free_port():
