@@ -200,6 +200,18 @@ def test_segments_of_joined_videos_train_and_test_as_the_cut_clips(tmp_path):
     assert not all(torch.equal(control[key], weights[key]) for key in weights)
 
 
+def test_classes_are_balanced_by_their_segments(tmp_path):
+    write_video(tmp_path / "film.mp4", numbered_frames(60))
+    lines = [f"film.mp4,{10 * i},{10 * i + 10},{int(i == 4)}" for i in range(6)]
+    (tmp_path / "train.csv").write_text("\n".join(["path,start_frame,end_frame,label", *lines]) + "\n")
+    loading = {"batch_size": 2, "num_workers": 0, "read_timeout": 0, "num_frames": 2, "input_size": 16}
+    lists = {"train_list": str(tmp_path / "train.csv"), "data_root": str(tmp_path)}
+    settings = DataSettings(**loading, **lists, nb_classes=CLASSES, sampler="balanced")
+    dataset = build_dataset("train", settings)
+    drawn = [dataset.records[key.index].target for key in build_loader(dataset, "train", settings).sampler]
+    assert sorted(drawn) == [0, 0, 0, 1, 1, 1]
+
+
 def test_segments_are_checked_by_the_times_of_the_frames(varying, tmp_path, capsys):
     spans = {2: (0, 1), 3: (1, 2), 4: (2, 2.9), 5: (0, 2.9)}  # 10, 5, 5 and 20 frames; 6.8 a second on average
     rows = [f"{varying.name},{start},{end},{line % 2}\n" for line, (start, end) in spans.items()]
