@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
 from benchmarks.documents import mean_and_spread
 from benchmarks.run_queue import machine
 from common.files import atomic_write
+from reports.accuracy import Accuracy
 from reports.comparison import holm, mcnemar
 
 
@@ -92,12 +92,6 @@ def discordant(first: Variant, second: Variant, label: int | None = None) -> tup
     return sum(a[key] and not b[key] for key in shared), sum(b[key] and not a[key] for key in shared)
 
 
-def interval(right: dict[tuple[int, int], bool]) -> tuple[float, float]:
-    """Return Wilson's 95 % confidence interval of the accuracy, in percent."""
-    bounds = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
-    return 100 * float(bounds.low), 100 * float(bounds.high)
-
-
 def write_study(
     path: Path,
     study: str,
@@ -138,9 +132,9 @@ def _accuracies(variants: Sequence[Variant]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for variant in variants:
         accuracies, first = variant.accuracies, next(iter(variant.right.values()))
-        low, high = interval(first)
+        accuracy = Accuracy.of(sum(first.values()), len(first))
         test = "" if variant is variants[0] else f"{mcnemar(*discordant(variants[0], variant)):.2g}"
-        cells = [variant.name, mean_and_spread(accuracies), f"{low:.1f} to {high:.1f}",
+        cells = [variant.name, mean_and_spread(accuracies), f"{accuracy.low:.1f} to {accuracy.high:.1f}",
                  f"{len(first)}", f"{len(accuracies)}", test,
                  *(f"{variant.extra[name]:.3g}" if name in variant.extra else "" for name in names)]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

@@ -4,34 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
+from reports.accuracy import Accuracy
 from reports.comparison import compare
 
 SIGNIFICANT = 0.05
 TITLES = {"static": "one frame repeated", "shuffled": "random order"}
 NEEDS = {"static": "motion", "shuffled": "the order of frames"}
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """An accuracy with Wilson's 95 % interval, in percent.
-
-    Attributes:
-        percent: Share of the videos that were classified correctly.
-        low: Lower limit.
-        high: Upper limit.
-    """
-
-    percent: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, hits: int, videos: int) -> "Accuracy":
-        """Return the accuracy for counts."""
-        interval: Any = binomtest(hits, videos).proportion_ci(method="wilson")
-        return cls(100 * hits / videos, 100 * interval.low, 100 * interval.high)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+
+from reports.accuracy import Accuracy
 
 
 class Judgement(NamedTuple):
@@ -48,11 +49,11 @@ def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
     videos, hits = int(counts.sum()), int(counts.trace())
     largest = int(counts.sum(1).argmax())
     majority = int(counts[largest].sum())
-    interval = binomtest(hits, videos).proportion_ci(method="wilson")
-    share = f"the majority class ({100 * majority / videos:.1f} %)"
+    accuracy, most_frequent = Accuracy.of(hits, videos), 100 * majority / videos
+    share = f"the majority class ({most_frequent:.1f} %)"
     if hits == videos:
         level, comparison = "good", "every video was classified correctly"
-    elif interval.low > majority / videos:
+    elif accuracy.low > most_frequent:
         level, comparison = "good", f"clearly above {share}"
     elif hits > majority:
         level, comparison = "weak", f"barely above {share}, which may be chance with {videos} videos"
@@ -62,12 +63,12 @@ def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
     if len(predicted) == 1 and hits < videos:
         comparison += f"; every video was called {names[predicted[0]]}"
     return Verdict(
-        f"{100 * hits / videos:.1f} %: {comparison}.",
+        f"{accuracy.percent:.1f} %: {comparison}.",
         level,
-        100 * hits / videos,
-        100 * interval.low,
-        100 * interval.high,
+        accuracy.percent,
+        accuracy.low,
+        accuracy.high,
         100 / len(counts),
-        100 * majority / videos,
+        most_frequent,
         names[largest],
     )

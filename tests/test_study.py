@@ -1,7 +1,6 @@
 """The studies: their runs, their models, one real run on synthetic videos, and the arithmetic of their tables."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ import run_class_finetuning
 import run_pretrain_imagenet
 from benchmarks import study, train_peer
 from benchmarks.study_models import OURS, PEERS, STATIC, build_peer, narrow, parameters
-from benchmarks.study_table import Variant, discordant, interval, write_study
+from benchmarks.study_table import Variant, discordant, write_study
 from engines.configuration import parse_arguments
 
 
@@ -92,13 +91,6 @@ def test_discordant_videos_and_classes_that_need_motion(tmp_path):
     text = write_study(tmp_path / "s.md", "peers", [moving, still], "command", pairs=pairs, names=["sit", "wave"])
     rows = [line for line in text.splitlines() if line.startswith(("| sit |", "| wave |"))]
     assert rows == ["| wave | 3 | 0.0 | 100.0 | +100.0 | 0.5 |", "| sit | 3 | 66.7 | 33.3 | -33.3 | 1 |"]
-
-
-def test_the_interval_is_wilsons():
-    low, high = interval({(0, i): i < 30 for i in range(100)})
-    z, p, n = 1.959964, 0.3, 100
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (low, high) == pytest.approx([100 * (centre + s * half) / (1 + z * z / n) for s in (-1, 1)], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", PEERS)
