@@ -33,7 +33,7 @@ class Treacherous:
         if "hangs" in self.path:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
             while True:
-                time.sleep(60)
+                pass
         if "naps" in self.path:
             time.sleep(0.8)
         if "stalls" in self.path:

@@ -17,7 +17,7 @@ from datasets.preparation.moving_digits import (
 MOTIONS = tuple(CLASSES.index(name) for name in ("left", "up", "clockwise"))
 ORDERS = tuple(permutations(MOTIONS))
 """The motions of each class, in their order."""
-SHOWN, JITTER = 1 / 4, 1 / 30
+SHOWN, JITTER = 1 / 6, 1 / 30
 """Length of a motion, and the most that it is shifted from the middle of its third, as shares of the film."""
 PATH = 48
 """Length of a motion's path, at most, in pixels of a picture with a side of 64."""
