@@ -10,13 +10,14 @@ numbers of threads; medians are reported. The plain file takes seconds per clip;
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 
 from benchmarks import peers
 from benchmarks.model import check_equal, machine, print_table
-from benchmarks.timing import interleaved_medians
+from benchmarks.timing import WALL_TIME, Call, interleaved_medians
 from common.files import write_json
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
@@ -28,6 +29,8 @@ from tools import export_file
 from tools.comparison import random_clips
 
 ROUNDS = 9
+REST = 0.2
+"""Seconds before a call, in which the threads of the other library stop spinning, each on a core, for more work."""
 
 
 def measure(checkpoint: Path, folder: Path, *, threads: int, batch: int, plain: bool) -> dict[str, dict[str, float]]:
@@ -45,11 +48,16 @@ def measure(checkpoint: Path, folder: Path, *, threads: int, batch: int, plain: 
         expected = model(clips)
         for name, call in candidates.items():
             check_equal(name, call(), expected)
-        seconds = interleaved_medians(candidates, ROUNDS)
+        seconds = interleaved_medians(candidates, ROUNDS, _rested)
     return {
         name: {"forward, ms": 1e3 * value, "times the checkpoint": value / seconds["checkpoint"]}
         for name, value in seconds.items()
     }
+
+
+def _rested(call: Call) -> list[float]:
+    time.sleep(REST)
+    return WALL_TIME(call)
 
 
 def save_tiny(path: Path) -> Path:
