@@ -7,7 +7,7 @@ SEED ?= 0
 # Python compiles the modules that are imported; pip would compile all of them, for half a minute.
 INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup demo demo-detection test test-quick test-pythons test-oldest test-asan lint docs bench gpu-check clean
+.PHONY: setup demo demo-detection learning test test-quick test-pythons test-oldest test-asan lint docs bench gpu-check clean
 
 setup: $(VENV)/installed
 
@@ -30,6 +30,11 @@ demo:
 
 demo-detection: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
+
+# What pretraining, probes and a teacher are worth with few labels, over three seeds; sized for an hour.
+learning: demo
+	$(BIN)/python -m benchmarks.masked_effect
+	$(BIN)/python -m benchmarks.students --demo $(OUTPUT)
 
 # Two processes of one thread each, for two cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
