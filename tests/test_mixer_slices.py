@@ -114,6 +114,28 @@ def test_channels_that_are_not_contiguous_are_not_overwritten():
         cpu.forward_onto_input(u, delta, -torch.rand(4, 4), None, *matrices, None, None, None, True, True, True, True)
 
 
+def test_float64_is_not_changed_by_autocast():
+    mixer, tokens = mixer_and_tokens()
+    mixer.backend = None
+    mixer, tokens = mixer.double(), tokens.double()
+    expected = mixer(tokens)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mixer(tokens), expected)
+
+
+def test_shapes_are_known_without_memory():
+    with torch.no_grad():
+        assert Mamba(32).to("meta")(torch.empty(2, 5, 32, device="meta")).shape == (2, 5, 32)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_maps_a_mixer():
+    mixer, tokens = mixer_and_tokens()
+    with torch.no_grad():
+        found = torch.func.vmap(mixer)(tokens.unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(found, mixer(tokens), rtol=1e-5, atol=1e-5)
+
+
 def test_hooks_of_the_input_projection_are_called():
     mixer, tokens = mixer_and_tokens()
     seen = []

@@ -173,7 +173,7 @@ class Mamba(nn.Module):
         return not overridden and not others and (forward is None or forward.order is Order.FORWARD)
 
     def _infers_in_slices(self, hidden_states: Tensor, branches: list[Branch]) -> bool:
-        """Return whether to compute by `scan_in_slices`, which passes by the input projection's hooks."""
+        """Return whether to compute by `scan_in_slices`, which would not call the input projection's hooks."""
         plain = type(self.in_proj) is Projection and not (
             self.in_proj._forward_hooks or self.in_proj._forward_pre_hooks
         )

@@ -56,6 +56,8 @@ def computes_in_slices(x: Tensor, backend: str) -> bool:
     """Return whether `scan_in_slices` suits x: eager inference by a backend that can overwrite its input."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False  # torch.func.vmap cannot batch operators that overwrite their input
     return type(x) in (Tensor, nn.Parameter) and hasattr(BACKENDS[backend], "forward_onto_input")
 
 

@@ -17,8 +17,13 @@ def trains_eagerly_on_gpu(x: Tensor) -> bool:
 
 
 def product_type(tokens: Tensor) -> torch.dtype:
-    """Return the type of a product of float tokens with a weight: that of autocast where it is on."""
+    """Return the type of a product of float tokens with a weight: that of autocast where it is on.
+
+    Autocast leaves float64 alone, and devices such as "meta" do not know it.
+    """
     device = tokens.device.type
+    if tokens.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return tokens.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
 
 
