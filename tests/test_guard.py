@@ -62,6 +62,14 @@ def test_videos_are_decoded_into_the_memory_that_the_helper_shares(tmp_path):
     assert not np.shares_memory(VideoFile(path).read([3]), shared.view(frames.shape))
 
 
+def test_a_part_of_the_shared_frames_is_stored_as_a_part():
+    shared = SharedFrames(anonymous_file())
+    frames = shared.allocate((4, 8, 8, 3))
+    frames[:] = np.arange(frames.size).reshape(frames.shape) % 251
+    cropped = frames[::2, :4, :4].copy()
+    assert np.array_equal(shared.view(shared.store(frames[::2, :4, :4])), cropped)
+
+
 def test_frames_stay_until_others_are_read(tmp_path, guard):
     path = str(write_video(tmp_path / "v.mp4", numbered_frames(30, 64, 128)))
     frames = guard.open(path, partial(VideoFile, path)).read([3, 4])

@@ -19,17 +19,19 @@ class SharedFrames:
     def __init__(self, file: int):
         self.file = file
         self._mapped: mmap.mmap | None = None
+        self._allocated: np.ndarray | None = None
 
     def allocate(self, shape: Sequence[int]) -> np.ndarray:
         """Return an array for frames (T, H, W, 3), which overwrites those stored last."""
         size = math.prod(shape)
         if os.fstat(self.file).st_size < size:
             os.ftruncate(self.file, size)
-        return self.view(shape)
+        self._allocated = self.view(shape)
+        return self._allocated
 
     def store(self, frames: np.ndarray) -> tuple[int, ...]:
-        """Write frames, unless they are the array of `allocate`; return their shape, to view them elsewhere."""
-        if self._mapped is None or frames.ctypes.data != np.frombuffer(self._mapped, dtype=np.uint8).ctypes.data:
+        """Write frames, unless they are the array that `allocate` returned last; return their shape, for `view`."""
+        if frames is not self._allocated:
             np.copyto(self.allocate(frames.shape), frames)
         return frames.shape
 
