@@ -174,7 +174,7 @@ def compact(records: Iterable[Any]) -> Sequence[Any]:
 
 def _task_of_all(targets: Iterable[Any]) -> LabelTask | None:
     """Return the task whose targets have the form of all of these; None if there is none."""
-    targets = set(targets)
+    targets = list(targets)  # not a set, in which 1 and 1.0 are the same
     if all(type(target) is int for target in targets):
         return "classification"
     if any(type(target) is not tuple for target in targets):

@@ -138,6 +138,7 @@ def test_only_records_of_one_form_are_compacted():
     for others in (
         *([part, mixed_targets], [part, mixed_units], [whole_numbers], [replace(part, target=(0.5, 1))]),
         *([VideoRecord("a", 1, 1), whole[0]], ["neither"], []),
+        *([VideoRecord("a", 1, 1), VideoRecord("b", 1.0, 2)], [VideoRecord("a", [1], 1)]),
     ):
         assert compact(iter(others)) == others and isinstance(compact(others), list)
 
