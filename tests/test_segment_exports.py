@@ -367,7 +367,7 @@ def test_all_segments_of_a_film_stay_in_one_split(tmp_path):
         (
             "label_studio",
             [label_studio_task(4, "a.mp4", [timeline_region(7, 1, 9)])],
-            "task 4: video and label should be texts",
+            "task 4: video and label should be strings",
         ),
         ("cvat", "<annotations><meta><project/></meta></annotations>", "export of a project"),
         ("cvat", "<images/>", "begins with <images>"),

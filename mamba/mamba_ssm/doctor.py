@@ -142,7 +142,7 @@ def optional_tools() -> list[str]:
         missing = [name for name in packages if _package_version(name) == "not installed"]
         state = f"pip install {' '.join(missing)}" if missing else ", ".join(map(_with_version, packages))
         if packages == ("torchcodec",) and not missing and not torchcodec_finds_ffmpeg():
-            state += f", but not FFmpeg's libraries, or for another PyTorch: {INSTALL_FFMPEG} (docs/data.md)"
+            state += f", but without FFmpeg's libraries, or for another PyTorch: {INSTALL_FFMPEG} (docs/data.md)"
         lines.append(f"{tool:<34} {state}")
     return lines
 

@@ -39,7 +39,7 @@ def _stretches(form: str, file: Path) -> Iterator[Stretch]:
     try:
         for stretch in READERS[form](file):
             if not isinstance(stretch.video, str) or not isinstance(stretch.label, str):
-                raise SourceError(f"{stretch.place}: video and label should be texts")
+                raise SourceError(f"{stretch.place}: video and label should be strings")
             place = stretch.place
             yield stretch
     except SourceError:

@@ -20,7 +20,7 @@ def read(file: Path) -> Iterator[Stretch]:
         raise SourceError(f"{file} is the export of a project; export its tasks one by one")
     exported = "meta/job" if root.find("meta/job") is not None else "meta/task"
     if "step" in (root.findtext(f"{exported}/frame_filter") or ""):
-        raise SourceError(f"{file}: the task skips frames (frame_filter), between which no label is known")
+        raise SourceError(f"{file}: the task skips frames (frame_filter), and their labels are unknown")
     video = root.findtext("meta/source") or root.findtext(f"{exported}/source") or root.findtext(f"{exported}/name")
     if not video:
         raise SourceError(f"{file} names no video in meta/source or {exported}/name")
