@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS
 from mamba.mamba_ssm.ops.selective_scan.registration import scan_onto_input
@@ -56,7 +57,7 @@ def computes_in_slices(x: Tensor, backend: str) -> bool:
     """Return whether `scan_in_slices` suits x: eager inference by a backend that can overwrite its input."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if peek_interpreter_stack() is not None:
         return False  # torch.func.vmap cannot batch operators that overwrite their input
     return type(x) in (Tensor, nn.Parameter) and hasattr(BACKENDS[backend], "forward_onto_input")
 
