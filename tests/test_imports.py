@@ -28,7 +28,7 @@ FAULTS = [
     ("run_demo_app", "--checkpoint gone.pth", "--checkpoint gone.pth: there is no such file"),
     ("tools.checkpoint", "inspect gone.pth", "checkpoint gone.pth does not exist"),
     ("tools.checkpoint", "hub README.md tools", "tools is not an empty folder"),
-    ("tools.compare", "gone.json gone.json", "gone.json"),
+    ("tools.compare", "gone.json gone.json", "gone.json is not a file; name the results.json in the --output_dir"),
     ("tools.export", "gone.pth model.onnx --backend cpu", "--backend is for .pt2 files"),
     ("tools.export", "gone.pth model.pt2", "checkpoint gone.pth does not exist"),
     ("tools.features", "gone.pth v.mp4 --output new", "checkpoint gone.pth does not exist"),
