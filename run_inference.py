@@ -111,18 +111,18 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = get_parser()
     args = parser.parse_args(words)
     try:
-        _check_sources(args)
+        _check_sources(args, parser)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     return args
 
 
-def _check_sources(args: argparse.Namespace) -> None:
+def _check_sources(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Raise a ValueError unless there are either videos or a live source, with flags that suit it."""
     if not args.live:
         if not args.videos:
             raise ValueError("there is no VIDEO; name files, folders or lists, or a source with --live")
-        in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != get_parser().get_default(name)]
+        in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != parser.get_default(name)]
         if in_vain:
             raise ValueError(f"{', '.join(in_vain)}: no effect without --live")
         check_lists(args.videos)

@@ -73,7 +73,7 @@ def check_command_line(
     Args:
         script: File name of the run script.
         words: Words of the command line; None for those of this process.
-        get_parser: Creates the parser whose help is printed; None leaves --help to others.
+        get_parser: Creates the parser of all flags of the script; None leaves --help and wrong flags to others.
         defaults: Recipe whose flags are the defaults when no recipe is named; empty for none.
         classifies: Whether the run reads lists of labelled clips rather than annotated boxes.
     """
@@ -88,10 +88,13 @@ def check_command_line(
         labelled += (MaskSettings,)
     parser = _parser(script, *(labelled if classifies else (DetectionListSettings,)))
     try:
-        words, _ = translate(words, parser._option_string_actions, script)
-        _take_defaults(parser, words, script, defaults)
+        complete = get_parser() if get_parser else parser
+        words, _ = translate(words, complete._option_string_actions, script)
         if not classifies:
             _check_square(words)
+        if get_parser:
+            complete.parse_args(words)  # first: of --data_pth, only a missing list would be told
+        _take_defaults(parser, words, script, defaults)
         flags, _ = parser.parse_known_args(words)
         _check_files(flags, script)
         if script == _MASKED_PRETRAINING:

@@ -1,6 +1,6 @@
 """Flags of the programs that read videos with a trained model, declared without PyTorch.
 
-`inference/from_flags.py` makes of them what they describe.
+`inference/from_flags.py` builds what they describe.
 """
 
 import argparse

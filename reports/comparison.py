@@ -81,6 +81,8 @@ def read_results(path: Path) -> dict[str, Any]:
         OSError: The file cannot be read.
         CompareError: It is not a results.json, has no predictions, or is of another task than classification.
     """
+    if not path.is_file():
+        raise CompareError(f"{path} is not a file; name the results.json in the --output_dir of a tested run")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

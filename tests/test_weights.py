@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 import models.videomambapro  # noqa: F401  registers the models
 from models.checkpoint import load_checkpoint
@@ -58,6 +59,12 @@ def test_a_file_is_compared_with_the_table(weights, capsys):
         assert difference in printed
     pro = published_weights()["videomambapro_t16_in1k_res224.pth"]
     assert "bimamba_type is v2, should be v1" in differences(pro, weights)
+
+
+def test_a_hub_folder_is_compared_by_the_file_in_it(weights, tmp_path, capsys):
+    save_file(torch.load(weights)["model"], tmp_path / "model.safetensors")
+    assert main(["check", str(tmp_path), "--name", TINY]) == 0
+    assert f"{tmp_path / 'model.safetensors'}: size" in capsys.readouterr().out
 
 
 def test_the_base_image_model_starts_a_video_model(tmp_path, capsys):

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output.write_text(document(), encoding="utf-8")
         else:
             print(_listing())
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -244,7 +244,8 @@ def _describe(weights: PublishedWeights) -> str:
 
 
 def _check(path: Path, weights: PublishedWeights) -> int:
-    wrong = differences(weights, require_weights(path))
+    path = require_weights(path)
+    wrong = differences(weights, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for difference in wrong:
         print(f"{path}: {difference}")
