@@ -148,7 +148,7 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
     source = ASTSource(launch.kernel, signature, constants, attributes)
     cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
     dtype = next(
-        v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B", "buffer")
+        v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B", "part_1")
     )
     return _read_usage(cubin, launch, capability, dtype)
 

@@ -50,9 +50,10 @@ def _turns(launch: Launch) -> int:
     arguments = launch.arguments
     if "carry" in launch.kernel.__name__:
         return math.ceil(arguments["chunks"] / arguments["ROWS"])
-    if "_sum_" in launch.kernel.__name__:
-        count = arguments.get("blocks") or arguments["rows"]
-        return math.ceil(count / arguments.get("ROWS", 4))  # the compiler unrolls four turns of the other loop
+    if "row_sum" in launch.kernel.__name__:
+        return math.ceil(arguments["rows"] / (arguments["ROWS"] * launch.tile.warps))
+    if "matrix_sum" in launch.kernel.__name__:
+        return math.ceil(arguments["blocks"] / 4)  # the compiler unrolls four turns
     return arguments["state"]
 
 
@@ -62,7 +63,7 @@ def _bytes(launch: Launch) -> int:
     tensors = {name: tensor for name, tensor in arguments.items() if hasattr(tensor, "nbytes")}
     buffer = tensors.pop("buffer", None)
     size = 0 if buffer is None else buffer.nbytes
-    times = {"carry_kernel": 2, "backward_kernel": 1.5, "rate_sum_kernel": 0.5}.get(launch.kernel.__name__, 1)
+    times = {"carry_kernel": 2, "backward_kernel": 1.5}.get(launch.kernel.__name__, 1)
     unread = {"grad_out", "z"} if arguments.get("ADJOINT") is False else set()
     unread |= {"u"} if launch.kernel.__name__ == "carry_kernel" else set()
     return round(times * size) + sum(tensor.nbytes for name, tensor in tensors.items() if name not in unread)

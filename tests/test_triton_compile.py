@@ -56,7 +56,7 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
     usages = [compiled(launch, capability) for launch in launches]
     assert {usage.kernel.split()[0] for usage in usages} == {
         "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel", "matrix_sum_kernel",
-        "rate_sum_kernel",
+        "row_sum_kernel",
         "add_norm_kernel", "add_norm_backward_kernel", "convolution_kernel", "convolution_backward_kernel",
     }  # fmt: skip
     for usage in usages:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mamba.mamba_ssm.ops.triton.launching import Tile, launch, strides
+from mamba.mamba_ssm.ops.triton.row_sums import sum_rows
 from mamba.mamba_ssm.ops.triton.tiles import load_channels, place, sigmoid, store_rows
 
 TILE = Tile(16, 4)
@@ -67,12 +68,14 @@ def convolution_kernel(
 
 @triton.jit(do_not_specialize=["x_b", "x_l", "x_d", "g_b", "g_l", "g_d", "length", "dim", "batch_size"])
 def convolution_backward_kernel(
-    grad_out, x, weight, bias, grad_x, grad_weight, grad_bias, x_b, x_l, x_d, g_b, g_l, g_d, length, dim, batch_size,
+    grad_out, x, weight, bias, grad_x, weight_shares, bias_shares, x_b, x_l, x_d, g_b, g_l, g_d,
+    length, dim, batch_size,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid as in `place`. grad_x is contiguous.
 
-    grad_weight (WIDTH, chunks, batch, dim) and grad_bias (chunks, batch, dim) are partial sums per chunk, float32.
+    weight_shares (chunks, batch, WIDTH, dim) and bias_shares (chunks, batch, dim) are the gradients' partial sums per
+    chunk, float32.
     """
     batch, chunk, _group, _block, channels, inside = place(tl.cdiv(length, CHUNK), dim, 1, BLOCK)
     start = chunk * CHUNK
@@ -88,8 +91,7 @@ def convolution_backward_kernel(
             s = sigmoid(outputs[t])
             through = through + (grads[t] * s * (1.0 + outputs[t] * (1.0 - s)),)
         grads = through
-    chunks = tl.cdiv(length, CHUNK)
-    share = (chunk * batch_size + batch) * dim + channels
+    row = chunk * batch_size + batch
     bias_share = tl.zeros_like(offset)
     inputs = ()
     for t in tl.static_range(CHUNK):
@@ -103,9 +105,9 @@ def convolution_backward_kernel(
         tap_share = tl.zeros_like(offset)
         for t in tl.static_range(CHUNK):
             tap_share += grads[t] * window[t + k]
-        tl.store(grad_weight + k * chunks.to(tl.int64) * batch_size * dim + share, tap_share, mask=inside)
+        tl.store(weight_shares + (row * WIDTH + k) * dim + channels, tap_share, mask=inside)
     if HAS_BIAS:
-        tl.store(grad_bias + share, bias_share, mask=inside)
+        tl.store(bias_shares + row * dim + channels, bias_share, mask=inside)
 
 
 def _sizes(x: Tensor) -> tuple[int, tuple[int]]:
@@ -140,13 +142,12 @@ def convolve_backward(
     width = weight.shape[1]
     chunks, grid = _sizes(x)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    grad_weight = torch.empty(width, chunks, batch, dim, dtype=torch.float32, device=x.device)
-    grad_bias = None if bias is None else torch.empty(chunks, batch, dim, dtype=torch.float32, device=x.device)
+    weight_shares = torch.empty(chunks, batch, width, dim, dtype=torch.float32, device=x.device)
+    bias_shares = None if bias is None else weight_shares.new_empty(chunks, batch, dim)
+    grad_weight, grad_bias = (None if t is None else t.new_empty(t.shape) for t in (weight, bias))
     if x.numel():
-        gradients = dict(grad_out=grad_out, grad_x=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
+        outputs = dict(grad_x=grad_x, weight_shares=weight_shares, bias_shares=bias_shares)
         shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
-        launch(convolution_backward_kernel, grid, TILE, **shared, **gradients, batch_size=batch)
-    grad_bias = None if bias is None else grad_bias.sum((0, 1)).to(bias.dtype)
-    total = grad_weight.new_empty(dim, width)
-    torch.sum(grad_weight, (1, 2), out=total.t())
-    return grad_x, total.to(weight.dtype), grad_bias
+        launch(convolution_backward_kernel, grid, TILE, **shared, **outputs, grad_out=grad_out, batch_size=batch)
+    sum_rows([(weight_shares, grad_weight), (bias_shares, grad_bias)])
+    return grad_x, grad_weight, grad_bias

@@ -47,7 +47,7 @@ FORWARD_TILES = (Tile(16, 1), Tile(8, 1))
 BACKWARD_TILES = (Tile(16, 1), Tile(8, 1))
 CARRY = Tile(16, 1)  # `carry_kernel`: chunks loaded together, warps
 SUM = Tile(1, 4)  # `matrix_sum_kernel`
-SUM_ROWS = Tile(32, 1)  # `rate_sum_kernel`: rows loaded together, warps
+ROW_SUM = Tile(16, 8)  # `row_sum_kernel`: rows that a warp loads together, warps
 
 
 class Launch(NamedTuple):

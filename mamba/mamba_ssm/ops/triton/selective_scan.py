@@ -17,17 +17,17 @@ from mamba.mamba_ssm.ops.triton.launching import (
     CARRY,
     FORWARD_TILES,
     SUM,
-    SUM_ROWS,
     Tile,
     fastest_tile,
     launch,
     strides,
 )
+from mamba.mamba_ssm.ops.triton.row_sums import sum_rows
 from mamba.mamba_ssm.ops.triton.selective_scan_backward import backward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_carry import carry_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_forward import forward_kernel
 from mamba.mamba_ssm.ops.triton.selective_scan_summary import summary_kernel
-from mamba.mamba_ssm.ops.triton.selective_scan_sums import matrix_sum_kernel, rate_sum_kernel
+from mamba.mamba_ssm.ops.triton.selective_scan_sums import matrix_sum_kernel
 
 
 class ScanArguments(NamedTuple):
@@ -147,7 +147,7 @@ def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
 
 
 def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Tensor | None, ...]:
-    """Run the three kernels of the backward scan with one tile, and sum over their programs."""
+    """Run the three kernels of the backward scan with one tile, and two that sum over their programs."""
     scan = scan.arranged()
     run = _carried_states(scan, tile, grad_out)
     batch, length, dim = scan.u.shape
@@ -157,30 +157,20 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     grad_u, grad_delta = scan.u.new_empty(scan.u.shape), scan.u.new_empty(scan.u.shape)
     grad_z = None if scan.z is None else scan.z.new_empty(scan.z.shape)
     matrix_shares = buffer.new_empty(blocks, batch, groups, run.chunks, state, 2, tile.chunk)
-    grad_D = None if scan.D is None else torch.empty_like(run.step_sums)
-    grad_bias = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
+    D_shares = None if scan.D is None else torch.empty_like(run.step_sums)
+    bias_shares = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
     tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
-    parameters = dict(matrix_shares=matrix_shares, grad_D=grad_D, grad_bias=grad_bias, D=scan.D)
+    parameters = dict(matrix_shares=matrix_shares, D_shares=D_shares, bias_shares=bias_shares, D=scan.D)
     flags = dict(RESIDUAL=scan.elemental_residual, HAS_D=scan.D is not None)
     shared = run.common(grad_out)
     launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, **flags, zero=0)
-    grad_A, grad_A_b = _sum_rates(buffer, scan)
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
-    grad_D, grad_bias = (None if share is None else share.sum((0, 1)) for share in (grad_D, grad_bias))
+    grad_A, grad_A_b = (None if rate is None else rate.new_empty(dim, state) for rate in (scan.A, scan.A_b))
+    grad_D, grad_bias = (None if shares is None else shares.new_empty(dim) for shares in (D_shares, bias_shares))
+    of_A, of_A_b = buffer[0, :-1], buffer[scan.directions - 1, :-1]  # where the kernel has left the shares
+    pairs = [(of_A, grad_A), (of_A_b, grad_A_b), (D_shares, grad_D), (bias_shares, grad_bias)]
+    sum_rows([(shares, sums) for shares, sums in pairs if sums is not None])
     return grad_u, grad_delta, grad_A, grad_A_b, grad_B, grad_C, grad_D, grad_z, grad_bias
-
-
-def _sum_rates(buffer: Tensor, scan: ScanArguments) -> tuple[Tensor | None, Tensor | None]:
-    """Sum the gradients of A and A_b that `backward_kernel` has left in the buffer, (dim, state) each."""
-    _, rows, batch, state, dim = buffer.shape
-    grad_A, grad_A_b = (None if rate is None else buffer.new_empty(dim, state) for rate in (scan.A, scan.A_b))
-    grid = (math.ceil(state * dim / SUM_ROWS.block), scan.directions)
-    sizes = dict(rows=(rows - 1) * batch, chunks=rows - 1, batch_size=batch, dim=dim, state=state)
-    directions = dict(FORWARD=scan.A is not None, BACKWARD=scan.A_b is not None)
-    tensors = dict(buffer=buffer, grad_A=grad_A, grad_A_b=grad_A_b)
-    tile = dict(ROWS=SUM_ROWS.chunk, BLOCK=SUM_ROWS.block)
-    launch(rate_sum_kernel, grid, SUM_ROWS, **tensors, **sizes, **directions, **tile)
-    return grad_A, grad_A_b
 
 
 def _sum_matrices(shares: Tensor, scan: ScanArguments) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ def _add_rows(left, right, CHUNK: tl.constexpr):
 
 @triton.jit
 def _store_input_gradients(
-    grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+    grad_u, grad_delta, bias_shares, D_shares, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
     grad_last, bias, skip, share, batch, start, length, dim, channels, inside, directions: tl.constexpr,
     SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -121,9 +121,9 @@ def _store_input_gradients(
     store_rows(grad_u, of_u, batch, start, length, dim, channels, inside, CHUNK)
     store_rows(grad_delta, of_delta, batch, start, length, dim, channels, inside, CHUNK)
     if HAS_BIAS:
-        tl.store(grad_bias + share, bias_share, mask=inside)
+        tl.store(bias_shares + share, bias_share, mask=inside)
     if HAS_D:
-        tl.store(grad_D + share, directions * D_share, mask=inside)
+        tl.store(D_shares + share, directions * D_share, mask=inside)
 
 
 @triton.jit
@@ -159,7 +159,7 @@ def _load_tile(
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
-    grad_u, grad_delta, grad_z, matrix_shares, grad_D, grad_bias,
+    grad_u, grad_delta, grad_z, matrix_shares, D_shares, bias_shares,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
     B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -170,8 +170,8 @@ def backward_kernel(
 
     A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
     chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
-    groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. grad_D, grad_bias: (chunks,
-    batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the program's place
+    groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. D_shares, bias_shares:
+    (chunks, batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the program's place
     and the addresses of all rows in registers throughout the loop, because the rows are loaded again at the end.
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
@@ -252,7 +252,7 @@ def backward_kernel(
     raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
     share = (chunk * batch_size + batch) * dim + channels
     _store_input_gradients(
-        grad_u, grad_delta, grad_bias, grad_D, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
+        grad_u, grad_delta, bias_shares, D_shares, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
         grad_last, bias, skip, share, batch, again, length, dim, channels, inside, directions, SOFTPLUS, RESIDUAL,
         HAS_D, HAS_BIAS, CHUNK,
     )  # fmt: skip
