@@ -32,16 +32,31 @@ from mamba.mamba_ssm.ops.triton.tiles import (
 
 
 @triton.jit
-def _load_boundary(states, adjoints, n, dim):
-    return tl.load(states + n * dim), tl.load(adjoints + n * dim)
+def _load_first(rates, states, adjoints, state, dim):
+    """Load a direction's rates, states and adjoints of entry 0, and the states and adjoints of entry 1."""
+    second = tl.minimum(1, state - 1)
+    rate, initial, inflow = tl.load(rates), tl.load(states), tl.load(adjoints)
+    return rate, initial, inflow, tl.load(states + second * dim), tl.load(adjoints + second * dim)
+
+
+@triton.jit
+def _load_next(ahead, rates, states, adjoints, n, state, dim):
+    """Return what `_load_first` does, for entries n + 1 and n + 2. `ahead`: the same, for n and n + 1."""
+    following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
+    rate = tl.load(rates + following * dim)
+    return rate, ahead[3], ahead[4], tl.load(states + later * dim), tl.load(adjoints + later * dim)
 
 
 @triton.jit
 def _direction(
-    steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, token, CHUNK: tl.constexpr,
-    MASKED: tl.constexpr, REVERSE: tl.constexpr,
+    steps, scaled, grad_steps, grad_reads, B_n, now, token, CHUNK: tl.constexpr, MASKED: tl.constexpr,
+    REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Compute what C reads, nu, updated grad_steps, gradient of A and the adjoint that flows out, for one entry."""
+    """Compute what C reads, nu, updated grad_steps, gradient of A and the adjoint that flows out, for one entry.
+
+    now: the entry's decay rate, the state and the adjoint that enter the tile, as from `_load_first`.
+    """
+    rate, initial, inflow = now[0], now[1], now[2]
     decays = decay_rows(steps, rate, CHUNK)
     carried, _end = carried_rows(decays, scaled, B_n, initial, CHUNK, REVERSE=REVERSE)
     shown = hide_token(grad_reads, token, CHUNK, MASKED)
@@ -94,15 +109,33 @@ def _add_rows(left, right, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _store_input_gradients(
-    grad_u, grad_delta, bias_shares, D_shares, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
-    grad_last, bias, skip, share, batch, start, length, dim, channels, inside, directions: tl.constexpr,
-    SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr, HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
+def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
+    """Compute the gradient of z: grad_out * (sum before the gate) * silu'(z)."""
+    rows = ()
+    for t in tl.static_range(CHUNK):
+        s = sigmoid(gates[t])
+        rows = rows + (grads[t] * (y[t] + skip * inputs[t]) * s * (1.0 + gates[t] * (1.0 - s)),)
+    return rows
+
+
+@triton.jit
+def _store_token_gradients(
+    grad_u, grad_delta, grad_z, D_shares, bias_shares, grad_out, u, delta, z, D, delta_bias,
+    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+    steps, grad_y, y, grad_input, grad_steps, grad_first, grad_last,
+    batch, chunk, batch_size, length, dim, channels, inside, directions: tl.constexpr,
+    SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Store the gradients of u and delta, and the tile's partial sums of those of D and the bias.
+    """Store the gradients of u, delta and z, and the tile's partial sums of those of D and the bias.
 
     grad_first, grad_last: the gradients of the initial states, which RESIDUAL takes from the first and the last token.
     """
+    start = chunk * CHUNK
+    bias = load_channels(delta_bias, channels, HAS_BIAS)
+    skip = directions * load_channels(D, channels, HAS_D)
+    inputs = load_rows(u, batch, start, length, channels, u_b, u_l, u_d, CHUNK)
+    raws = load_rows(delta, batch, start, length, channels, delta_b, delta_l, delta_d, CHUNK)
     of_u = ()
     of_delta = ()
     bias_share = tl.zeros_like(bias)
@@ -120,20 +153,16 @@ def _store_input_gradients(
         D_share += grad_y[t] * inputs[t]
     store_rows(grad_u, of_u, batch, start, length, dim, channels, inside, CHUNK)
     store_rows(grad_delta, of_delta, batch, start, length, dim, channels, inside, CHUNK)
+    share = (chunk * batch_size + batch) * dim + channels
     if HAS_BIAS:
         tl.store(bias_shares + share, bias_share, mask=inside)
     if HAS_D:
         tl.store(D_shares + share, directions * D_share, mask=inside)
-
-
-@triton.jit
-def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
-    """Compute the gradient of z: grad_out * (sum before the gate) * silu'(z)."""
-    rows = ()
-    for t in tl.static_range(CHUNK):
-        s = sigmoid(gates[t])
-        rows = rows + (grads[t] * (y[t] + skip * inputs[t]) * s * (1.0 + gates[t] * (1.0 - s)),)
-    return rows
+    if HAS_Z:
+        grads = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
+        gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
+        grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
+        store_rows(grad_z, grads, batch, start, length, dim, channels, inside, CHUNK)
 
 
 @triton.jit
@@ -171,8 +200,9 @@ def backward_kernel(
     A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
     chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
     groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. D_shares, bias_shares:
-    (chunks, batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the program's place
-    and the addresses of all rows in registers throughout the loop, because the rows are loaded again at the end.
+    (chunks, batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the
+    program's place and the addresses of all rows in registers throughout the loop, because the rows are loaded again
+    at the end.
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
@@ -189,54 +219,39 @@ def backward_kernel(
     descending = buffer + buffer_row(0, chunks - 1 - chunk, chunks, batch_size, batch, state * dim) + channels
     if FORWARD:
         adjoints = descending + directions * sequence_size
-        next_rate = tl.load(A + channels)
-        next_boundary = _load_boundary(ascending, adjoints, 0, dim)
-        later_boundary = _load_boundary(ascending, adjoints, tl.minimum(1, state - 1), dim)
+        ahead = _load_first(A + channels, ascending, adjoints, state, dim)
     if BACKWARD:
         states_b = descending + slot * sequence_size
         adjoints_b = ascending + (directions + slot) * sequence_size
-        next_rate_b = tl.load(A_b + channels)
-        next_boundary_b = _load_boundary(states_b, adjoints_b, 0, dim)
-        later_boundary_b = _load_boundary(states_b, adjoints_b, tl.minimum(1, state - 1), dim)
+        ahead_b = _load_first(A_b + channels, states_b, adjoints_b, state, dim)
     row: tl.constexpr = 2 * CHUNK
     share_index = ((block * batch_size + batch) * groups + group) * chunks + chunk
     shares = matrix_shares + share_index * state * row + tl.arange(0, BLOCK) * row // BLOCK
     none = tl.zeros([BLOCK], tl.float32)
-    y = zero_rows(none, CHUNK)
-    grad_input = zero_rows(none, CHUNK)
-    grad_steps = zero_rows(none, CHUNK)
     grad_first, grad_last = none, none
+    y, grad_input, grad_steps = zero_rows(none, CHUNK), zero_rows(none, CHUNK), zero_rows(none, CHUNK)
     for n in range(0, state):
-        following, later = tl.minimum(n + 1, state - 1), tl.minimum(n + 2, state - 1)
         B_n, C_n = token_numbers(next_entries, 0, CHUNK, BLOCK), token_numbers(next_entries, CHUNK, CHUNK, BLOCK)
-        next_entries = tl.load(entries + following)
+        next_entries = tl.load(entries + tl.minimum(n + 1, state - 1))
         if FORWARD:
-            rate, next_rate = next_rate, tl.load(A + channels + following * dim)
-            boundary, next_boundary = next_boundary, later_boundary
-            later_boundary = _load_boundary(ascending, adjoints, later, dim)
+            now, ahead = ahead, _load_next(ahead, A + channels, ascending, adjoints, n, state, dim)
         if BACKWARD:
-            rate_b, next_rate_b = next_rate_b, tl.load(A_b + channels + following * dim)
-            boundary_b, next_boundary_b = next_boundary_b, later_boundary_b
-            later_boundary_b = _load_boundary(states_b, adjoints_b, later, dim)
+            now_b, ahead_b = ahead_b, _load_next(ahead_b, A_b + channels, states_b, adjoints_b, n, state, dim)
         grad_reads = multiply_rows(grad_y, C_n, CHUNK)
         if FORWARD:
-            initial, inflow = boundary
             reads, nu, grad_steps, grad_rate, outflow = _direction(
-                steps, scaled, grad_steps, grad_reads, B_n, rate, initial, inflow, -start, CHUNK, MASKED, False
+                steps, scaled, grad_steps, grad_reads, B_n, now, -start, CHUNK, MASKED, False
             )
             grad_first += outflow
             tl.store(ascending + n * dim, grad_rate, mask=inside)
         if BACKWARD:
-            initial, inflow = boundary_b
             reads_b, nu_b, grad_steps, grad_rate, outflow = _direction(
-                steps, scaled, grad_steps, grad_reads, B_n, rate_b, initial, inflow, length - 1 - start, CHUNK,
-                MASKED_BACKWARD, True,
-            )  # fmt: skip
+                steps, scaled, grad_steps, grad_reads, B_n, now_b, length - 1 - start, CHUNK, MASKED_BACKWARD, True
+            )
             grad_last += outflow
             tl.store(states_b + n * dim, grad_rate, mask=inside)
             if FORWARD:
-                reads = _add_rows(reads, reads_b, CHUNK)
-                nu = _add_rows(nu, nu_b, CHUNK)
+                reads, nu = _add_rows(reads, reads_b, CHUNK), _add_rows(nu, nu_b, CHUNK)
             else:
                 reads, nu = reads_b, nu_b
         grad_input = add_scaled(grad_input, nu, B_n, CHUNK)
@@ -245,19 +260,9 @@ def backward_kernel(
         of_matrices = multiply_rows(nu, scaled, CHUNK) + multiply_rows(reads, grad_y, CHUNK)
         tl.store(shares + n * row, _sum_channels(of_matrices, row, BLOCK))
     batch, chunk, group, block, channels, inside = place(chunks + zero, dim, groups, BLOCK)
-    again = chunk * CHUNK
-    bias = load_channels(delta_bias, channels, HAS_BIAS)
-    skip = directions * load_channels(D, channels, HAS_D)
-    inputs = load_rows(u, batch, again, length, channels, u_b, u_l, u_d, CHUNK)
-    raws = load_rows(delta, batch, again, length, channels, delta_b, delta_l, delta_d, CHUNK)
-    share = (chunk * batch_size + batch) * dim + channels
-    _store_input_gradients(
-        grad_u, grad_delta, bias_shares, D_shares, raws, steps, inputs, grad_y, grad_input, grad_steps, grad_first,
-        grad_last, bias, skip, share, batch, again, length, dim, channels, inside, directions, SOFTPLUS, RESIDUAL,
-        HAS_D, HAS_BIAS, CHUNK,
+    _store_token_gradients(
+        grad_u, grad_delta, grad_z, D_shares, bias_shares, grad_out, u, delta, z, D, delta_bias,
+        u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+        steps, grad_y, y, grad_input, grad_steps, grad_first, grad_last, batch, chunk, batch_size, length, dim,
+        channels, inside, directions, SOFTPLUS, RESIDUAL, HAS_D, HAS_Z, HAS_BIAS, CHUNK,
     )  # fmt: skip
-    if HAS_Z:
-        grads = load_rows(grad_out, batch, again, length, channels, grad_b, grad_l, grad_d, CHUNK)
-        gates = load_rows(z, batch, again, length, channels, z_b, z_l, z_d, CHUNK)
-        grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
-        store_rows(grad_z, grads, batch, again, length, dim, channels, inside, CHUNK)
