@@ -130,7 +130,8 @@ def compile_in_parallel(all_tiles: bool) -> None:
     names = [*scan_calls(*SMALL, all_tiles), *other_calls(*SMALL)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), mp_context=context) as pool:
-        list(pool.map(_compile, names))
+        for future in [pool.submit(_compile, name) for name in names]:
+            future.exception()  # waits; what fails to compile also fails, and is told, when it is measured
 
 
 def _compile(name: str) -> None:
@@ -138,16 +139,25 @@ def _compile(name: str) -> None:
     torch.cuda.synchronize()
 
 
-def measure(arguments: argparse.Namespace, bytes_per_second: float) -> list[dict]:
-    """Measure all kernels of a layer, print each pass immediately, and return a row for each pass and kernel."""
+def measure(arguments: argparse.Namespace, bytes_per_second: float) -> tuple[list[dict], list[str]]:
+    """Measure all kernels of a layer and print each pass immediately.
+
+    Returns:
+        a row for each pass and kernel; the passes that failed.
+    """
     sizes = (arguments.batch, arguments.length, arguments.dim)
     exponentials = 2 * arguments.batch * arguments.length * arguments.dim * STATE
     multiprocessors = torch.cuda.get_device_properties().multi_processor_count
     rate = EXPONENTIALS_PER_CLOCK * multiprocessors * CLOCK_HZ
-    table = []
+    table, failed = [], []
     for name, call in (scan_calls(*sizes, arguments.tiles) | other_calls(*sizes)).items():
-        kernels = kernel_times(call)
-        add_limits(kernels, call, exponentials)
+        try:
+            kernels = kernel_times(call)
+            add_limits(kernels, call, exponentials)
+        except Exception as error:  # noqa: BLE001  one pass that fails must not cost the others
+            print(f"{name}: failed: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
+            failed.append(name)
+            continue
         total = sum(kernel.microseconds for kernel in kernels.values())
         print(f"{name}: {total:.0f} us in {sum(k.launches for k in kernels.values()):.0f} launches")
         for kernel_name, kernel in kernels.items():
@@ -156,7 +166,7 @@ def measure(arguments: argparse.Namespace, bytes_per_second: float) -> list[dict
             print(f"    {kernel_name:28} {kernel.microseconds:8.1f} us  {f'[{told}]' if told else ''}", flush=True)
             row = {"pass": name, "kernel": kernel_name, "us": kernel.microseconds, "launches": kernel.launches}
             table.append(row | {f"{limit} us": us for limit, us in limits.items()})
-    return table
+    return table, failed
 
 
 def run_once(batch: int, length: int, dim: int, all_tiles: bool) -> None:
@@ -196,10 +206,10 @@ def main(argv: list[str] | None = None) -> int:
     bytes_per_second = devices.copy_rate("cuda", 1e-6 * kernel_times(copy)[LIBRARY].microseconds)
     sizes = f"({arguments.batch}, {arguments.length}, {arguments.dim})"
     print(f"{sizes}, bfloat16, {torch.cuda.get_device_name()}, a copy moves {bytes_per_second / 1e12:.2f} TB/s")
-    table = measure(arguments, bytes_per_second)
+    table, failed = measure(arguments, bytes_per_second)
     if arguments.json:
         write_json(arguments.json, {"sizes": sizes, "gpu": torch.cuda.get_device_name(), "kernels": table})
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

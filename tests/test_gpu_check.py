@@ -3,11 +3,12 @@
 import json
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_table
+from benchmarks import gpu_check, gpu_table, kernels
 from benchmarks.documents import markers_of
 from benchmarks.gpu_check import Part
 
@@ -105,3 +106,26 @@ def test_the_table_replaces_what_stood_between_the_markers(tmp_path):
 def test_a_folder_without_figures_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="no figures"):
         gpu_table.report(tmp_path)
+
+
+def test_a_pass_whose_kernel_fails_costs_no_other_pass_and_no_figures(monkeypatch, tmp_path, capsys):
+    def broken():
+        raise RuntimeError("out of resources: shared memory")
+
+    def times(call):
+        return call() or {"row_sum_kernel": kernels.Kernel(microseconds=3.0, launches=1)}
+
+    monkeypatch.setattr(kernels, "scan_calls", lambda *_: {"scan forward": broken})
+    monkeypatch.setattr(kernels, "other_calls", lambda *_: {"norm": lambda: None})
+    monkeypatch.setattr(kernels, "kernel_times", times)
+    monkeypatch.setattr(kernels, "compile_in_parallel", lambda _: None)
+    monkeypatch.setattr(kernels.devices, "require_device", lambda *_: None)
+    monkeypatch.setattr(kernels.devices, "large_copy", lambda _: lambda: {kernels.LIBRARY: kernels.Kernel(100.0)})
+    monkeypatch.setattr(kernels.devices, "copy_rate", lambda *_: 3e12)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=132))
+    assert kernels.main(["--json", str(tmp_path / "kernels.json")]) == 1
+    told = capsys.readouterr().out
+    assert "scan forward: failed: RuntimeError: ['out of resources: shared memory']" in told
+    [row] = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
+    assert (row["pass"], row["us"]) == ("norm", 3.0)
