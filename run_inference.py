@@ -33,7 +33,7 @@ CLASSIFIER_FLAGS = (
     *("scores", "curve", "heatmap", "stride", "window", "quick"),
     *("segments", "segment_enter", "segment_leave", "segment_smooth", "segment_shortest", "truth"),
     *("live", *LIVE_FLAGS),
-    *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader"),
+    *("recipe", "sampling", "test_num_segment", "test_num_crop", "reader", "cuda_graph"),
 )
 FILE_FLAGS = ("scores", "curve", "heatmap", "annotate", "segments", "truth", "data_root")
 DETECTOR_FLAGS = ("boxes", "box_threshold", "csv", "min_score", "fps", "start_second")

@@ -1,9 +1,11 @@
-"""--cuda_graph: an optimizer step as one CUDA graph, so that the host launches it at once instead of kernel by kernel.
+"""--cuda_graph: a step or a forward pass as one CUDA graph, which the host launches at once, not kernel by kernel.
 
-The whole step is captured rather than the model alone (`torch.cuda.make_graphed_callables`): loss, clipping, optimizer
-and EMA launch as many small kernels as a few layers do, and their tensors need no copies between graphs.
+In training, the whole step is captured rather than the model alone (`torch.cuda.make_graphed_callables`): loss,
+clipping, optimizer and EMA launch as many small kernels as a few layers do, and their tensors need no copies between
+graphs.
 """
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from engines.distributed import Context
 from engines.objectives.base import Objective
 from engines.optim import decides_on_device
 from engines.settings import RunSettings
+from models.videomambapro import VideoMambaPro
 
 WARM_UP = 3
 """Steps before the capture: libraries choose their kernels in them, and the optimizer creates its moments."""
@@ -94,6 +97,49 @@ class GraphedStep:
             return result
 
         return replay
+
+
+class GraphedForward:
+    """Computes a model's tokens as one CUDA graph, without gradients, for clips of one shape: that of the first call.
+
+    Clips of other shapes are computed as usual; so is everything with gradients, or if a module has forward hooks,
+    which a replay would not call. Threads take turns.
+
+    Args:
+        model: with `forward_tokens`; its weights may change in place.
+        device: of the model.
+        capture: as in `GraphedStep`.
+
+    Raises:
+        ValueError: the device has no CUDA graphs.
+    """
+
+    def __init__(self, model: VideoMambaPro, device: torch.device, capture: Callable | None = None):
+        if device.type != "cuda" and capture is None:
+            raise ValueError(f"cuda_graph: it needs an NVIDIA GPU, not {device.type}")
+        self._model, self._compute = model, model.forward_tokens
+        self._graphed, self._lock = GraphedStep(device, capture), threading.Lock()
+        self._shape: torch.Size | None = None
+
+    def __call__(self, clips: Tensor, *others: Any, **named: Any) -> Tensor:
+        """Return what the model's `forward_tokens` returns for clips (b, 3, frames, height, width)."""
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self._model.modules())
+        if torch.is_grad_enabled() or hooked or others or named:
+            return self._compute(clips, *others, **named)
+        with self._lock:
+            self._shape = self._shape or clips.shape
+            if clips.shape != self._shape:
+                return self._compute(clips)
+            return self._graphed(self._step, [{"clips": clips}], {}).clone()  # the next replay overwrites it
+
+    def _step(self, batches: Iterable[dict], _numbers: dict) -> Tensor:
+        [batch] = batches
+        device = batch["clips"].device.type
+        on, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        # Autocast keeps the weights that it has cast until its outermost block ends. A graph that read them would miss
+        # changed weights and, after that block, read freed memory.
+        with torch.autocast(device, dtype, enabled=on, cache_enabled=False):
+            return self._compute(batch["clips"])
 
 
 def check_capturable(

@@ -44,6 +44,12 @@ def add_computing_arguments(group) -> None:
         help="compute in bfloat16 (default: if the GPU supports it)",
     )
     group.add_argument(
+        "--cuda_graph",
+        action="store_true",
+        help="launch forward passes as CUDA graphs, for small models on a GPU, whose many kernels the host launches "
+        "too slowly",
+    )
+    group.add_argument(
         "--batch_size",
         type=positive_int,
         default=8,

@@ -44,6 +44,7 @@ def predictor_of_flags(args: argparse.Namespace, **more: Any) -> Predictor:
         device=args.device,
         recipe=args.recipe,
         bf16=args.bf16,
+        cuda_graph=args.cuda_graph,
         clips_per_forward=args.batch_size,
         **(chosen | (QUICK if args.quick else {}) | more),
     )

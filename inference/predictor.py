@@ -16,6 +16,7 @@ from datasets.clip_dataset import ClipPlan, read_clips
 from datasets.labels import LabelTask
 from datasets.readers import FrameReader, Guard, UnreadableVideoError, open_part, open_reader, require_reader
 from datasets.segments import Segment
+from engines.cuda_graph import GraphedForward
 from engines.distributed import resolve_device
 from engines.objectives.base import Objective
 from engines.objectives.multilabel import Multilabel
@@ -309,6 +310,7 @@ def load_predictor(
     label_names: str | Path | Sequence[str] = "",
     recipe: str = "",
     bf16: bool | None = None,
+    cuda_graph: bool = False,
     clips_per_forward: int = 16,
     override_checkpoint: Sequence[str] = (),
     head: bool = True,
@@ -326,6 +328,7 @@ def load_predictor(
         label_names: names in the order of the labels, or a file with one per line; empty for those in the checkpoint.
         recipe: recipe of sampling and views, such as "k400".
         bf16: compute in bfloat16; None: if the GPU supports it, as in the test.
+        cuda_graph: launch forward passes as CUDA graphs (`GraphedForward`).
         clips_per_forward: largest number of clips in one forward pass.
         override_checkpoint: names of overrides that may contradict the switches in the file.
         head: False for a predictor of features only, from files with and without a head.
@@ -336,7 +339,7 @@ def load_predictor(
         FileNotFoundError: the file does not exist.
         CheckpointError: the file is not a checkpoint of this family, or has no head and needs one.
         ValueError: an override is unknown or contradicts the file, the number of names differs from the number of
-            classes, the library of the reader is missing, or the device does not exist.
+            classes, the library of the reader is missing, the device does not exist, or it has no CUDA graphs.
     """
     facts = describe_checkpoint(checkpoint)
     model_settings, data = inference_settings(facts, recipe, overrides, override_checkpoint, head=head)
@@ -360,6 +363,8 @@ def load_predictor(
     objective = create_objective(task, model, classes, names=names, view_merge=view_merge)
     take_from_checkpoint(objective, facts)
     objective.to(resolved).eval()
+    if cuda_graph:
+        model.forward_tokens = GraphedForward(model, resolved)  # pyright: ignore[reportAttributeAccessIssue]
     return Predictor(
         model=model,
         task=task,
