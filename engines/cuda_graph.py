@@ -21,6 +21,8 @@ from models.videomambapro import VideoMambaPro
 WARM_UP = 3
 """Steps before the capture: libraries choose their kernels in them, and the optimizer creates its moments."""
 
+NEEDS_GPU = "--cuda_graph: it needs an NVIDIA GPU (--device cuda)"
+
 Result = TypeVar("Result")
 Inputs = list[dict[str, Tensor]]
 
@@ -116,7 +118,7 @@ class GraphedForward:
 
     def __init__(self, model: VideoMambaPro, device: torch.device, capture: Callable | None = None):
         if device.type != "cuda" and capture is None:
-            raise ValueError(f"cuda_graph: it needs an NVIDIA GPU, not {device.type}")
+            raise ValueError(NEEDS_GPU)
         self._model, self._compute = model, model.forward_tokens
         self._graphed, self._lock = GraphedStep(device, capture), threading.Lock()
         self._shape: torch.Size | None = None
@@ -146,8 +148,9 @@ def check_capturable(
     settings: RunSettings, objective: Objective, optimizer: torch.optim.Optimizer, context: Context
 ) -> None:
     """Raise a ValueError that gives the reason if the optimizer steps of a run cannot be captured as a CUDA graph."""
+    if context.device.type != "cuda":
+        raise ValueError(NEEDS_GPU)
     obstacles = {
-        "it needs an NVIDIA GPU (--device cuda)": context.device.type != "cuda",
         "it is for one process; several exchange their gradients step by step": context.world_size > 1,
         "--compile changes the model's kernels at its first calls; use one of the two": settings.compile,
         "--use_checkpoint saves the random state on the host; remove it": checkpoints_gradients(objective),

@@ -364,7 +364,7 @@ def load_predictor(
     take_from_checkpoint(objective, facts)
     objective.to(resolved).eval()
     if cuda_graph:
-        model.forward_tokens = GraphedForward(model, resolved)  # pyright: ignore[reportAttributeAccessIssue]
+        model.forward_tokens = GraphedForward(model, resolved)
     return Predictor(
         model=model,
         task=task,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from graph_standin import Tape
 
+import run_inference
 from engines.cuda_graph import WARM_UP, GraphedForward
 from inference import load_predictor
 from models import VideoMambaPro
@@ -86,6 +87,10 @@ def test_what_a_graph_cannot_do_is_computed_as_usual(pair):
     assert torch.equal(graphed.layers[0].mixer.A_log.grad, plain.layers[0].mixer.A_log.grad)
 
 
-def test_without_a_gpu_it_is_refused(checkpoint):
-    with pytest.raises(ValueError, match="cuda_graph: it needs an NVIDIA GPU, not cpu"):
+def test_without_a_gpu_it_is_refused(checkpoint, capsys):
+    words = "--cuda_graph: it needs an NVIDIA GPU"
+    with pytest.raises(ValueError, match=words):
         load_predictor(checkpoint, device="cpu", cuda_graph=True)
+    with pytest.raises(SystemExit) as stopped:
+        run_inference.main(["video.mp4", "--checkpoint", str(checkpoint), "--device", "cpu", "--cuda_graph"])
+    assert stopped.value.code == 2 and words in capsys.readouterr().err.splitlines()[-1]
