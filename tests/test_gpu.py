@@ -274,3 +274,21 @@ def test_a_step_that_is_not_finite_changes_nothing(graphed):
 def test_replays_draw_new_random_numbers():
     _, steps = graph_run("--lr", "0", "--min_lr", "0", "--warmup_lr", "0", graphed=True, dropout=0.9, same=True)
     assert len({step["loss"] for step in steps[4:]}) > 3
+
+
+@torch.no_grad()
+def test_captured_forward_passes_equal_ordinary_ones_and_follow_the_weights():
+    from engines.cuda_graph import WARM_UP, GraphedForward
+
+    model = small_model().eval()
+    plain = model.forward_tokens
+    model.forward_tokens = GraphedForward(model, torch.device("cuda"))
+    batches = torch.randn(WARM_UP + 3, 2, 3, 2, 32, 32, device="cuda")
+    for scale in (1.0, 1.25):
+        for weight in model.parameters():
+            weight.mul_(scale)
+        with torch.autocast("cuda", torch.bfloat16):
+            found = [model.forward_tokens(clips) for clips in batches]
+            expected = [plain(clips) for clips in batches]
+        for tokens, wanted in zip(found, expected, strict=True):
+            assert relative(tokens, wanted.cpu().double()) < 1e-2
