@@ -6,7 +6,7 @@ compiles the kernels in advance, which needs nothing but Python and a compiler: 
 still being installed. Run by its path, this file does not import the packages around it, which need PyTorch.
 
 A library takes a C++ compiler and the framework's headers, no Python headers and no build system. The kernel sources
-are compiled once per instruction set; the library chooses among them at run time, so it works on other processors, too.
+are compiled once per instruction set; the library chooses among them at run time, so it runs on other processors, too.
 File names contain a hash of all inputs (sources, flags, compiler, framework, architecture): any change builds another
 file, and machines can share a home directory. The compiled kernels are kept, so that a second library or another
 framework version only needs its operators compiled.
