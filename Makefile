@@ -35,7 +35,7 @@ demo:
 	$(PYTHON) -m tools.demo --output $(OUTPUT) --seed $(SEED) --venv $(VENV)
 
 demo-data: $(VENV)/installed-first
-	PATH="$(abspath $(BIN)):$$PATH" nice bash scripts/demo_data.sh $(OUTPUT)/data
+	PATH="$(abspath $(BIN)):$$PATH" nice bash scripts/demo_data.sh "$(OUTPUT)/data"
 
 demo-detection: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection
