@@ -7,16 +7,22 @@ SEED ?= 0
 # Python compiles the modules that are imported; pip would compile all of them, for half a minute.
 INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: setup demo demo-detection learning test test-quick test-pythons test-oldest test-asan lint docs bench gpu-check clean
+.PHONY: setup demo demo-data demo-detection learning test test-quick test-pythons test-oldest test-asan lint docs bench gpu-check clean
 
 setup: $(VENV)/installed
 
-# PyTorch first, so that the C++ kernel is compiled while the rest is installed.
-$(VENV)/installed: requirements.txt
+# PyTorch last: while pip unpacks it on one core, the rest compiles its kernels on the other and yields to pip.
+$(VENV)/installed: $(VENV)/installed-first
+	nice $(BIN)/python mamba/mamba_ssm/ops/selective_scan/kernel_library.py & kernels=$$!; \
+		nice $(BIN)/python -m datasets.pixels & pixels=$$!; \
+		$(INSTALL) -r requirements.txt; status=$$?; wait $$kernels && wait $$pixels && exit $$status
+	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
+	touch $@
+
+# What does not need PyTorch, and is enough to create the demo's data.
+$(VENV)/installed-first: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --constraint requirements.txt torch torchvision
-	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension & kernel=$$!; \
-		$(INSTALL) -r requirements.txt && $(BIN)/python -m datasets.pixels; status=$$?; wait $$kernel && exit $$status
+	$(INSTALL) $$(sed -E 's/ *#.*//; /^(torch|torchvision|timm)[^a-z]/d' requirements.txt)
 	touch $@
 
 # What tests and benchmarks want on top, which training does not.
@@ -27,6 +33,9 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extra
 # Sets up, too; SEED=1 repeats the training with other random numbers on the same data.
 demo:
 	$(PYTHON) -m tools.demo --output $(OUTPUT) --seed $(SEED) --venv $(VENV)
+
+demo-data: $(VENV)/installed-first
+	PATH="$(abspath $(BIN)):$$PATH" nice bash scripts/demo_data.sh "$(OUTPUT)/data"
 
 demo-detection: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo_detection.sh outputs/demo_detection

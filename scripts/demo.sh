@@ -17,7 +17,7 @@ plain=(--aa none --hflip 0 --color_jitter 0 --scale 1 1 --ratio 1 1 --reprob 0 -
 run=(--num_workers auto --seed "$seed" --no_auto_resume)
 
 echo "[1/4] data: moving handwritten digits; the class is the motion"
-python -m tools.make_moving_digits --output "$data" --train 6400 --num_frames 10 --frame_clips 200
+bash scripts/demo_data.sh "$data"
 
 echo "[2/4] pretraining on still digits"
 python run_pretrain_imagenet.py "${model[@]}" "${plain[@]}" "${run[@]}" \

@@ -95,6 +95,29 @@ def test_only_kernel_sources_are_compiled_for_an_instruction_set():
         assert set(re.findall(r"#include <(.+?)>", text)) <= shared, name
 
 
+def test_kernels_compiled_before_pytorch_is_there_serve_its_library(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv(kernel_library.BUILD_DIR_VARIABLE, str(tmp_path / "build"))
+
+    def compiled():
+        lines = log.read_text().splitlines()
+        log.write_text("")
+        return [set(re.findall(r"(\w+\.cpp)\b", line)) for line in lines if " -c " in line]
+
+    # Without site-packages, as before the installation.
+    subprocess.run([sys.executable, "-I", "-S", kernel_library.__file__], check=True)
+    assert set.union(*compiled()) == set(kernel_library.KERNEL_SOURCES)
+    library = build_extension.torch_library()
+    assert kernel_library.build(library).exists()
+    assert compiled() == [set(library.sources)], "the operators, which read PyTorch's headers once"
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc")
 def test_the_kernel_shares_pytorchs_threads():
     """There must be only one OpenMP run-time in the process; a second would start more threads."""

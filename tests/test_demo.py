@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 def output_of_the_demo(seconds_a_stage):
     """Seconds since the start and lines of a demo; each stage trains 4 epochs of 10 steps."""
-    starts = ["make: set-up", "[1/4] data", "[2/4] pretraining", "[3/4] fine-tuning", "06:32:32 I testing the weights"]
+    starts = ["make: set-up", "[2/4] pretraining", "[3/4] fine-tuning", "06:32:32 I testing the weights"]
     now = 0.0
     for line, seconds in zip(starts, seconds_a_stage, strict=True):
         yield now, line
@@ -40,8 +40,8 @@ def test_the_scripts_lines_begin_the_stages():
     script = (ROOT / "scripts" / "demo.sh").read_text()
     progress = Progress()
     begun = [line for line in script.replace('echo "', "").splitlines() if progress.read(line)]
-    assert len(begun) == 3 and progress.stage == 3
-    assert progress.read("06:32:32 I testing the weights of outputs/demo/checkpoint-best.pth") and progress.stage == 4
+    assert len(begun) == 2 and progress.stage == 2
+    assert progress.read("06:32:32 I testing the weights of outputs/demo/checkpoint-best.pth") and progress.stage == 3
 
 
 @pytest.mark.parametrize("slower", [0.5, 1.0, 3.0])
@@ -53,7 +53,7 @@ def test_the_time_left_adapts_to_the_machine(slower):
     for clock.now, line in output_of_the_demo(taken):
         progress.read(line)
         left = sum(taken) - clock.now
-        if progress.stage >= 2:  # the data is made: the machine's speed is known
+        if progress.stage >= 2:  # the pretraining is over: the machine's speed is known
             assert progress.seconds_left() == pytest.approx(left, rel=0.1, abs=5)
     assert progress.stage == len(STAGES) - 1
 
@@ -61,12 +61,11 @@ def test_the_time_left_adapts_to_the_machine(slower):
 def test_a_second_run_has_no_set_up_and_no_data():
     clock = Clock()
     progress = Progress(clock)
-    for line in ("[1/4] data", "[2/4] pretraining"):
-        clock.now += 1
-        progress.read(line)
-    clock.now += STAGES[2].seconds
+    clock.now += 1
+    progress.read("[2/4] pretraining")
+    clock.now += STAGES[1].seconds
     progress.read("[3/4] fine-tuning")
-    assert progress.seconds_left() == pytest.approx(sum(stage.seconds for stage in STAGES[3:]), rel=0.15)
+    assert progress.seconds_left() == pytest.approx(sum(stage.seconds for stage in STAGES[2:]), rel=0.15)
 
 
 class Terminal(io.StringIO):
@@ -75,14 +74,14 @@ class Terminal(io.StringIO):
 
 
 def test_a_log_has_plain_lines_and_a_terminal_one_line_below_them():
-    lines = [line for _, line in output_of_the_demo([10] * 5)]
+    lines = [line for _, line in output_of_the_demo([10] * 4)]
     log, terminal = io.StringIO(), Terminal()
     show(iter([*lines, None]), Progress(Clock()), log)
     show(iter([*lines, None]), Progress(Clock()), terminal)
     written = log.getvalue().splitlines()
     assert "\r" not in log.getvalue() and "\x1b" not in log.getvalue()
     assert [line for line in written if not line.startswith("demo ")] == lines
-    assert [line.split(":")[0] for line in written if line.startswith("demo ")] == [f"demo {k}/5" for k in range(2, 6)]
+    assert [line.split(":")[0] for line in written if line.startswith("demo ")] == [f"demo {k}/4" for k in range(2, 5)]
     assert terminal.getvalue().endswith("\r\x1b[K"), "nothing is left over"
     visible = [part.split("\r\x1b[K")[-1] for part in terminal.getvalue().split("\n")]
     assert visible[:-1] == lines
@@ -117,3 +116,9 @@ def test_it_needs_nothing_that_is_yet_to_be_installed():
     subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"], check=True
     )
+
+
+def test_what_runs_beside_the_installation_of_pytorch_does_not_import_it():
+    missing = "import sys; sys.modules |= dict.fromkeys(['torch', 'torchvision', 'timm'])"
+    code = f"{missing}; import datasets.pixels, tools.make_moving_digits"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,7 +1,12 @@
 """Build shared libraries of the C++ kernels of mamba/csrc, each behind the operators of one framework.
 
-That takes a C++ compiler and the framework's headers, no Python headers and no build system. The kernel sources are
-compiled once per instruction set; the library chooses among them at run time, so it also works on other processors.
+    python mamba/mamba_ssm/ops/selective_scan/kernel_library.py
+
+compiles the kernels in advance, which needs nothing but Python and a compiler: `make setup` does so while PyTorch is
+still being installed. Run by its path, this file does not import the packages around it, which need PyTorch.
+
+A library takes a C++ compiler and the framework's headers, no Python headers and no build system. The kernel sources
+are compiled once per instruction set; the library chooses among them at run time, so it runs on other processors, too.
 File names contain a hash of all inputs (sources, flags, compiler, framework, architecture): any change builds another
 file, and machines can share a home directory. The compiled kernels are kept, so that a second library or another
 framework version only needs its operators compiled.
@@ -19,6 +24,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -55,7 +61,8 @@ class Library(NamedTuple):
 
     Attributes:
         name: Start of the file name.
-        sources: Compiled for any processor of the architecture.
+        sources: Compiled for any processor of the architecture, all in one go, because reading the framework's headers
+            takes most of the time.
         flags: Of the compiler, for `sources`.
         link_flags: Of the linker.
         framework: Version of the framework and whatever else of it determines the library.
@@ -173,12 +180,26 @@ def build(library: Library) -> Path:
             return path
         logger.warning("building the C++ kernel for %s (only once): %s", platform.machine(), path)
         began = time.perf_counter()
-        kernels = path.with_name(f"vmp_kernels-{build_key(compiler)}.o")
-        if not kernels.exists():
-            _compile(kernel_commands(compiler), [compiler, "-r", "-nostdlib"], kernels)
-        linker = [compiler, "-shared", *_sanitize_flags(), str(kernels), *library.link_flags]
+        linker = [compiler, "-shared", *_sanitize_flags(), str(_compiled_kernels(compiler)), *library.link_flags]
         _compile(operator_commands(compiler, library), linker, path)
         logger.warning("built the C++ kernel in %.0f s", time.perf_counter() - began)
+    return path
+
+
+def build_kernels() -> Path:
+    """Compile the kernels, without any framework's operators, unless they exist; return the path of the object file.
+
+    Raises:
+        ExtensionUnavailableError: As for `build`.
+    """
+    with _locked(build_dir()):
+        return _compiled_kernels(find_compiler())
+
+
+def _compiled_kernels(compiler: str) -> Path:
+    path = build_dir() / f"vmp_kernels-{build_key(compiler)}.o"
+    if not path.exists():
+        _compile(kernel_commands(compiler), [compiler, "-r", "-nostdlib"], path)
     return path
 
 
@@ -192,8 +213,10 @@ def kernel_commands(compiler: str) -> dict[str, list[str]]:
 
 
 def operator_commands(compiler: str, library: Library) -> dict[str, list[str]]:
-    """Return the command of each object file of a library's operators, without the file's path, by its name."""
-    return {f"{source}.o": _command(compiler, source, *library.flags) for source in library.sources}
+    """Return the command of the object file of a library's operators, without the file's path, by its name."""
+    *others, last = library.sources
+    included = [word for source in others for word in ("-include", str(SOURCE_DIR / source))]
+    return {f"{library.name}.o": _command(compiler, last, *library.flags, *included)}
 
 
 def _command(compiler: str, source: str, *flags: str) -> list[str]:
@@ -209,3 +232,14 @@ def _compile(commands: dict[str, list[str]], linker: list[str], path: Path) -> N
         # Objects come before libraries, which only give what was asked for before them.
         _run([linker[0], *objects, *linker[1:], "-o", str(Path(name) / path.name)])
         os.replace(Path(name) / path.name, path)
+
+
+def main() -> int:
+    """Compile the kernels; return 0 even if that fails, because the build of a library then says why."""
+    with contextlib.suppress(ExtensionUnavailableError):
+        build_kernels()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

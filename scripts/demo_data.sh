@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The demo's data set, unless it is there: moving handwritten digits, whose motion is the class.
+#
+#   bash scripts/demo_data.sh OUTPUT_DIR
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec python -m tools.make_moving_digits --output "$1" --train 6400 --num_frames 10 --frame_clips 200
