@@ -224,8 +224,7 @@ VMP_INLINE vf twice_atanh(vf s) {
   return 2.0f * s * p;
 }
 
-// softplus(x) = max(x, 0) + log(1 + q) with q = exp(-|x|), and log(1 + q) = 2 atanh(q / (2 + q)), accurate for small
-// q.
+// softplus(x) = max(x, 0) + log(1 + q), q = exp(-|x|); log(1 + q) = 2 atanh(q / (2 + q)) is accurate for small q.
 template <int W>
 VMP_INLINE void softplus(const Exp2& e, vf* x) {
   vf q[W];
@@ -264,9 +263,8 @@ VMP_ARRAY(softplus_array, softplus)
 VMP_ARRAY(sigmoid_array, sigmoid)
 #undef VMP_ARRAY
 
-// Adds the sums over lanes of b0 .. b3 and c0 .. c3 to out[0 .. 7] in three steps: fold_halves(b, c) of each pair,
-// fold of the first and of the last two results, add_lane_sums of these. So few vectors wait in registers for the
-// others.
+// Adds the sums over lanes of b0 .. b3 and c0 .. c3 to out[0 .. 7] in three steps: fold_halves(b, c) of each pair, fold
+// of the first and of the last two results, add_lane_sums of these. Thus few vectors wait in registers.
 #if defined(__AVX512F__)
 VMP_INLINE vf fold_halves(vf b, vf c) {  // [b low + b high, c low + c high], 256 bits each
   const __m512d swapped = _mm512_shuffle_f64x2((__m512d)b, (__m512d)c, 0x4e);
