@@ -263,8 +263,8 @@ VMP_ARRAY(softplus_array, softplus)
 VMP_ARRAY(sigmoid_array, sigmoid)
 #undef VMP_ARRAY
 
-// Adds the sums over lanes of b0 .. b3 and c0 .. c3 to out[0 .. 7] in three steps: fold_halves(b, c) of each pair, fold
-// of the first and of the last two results, add_lane_sums of these. Thus few vectors wait in registers.
+// Adds the sums over lanes of b0 .. b3 and c0 .. c3 to out[0 .. 7] in three steps: fold_halves(b, c) of each pair,
+// fold of the first and of the last two results, add_lane_sums of these. Thus few vectors wait in registers.
 #if defined(__AVX512F__)
 VMP_INLINE vf fold_halves(vf b, vf c) {  // [b low + b high, c low + c high], 256 bits each
   const __m512d swapped = _mm512_shuffle_f64x2((__m512d)b, (__m512d)c, 0x4e);
