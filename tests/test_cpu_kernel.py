@@ -152,6 +152,18 @@ def test_extreme_steps(step, instruction_set):
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
+def test_every_step_size_and_its_slope_are_accurate_to_float32(instruction_set):
+    inputs = scan_inputs(length=1, dim=1601, state=1, without=("A_b", "D", "z", "delta_bias"))
+    for name in ("u", "B", "C"):
+        inputs[name] = torch.ones_like(inputs[name])  # so that the output is the step size
+    inputs["delta"] = torch.linspace(-20, 40, 1601).view(1, 1, -1)
+    step, of_inputs = run_kernel(inputs, (True, False, False, False), torch.ones(1, 1, 1601))
+    raw = inputs["delta"].double()
+    torch.testing.assert_close(step.double(), torch.log1p(raw.exp()), rtol=2e-6, atol=0)
+    torch.testing.assert_close(of_inputs[1].double(), raw.sigmoid(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
 @pytest.mark.parametrize("scale", [0.0, 1e-9, 1e-4, 30.0])
 def test_decays_near_none_and_far_from_it(scale, instruction_set):
     inputs = scan_inputs(length=300, dim=16)

@@ -47,7 +47,9 @@ float busy_with_lane_sums(int64_t steps) {
   alignas(64) float sums[2][kVectorsInFlight] = {};  // in turn, so that no sum waits for the one before
   for (int64_t s = 0; s < steps; ++s) {
     for (int i = 0; i < kVectorsInFlight; ++i) keep(x[i]);
-    add_lane_sums(sums[s & 1], x);
+    const vf first = fold(fold_halves(x[0], x[4]), fold_halves(x[1], x[5]));
+    const vf second = fold(fold_halves(x[2], x[6]), fold_halves(x[3], x[7]));
+    add_lane_sums(sums[s & 1], first, second);
   }
   float total = 0.0f;
   for (int i = 0; i < kVectorsInFlight; ++i) total += sums[0][i] + sums[1][i];

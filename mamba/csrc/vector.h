@@ -215,24 +215,33 @@ VMP_INLINE vf sigmoid(const Exp2& e, vf x) {
   return x;
 }
 
-// log(1 + exp(x)) with full relative accuracy at both ends: with q = exp(-|x|) and s = q / (2 + q) <= 1/3,
-// log(1 + q) = 2 atanh(s) = 2 s (1 + s^2/3 + s^4/5 + ...).
+VMP_INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+// 2 atanh(s) for 0 <= s <= 1/3: a minimax polynomial in s^2, relative error 4e-9.
+VMP_INLINE vf twice_atanh(vf s) {
+  const vf w = s * s, w2 = w * w;
+  const vf p = (0.33333158493f * w + 1.0f) + w2 * ((0.13980302215f * w + 0.20012454689f) + w2 * 0.14089167118f);
+  return 2.0f * s * p;
+}
+
+// softplus(x) = max(x, 0) + log(1 + q), q = exp(-|x|); log(1 + q) = 2 atanh(q / (2 + q)) is accurate for small q.
 template <int W>
 VMP_INLINE void softplus(const Exp2& e, vf* x) {
-  vf s[W], w[W], p[W];
-  for (int i = 0; i < W; ++i) s[i] = select(x[i] < 0.0f, x[i], -x[i]) * kLog2e;
-  Exp2::call<W>(e, s);
-  for (int i = 0; i < W; ++i) s[i] /= 2.0f + s[i];
-  for (int i = 0; i < W; ++i) w[i] = s[i] * s[i];
-  for (int i = 0; i < W; ++i) p[i] = w[i] * (1.0f / 15) + 1.0f / 13;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f / 11;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f / 9;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f / 7;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f / 5;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f / 3;
-  for (int i = 0; i < W; ++i) p[i] = p[i] * w[i] + 1.0f;
-  for (int i = 0; i < W; ++i) x[i] = select(x[i] > 0.0f, x[i], vf{}) + 2.0f * s[i] * p[i];
+  vf q[W];
+  for (int i = 0; i < W; ++i) q[i] = -kLog2e * absolute(x[i]);
+  Exp2::call<W>(e, q);
+  for (int i = 0; i < W; ++i) x[i] = select(x[i] > 0.0f, x[i], vf{}) + twice_atanh(q[i] / (2.0f + q[i]));
 }
+
+// The same from q, and slope = softplus'(x) = sigmoid(x) by the same division.
+VMP_INLINE vf softplus(vf x, vf q, vf& slope) {
+  const vf r = 1.0f / ((1.0f + q) * (2.0f + q));
+  slope = select(x < 0.0f, q, splat(1.0f)) * ((2.0f + q) * r);
+  return select(x > 0.0f, x, vf{}) + twice_atanh(q * ((1.0f + q) * r));
+}
+
+// sigmoid(x) from q = exp(-|x|).
+VMP_INLINE vf sigmoid(vf x, vf q) { return select(x < 0.0f, q, splat(1.0f)) / (1.0f + q); }
 
 // Softplus or sigmoid of n floats in place, four vectors at a time; n is a multiple of kLanes.
 #define VMP_ARRAY(name, function)                                   \
@@ -254,45 +263,48 @@ VMP_ARRAY(softplus_array, softplus)
 VMP_ARRAY(sigmoid_array, sigmoid)
 #undef VMP_ARRAY
 
-// out[i] += sum over lanes of x[i], i < 8.
-VMP_INLINE void add_lane_sums(float* out, const vf* x) {
+// Adds the sums over lanes of b0 .. b3 and c0 .. c3 to out[0 .. 7] in three steps: fold_halves(b, c) of each pair,
+// fold of the first and of the last two results, add_lane_sums of these. Thus few vectors wait in registers.
 #if defined(__AVX512F__)
-  const auto half = [](vf a, vf b) {  // [a low + a high, b low + b high], 256 bits each
-    const __m512d swapped = _mm512_shuffle_f64x2((__m512d)a, (__m512d)b, 0x4e);
-    const __m512d kept = _mm512_mask_blend_pd(0xf0, (__m512d)a, (__m512d)b);
-    return (__m512)((vf)swapped + (vf)kept);
-  };
-  const auto pairs = [](__m512 a, __m512 b) {  // 64 bits within each 128
-    const __m512d swapped = _mm512_shuffle_pd((__m512d)a, (__m512d)b, 0x55);
-    const __m512d kept = _mm512_mask_blend_pd(0xaa, (__m512d)a, (__m512d)b);
-    return (__m512)((vf)swapped + (vf)kept);
-  };
-  // Quarters of 128 bits: halves contain (x0 | x4), (x1 | x5), ...; pairs then (x0 x2 | x4 x6) and (x1 x3 | x5 x7).
-  const __m512 even = pairs(half(x[0], x[4]), half(x[2], x[6]));
-  const __m512 odd = pairs(half(x[1], x[5]), half(x[3], x[7]));
-  const __m512 low = _mm512_shuffle_ps(even, odd, 0x88);
-  const __m512 high = _mm512_shuffle_ps(even, odd, 0xdd);
-  // Lanes of each 128 bits: x0 x2 x1 x3 of its half; the two quarters of a half still have to be added.
-  const vf sum = (vf)low + (vf)high;
-  const __m512 folded = (__m512)(sum + (vf)_mm512_shuffle_f32x4((__m512)sum, (__m512)sum, 0xb1));
-  const __m256 eight = _mm512_castps512_ps256(
-      _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 0, 0, 0, 0, 0, 0, 0, 0), folded));
-  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), eight));
-#elif defined(__AVX2__)
-  const auto four = [](const vf* v) {
-    return _mm256_hadd_ps(_mm256_hadd_ps((__m256)v[0], (__m256)v[1]), _mm256_hadd_ps((__m256)v[2], (__m256)v[3]));
-  };
-  const __m256 a = four(x), b = four(x + 4);
-  const __m256 sums = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), sums));
-#else
-  for (int i = 0; i < 8; ++i) {
-    float sum = 0.0f;
-    for (int lane = 0; lane < kLanes; ++lane) sum += x[i][lane];
-    out[i] += sum;
-  }
-#endif
+VMP_INLINE vf fold_halves(vf b, vf c) {  // [b low + b high, c low + c high], 256 bits each
+  const __m512d swapped = _mm512_shuffle_f64x2((__m512d)b, (__m512d)c, 0x4e);
+  return (vf)swapped + (vf)_mm512_mask_blend_pd(0xf0, (__m512d)b, (__m512d)c);
 }
+VMP_INLINE vf fold(vf even, vf odd) {  // 64 bits of each within every 128
+  const __m512d swapped = _mm512_shuffle_pd((__m512d)even, (__m512d)odd, 0x55);
+  return (vf)swapped + (vf)_mm512_mask_blend_pd(0xaa, (__m512d)even, (__m512d)odd);
+}
+VMP_INLINE void add_lane_sums(float* out, vf first, vf second) {
+  const __m512 low = _mm512_shuffle_f32x4((__m512)first, (__m512)second, 0x88);
+  const __m512 high = _mm512_shuffle_f32x4((__m512)first, (__m512)second, 0xdd);
+  const vf sum = (vf)low + (vf)high;  // quarters: b0 b1, c0 c1, b2 b3, c2 c3, in two lanes each
+  const __m512 folded = (__m512)(sum + (vf)_mm512_permute_ps((__m512)sum, 0xb1));
+  const __m512i order = _mm512_setr_epi32(0, 2, 8, 10, 4, 6, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m256 eight = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, folded));
+  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), eight));
+}
+#elif defined(__AVX2__)
+VMP_INLINE vf fold_halves(vf b, vf c) {  // [b low + b high, c low + c high], 128 bits each
+  const __m256 swapped = _mm256_permute2f128_ps((__m256)b, (__m256)c, 0x21);
+  return (vf)swapped + (vf)_mm256_blend_ps((__m256)b, (__m256)c, 0xf0);
+}
+VMP_INLINE vf fold(vf even, vf odd) {  // 64 bits of each within every 128
+  const __m256d swapped = _mm256_shuffle_pd((__m256d)even, (__m256d)odd, 0x5);
+  return (vf)swapped + (vf)_mm256_blend_pd((__m256d)even, (__m256d)odd, 0xa);
+}
+VMP_INLINE void add_lane_sums(float* out, vf first, vf second) {
+  const __m256 low = _mm256_shuffle_ps((__m256)first, (__m256)second, 0x88);
+  const __m256 high = _mm256_shuffle_ps((__m256)first, (__m256)second, 0xdd);
+  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), (__m256)((vf)low + (vf)high)));
+}
+#else
+VMP_INLINE vf fold(vf a, vf b) { return vf{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
+VMP_INLINE vf fold_halves(vf b, vf c) { return fold(b, c); }
+VMP_INLINE void add_lane_sums(float* out, vf first, vf second) {  // (b0, c0, b1, c1) and (b2, c2, b3, c3)
+  store(out, load(out) + vf{first[0], first[2], second[0], second[2]});
+  store(out + 4, load(out + 4) + vf{first[1], first[3], second[1], second[3]});
+}
+#endif
 
 }  // namespace VMP_ISA
 }  // namespace vmp
