@@ -210,17 +210,20 @@ def test_workers_outlive_the_signal_and_samples_are_the_same(images, tmp_path, s
 
 def test_a_worker_obeys_its_parent_alone():
     """Otherwise, the end of every run would wait for its workers forever."""
-    worker = multiprocessing.get_context("fork").Process(target=_work)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=_work, args=(ready,))
     worker.start()
-    time.sleep(0.3)
+    assert ready.wait(120)
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()
-    worker.join(10)
+    worker.join(120)
     assert worker.exitcode == 0
 
 
-def _work():
+def _work(ready):
     outlive_stop_signals()
-    time.sleep(60)
+    ready.set()
+    time.sleep(600)
