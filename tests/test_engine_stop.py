@@ -41,7 +41,7 @@ def test_a_preempted_run_saves_leaves_with_75_and_goes_on(command, tmp_path):
         reported.append(line)
         if "step 2/8" in line:
             process.send_signal(signal.SIGUSR1)
-    assert process.wait(60) == 75, "".join(reported)
+    assert process.wait(120) == 75, "".join(reported)
     assert any("stopped by SIGUSR1: exiting with status 75" in line for line in reported), "".join(reported)
     saved = read_checkpoint(tmp_path / "out" / "checkpoint-latest.pth")
     assert saved["epoch"] == 0 and 2 <= saved["step"] < 8 and len(saved["random"]) == 2
