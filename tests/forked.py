@@ -11,9 +11,14 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
+# What programs and runs use; the last two bring the rest of the repository along.
+PRELOADED = ["torch", "torchvision", "timm", "sklearn.datasets", "matplotlib.figure", "torch.utils.tensorboard"]
+PRELOADED += ["av", "numba", "engines.run", "datasets.build"]
+
+
 def ready_server():
     """Choose what the server imports when the first process starts it; it does nothing else and serves all tests."""
-    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm", "sklearn.datasets", "matplotlib.figure"])
+    multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 def run_script(script, *words, folder):
