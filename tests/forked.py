@@ -32,7 +32,7 @@ def run_script(script, *words, folder):
     Returns:
         its exit status and what it wrote to standard error.
     """
-    return run_function(_run_path, script, words, folder=folder)
+    return run_function(run_path, script, words, folder=folder)
 
 
 def run_function(function, *arguments, folder):
@@ -64,6 +64,7 @@ def _call(function, arguments, log, environment):
     function(*arguments)
 
 
-def _run_path(script, words):
+def run_path(script, words):
+    """Run a script in this process, with the command line that it would see."""
     sys.argv = [script, *map(str, words)]
     runpy.run_path(str(ROOT / script), run_name="__main__")
