@@ -45,12 +45,13 @@ learning: demo
 	$(BIN)/python -m benchmarks.masked_effect
 	$(BIN)/python -m benchmarks.students --demo $(OUTPUT)
 
-# Two processes of one thread each, for two cores.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two processes of one thread each, for two cores; they take whole files, whose tests share what is set up, in the order
+# of tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/installed-dev lint
 	$(PYTEST)
 
-# For the one who edits: three of four tests in a minute and a half; no slow ones and none that start processes.
+# For the one who edits: most tests in a minute and a half; no slow ones and none that start processes.
 test-quick: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not processes"
 

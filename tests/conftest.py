@@ -6,12 +6,15 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, lest one of them is left at the end; mark what starts processes of its own."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Mark what starts processes of its own; put files that take long first, lest one is left at the end."""
     for item in items:
         if {"subprocess", "run_processes", "run_script"} & vars(item.module).keys():
             item.add_marker("processes")
+    ranks = {}
+    for item in items:
+        rank = 0 if item.get_closest_marker("slow") else 1 if item.get_closest_marker("processes") else 2
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,14 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
+# What programs and runs use; the last two bring the rest of the repository along.
+PRELOADED = ["torch", "torchvision", "timm", "sklearn.datasets", "matplotlib.figure", "torch.utils.tensorboard"]
+PRELOADED += ["av", "numba", "engines.run", "datasets.build"]
+
+
 def ready_server():
     """Choose what the server imports when the first process starts it; it does nothing else and serves all tests."""
-    multiprocessing.set_forkserver_preload(["torch", "torchvision", "timm", "sklearn.datasets", "matplotlib.figure"])
+    multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 def run_script(script, *words, folder):
@@ -27,7 +32,7 @@ def run_script(script, *words, folder):
     Returns:
         its exit status and what it wrote to standard error.
     """
-    return run_function(_run_path, script, words, folder=folder)
+    return run_function(run_path, script, words, folder=folder)
 
 
 def run_function(function, *arguments, folder):
@@ -59,6 +64,7 @@ def _call(function, arguments, log, environment):
     function(*arguments)
 
 
-def _run_path(script, words):
+def run_path(script, words):
+    """Run a script in this process, with the command line that it would see."""
     sys.argv = [script, *map(str, words)]
     runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -24,6 +24,7 @@ MODULES = (run_action_detection, run_class_finetuning, run_pretrain_imagenet, ru
 TASKS = {module.SCRIPT: module.TASK for module in MODULES}
 PARSERS = {script: task.get_parser for script, task in TASKS.items()}
 VIDEOS = "run_class_finetuning.py"
+SMALL = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +69,31 @@ def words_for(data, name):
     return ["--recipe", name, "--data_path", str(folders[script]), "--data_root", str(data), *probe], script
 
 
+RECIPES = [name for name in recipe_names() if not name.endswith("/finetune")]
+# The first recipe of each script and network is built whole, and so is what starts from a file; the others differ from
+# these in everything but their blocks, of which two are enough.
+WHOLE = {
+    (recipe.script, recipe.flags["model"], recipe.flags.get("finetune") and recipe.name): recipe.name
+    for recipe in map(load_recipe, reversed(RECIPES))
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("/finetune")])
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds(data, name, caplog, monkeypatch):
     # Decoding is the same for all of them and tried below; one picture of every resolution would take minutes.
     monkeypatch.setattr("engines.list_check._try_one", lambda *_: None)
     words, script = words_for(data, name)
+    few_blocks = [] if name in WHOLE.values() else ["--depth", "2"]
     with caplog.at_level("INFO"):
-        assert run(words, script, measure=False) == 0
+        assert run([*words, *few_blocks], script, measure=False) == 0
     assert "estimate: " in caplog.text and "dry run: no faults" in caplog.text
 
 
 def test_it_ends_in_the_estimate(data, caplog):
     words, script = words_for(data, "k400/tiny_f16_res224")
     with caplog.at_level("INFO"):
-        assert run([*words, "--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]) == 0
+        assert run([*words, *SMALL]) == 0
     text = caplog.text
     assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
     assert "shape of the first clips: (2, 3, 16, 32, 32)" in text
@@ -97,7 +108,7 @@ def test_it_ends_in_the_estimate(data, caplog):
 def test_frozen_blocks_take_less_time_and_memory(data, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(dry_run_module, "measure_seconds_per_clip", lambda *_: 3600.0)
     words, _ = words_for(data, "k400/tiny_f16_res224")
-    words += ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32"]
+    words += SMALL
     model = build_model(ModelSettings("videomambapro_nano", dict(img_size=32, num_frames=16)), 400)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     hours, memory = [], []
@@ -115,7 +126,7 @@ def test_frozen_blocks_take_less_time_and_memory(data, tmp_path, caplog, monkeyp
 
 def test_a_dry_run_of_a_detector(data, caplog):
     words, script = words_for(data, "ava/tiny_f8_res224")
-    small = ["--model", "videomambapro_nano", "--input_size", "32", "--short_side_size", "32", "--time_pool", "concat"]
+    small = [*SMALL, "--time_pool", "concat"]
     with caplog.at_level("INFO"):
         assert run([*words, *small, "--train_short_side", "32", "40"], script) == 0
     assert "shape of the first clips: (1, 3, 8, 32, 32)" in caplog.text, "training"
@@ -150,7 +161,7 @@ def test_faults_of_a_list_are_told_before_anything_is_built(data, tmp_path, capl
     train = tmp_path / "train.csv"
     train.write_text(f"v0.mp4 0\n{line}\nv1.mp4 1\n")
     words, _ = words_for(data, "k400/tiny_f8_res224")
-    assert run([*words, "--train_list", str(train)]) == 1
+    assert run([*words, *SMALL, "--train_list", str(train)]) == 1
     assert re.search(reported, caplog.text)
     assert "nothing was built" in caplog.text
 
@@ -160,7 +171,7 @@ def test_all_missing_files_and_all_lists_are_told_at_once(data, tmp_path, caplog
         (tmp_path / f"{name}.csv").write_text("v0.mp4 0\n" + "".join(f"{name}{i}.mp4 2\n" for i in range(3)))
     words, _ = words_for(data, "custom/tiny_f8_res224")
     words += ["--train_list", str(tmp_path / "train.csv"), "--val_list", str(tmp_path / "val.csv")]
-    assert run(words) == 1
+    assert run([*words, *SMALL]) == 1
     for name in ("train", "val"):
         for i in range(3):
             assert f"{name}.csv, line {i + 2}: {data / f'{name}{i}.mp4'} does not exist" in caplog.text
@@ -172,7 +183,7 @@ def test_a_frame_folder_with_fewer_frames_than_listed_is_told(data, tmp_path, ca
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text("clip 4 0\nclip 5 1\n")
     words = ["--recipe", "custom/tiny_f8_res224", "--data_path", str(tmp_path), "--data_root", str(tmp_path)]
-    assert run(words) == 1
+    assert run([*words, *SMALL]) == 1
     assert re.search(r"train.csv, line 2: the last of 5 frames of .*clip is missing", caplog.text)
     assert ", line 1: the" not in caplog.text
 

@@ -43,24 +43,33 @@ def log_lines(folder):
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]
 
 
+WITH_EMA = ("--model_ema", "--model_ema_decay", "0.9")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder and the state of a run of two epochs, of three steps with four videos."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(folder, *WITH_EMA)
+
+
 @pytest.mark.parametrize("update", range(6))
-def test_a_stopped_run_ends_with_the_same_weights(tmp_path, update):
-    """Two epochs of three steps with four videos; the signal comes while the data of a step are read."""
-    flags = ("--model_ema", "--model_ema_decay", "0.9")
-    straight = train(tmp_path / "straight", *flags)
+def test_a_stopped_run_ends_with_the_same_weights(undisturbed, tmp_path, update):
+    """The signal comes while the data of a step are read."""
+    folder, straight = undisturbed
     with pytest.raises(SystemExit) as stop:
-        train(tmp_path / "parts", *flags, dataset=Interrupted(12, noise=0.3, at=4 * update + 1))
+        train(tmp_path / "parts", *WITH_EMA, dataset=Interrupted(12, noise=0.3, at=4 * update + 1))
     assert stop.value.code == early_stop.STOPPED == 75
     saved = read_checkpoint(tmp_path / "parts" / "checkpoint-latest.pth")
     assert (saved["epoch"], saved["step"], saved["epoch_step"]) == (update // 3, update + 1, update % 3 + 1)
     torch.rand(7)
     dataset = Interrupted(12, noise=0.3, at=-1)
-    resumed = train(tmp_path / "parts", *flags, dataset=dataset)
+    resumed = train(tmp_path / "parts", *WITH_EMA, dataset=dataset)
     assert dataset.accesses == 4 * (6 - (update + 1)), "nothing that was trained on before is read again"
     assert_equal_states(straight, resumed)
     for a, b in zip(straight.ema.module.parameters(), resumed.ema.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    first, second = log_lines(tmp_path / "straight"), log_lines(tmp_path / "parts")
+    first, second = log_lines(folder), log_lines(tmp_path / "parts")
     assert len(first) == len(second) == 2
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, rel=1e-12)
@@ -197,30 +206,37 @@ def train_on_images(root, output_dir, *, stop_at=None):
     return state
 
 
+@pytest.fixture(scope="module")
+def straight_on_images(images, tmp_path_factory):
+    return train_on_images(images, tmp_path_factory.mktemp("straight"))
+
+
 @pytest.mark.parametrize("stop_at", [1, 6])
-def test_workers_outlive_the_signal_and_samples_are_the_same(images, tmp_path, stop_at):
+def test_workers_outlive_the_signal_and_samples_are_the_same(images, straight_on_images, tmp_path, stop_at):
     """The resumed run starts new workers, which must not draw from a generator used by training."""
-    straight = train_on_images(images, tmp_path / "straight")
     with pytest.raises(SystemExit) as stop:
         train_on_images(images, tmp_path / "parts", stop_at=stop_at)
     assert stop.value.code == 75
     assert read_checkpoint(tmp_path / "parts" / "checkpoint-latest.pth")["step"] == stop_at + 1
-    assert_equal_states(straight, train_on_images(images, tmp_path / "parts"))
+    assert_equal_states(straight_on_images, train_on_images(images, tmp_path / "parts"))
 
 
 def test_a_worker_obeys_its_parent_alone():
     """Otherwise, the end of every run would wait for its workers forever."""
-    worker = multiprocessing.get_context("fork").Process(target=_work)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=_work, args=(ready,))
     worker.start()
-    time.sleep(0.3)
+    assert ready.wait(120)
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()
-    worker.join(10)
+    worker.join(120)
     assert worker.exitcode == 0
 
 
-def _work():
+def _work(ready):
     outlive_stop_signals()
-    time.sleep(60)
+    ready.set()
+    time.sleep(600)

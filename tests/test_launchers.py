@@ -180,8 +180,9 @@ if sys.argv[1:] == ["process"]:
     print("ready", flush=True)
     time.sleep({seconds})
     sys.exit("failed")
-child = subprocess.Popen([sys.executable, __file__, "process"])
+child = subprocess.Popen([sys.executable, "-S", __file__, "process"], stdout=subprocess.PIPE)
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+print(child.stdout.readline().decode(), end="", flush=True)  # once both of them can be stopped
 child.wait()
 sys.exit(1)
 """
@@ -192,26 +193,26 @@ sys.exit(1)
 )
 def test_the_launcher_tells_a_stop_from_a_failure(tmp_path, number, expected):
     program = tmp_path / "torchrun"
-    program.write_text(TORCHRUN.format(python=sys.executable, seconds=30 if number else 0.1))
+    program.write_text(TORCHRUN.format(python=sys.executable, seconds=600 if number else 0))
     program.chmod(0o755)
     words = ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), "--gpus", "2"]
     process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     if number:
         process.send_signal(number)
-    assert process.wait(20) == expected
+    assert process.wait(120) == expected
 
 
 def test_the_launcher_is_stopped_before_its_processes_can_say_so(tmp_path):
     program = tmp_path / "torchrun"
-    program.write_text("#!/usr/bin/env bash\necho ready\nexec sleep 60\n")
+    program.write_text("#!/usr/bin/env bash\necho ready\nexec sleep 600\n")
     program.chmod(0o755)
     words = ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), "--gpus", "2"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process = subprocess.Popen(words, env=os.environ | {"PYTHON": str(program)}, **pipes)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM: exiting with status 75" in process.communicate(timeout=60)[1]
+    assert "stopped by SIGTERM: exiting with status 75" in process.communicate(timeout=120)[1]
     assert process.returncode == 75
 
 
@@ -221,6 +222,7 @@ def test_the_whole_way_to_the_estimate(tmp_path):
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text("".join(f"v{i % 2}.mp4 {i}\n" for i in range(10)))
     words = ["--data_root", str(tmp_path), "--model", "tiny", "--frames", "16", "--gpus", "1", "--dry_run"]
+    words += ["--input_size", "32", "--short_side_size", "32", "--depth", "4", "--num_sample", "1"]
     done = subprocess.run(
         ["bash", str(ROOT / "scripts" / "finetune_k400.sh"), *words],
         capture_output=True,

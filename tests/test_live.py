@@ -56,7 +56,7 @@ def feed(fifo, *files, then=lambda: None):
 
 
 def live(predictor, source, **settings):
-    return LivePrediction(predictor, str(source), **({"backlog": 1000, "timeout": 5, "stride": 4} | settings))
+    return LivePrediction(predictor, str(source), **({"backlog": 1000, "timeout": 60, "stride": 4} | settings))
 
 
 def records_of(prediction, count):
@@ -225,8 +225,18 @@ def test_a_silent_fifo_stays_open(predictor, stream, fifo, caplog):
 def test_a_silent_stream_is_opened_again(predictor, caplog, monkeypatch):
     monkeypatch.setattr("inference.live_source.RETRY", 0.01)
     stopped = threading.Event()
-    threading.Timer(1.0, stopped.set).start()
-    assert list(live(predictor, f"udp://127.0.0.1:{free_port()}", timeout=0.2).records(stopped)) == []
+
+    def stop():
+        while "has sent nothing for 0.2 s" not in caplog.text and not stopped.wait(0.05):
+            pass
+        stopped.wait(0.6)  # in which it is opened again, and not told again
+        stopped.set()
+
+    threading.Thread(target=stop, daemon=True).start()
+    try:
+        assert list(live(predictor, f"udp://127.0.0.1:{free_port()}", timeout=0.2).records(stopped)) == []
+    finally:
+        stopped.set()
     assert caplog.text.count("has sent nothing for 0.2 s") == 1
 
 

@@ -37,7 +37,7 @@ def test_a_crash_and_a_hang_cost_their_job_only():
     outcomes = {
         outcome.job + (i,): outcome for i, outcome in enumerate(run_jobs(behave, jobs, workers=2, time_limit=4))
     }
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300
     assert sorted(key[:2] for key in outcomes) == sorted(jobs)
     for (how, value, _), outcome in outcomes.items():
         said = {
@@ -57,7 +57,7 @@ def test_leaving_early_ends_the_processes():
     assert next(outcomes).value == 4
     start = time.monotonic()
     outcomes.close()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
 
 
 def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
@@ -71,7 +71,7 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(tmp_path):
         "from datasets.preparation.worker_pool import run_jobs\n"
         "if __name__ == '__main__':\n    print([outcome.value for outcome in run_jobs(abs, [-3], workers=1)])\n"
     )
-    run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, script], cwd=downloads, capture_output=True, text=True, timeout=300)
     assert run.stdout == "[3]\n", run.stderr
 
 
