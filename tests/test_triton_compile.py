@@ -55,22 +55,21 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
     launches += compile_report.convolution_launches(dtype)
     usages = [compiled(launch, capability) for launch in launches]
     assert {usage.kernel.split()[0] for usage in usages} == {
-        "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel", "matrix_sum_kernel",
-        "row_sum_kernel",
+        "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel", "matrix_sum_kernel", "row_sum_kernel",
         "add_norm_kernel", "add_norm_backward_kernel", "convolution_kernel", "convolution_backward_kernel",
     }  # fmt: skip
     for usage in usages:
         check(usage, DEFAULT_STACK if capability == 90 else CHOSEN_STACK)
 
 
-def test_every_tile_that_may_be_chosen():
-    """For one type and one GPU, as the test above looks at the others: a kernel takes seconds to compile."""
+@pytest.mark.parametrize(("capability", "dtype"), [(90, torch.bfloat16), (80, torch.float16)])
+def test_every_tile_that_may_be_chosen(capability, dtype):
     from benchmarks import compile_report
 
-    launches = compile_report.all_launches(torch.bfloat16)
+    launches = compile_report.all_launches(dtype)
     assert len(launches) >= 15
     for launch in launches:
-        check(compiled(launch, 90), CHOSEN_STACK)
+        check(compiled(launch, capability), CHOSEN_STACK)
 
 
 def test_spills_are_seen():
