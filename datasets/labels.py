@@ -10,6 +10,7 @@ separated.
 
 import math
 import re
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 from datasets.list_lines import (
@@ -70,19 +71,26 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
 
 
 def plain_label(task: LabelTask) -> str:
-    """Return the pattern of plain labels of a task, which `parse_plain_label` reads."""
+    """Return the pattern of plain labels of a task, which `plain_parser` reads."""
     value = {"classification": PLAIN_INTEGER, "multilabel": PLAIN_INTEGER, "regression": f"-?{PLAIN_NUMBER}"}[task]
     return value if task == "classification" else f"{value}(?:{JOINT}{value})*"
 
 
-def parse_plain_label(text: str, task: LabelTask) -> Target:
-    """Parse a plain label as `parse_label` does, in a fraction of the time."""
-    if task == "classification":
-        return int(text)
-    if task == "regression":
-        return tuple(map(float, text.split(JOINT)))
-    classes = tuple(sorted(set(map(int, text.split(JOINT)))))
-    return classes if len(classes) == text.count(JOINT) + 1 else parse_label(text, task)
+def plain_parser(task: LabelTask) -> Callable[[str], Target]:
+    """Return a parser of plain labels that reads them as `parse_label` does, in a fraction of the time."""
+    return {"classification": int, "multilabel": _plain_classes, "regression": _plain_numbers}[task]
+
+
+def _plain_classes(text: str) -> tuple[int, ...]:
+    values = text.split(JOINT)
+    classes = sorted(set(map(int, values)))
+    if len(classes) < len(values):
+        raise LineError(f"a label of {text} is there twice")
+    return tuple(classes)
+
+
+def _plain_numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(JOINT)))
 
 
 def misfit(target: Target, count: int) -> str:
