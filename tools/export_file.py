@@ -14,6 +14,7 @@ from inference.description import describe_reading
 from mamba.mamba_ssm.ops.selective_scan import kernel_library, onnx_library
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BackendUnavailableError
 from tools.comparison import BATCHES, Forward, largest_difference, random_clips
+from tools.export_checks import check_file_export
 
 METADATA = "videomambapro.json"  # name of the metadata in both formats
 
@@ -67,10 +68,12 @@ def export(
         tolerance: largest allowed difference.
 
     Raises:
+        ValueError: as `check_file_export`.
         ExportError: the difference is too large; nothing is written.
         BackendUnavailableError: the backend is not available; `load_predictor` raises further errors.
         ExtensionUnavailableError: the library of the kernels cannot be built.
     """
+    check_file_export(checkpoint, target, backend=backend, onnx_kernel=onnx_kernel)
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         backend = "cpu" if onnx_kernel else "portable"
