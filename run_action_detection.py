@@ -40,12 +40,11 @@ def get_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     check_command_line(SCRIPT, get_parser=get_parser, classifies=False)  # what follows takes seconds to import
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from datasets.detection.build import build_detection_dataset, build_detection_loader
 from datasets.detection.keyframe_dataset import KeyframeDataset
 from datasets.detection.lists import find_label_map
 from engines.configuration import parse_command_line
+from engines.error_file import record
 from engines.objectives.detection import Detection, class_frequencies
 from engines.run import run_task
 from engines.task import Task
@@ -96,7 +95,7 @@ def _sha256(path: str) -> str:
 TASK = Task(SCRIPT, get_parser, detect, DetectionSettings.from_flags, build_detection_dataset, build_detection_loader)
 
 
-@record  # torchrun shows the traceback of the process that failed first
+@record
 def main(flags: argparse.Namespace) -> None:
     """Train (unless --eval), then test every second of the test movies."""
     run_task(TASK, flags, try_to_report)

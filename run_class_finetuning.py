@@ -32,13 +32,12 @@ def get_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     check_command_line(SCRIPT, get_parser=get_parser)  # what follows takes seconds to import
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from datasets.clip_dataset import ClipDataset
 from datasets.held_out import build_with_held_out
 from datasets.records import targets_of
 from datasets.teacher_outputs import StoredTeacherSettings, read_teacher_outputs
 from engines.configuration import parse_command_line
+from engines.error_file import record
 from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation
@@ -116,7 +115,7 @@ TASK = Task(SCRIPT, get_parser, objective_of_labels)
 PROBE = Task(SCRIPT, get_parser, probe, build_dataset=build_with_held_out)
 
 
-@record  # lets torchrun show the traceback of the process that failed first
+@record
 def main(flags: argparse.Namespace) -> None:
     """Train (unless --eval), then test all segments and crops of every test video."""
     run_task(PROBE if flags.probe and not flags.eval else TASK, flags, try_to_report)

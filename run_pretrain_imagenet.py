@@ -32,12 +32,11 @@ def get_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     check_command_line(SCRIPT, get_parser=get_parser, defaults=DEFAULTS)  # what follows takes seconds to import
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from datasets.records import targets_of
 from engines.configuration import parse_command_line
+from engines.error_file import record
 from engines.loss_settings import LossSettings
 from engines.objectives.base import Objective
 from engines.objectives.distillation import Distillation, TokenDistance
@@ -85,7 +84,7 @@ def create_objective(
 TASK = Task(SCRIPT, get_parser, create_objective, test_mode="validation")
 
 
-@record  # lets torchrun show the traceback of the process that failed first
+@record
 def main(flags: argparse.Namespace) -> None:
     """Train (unless --eval), then test the centre crop of every validation image."""
     run_task(TASK, flags, try_to_report)

@@ -43,11 +43,10 @@ def get_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     check_command_line(SCRIPT, get_parser=get_parser, defaults=DEFAULTS)  # what follows takes seconds to import
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from datasets.clip_dataset import ClipDataset
 from datasets.pretraining import build_pretraining_dataset
 from engines.configuration import parse_command_line
+from engines.error_file import record
 from engines.objectives.masked import MaskedAlignment
 from engines.objectives.neighbours import Neighbours
 from engines.run import run_task
@@ -111,7 +110,7 @@ TASK = Task(
 )
 
 
-@record  # lets torchrun show the traceback of the process that failed first
+@record
 def main(flags: argparse.Namespace) -> None:
     """Train (unless --eval), then test the features on the videos of --probe_list."""
     run_task(TASK, flags, try_to_report)
