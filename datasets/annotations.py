@@ -15,11 +15,9 @@ the file, each line, its content and what is expected; up to ten lines are repor
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
-from operator import ge, gt
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,8 +29,6 @@ from datasets.labels import (
     misfit,
     parse_integer,
     parse_label,
-    plain_label,
-    plain_parser,
 )
 from datasets.list_lines import (
     INTEGER,
@@ -42,13 +38,13 @@ from datasets.list_lines import (
     evenly_spread,
     named_separator,
     numbered_lines,
-    plain_line,
     read_text,
     recognise_separator,
     separator_words,
     some_lines,
     split_columns,
 )
+from datasets.plain_lines import append_plain, plain_line
 from datasets.records import FrameFolderRecord, Record, RecordTable, VideoRecord
 from datasets.segments import Layout, Unit, find_layout
 
@@ -175,39 +171,17 @@ def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[RecordTable, li
     faults: list[_InvalidLine] = []
     table = RecordTable(form.root, folders=kind != "video", task=form.task, unit=form.layout and form.layout.unit)
     columns = form.layout.columns if form.layout else ()
-    plain, below_root = plain_line(kind, form.separator, plain_label(form.task), columns), form._replace(root="")
+    plain, below_root = plain_line(kind, form.separator, form.task, columns), form._replace(root="")
     while batch := list(islice(lines, PARSED_AT_ONCE)):
-        if _append_plain(table, batch, plain):
+        if append_plain(table, batch, plain):
             continue
         for number, line in batch:
             try:
-                if not _append_plain(table, [(number, line)], plain):
+                if not append_plain(table, [(number, line)], plain):
                     table.extend_records([parse_line(line, kind, number, below_root)])
             except LineError as error:
                 faults.append(_InvalidLine(number, line, str(error)))
     return table, faults
-
-
-def _append_plain(table: RecordTable, batch: Sequence[tuple[int, str]], plain: re.Pattern[str]) -> bool:
-    """Append the records of numbered lines, or none and return False if one of them is faulty or not plain.
-
-    Columns of several lines are converted at once, which takes less time than line by line.
-    """
-    numbers, lines = zip(*batch, strict=True)
-    found = plain.findall("\n".join(lines))
-    if len(found) != len(lines):
-        return False
-    columns = dict(zip(plain.groupindex, zip(*found, strict=True), strict=True))
-    totals = [int(total or 1) for total in columns["total_frames"] if table.folders]
-    starts, ends = ([float(time) for time in columns[name] if table.unit] for name in ("start", "end"))
-    if any(map(ge, starts, ends)) or any(map(gt, ends, totals)):
-        return False
-    try:
-        targets = list(map(plain_parser(table.task), columns["label"]))
-    except LineError:
-        return False
-    table.extend(columns["path"], targets, numbers, totals, starts, ends)
-    return True
 
 
 def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:

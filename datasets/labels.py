@@ -10,7 +10,6 @@ separated.
 
 import math
 import re
-from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 from datasets.list_lines import (
@@ -20,8 +19,6 @@ from datasets.list_lines import (
     MAX_DIGITS,
     NUMBER,
     NUMBERS,
-    PLAIN_INTEGER,
-    PLAIN_NUMBER,
     LineError,
 )
 
@@ -68,29 +65,6 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
     if not values:
         raise LineError("there is no label")
     return tuple(parse_number(value.strip()) for value in values)
-
-
-def plain_label(task: LabelTask) -> str:
-    """Return the pattern of plain labels of a task, which `plain_parser` reads."""
-    value = {"classification": PLAIN_INTEGER, "multilabel": PLAIN_INTEGER, "regression": f"-?{PLAIN_NUMBER}"}[task]
-    return value if task == "classification" else f"{value}(?:{JOINT}{value})*"
-
-
-def plain_parser(task: LabelTask) -> Callable[[str], Target]:
-    """Return a parser of plain labels that reads them as `parse_label` does, in a fraction of the time."""
-    return {"classification": int, "multilabel": _plain_classes, "regression": _plain_numbers}[task]
-
-
-def _plain_classes(text: str) -> tuple[int, ...]:
-    values = text.split(JOINT)
-    classes = sorted(set(map(int, values)))
-    if len(classes) < len(values):
-        raise LineError(f"a label of {text} is there twice")
-    return tuple(classes)
-
-
-def _plain_numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(JOINT)))
 
 
 def misfit(target: Target, count: int) -> str:
