@@ -45,10 +45,20 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; end the process with status 2 if a file is missing."""
+    parser = get_parser()
+    args = parser.parse_args(words)
+    try:
+        check_inference(args)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    return args
+
+
 if __name__ == "__main__":
     escape_output()
-    get_parser().parse_args()
-    check_inference()  # what follows takes seconds to import
+    ARGS = parse_arguments()  # before what follows, which takes seconds to import
 
 from common.memory import keep_freed_memory
 from engines.logs import setup_logging
@@ -59,11 +69,10 @@ _logger = logging.getLogger(__name__)
 _GRACE = 2  # seconds that a request may still take when the program is stopped
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def run(args: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
     setup_logging(rank=0)
     parser = get_parser()
-    args = parser.parse_args(words)
     try:
         import uvicorn
 
@@ -95,4 +104,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(ARGS)

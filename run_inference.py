@@ -107,11 +107,12 @@ def _add_detection(group) -> None:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; end the process with status 2 if flags contradict each other or a list is missing."""
+    """Parse the command line; end the process with status 2 if flags contradict each other or a file is missing."""
     parser = get_parser()
     args = parser.parse_args(words)
     try:
         _check_sources(args, parser)
+        check_inference(args)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     return args
@@ -136,8 +137,7 @@ def _check_sources(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
 
 if __name__ == "__main__":
     escape_output()
-    parse_arguments()
-    check_inference()  # what follows takes seconds to import
+    ARGS = parse_arguments()  # before what follows, which takes seconds to import
 
 import json
 import logging
@@ -170,9 +170,14 @@ from models.describe import describe_checkpoint
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 1 if a video could not be read or scored."""
+    """Run a command line and return the exit status, see `run`."""
+    return run(parse_arguments(words))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict as the flags say; return the exit status: 0, or 1 if a video could not be read or scored."""
     setup_logging(rank=0)
-    parser, args = get_parser(), parse_arguments(words)
+    parser = get_parser()
     # The table of loaded tensors matters for training; here the predictor logs the adapted ones.
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
@@ -378,4 +383,4 @@ def _table(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(ARGS))

@@ -1,66 +1,91 @@
-"""Measure what a list costs at the start of a run: `python -m benchmarks.lists --lines 1280000`.
+"""Measure what a list costs at the start of a run, for each form of list: `python -m benchmarks.lists`.
 
-Prints the processor seconds of reading it and counting its classes, the memory that the records take, and what a
-dataloader worker, a fork of the process, owns after one pass over them: in columns (`datasets/records.py`), and as a
-list of objects, whose memory comes on top of the columns'.
+Prints the processor seconds of reading it and counting its classes, how much the process grew meanwhile and what of
+that it kept, and what a dataloader worker, a fork of the process, owns after one pass over the records. Records are
+stored in columns (`datasets/records.py`); what the same ones take as a list of objects, on top, stands beside.
+
+With `--against FOLDER`, a checkout of another version, each figure is followed by its ratio to the other version's.
+The versions take turns, and figures are medians.
 """
 
+import json
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int
-from datasets.annotations import read_list
-from datasets.class_labels import count_outputs
-from datasets.records import compact
 
+ROOT = Path(__file__).parent.parent
 MIB = 1024  # KiB
+COLUMNS = {"seconds": "CPU-s", "peak": "peak", "kept": "kept", "worker": "worker"}
+OBJECTS = {"objects_kept": "objects: kept", "objects_worker": "worker"}
+FORMS: dict[str, tuple[str, str, Callable[[int], str]]] = {
+    "videos": ("classification", "", lambda i: f"{_name(i)}.mp4 {i % 400}"),
+    "frames": ("classification", "", lambda i: f"{_name(i)} {30 + i % 300} {i % 400}"),
+    "segments": (
+        "classification",
+        "path,start,end,label",
+        lambda i: f"{_name(i)}.mp4,{i % 90}.25,{i % 90 + 3},{i % 400}",
+    ),
+    "labels": ("multilabel", "", lambda i: f"{_name(i)}.mp4 {i % 157};{(i + 31) % 157};{(i + 80) % 157}"),
+    "numbers": ("regression", "", lambda i: f"{_name(i)}.mp4 {i % 1000 / 8};-{i % 77}.5"),
+}
+"""Task, header and lines of each form of list."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print the measurements; returns the exit status."""
     parser = FlagParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lines", type=positive_int, default=240_000, help="of the list (default: %(default)s)")
-    lines = parser.parse_args(words).lines
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "train.csv"
-        with file.open("w") as writing:
-            writing.writelines(f"train/class_{i % 400:03}/{i:09}_000011_000021.mp4 {i % 400}\n" for i in range(lines))
-        before, started = memory("Rss"), time.process_time()
-        records, _ = read_list(file, data_root="/data")
-        count_outputs(records, file)
-        seconds = time.process_time() - started
-    print(f"{lines} lines: read in {seconds:.2f} CPU-s; a worker owns after one pass:")
-    for name, form in (("columns", compact), ("objects", list)):
-        kept = form(records)
-        total, owned = memory("Rss") - before, owned_by_worker(kept)
-        print(f"{name:8} process +{total / MIB:.1f} MiB, worker +{owned / MIB:.1f} MiB")
-        before = memory("Rss")
+    parser.add_argument("--lines", type=positive_int, default=240_000, help="of each list (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="readings of each list (default: %(default)s)")
+    parser.add_argument("--against", type=Path, help="checkout of another version")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of lists (default: all)")
+    options = parser.parse_args(words)
+    shown = COLUMNS if options.against else COLUMNS | OBJECTS
+    print(f"{options.lines} lines; memory in MiB")
+    print(f"{'':10}" + "".join(f"{title:>15}" for title in shown.values()))
+    for form in options.forms:
+        versions = [ROOT, options.against.resolve()] if options.against else [ROOT]
+        costs = _measure(form, options.lines, versions, options.rounds)
+        print(f"{form:10}" + "".join(f"{_cell(entry, *costs):>15}" for entry in shown), flush=True)
     return 0
 
 
-def owned_by_worker(records: Sequence[Any]) -> int:
-    """Return the private memory, in KiB, that a pass over the records costs a forked process."""
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        before = memory("Private_Dirty")
-        for record in records:
-            record.path  # noqa: B018  reading is what is measured
-        os.write(writing, str(memory("Private_Dirty") - before).encode())
-        os._exit(0)
-    os.close(writing)  # or reading would wait for ever for a process that failed
-    os.wait()
-    return int(os.read(reading, 64))
+def _name(i: int) -> str:
+    return f"train/class_{i % 400:03}/{i:09}_000011_000021"
 
 
-def memory(entry: str) -> int:
-    """Return an entry of the kernel's account of this process's memory, in KiB."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+def _measure(form: str, lines: int, versions: Sequence[Path], rounds: int) -> list[dict[str, float]]:
+    """Return the medians of what reading a list costs each version."""
+    task, header, line = FORMS[form]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "train.csv"
+        with file.open("w") as writing:
+            writing.writelines(f"{text}\n" for text in [header] * bool(header))
+            writing.writelines(f"{line(i)}\n" for i in range(lines))
+        runs = [[_read(file, task, version) for version in versions] for _ in range(rounds)]
+    return [
+        {entry: statistics.median(run[entry] for run in of_version) for entry in of_version[0]}
+        for of_version in zip(*runs, strict=True)
+    ]
+
+
+def _read(file: Path, task: str, version: Path) -> dict[str, float]:
+    """Read a list in a process of its own with the code of a version."""
+    script = ROOT / "benchmarks" / "list_reading.py"
+    command = [sys.executable, "-P", script, file, task]  # -P: the script's own folder is not searched for modules
+    answer = subprocess.run(command, env=os.environ | {"PYTHONPATH": version}, stdout=subprocess.PIPE, check=True)
+    return json.loads(answer.stdout)
+
+
+def _cell(entry: str, ours: dict[str, float], others: dict[str, float] | None = None) -> str:
+    figure = f"{ours[entry]:.2f}" if entry == "seconds" else f"{ours[entry] / MIB:.1f}"
+    return f"{figure} ({ours[entry] / others[entry]:.2f})" if others else figure
 
 
 if __name__ == "__main__":

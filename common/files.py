@@ -60,7 +60,7 @@ def require_weights(path: str | Path) -> Path:
     """Return the file of weights that a path stands for, or raise a FileNotFoundError."""
     file = weights_file(path)
     if not file.is_file():
-        raise FileNotFoundError(f"checkpoint {file} does not exist")
+        raise FileNotFoundError(f"checkpoint {file}: there is no such file")
     return file
 
 

@@ -15,7 +15,6 @@ the file, each line, its content and what is expected; up to ten lines are repor
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -30,26 +29,23 @@ from datasets.labels import (
     misfit,
     parse_integer,
     parse_label,
-    parse_plain_label,
-    plain_label,
 )
 from datasets.list_lines import (
     INTEGER,
     JOINT,
-    PLAIN_GROUPS,
     RECOGNISED_FROM,
     LineError,
     evenly_spread,
     named_separator,
     numbered_lines,
-    plain_line,
     read_text,
     recognise_separator,
     separator_words,
     some_lines,
     split_columns,
 )
-from datasets.records import WHOLE, FrameFolderRecord, Record, RecordTable, VideoRecord
+from datasets.plain_lines import append_plain, plain_line
+from datasets.records import FrameFolderRecord, Record, RecordTable, VideoRecord
 from datasets.segments import Layout, Unit, find_layout
 
 Kind = Literal["video", "frames", "image"]
@@ -65,6 +61,7 @@ FORMS = {
 }
 MAX_REPORTED = 10
 MAX_REMEMBERED = 4  # lists
+PARSED_AT_ONCE = 64  # lines; if one of them is not plain, they are read one by one
 MAX_LOOKUPS = 32
 """Maximum number of paths looked up on disk if the kind of a list is not clear from its lines alone."""
 
@@ -174,26 +171,17 @@ def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[RecordTable, li
     faults: list[_InvalidLine] = []
     table = RecordTable(form.root, folders=kind != "video", task=form.task, unit=form.layout and form.layout.unit)
     columns = form.layout.columns if form.layout else ()
-    plain, below_root = plain_line(kind, form.separator, plain_label(form.task), columns), form._replace(root="")
-    for number, line in lines:
-        try:
-            if (found := plain.fullmatch(line)) and _append_plain(table, found, number):
-                continue
-            record = parse_line(line, kind, number, below_root)
-            table.append_record(record)
-        except LineError as error:
-            faults.append(_InvalidLine(number, line, str(error)))
+    plain, below_root = plain_line(kind, form.separator, form.task, columns), form._replace(root="")
+    while batch := list(islice(lines, PARSED_AT_ONCE)):
+        if append_plain(table, batch, plain):
+            continue
+        for number, line in batch:
+            try:
+                if not append_plain(table, [(number, line)], plain):
+                    table.extend_records([parse_line(line, kind, number, below_root)])
+            except LineError as error:
+                faults.append(_InvalidLine(number, line, str(error)))
     return table, faults
-
-
-def _append_plain(table: RecordTable, found: re.Match[str], number: int) -> bool:
-    """Append the record of a plain line; return False if it is faulty, so that `parse_line` says how."""
-    path, total, start, end, label = found.group(*PLAIN_GROUPS)
-    first, last = (float(start), float(end)) if start else WHOLE
-    if first >= last or (total and last > int(total)):
-        return False
-    table.append(path, parse_plain_label(label, table.task), number, int(total or 1), first, last)
-    return True
 
 
 def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:

@@ -19,8 +19,6 @@ from datasets.list_lines import (
     MAX_DIGITS,
     NUMBER,
     NUMBERS,
-    PLAIN_INTEGER,
-    PLAIN_NUMBER,
     LineError,
 )
 
@@ -67,22 +65,6 @@ def parse_label(text: str, task: LabelTask = "classification") -> Target:
     if not values:
         raise LineError("there is no label")
     return tuple(parse_number(value.strip()) for value in values)
-
-
-def plain_label(task: LabelTask) -> str:
-    """Return the pattern of plain labels of a task, which `parse_plain_label` reads."""
-    value = {"classification": PLAIN_INTEGER, "multilabel": PLAIN_INTEGER, "regression": f"-?{PLAIN_NUMBER}"}[task]
-    return value if task == "classification" else f"{value}(?:{JOINT}{value})*"
-
-
-def parse_plain_label(text: str, task: LabelTask) -> Target:
-    """Parse a plain label as `parse_label` does, in a fraction of the time."""
-    if task == "classification":
-        return int(text)
-    if task == "regression":
-        return tuple(map(float, text.split(JOINT)))
-    classes = tuple(sorted(set(map(int, text.split(JOINT)))))
-    return classes if len(classes) == text.count(JOINT) + 1 else parse_label(text, task)
 
 
 def misfit(target: Target, count: int) -> str:

@@ -15,9 +15,6 @@ JOINT = ";"
 INTEGERS, NUMBERS = (re.compile(f"{one.pattern}({JOINT}{one.pattern})*") for one in (INTEGER, NUMBER))
 RECOGNISED_FROM = 1000
 MAX_DIGITS = 9
-PLAIN_INTEGER = f"[0-9]{{1,{MAX_DIGITS}}}"
-PLAIN_NUMBER = rf"{PLAIN_INTEGER}(?:\.{PLAIN_INTEGER})?"
-PLAIN_GROUPS = ("path", "total_frames", "start", "end", "label")
 SPLIT_AT_ONCE = 1 << 20  # characters; a list of all lines would take more memory than the records
 
 
@@ -101,32 +98,8 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def some_lines(text: str) -> list[str]:
     """Return the first line and others, evenly spread, from which the form of a list is recognised."""
-    count = sum(1 for _ in numbered_lines(text))
-    step = -(-count // RECOGNISED_FROM) or 1
+    step = -(-text.count("\n") // RECOGNISED_FROM) or 1
     return [line for _, line in islice(numbered_lines(text), 0, None, step)]
-
-
-def plain_line(kind: str, separator: str, label: str, columns: Sequence[str] = ()) -> re.Pattern:
-    """Return a pattern of plain lines with the groups `PLAIN_GROUPS`, empty for columns that the list lacks.
-
-    Nearly all lines of large lists are, and a pattern reads them several times as fast as `split_columns`.
-
-    Args:
-        kind: "video" for lines `path label`, "frames" for `path total_frames label`, "image" for both.
-        separator: Between the columns.
-        label: Pattern of the label.
-        columns: Names of the columns of a list of segments, which `kind` tells otherwise.
-    """
-    mark = re.escape(separator)
-    forms = {"path": rf'[^\s",;{mark}]+', "total_frames": "[1-9][0-9]{0,8}", "label": label}
-    forms |= {"start": PLAIN_NUMBER, "end": PLAIN_NUMBER, "start_frame": PLAIN_INTEGER, "end_frame": PLAIN_INTEGER}
-    columns = columns or (("path", "label") if kind == "video" else ("path", "total_frames", "label"))
-    cells = {name.removesuffix("_frame"): forms.get(name, rf'[^"{mark}]*') for name in columns}
-    parts = [f"(?P<{name}>{cell}){mark}" if name in PLAIN_GROUPS else cell + mark for name, cell in cells.items()]
-    if kind == "image":
-        parts[1] = f"(?:{parts[1]})?"
-    absent = "".join(f"(?P<{name}>)" for name in PLAIN_GROUPS if name not in cells)
-    return re.compile("".join(parts).removesuffix(mark) + absent)
 
 
 def _ends_in(form: re.Pattern, line: str, separator: str) -> bool:

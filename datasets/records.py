@@ -41,10 +41,6 @@ class FrameFolderRecord:
 Record = VideoRecord | FrameFolderRecord
 
 
-WHOLE = (math.nan, math.nan)
-"""In place of the start and the end of a segment: the whole clip."""
-
-
 class RecordTable(Sequence[Record]):
     """Records of a list, stored in columns; a record is built whenever it is asked for.
 
@@ -74,24 +70,42 @@ class RecordTable(Sequence[Record]):
         self._lines, self._frames = array("i"), array("i")
         self._starts, self._ends = array("d"), array("d")
 
-    def append(
-        self, path: str, target: Any, line: int, total_frames: int = 0, start: float = math.nan, end: float = math.nan
+    def extend(
+        self,
+        paths: Iterable[str],
+        targets: Iterable[Any],
+        lines: Iterable[int],
+        total_frames: Iterable[int],
+        starts: Iterable[float],
+        ends: Iterable[float],
     ) -> None:
-        """Add a record; `path` may be relative to the root, and `start` and `end` may be `WHOLE`."""
-        self._paths.append(path.encode("utf-8", "surrogateescape"))
-        self._targets.append(target)
-        self._lines.append(line)
-        if self.folders:
-            self._frames.append(total_frames)
-        if self.unit:
-            self._starts.append(start)
-            self._ends.append(end)
+        """Add records by columns.
 
-    def append_record(self, record: Record) -> None:
-        """Add a record, of the form of the others."""
-        frames = record.total_frames if isinstance(record, FrameFolderRecord) else 0
-        times = (record.segment.start, record.segment.end) if record.segment else WHOLE
-        self.append(record.path, record.target, record.line, frames, *times)
+        Args:
+            paths: May be relative to the root.
+            targets: Of the form of the table's task.
+            lines: 1-based, in the list.
+            total_frames: Of folders; empty otherwise.
+            starts: Of segments, NaN for a whole clip; empty in a table without unit.
+            ends: As `starts`.
+        """
+        self._paths.extend(path.encode("utf-8", "surrogateescape") for path in paths)
+        self._targets.extend(targets)
+        self._lines.extend(lines)
+        self._frames.extend(total_frames)
+        self._starts.extend(starts)
+        self._ends.extend(ends)
+
+    def extend_records(self, records: Sequence[Record]) -> None:
+        """Add records, of the form of the others."""
+        self.extend(
+            [record.path for record in records],
+            [record.target for record in records],
+            [record.line for record in records],
+            [record.total_frames for record in records if isinstance(record, FrameFolderRecord)],
+            [record.segment.start if record.segment else math.nan for record in records if self.unit],
+            [record.segment.end if record.segment else math.nan for record in records if self.unit],
+        )
 
     def targets(self) -> list[Any]:
         """Return the targets of all records."""
@@ -146,9 +160,10 @@ class _Rows:
     def __init__(self, values: Any):
         self.values, self.ends = values, array("q")
 
-    def append(self, row: Any) -> None:
-        self.values.extend(row)
-        self.ends.append(len(self.values))
+    def extend(self, rows: Iterable[Any]) -> None:
+        for row in rows:
+            self.values.extend(row)
+            self.ends.append(len(self.values))
 
     def __getitem__(self, place: int) -> Any:
         return self.values[self.ends[place - 1] if place else 0 : self.ends[place]]
@@ -167,8 +182,7 @@ def compact(records: Iterable[Any]) -> Sequence[Any]:
     if not task or len(units) > 1 or any(type(time) is not float for one in segments for time in (one.start, one.end)):
         return records
     table = RecordTable(folders=isinstance(records[0], FrameFolderRecord), task=task, unit=min(units, default=None))
-    for record in records:
-        table.append_record(record)
+    table.extend_records(records)
     return table
 
 

@@ -120,27 +120,22 @@ def _asks_for_help(words: Sequence[str], get_parser: Callable[[], argparse.Argum
     return asked
 
 
-def check_inference(words: Sequence[str] | None = None) -> None:
-    """End the process with status 2 if a file of run_inference.py or run_demo_app.py is missing, or boxes are faulty.
+def check_inference(flags: argparse.Namespace) -> None:
+    """Check the files that run_inference.py or run_demo_app.py, which has fewer flags, are given.
 
-    Args:
-        words: Words of the command line; None for those of this process.
+    Raises:
+        ValueError: One is missing or faulty.
+        FileNotFoundError: The boxes are missing.
     """
-    parser = FlagParser(add_help=False)
-    for name in ("checkpoint", "label_names", "recipe", "boxes", "truth", "live"):
-        parser.add_argument(f"--{name}", default="")
-    flags, _ = parser.parse_known_args(words)
-    try:
-        _require_weights("checkpoint", flags.checkpoint)
-        _require_file("label_names", flags.label_names)
-        _require_file("truth", flags.truth)
-        _check_live(flags.live)
-        if flags.recipe:
-            load_recipe(flags.recipe)
-        if flags.boxes not in ("", FULL):
-            read_person_boxes(flags.boxes, 0)
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+    given = {"truth": "", "live": "", "boxes": ""} | vars(flags)
+    _require_weights("checkpoint", given["checkpoint"])
+    for name in ("label_names", "truth"):
+        _require_file(name, given[name])
+    _check_live(given["live"])
+    if given["recipe"]:
+        load_recipe(given["recipe"])
+    if given["boxes"] not in ("", FULL):
+        read_person_boxes(given["boxes"], 0)
 
 
 def _parser(script: str, *groups: type) -> FlagParser:

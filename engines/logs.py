@@ -18,7 +18,7 @@ from torchvision.utils import make_grid
 from common.terminal import escape_output
 from datasets.collate import clips_on
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
-from engines.machine import cores_of_process, share_of
+from engines.machine import cores_of_process, suited_workers
 from engines.trackers import Tracker
 
 _logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def loading_advice(waiting: float, num_workers: int, *, gpu: bool) -> str:
         num_workers: dataloader workers of one process.
         gpu: whether the model runs on a GPU.
     """
-    suited = share_of(cores_of_process(), gpu=gpu).workers
+    suited = suited_workers(cores_of_process(), gpu=gpu)
     if waiting <= _SLOW_LOADING or suited == num_workers == 0:
         return ""
     cheaper = "make videos cheaper to decode (python -m tools.prepare_videos)"

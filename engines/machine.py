@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,15 +17,6 @@ CORES_PER_WORKER = 4
 """Cores of a run without a GPU of which one decodes: training on CPUs takes several times as long as decoding."""
 
 
-class Share(NamedTuple):
-    """What one process of a run uses of its machine."""
-
-    threads: int
-    """Computing threads."""
-    workers: int
-    """Dataloader workers."""
-
-
 def usable_cores() -> int:
     """Return the number of cores that this process may use: its affinity; quotas of time do not count."""
     if hasattr(os, "sched_getaffinity"):
@@ -38,8 +29,8 @@ def cores_of_process() -> int:
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def share_of(cores: int, *, gpu: bool) -> Share:
-    """Divide the cores of a process between computing and decoding.
+def suited_workers(cores: int, *, gpu: bool) -> int:
+    """Return how many dataloader workers suit a process; the cores that are left compute.
 
     Without a GPU, every thread of an operation waits for the slowest, so a worker that competes with them for a core
     delays them all. On fewer than `CORES_PER_WORKER` cores there is none: the process decodes its own clips.
@@ -48,10 +39,7 @@ def share_of(cores: int, *, gpu: bool) -> Share:
         cores: Cores for this process.
         gpu: Whether the model runs on a GPU, and one thread, which starts its kernels, is enough.
     """
-    if gpu:
-        return Share(1, min(MOST_WORKERS, max(1, cores - 1)))
-    workers = min(MOST_WORKERS, cores // CORES_PER_WORKER)
-    return Share(max(1, cores - workers), workers)
+    return min(MOST_WORKERS, max(1, cores - 1) if gpu else cores // CORES_PER_WORKER)
 
 
 def settle_workers(flags: dict[str, Any]) -> None:
@@ -66,11 +54,11 @@ def settle_workers(flags: dict[str, Any]) -> None:
         return
     gpu = torch.cuda.is_available() if not flags.get("device") else flags["device"].startswith("cuda")
     cores = cores_of_process()
-    share = share_of(cores, gpu=gpu)
-    flags["num_workers"] = share.workers
+    workers = suited_workers(cores, gpu=gpu)
+    flags["num_workers"] = workers
     if not gpu and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(share.threads)
+        torch.set_num_threads(cores - workers)
     _logger.info(
         "--num_workers auto: %d core(s) for a process on %s: %d computing thread(s) and %d worker(s)",
-        *(cores, "a GPU" if gpu else "the CPU", torch.get_num_threads(), share.workers),
+        *(cores, "a GPU" if gpu else "the CPU", torch.get_num_threads(), workers),
     )

@@ -87,7 +87,8 @@ def write_results(
     }
     if controls:
         record["temporal_controls"] = {name: _of_control(objective, found) for name, found in controls.items()}
-    _add_segments(record, dataset)
+    listed = getattr(dataset, "listed", dataset.records)
+    _add_segments(record, {record.line: describe_segment(record) for record in listed})
     folder = Path(output_dir)
     lines = np.array([record.line for record in evaluation.records])
     with atomic_write(folder / SCORES) as file:
@@ -120,11 +121,11 @@ def describe_list(dataset, data_root: str) -> dict:
     return {"file": file, "records": len(records), **windows, "sha256": digest.hexdigest()}
 
 
-def _add_segments(results: dict[str, Any], dataset) -> None:
+def _add_segments(results: dict[str, Any], segments: Mapping[int, dict[str, Any]]) -> None:
     """Add start and end to everything that is said of single lines, where the list has segments of videos."""
-    records = getattr(dataset, "listed", dataset.records)
-    segments = {record.line: describe_segment(record) for record in records}
     for rows in results.values():
+        if isinstance(rows, dict):
+            _add_segments(rows, segments)
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, dict) and "line" in row:
                 row.update(segments.get(row["line"], {}))

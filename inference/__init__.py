@@ -4,16 +4,13 @@ The names of this package are imported when they are first used: PyTorch takes s
 of flags (`inference/arguments.py`) does not need it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from common.lazy_imports import names_of
 
 if TYPE_CHECKING:
     from inference.predictor import Prediction, Predictor, load_predictor
 
 __all__ = ["Prediction", "Predictor", "load_predictor"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("inference.predictor"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = names_of("inference.predictor", __all__, __name__)

@@ -4,16 +4,13 @@
 (`models/arguments.py`) needs neither, so `VideoMambaPro` is imported when it is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from common.lazy_imports import names_of
 
 if TYPE_CHECKING:
     from models.videomambapro import VideoMambaPro
 
 __all__ = ["VideoMambaPro"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("models.videomambapro"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = names_of("models.videomambapro", __all__, __name__)

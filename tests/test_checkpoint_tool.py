@@ -137,7 +137,7 @@ def test_what_cannot_be_done_is_reported(tmp_path, capsys):
     assert main(["convert", str(path), str(tmp_path / "x.bin")]) == 1
     assert "the target must be .pth or .safetensors" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.pth")]) == 1
-    assert "absent.pth does not exist" in capsys.readouterr().err
+    assert "absent.pth: there is no such file" in capsys.readouterr().err
     state = build().state_dict()
     del state["cls_token"]
     with pytest.raises(CheckpointError, match="not a checkpoint of VideoMamba.* cls_token is missing"):

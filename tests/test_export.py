@@ -18,7 +18,7 @@ from inference import load_predictor
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan
 from mamba.mamba_ssm.ops.selective_scan.kernel_library import ExtensionUnavailableError
 from mamba.mamba_ssm.ops.selective_scan_interface import selective_scan_ref, selective_scan_ref_sub
-from tools import export
+from tools import export, export_checks
 from tools import export_file as tool
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ FRAMES, SIDE, CLASSES = 4, 32, 5
 
 @pytest.fixture(scope="module")
 def onnx_tools():
-    for name in export.ONNX_PACKAGES:
+    for name in export_checks.ONNX_PACKAGES:
         pytest.importorskip(name, reason=f"{name} is optional")
 
 
@@ -219,9 +219,25 @@ def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, caps
 
 def test_missing_packages_are_named_with_their_remedy(checkpoint, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    monkeypatch.setattr(
+        export_checks.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
+    )
     assert export.main([str(checkpoint[0]), str(tmp_path / "nano.onnx")]) == 1
     assert "pip install onnxscript" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "switches", "said"),
+    [
+        ("c.tflite", {}, "must be .onnx or .pt2"),
+        ("c.pt2", {"onnx_kernel": True}, "--onnx_kernel is for .onnx files"),
+        ("c.onnx", {"backend": "cpu"}, "--backend is for .pt2 files"),
+    ],
+)
+def test_the_function_refuses_what_the_command_refuses(checkpoint, tmp_path, target, switches, said):
+    with pytest.raises(ValueError, match=said):
+        tool.export(checkpoint[0], tmp_path / target, **switches)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_formats_and_headless_files_are_refused(checkpoint, tmp_path, capsys):

@@ -14,10 +14,10 @@ from mamba.mamba_ssm.ops.causal_conv1d import causal_conv1d
 from mamba.mamba_ssm.ops.layer_norm import add_norm
 from mamba.mamba_ssm.ops.selective_scan import bidirectional_scan, kernel_library, onnx_library
 from models.checkpoint_file import CONFIG_KEY
-from tools import export
+from tools import export, export_checks
 from tools import export_file as tool
 
-for package in export.ONNX_PACKAGES:
+for package in export_checks.ONNX_PACKAGES:
     pytest.importorskip(package, reason=f"{package} is optional")
 
 pytestmark = pytest.mark.slow
@@ -251,4 +251,4 @@ def test_without_a_compiler_the_reason_is_told_and_nothing_written(tmp_path, mon
 def test_a_missing_checkpoint_is_named_before_the_library_is_built(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kernel_library, "build", lambda library: pytest.fail("built"))
     assert export.main([str(tmp_path / "none.pth"), str(tmp_path / "c.onnx"), "--onnx_kernel"]) == 1
-    assert "none.pth does not exist" in capsys.readouterr().err
+    assert "none.pth: there is no such file" in capsys.readouterr().err

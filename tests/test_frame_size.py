@@ -34,7 +34,7 @@ from models.config import ModelConfig
 from models.describe import describe_checkpoint
 from models.videomambapro import VideoMambaPro
 from run_class_finetuning import TASK, get_parser
-from tools import export, export_file
+from tools import export_checks, export_file
 from tools.checkpoint_file import inspect
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +124,7 @@ def test_inference_draws_a_heat_map_of_the_grid(trained, data, tmp_path):
 
 
 def test_the_export_says_how_to_feed_it(trained, data, tmp_path):
-    for name in export.ONNX_PACKAGES:
+    for name in export_checks.ONNX_PACKAGES:
         pytest.importorskip(name, reason=f"{name} is optional")
     checkpoint = trained / "checkpoint-latest.pth"
     export_file.export(checkpoint, tmp_path / "m.onnx")

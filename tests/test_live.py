@@ -17,7 +17,6 @@ from inference_files import CLASSES, OBJECTIVES, moving_frames, save_checkpoint_
 from video_files import write_video
 
 import run_inference
-from engines.early_check import check_inference
 from inference import load_predictor
 from inference.frame_ring import FrameRing, Shown
 from inference.live import LivePrediction
@@ -379,9 +378,9 @@ def test_wrong_flags_are_refused(checkpoint, capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_missing_fifo_is_named_early(capsys):
-    check_inference(["--live", "udp://239.0.0.1:1234"])
-    check_inference(["--live", "-"])
+def test_a_missing_fifo_is_named_early(checkpoint, capsys):
+    for source in ("udp://239.0.0.1:1234", "-"):
+        assert run_inference.parse_arguments(["--checkpoint", str(checkpoint), "--live", source]).live == source
     with pytest.raises(SystemExit):
-        check_inference(["--live", "/no/fifo"])
+        run_inference.parse_arguments(["--checkpoint", str(checkpoint), "--live", "/no/fifo"])
     assert "--live /no/fifo: there is no such file or FIFO" in capsys.readouterr().err

@@ -8,14 +8,14 @@ import torch
 import run_class_finetuning
 from engines import machine
 from engines.configuration import parse_arguments
-from engines.machine import settle_workers, share_of
+from engines.machine import settle_workers, suited_workers
 
 
 def test_a_cpu_run_uses_every_core_once_and_a_gpu_run_always_has_a_worker():
     for cores in range(1, 129):
-        threads, workers = share_of(cores, gpu=False)
-        assert threads + workers == cores and threads >= 3 * workers
-        assert 1 <= share_of(cores, gpu=True).workers <= max(1, cores - 1)
+        workers = suited_workers(cores, gpu=False)
+        assert 0 <= workers < cores and cores - workers >= 3 * workers
+        assert 1 <= suited_workers(cores, gpu=True) <= max(1, cores - 1)
 
 
 @pytest.fixture

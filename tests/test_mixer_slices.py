@@ -114,6 +114,30 @@ def test_channels_that_are_not_contiguous_are_not_overwritten():
         cpu.forward_onto_input(u, delta, -torch.rand(4, 4), None, *matrices, None, None, None, True, True, True, True)
 
 
+@pytest.mark.parametrize("shared", ["delta", "B", "C", "z"])
+def test_an_input_in_the_memory_that_is_overwritten_is_refused(shared):
+    given = {"u": torch.randn(1, 5, 4), "delta": torch.randn(1, 5, 4), "A": -torch.rand(4, 4), "A_b": None}
+    given |= {"B": torch.randn(1, 5, 1, 4), "C": torch.randn(1, 5, 1, 4), "D": None, "z": None, "delta_bias": None}
+    given[shared] = given["u"].view(1, 5, 1, 4) if shared in "BC" else given["u"]
+    before = given["u"].clone()
+    with pytest.raises(ValueError, match=f"{shared} is in the same memory"):
+        scan_onto_input(*given.values(), True, True, False, True, "cpu")
+    assert torch.equal(given["u"], before)
+
+
+@pytest.mark.parametrize("u", [torch.zeros(1, 1, 4).expand(1, 5, 4), torch.zeros(8).as_strided((1, 5, 4), (20, 1, 1))])
+def test_an_input_whose_own_elements_overlap_is_not_overwritten(u):
+    delta, B, C = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 4), torch.randn(1, 5, 1, 4)
+    with pytest.raises(ValueError, match="elements overlap"):
+        scan_onto_input(u, delta, -torch.rand(4, 4), None, B, C, None, None, None, True, True, False, True, "cpu")
+
+
+def test_no_tokens_are_refused_with_and_without_gradients():
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), pytest.raises(ValueError, match="length >= 1"):
+            Mamba(32, backend="cpu")(torch.zeros(2, 0, 32))
+
+
 def test_float64_is_not_changed_by_autocast():
     mixer, tokens = mixer_and_tokens()
     mixer.backend = None

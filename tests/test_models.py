@@ -99,10 +99,11 @@ def test_activation_checkpointing_changes_nothing():
 
 def test_the_order_of_frames_matters_and_the_first_frames_token_alone_is_kept():
     torch.manual_seed(0)
-    model = timm.create_model("videomambapro_nano", **SMALL).eval()
-    clips = torch.randn(1, 3, 2, 32, 32)
+    model = timm.create_model("videomambapro_nano", **SMALL).eval().double()
+    clips = torch.randn(1, 3, 2, 32, 32, dtype=torch.float64)
     assert model.forward_tokens(clips).shape == (1, 1 + 2 * 4, 32)
-    assert not torch.allclose(model(clips), model(clips.flip(2)), atol=1e-6)
+    # Far above rounding: an untrained model differs by 1e-6, more or less with the random numbers of a release.
+    assert not torch.allclose(model(clips), model(clips.flip(2)), rtol=0, atol=1e-9)
 
 
 def test_step_sizes_at_initialisation():

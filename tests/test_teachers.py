@@ -184,7 +184,7 @@ def test_what_does_not_serve_is_refused_with_the_remedy(files, tmp_path, state, 
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth: there is no such file"):
         load("nowhere.pth")
 
 

@@ -11,10 +11,14 @@ from torch import nn
 
 import run_class_finetuning
 from datasets.preparation.moving_digits import CLASSES, draw_clip, split_digits, write_video
+from datasets.records import VideoRecord
+from datasets.segments import Segment
 from datasets.temporal_controls import CONTROLS, check_controls
 from engines.configuration import parse_arguments
 from engines.early_check import check_command_line
+from engines.evaluate import Evaluation
 from engines.objectives.classification import Classification
+from engines.results import AboutTest, write_results
 from engines.run import run_task
 from reports.best_effort import try_to_report
 from reports.temporal_controls import temporal_controls
@@ -111,6 +115,17 @@ def test_the_report_tells_which_classes_need_motion(tested):
     page = (tested / "report.html").read_text()
     assert "Classes that need motion" in page and found.sentences[0] in page
     assert "3 of 5 classes are shown to need motion" in page
+
+
+def test_predictions_of_controls_tell_the_segment_too(tmp_path):
+    film = VideoRecord("film.mp4", 1, 2, Segment(0.5, 2.0))
+    objective, outputs = Classification(nn.Identity(), 2), np.log(np.array([[0.75, 0.25]], np.float32))
+    result = Evaluation(objective.figures(outputs, [film]), outputs, [film], np.zeros(1, int), 1, [])
+    videos = SimpleNamespace(records=[film])
+    path = write_results(str(tmp_path), result, objective, videos, AboutTest("m", "w"), controls={"static": result})
+    results = json.loads(path.read_text())
+    rows = [*results["predictions"], *results["temporal_controls"]["static"]["predictions"]]
+    assert [(row["line"], row["start"], row["end"]) for row in rows] == 2 * [(2, 0.5, 2.0)]
 
 
 def test_frames_are_those_of_the_clip():

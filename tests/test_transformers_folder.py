@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -27,7 +28,13 @@ from tools.export import main
 from tools.transformers_folder.bundle import Bundle, BundleError, read_source
 
 pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is not installed")
-from tools.transformers_folder.folder import MODELING, PROCESSING, check_model, generated_code  # noqa: E402
+from tools.transformers_folder.folder import (  # noqa: E402
+    MODELING,
+    PROCESSING,
+    check_model,
+    export_folder,
+    generated_code,
+)
 
 NAMES = [f"kind {label}" for label in range(CLASSES)]
 ALONE = ("torch", "torchvision", "transformers", "av")
@@ -377,6 +384,8 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "new").write_text("")
     assert main(words) == 1
     assert "is not an empty folder" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is not an empty folder"):
+        export_folder(run / "checkpoint.pth", tmp_path / "new", Namespace(label_names="", recipe=""))
 
 
 def test_a_bundle_keeps_comments_and_renames_what_would_clash(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from pathlib import Path
 from common.files import require_weights
 from common.flag_parser import FlagParser
 from common.terminal import escape_output
-from tools.hub_arguments import add_hub_arguments, check_empty
+from tools.export_checks import check_folder
+from tools.hub_arguments import add_hub_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_hub_arguments(commands.add_parser("hub", help="write a folder as on the Hugging Face hub"))
     options = parser.parse_args(arguments)
     try:
-        require_weights(options.file)
         if options.command == "hub":
-            check_empty(options.target)
+            check_folder(options.file, options.target)
+        else:
+            require_weights(options.file)
         print(_run(options))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -12,19 +12,16 @@ docs/export.md describes how to use the files, docs/hub.md the folder.
 """
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.files import require_weights
 from common.flag_parser import FlagParser
 from common.flag_types import positive
 from common.terminal import escape_output
 from mamba.mamba_ssm.variants import SCAN_BACKENDS
-from tools.hub_arguments import add_card_arguments, check_empty
-
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+from tools.export_checks import check_file_export, check_transformers_export
+from tools.hub_arguments import add_card_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,36 +63,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def check_request(options: argparse.Namespace) -> None:
-    """Check all that can be checked without PyTorch.
-
-    Raises:
-        FileNotFoundError: The checkpoint does not exist.
-        ValueError: The suffix is unknown or does not go with the flags, a package is missing, or the folder is not
-            empty.
-    """
-    target, to_onnx = options.target, options.target.suffix == ".onnx"
-    if options.format == "transformers":
-        if options.onnx_kernel:
-            raise ValueError("--onnx_kernel is for .onnx files, not for --format transformers")
-        if options.backend:
-            raise ValueError("--backend is for .pt2 files, not for --format transformers")
-        _require_packages("--format transformers", ("transformers",))
-        check_empty(target)
-    elif target.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"{target}: the target must be .onnx or .pt2, or a folder with --format transformers")
-    elif options.onnx_kernel and not to_onnx:
-        raise ValueError(f"{target}: --onnx_kernel is for .onnx files")
-    elif options.backend and to_onnx:
-        raise ValueError(f"{target}: --backend is for .pt2 files; --onnx_kernel chooses the C++ kernels")
-    elif to_onnx:
-        _require_packages("ONNX export", ONNX_PACKAGES)
-    require_weights(options.checkpoint)
-
-
-def _require_packages(purpose: str, packages: Sequence[str]) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{purpose} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    """Check all that can be checked without PyTorch; raise as `tools.export_checks`."""
+    checkpoint, target = options.checkpoint, options.target
+    if options.format != "transformers":
+        check_file_export(checkpoint, target, backend=options.backend, onnx_kernel=options.onnx_kernel)
+        return
+    if options.onnx_kernel:
+        raise ValueError("--onnx_kernel is for .onnx files, not for --format transformers")
+    if options.backend:
+        raise ValueError("--backend is for .pt2 files, not for --format transformers")
+    check_transformers_export(checkpoint, target)
 
 
 if __name__ == "__main__":

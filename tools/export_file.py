@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -9,11 +10,13 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from common.files import atomic_write
+from common.frame_size import as_pair
 from inference import Predictor, load_predictor
 from inference.description import describe_reading
 from mamba.mamba_ssm.ops.selective_scan import kernel_library, onnx_library
 from mamba.mamba_ssm.ops.selective_scan.dispatch import BackendUnavailableError
 from tools.comparison import BATCHES, Forward, largest_difference, random_clips
+from tools.export_checks import check_file_export
 
 METADATA = "videomambapro.json"  # name of the metadata in both formats
 
@@ -67,10 +70,12 @@ def export(
         tolerance: largest allowed difference.
 
     Raises:
+        ValueError: as `check_file_export`.
         ExportError: the difference is too large; nothing is written.
         BackendUnavailableError: the backend is not available; `load_predictor` raises further errors.
         ExtensionUnavailableError: the library of the kernels cannot be built.
     """
+    check_file_export(checkpoint, target, backend=backend, onnx_kernel=onnx_kernel)
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         backend = "cpu" if onnx_kernel else "portable"
@@ -80,7 +85,7 @@ def export(
     sizes: dict[int, Any] = {0: Dim("batch")}
     # The loop over tokens of other files is written for one length, and torch.export never leaves a size of 1 open.
     if onnx_kernel and model.num_frames > model.config.tubelet_size:
-        sizes[2] = _multiple_of(model.config.tubelet_size)
+        sizes[2] = _frames(model)
     with torch.no_grad():
         program = torch.export.export(model, (random_clips(model, 2),), dynamic_shapes=(sizes,))
     with atomic_write(target) as file:
@@ -100,10 +105,12 @@ def export(
     return difference
 
 
-def _multiple_of(tubelet_size: int) -> Any:
-    """Return the dimension of frames, any number of whole tubelets."""
-    tubelets = Dim("tubelets", min=1)
-    return tubelet_size * tubelets if tubelet_size > 1 else tubelets
+def _frames(model: torch.nn.Module) -> Any:
+    """Return the dimension of frames: any number of whole tubelets whose values a 32-bit integer counts."""
+    size = model.config.tubelet_size
+    values = 3 * size * math.prod(as_pair(model.config.img_size))
+    tubelets = Dim("tubelets", min=1, max=torch.iinfo(torch.int32).max // values)
+    return size * tubelets if size > 1 else tubelets
 
 
 def _library_beside(target: Path) -> Path:

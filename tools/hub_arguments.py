@@ -1,4 +1,4 @@
-"""Arguments of the tools that make a folder of a checkpoint, and a check of them, without PyTorch."""
+"""Arguments of the tools that make a folder of a checkpoint, without PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -20,9 +20,3 @@ def add_card_arguments(parser: Any) -> None:
     parser.add_argument("--name", default="", help="name of the model in the card (default: that of the network)")
     parser.add_argument("--data", default="", help="what it was tested on (default: the name of the list)")
     parser.add_argument("--license", default="", help="licence of the weights (default: that of this repository)")
-
-
-def check_empty(target: Path) -> None:
-    """Raise a ValueError unless a folder is new or empty, so that nothing in it is replaced."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is not an empty folder; name a new one")

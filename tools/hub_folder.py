@@ -12,6 +12,7 @@ from inference.detector import is_detector
 from models.describe import describe_checkpoint
 from models.hub import plain_state
 from models.model_card import LICENSE
+from tools.export_checks import check_folder
 
 
 def write_hub_folder(options: argparse.Namespace) -> str:
@@ -20,8 +21,9 @@ def write_hub_folder(options: argparse.Namespace) -> str:
     Raises:
         FileNotFoundError: The checkpoint or the results do not exist.
         CheckpointError: The checkpoint cannot be used.
-        ValueError: The results are of another test, or the checkpoint is a detector.
+        ValueError: The folder is not empty, the results are of another test, or the checkpoint is a detector.
     """
+    check_folder(options.file, options.target)
     predictor = prepare_predictor(options.file, options.label_names, options.recipe)
     card, origin = prepare_card(options, options.file, predictor)
     predictor.model.save_pretrained(options.target, model_card_kwargs=card)

@@ -26,6 +26,7 @@ from models.checkpoint_file import (
 from models.config import ModelConfig
 from models.videomambapro import VideoMambaPro
 from tools.comparison import largest_difference
+from tools.export_checks import check_transformers_export
 from tools.hub_folder import prepare_card, prepare_predictor
 from tools.transformers_folder.bundle import Bundle
 
@@ -105,17 +106,18 @@ def export_folder(checkpoint: Path, target: Path, options: argparse.Namespace) -
 
     Args:
         checkpoint: Of a classifier of videos.
-        target: New or empty folder (see `tools.hub_arguments.check_empty`).
+        target: New or empty folder.
         options: Flags of `tools.hub_arguments.add_card_arguments`, and `tolerance`.
 
     Returns:
         the largest difference of a logit on random clips, and where licence and results come from.
 
     Raises:
-        ValueError: The model is another than the generated code, its predictions are those
+        ValueError: The folder is not empty, the model is another than the generated code, its predictions are those
             of windows, or the logits differ; nothing is written.
-        FileNotFoundError: As `prepare_card`.
+        FileNotFoundError: The checkpoint does not exist, or as `prepare_card`.
     """
+    check_transformers_export(checkpoint, target)
     predictor = prepare_predictor(checkpoint, options.label_names, options.recipe, backend="portable")
     if predictor.window:
         raise ValueError(

@@ -19,10 +19,10 @@ def trains_eagerly_on_gpu(x: Tensor) -> bool:
 def product_type(tokens: Tensor) -> torch.dtype:
     """Return the type of a product of float tokens with a weight: that of autocast where it is on.
 
-    Autocast leaves float64 alone, and devices such as "meta" do not know it.
+    Autocast leaves float64 alone, and the device "meta" does not know it.
     """
     device = tokens.device.type
-    if tokens.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    if tokens.dtype == torch.float64 or tokens.is_meta:
         return tokens.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
 

@@ -195,7 +195,12 @@ def scan_onto_input(
     """Compute `bidirectional_scan` without autograd and write the result over u; B and C have groups.
 
     The backend is the name of one that has `forward_onto_input`; it requires u's type and contiguous channels.
+
+    Raises:
+        ValueError: Shapes or types do not match, elements of u overlap, or another argument is in the same storage.
     """
+    _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias)
+    _check_own_memory(u, delta=delta, A=A, A_b=A_b, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     arguments = (u, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus, elemental_residual, masked, masked_backward)
     BACKENDS[backend].forward_onto_input(*arguments)
 
@@ -203,6 +208,19 @@ def scan_onto_input(
 @scan_onto_input.register_fake
 def _scan_onto_input_fake(*_) -> None:
     pass
+
+
+def _check_own_memory(u: Tensor, **others: Tensor | None) -> None:
+    """Raise a ValueError if overwriting u might change another argument, or changes an element of u twice."""
+    reach = 1  # elements from the first to the last one of the dimensions looked at
+    for stride, size in sorted((stride, size) for stride, size in zip(u.stride(), u.shape, strict=True) if size > 1):
+        if stride < reach:
+            raise ValueError(f"u is overwritten, and its elements overlap (strides {u.stride()}); pass a copy")
+        reach += stride * (size - 1)
+    storage = u.untyped_storage().data_ptr()
+    for name, other in others.items():
+        if storage and other is not None and other.untyped_storage().data_ptr() == storage:
+            raise ValueError(f"u is overwritten, and {name} is in the same memory; pass a copy of one of them")
 
 
 def _check_shapes(u, delta, A, A_b, B, C, D, z, delta_bias) -> None:
