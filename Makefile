@@ -11,11 +11,12 @@ INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 
 setup: $(VENV)/installed
 
-# PyTorch last: while pip unpacks it on one core, the rest compiles its kernels on the other and yields to pip.
+# PyTorch last: while pip unpacks it on one core, the C++ kernels and Numba's loops are compiled on the other.
 $(VENV)/installed: $(VENV)/installed-first
 	nice $(BIN)/python mamba/mamba_ssm/ops/selective_scan/kernel_library.py & kernels=$$!; \
 		nice $(BIN)/python -m datasets.pixels & pixels=$$!; \
-		$(INSTALL) -r requirements.txt; status=$$?; wait $$kernels && wait $$pixels && exit $$status
+		$(INSTALL) -r requirements.txt; status=$$?; \
+		wait $$kernels || status=$$?; wait $$pixels || status=$$?; exit $$status
 	$(BIN)/python -m mamba.mamba_ssm.ops.selective_scan.build_extension
 	touch $@
 
@@ -45,9 +46,8 @@ learning: demo
 	$(BIN)/python -m benchmarks.masked_effect
 	$(BIN)/python -m benchmarks.students --demo $(OUTPUT)
 
-# Two processes of one thread each, for two cores; they take whole files, whose tests share what is set up, in the order
-# of tests/conftest.py.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of one thread each, for two cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/installed-dev lint
 	$(PYTEST)
 

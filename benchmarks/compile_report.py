@@ -113,13 +113,15 @@ def convolution_launches(dtype: torch.dtype) -> list[Launch]:
 
 
 def all_launches(dtype: torch.dtype) -> list[Launch]:
-    """Return each kernel with each tile that may be chosen, once."""
+    """Return each kernel with each tile that may be chosen, once: as the scan launches it, if several do."""
     launches = [launch for tile in FORWARD_TILES for launch in scan_launches(tile, dtype, backward=False)]
     launches += [launch for tile in BACKWARD_TILES for launch in scan_launches(tile, dtype, backward=True)]
     launches += (
         convolution_launches(dtype) + norm_launches(dtype, backward=False) + norm_launches(dtype, backward=True)
     )
-    unique = {(launch.kernel.__name__, launch.tile, launch.arguments.get("ADJOINT")): launch for launch in launches}
+    unique: dict[tuple, Launch] = {}
+    for launch in launches:
+        unique.setdefault((launch.kernel.__name__, launch.tile, launch.arguments.get("ADJOINT")), launch)
     return list(unique.values())
 
 

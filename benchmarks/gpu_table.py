@@ -32,6 +32,7 @@ def kernel_table(found: dict) -> str:
     for row in found["kernels"]:
         limits = [f"{row[key]:.0f}" if row.get(key) else "" for key in ("bytes us", "exp us")]
         rows.append([row["pass"], row["kernel"], f"{row['us']:.0f}", f"{row['launches']:.0f}", *limits])
+    rows += [[name, "failed", "", "", "", ""] for name in found.get("failed", ())]
     return table(["pass", "kernel", "us", "launches", "bytes, us", "exponentials, us"], rows)
 
 

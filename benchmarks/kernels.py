@@ -155,7 +155,8 @@ def measure(arguments: argparse.Namespace, bytes_per_second: float) -> tuple[lis
             kernels = kernel_times(call)
             add_limits(kernels, call, exponentials)
         except Exception as error:  # noqa: BLE001  one pass that fails must not cost the others
-            print(f"{name}: failed: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
+            reason = next(iter(str(error).splitlines()), "")
+            print(f"{name}: failed: {type(error).__name__}: {reason}", flush=True)
             failed.append(name)
             continue
         total = sum(kernel.microseconds for kernel in kernels.values())
@@ -208,7 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{sizes}, bfloat16, {torch.cuda.get_device_name()}, a copy moves {bytes_per_second / 1e12:.2f} TB/s")
     table, failed = measure(arguments, bytes_per_second)
     if arguments.json:
-        write_json(arguments.json, {"sizes": sizes, "gpu": torch.cuda.get_device_name(), "kernels": table})
+        found = {"sizes": sizes, "gpu": torch.cuda.get_device_name(), "kernels": table, "failed": failed}
+        write_json(arguments.json, found)
     return 1 if failed else 0
 
 

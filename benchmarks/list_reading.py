@@ -1,7 +1,7 @@
 """Read one list and print what that cost, as JSON: `python list_reading.py FILE TASK`.
 
 `benchmarks.lists` starts this file in a process of its own, so that no earlier list has left memory behind, with the
-packages of any checkout on the path; it therefore uses only what every version of the code has.
+packages of any checkout on the path; it therefore uses only what the compared versions have.
 """
 
 import json

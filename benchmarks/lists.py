@@ -46,6 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", type=Path, help="checkout of another version")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of lists (default: all)")
     options = parser.parse_args(words)
+    if options.against and not (options.against / "datasets" / "annotations.py").is_file():
+        parser.error(f"--against {options.against} is not a checkout of this repository")
     shown = COLUMNS if options.against else COLUMNS | OBJECTS
     print(f"{options.lines} lines; memory in MiB")
     print(f"{'':10}" + "".join(f"{title:>15}" for title in shown.values()))

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from common.terminal import printable
+
 
 class FlagParser(argparse.ArgumentParser):
     """An argument parser that accepts `--batch-size` for `--batch_size` and `--no_x` for `--no-x`.
@@ -26,7 +28,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line instead of argparse's usage, which is a page long here, and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

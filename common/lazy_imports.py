@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 
-def names_of(module: str, names: Collection[str], package: str) -> Callable[[str], Any]:
+def getattr_of(module: str, names: Collection[str], package: str) -> Callable[[str], Any]:
     """Return a `__getattr__` for a package that takes `names` from a module (PEP 562).
 
     Args:

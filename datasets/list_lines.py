@@ -98,7 +98,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def some_lines(text: str) -> list[str]:
     """Return the first line and others, evenly spread, from which the form of a list is recognised."""
-    step = -(-text.count("\n") // RECOGNISED_FROM) or 1
+    step = -(-sum(1 for _ in numbered_lines(text)) // RECOGNISED_FROM) or 1
     return [line for _, line in islice(numbered_lines(text), 0, None, step)]
 
 

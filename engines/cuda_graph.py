@@ -7,6 +7,7 @@ graphs.
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,9 @@ from models.videomambapro import VideoMambaPro
 
 WARM_UP = 3
 """Steps before the capture: libraries choose their kernels in them, and the optimizer creates its moments."""
+
+GRAPHS = 4
+"""Graphs of forward passes that are kept, each with memory of its own."""
 
 NEEDS_GPU = "--cuda_graph: it needs an NVIDIA GPU (--device cuda)"
 
@@ -68,7 +72,8 @@ class GraphedStep:
         if self._replay is None and self._calls <= WARM_UP:
             return self._warm_up(lambda: step(inputs[:-1], inputs[-1]))
         if self._replay is None:
-            self._static = [{name: tensor.clone() for name, tensor in part.items()} for part in inputs]
+            with torch.inference_mode(False):  # a tensor of inference mode could not be overwritten outside of it
+                self._static = [{name: tensor.clone() for name, tensor in part.items()} for part in inputs]
             self._replay = self._capture(lambda: step(self._static[:-1], self._static[-1]))
         if _shapes(inputs) != _shapes(self._static):
             return step(inputs[:-1], inputs[-1])
@@ -81,7 +86,7 @@ class GraphedStep:
         """Run the step on the stream that will be captured, as gradients remember the stream that they came from."""
         if self._stream is None:
             return step()
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             result = step()
@@ -102,10 +107,10 @@ class GraphedStep:
 
 
 class GraphedForward:
-    """Computes a model's tokens as one CUDA graph, without gradients, for clips of one shape: that of the first call.
+    """Computes a model's tokens without gradients as a CUDA graph, one for each of the first `GRAPHS` kinds of clips.
 
-    Clips of other shapes are computed as usual; so is everything with gradients, or if a module has forward hooks,
-    which a replay would not call. Threads take turns.
+    Shape, type and autocast make a kind. Further kinds are computed as usual; so is everything with gradients, or if a
+    module has forward hooks, which a replay would not call. Threads take turns.
 
     Args:
         model: with `forward_tokens`; its weights may change in place.
@@ -120,8 +125,9 @@ class GraphedForward:
         if device.type != "cuda" and capture is None:
             raise ValueError(NEEDS_GPU)
         self._model, self._compute = model, model.forward_tokens
-        self._graphed, self._lock = GraphedStep(device, capture), threading.Lock()
-        self._shape: torch.Size | None = None
+        self._create_graph = partial(GraphedStep, device, capture)
+        self._graphs: dict[tuple, GraphedStep] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, clips: Tensor, *others: Any, **named: Any) -> Tensor:
         """Return what the model's `forward_tokens` returns for clips (b, 3, frames, height, width)."""
@@ -129,19 +135,32 @@ class GraphedForward:
         if torch.is_grad_enabled() or hooked or others or named:
             return self._compute(clips, *others, **named)
         with self._lock:
-            self._shape = self._shape or clips.shape
-            if clips.shape != self._shape:
+            kind = (clips.shape, clips.dtype, *_autocast_of(clips))
+            if kind not in self._graphs and len(self._graphs) < GRAPHS:
+                self._graphs[kind] = self._create_graph()
+            graph = self._graphs.get(kind)
+            if graph is None:
                 return self._compute(clips)
-            return self._graphed(self._step, [{"clips": clips}], {}).clone()  # the next replay overwrites it
+            return graph(self._step, [{"clips": clips}], {}).clone()  # the next replay overwrites it
 
     def _step(self, batches: Iterable[dict], _numbers: dict) -> Tensor:
         [batch] = batches
-        device = batch["clips"].device.type
-        on, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        on, dtype = _autocast_of(batch["clips"])
         # Autocast keeps the weights that it has cast until its outermost block ends. A graph that read them would miss
         # changed weights and, after that block, read freed memory.
-        with torch.autocast(device, dtype, enabled=on, cache_enabled=False):
+        with torch.autocast(batch["clips"].device.type, dtype, enabled=on, cache_enabled=False):
             return self._compute(batch["clips"])
+
+
+def first_passes(model: VideoMambaPro) -> int:
+    """Return after how many forward passes a model needs no more preparation."""
+    return WARM_UP + 1 if isinstance(model.forward_tokens, GraphedForward) else 1
+
+
+def _autocast_of(tensor: Tensor) -> tuple[bool, torch.dtype]:
+    """Return whether autocast is on for the device of a tensor, and its type."""
+    device = tensor.device.type
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
 
 def check_capturable(

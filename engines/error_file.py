@@ -17,9 +17,9 @@ class WholeErrorFile(ErrorHandler):
     """
 
     def record_exception(self, e: BaseException) -> None:
-        """Write the exception to the file named by torchrun, or log it if there is none."""
+        """Write the exception to the file that torchrun names, if it names one."""
         path = os.environ.get(_VARIABLE)
-        if path is None:
+        if not path:
             return super().record_exception(e)
         os.environ[_VARIABLE] = part = f"{path}.part"
         try:

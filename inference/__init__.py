@@ -6,11 +6,11 @@ of flags (`inference/arguments.py`) does not need it.
 
 from typing import TYPE_CHECKING
 
-from common.lazy_imports import names_of
+from common.lazy_imports import getattr_of
 
 if TYPE_CHECKING:
     from inference.predictor import Prediction, Predictor, load_predictor
 
 __all__ = ["Prediction", "Predictor", "load_predictor"]
 
-__getattr__ = names_of("inference.predictor", __all__, __name__)
+__getattr__ = getattr_of("inference.predictor", __all__, __name__)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engines.cuda_graph import first_passes
 from inference.frame_ring import FrameRing, LiveWindow
 from inference.live_source import LiveSource
 from inference.predictor import Prediction, Predictor, ScoresNotFiniteError
@@ -50,9 +51,11 @@ class LivePrediction:
         Raises:
             SourceError: The source cannot be opened, or a file is damaged.
         """
-        # The first forward pass allocates memory and may compile; frames should not have to wait for it.
+        # The first forward passes allocate memory, and may compile or be captured; frames should not have to wait.
         plan = self.predictor.plan
-        self.predictor.probabilities(torch.zeros(1, plan.crops, *plan.clip_shape))
+        views_that_differ = torch.rand(1, plan.crops, *plan.clip_shape)
+        for _ in range(first_passes(self.predictor.model)):
+            self.predictor.probabilities(views_that_differ)
         self._source.start()
         try:
             while not stopped.is_set():

@@ -6,11 +6,11 @@
 
 from typing import TYPE_CHECKING
 
-from common.lazy_imports import names_of
+from common.lazy_imports import getattr_of
 
 if TYPE_CHECKING:
     from models.videomambapro import VideoMambaPro
 
 __all__ = ["VideoMambaPro"]
 
-__getattr__ = names_of("models.videomambapro", __all__, __name__)
+__getattr__ = getattr_of("models.videomambapro", __all__, __name__)

@@ -8,7 +8,7 @@ import pytest
 def pytest_collection_modifyitems(items):
     """Mark what starts processes of its own; put files that take long first, lest one is left at the end."""
     for item in items:
-        if {"subprocess", "run_processes", "run_script"} & vars(item.module).keys():
+        if {"subprocess", "run_processes", "run_script", "run_function"} & vars(item.module).keys():
             item.add_marker("processes")
     ranks = {}
     for item in items:

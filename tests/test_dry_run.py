@@ -70,8 +70,8 @@ def words_for(data, name):
 
 
 RECIPES = [name for name in recipe_names() if not name.endswith("/finetune")]
-# The first recipe of each script and network is built whole, and so is what starts from a file; the others differ from
-# these in everything but their blocks, of which two are enough.
+# The first recipe of each script and network is built whole, and so is what starts from a file; the others have the
+# same blocks, of which two are enough.
 WHOLE = {
     (recipe.script, recipe.flags["model"], recipe.flags.get("finetune") and recipe.name): recipe.name
     for recipe in map(load_recipe, reversed(RECIPES))

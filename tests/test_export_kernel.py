@@ -48,8 +48,8 @@ def save(path, name="videomambapro_nano", **settings):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("videomambapro_nano", dict(elemental_residual=False, scan_input="raw", rms_norm=False, num_frames=8)),
-        ("videomambapro_nano", dict(masked_backward=False, num_frames=1)),
+        ("videomambapro_nano", dict(elemental_residual=False, scan_input="raw", rms_norm=False, num_frames=1)),
+        ("videomambapro_nano", dict(masked_backward=False, num_frames=8)),
         ("videomamba_tiny", dict(num_frames=16, tubelet_size=2)),  # of type v2, without both
         ("videomamba_tiny", dict(elemental_residual=True, masked_backward=True, img_size=(32, 48))),
     ],

@@ -126,6 +126,7 @@ def test_a_pass_whose_kernel_fails_costs_no_other_pass_and_no_figures(monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(multi_processor_count=132))
     assert kernels.main(["--json", str(tmp_path / "kernels.json")]) == 1
     told = capsys.readouterr().out
-    assert "scan forward: failed: RuntimeError: ['out of resources: shared memory']" in told
+    assert "scan forward: failed: RuntimeError: out of resources: shared memory\n" in told
     [row] = json.loads((tmp_path / "kernels.json").read_text())["kernels"]
     assert (row["pass"], row["us"]) == ("norm", 3.0)
+    assert "| scan forward | failed |" in gpu_table.report(tmp_path)

@@ -5,7 +5,7 @@ import torch
 from graph_standin import Tape
 
 import run_inference
-from engines.cuda_graph import WARM_UP, GraphedForward
+from engines.cuda_graph import GRAPHS, WARM_UP, GraphedForward
 from inference import load_predictor
 from models import VideoMambaPro
 
@@ -24,7 +24,8 @@ def capture(step):
     capture.count += 1
 
     def replay():
-        with torch.autocast("cpu", enabled=False):  # a graph contains the casts
+        # A graph contains the casts, and its tensors have no mode.
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             tape.replay()
         return result
 
@@ -52,6 +53,18 @@ def test_replays_equal_ordinary_passes_and_keep_earlier_results(pair):
     assert capture.count == 1
     assert all(torch.equal(a, plain.forward_tokens(b)) for a, b in zip(found, batches, strict=True))
     torch.testing.assert_close(graphed(batches[0]), plain(batches[0]))
+
+
+def test_each_of_a_few_kinds_of_clips_has_its_graph(pair):
+    plain, graphed = pair
+    kinds = [dict(count=count, bf16=bf16) for count in (1, 2) for bf16 in (False, True)] + [dict(count=3, bf16=False)]
+    for seed in range(WARM_UP + 2):
+        for kind in kinds:
+            given = clips(seed, kind["count"])
+            mode = torch.inference_mode() if seed <= WARM_UP else torch.no_grad()
+            with mode, torch.autocast("cpu", torch.bfloat16, enabled=kind["bf16"]):
+                assert torch.equal(graphed.forward_tokens(given), plain.forward_tokens(given)), (seed, kind)
+    assert capture.count == GRAPHS == len(kinds) - 1
 
 
 @torch.no_grad()

@@ -291,7 +291,7 @@ def test_a_limit_that_would_outlast_the_other_processes_is_refused(tmp_path):
         loader(limit, world_size)
 
 
-def test_files_that_hang_on_one_rank_do_not_end_all(tmp_path):
+def test_the_limits_of_files_that_hang_on_one_rank_stay_below_the_timeout(tmp_path):
     """Seven of them for 2 s each would be 14, while the other process waits for 8 s at the end of the list."""
     dist_timeout, read, waited = 8, [], []
     names = [f"{'hangs' if i % 2 == 0 and i >= 6 else 'good'} {i}.mp4" for i in range(20)]

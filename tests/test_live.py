@@ -223,19 +223,16 @@ def test_a_silent_fifo_stays_open(predictor, stream, fifo, caplog):
 
 def test_a_silent_stream_is_opened_again(predictor, caplog, monkeypatch):
     monkeypatch.setattr("inference.live_source.RETRY", 0.01)
-    stopped = threading.Event()
+    stopped, opened, connect = threading.Event(), [], LiveSource._open
 
-    def stop():
-        while "has sent nothing for 0.2 s" not in caplog.text and not stopped.wait(0.05):
-            pass
-        stopped.wait(0.6)  # in which it is opened again, and not told again
-        stopped.set()
+    def open_and_count(source):
+        opened.append(source)
+        if len(opened) == 4:
+            stopped.set()
+        return connect(source)
 
-    threading.Thread(target=stop, daemon=True).start()
-    try:
-        assert list(live(predictor, f"udp://127.0.0.1:{free_port()}", timeout=0.2).records(stopped)) == []
-    finally:
-        stopped.set()
+    monkeypatch.setattr(LiveSource, "_open", open_and_count)
+    assert list(live(predictor, f"udp://127.0.0.1:{free_port()}", timeout=0.2).records(stopped)) == []
     assert caplog.text.count("has sent nothing for 0.2 s") == 1
 
 

@@ -57,6 +57,15 @@ OTHER_LINES = {
         "video",
         ["path,start_frame,end_frame,name,label", "a.mp4,0,16,x y,3;1", "b.mp4,16.0,32,,"],
     ),
+    "plain folders": ("classification", "frames", ["a 48 3", "b 7 1", "c 9 0"]),
+    "plain images": ("classification", "image", ["x.png 0", "f 16 2", "y.png 1"]),
+    "plain seconds": ("classification", "video", ["path,start,end,label", "a.mp4,0.5,1,3", "b.mp4,2,4.25,1"]),
+    "plain frames": (
+        "classification",
+        "frames",
+        ["path,total_frames,start_frame,end_frame,label", "a,40,0,40,3", "b,9,2,7,1"],
+    ),
+    "plain targets": ("regression", "video", ["a.mp4 0.5;2", "b.mp4 -3;1", "c.mp4 0;0.25"]),
     "frames of folders": (
         "regression",
         "frames",
@@ -66,12 +75,15 @@ OTHER_LINES = {
 
 
 @pytest.mark.parametrize("name", [*LINES, *OTHER_LINES])
-def test_plain_lines_are_read_as_the_parser_of_all_lines_reads_them(tmp_path, name):
+def test_plain_lines_are_read_as_the_parser_of_all_lines_reads_them(tmp_path, name, monkeypatch):
     task, kind, lines = OTHER_LINES.get(name) or ("classification", name, LINES[name])
     file = tmp_path / "train.csv"
     file.write_text("\n".join(lines), encoding="utf-8")
     layout = find_layout(lines[0])
-    records, _ = read_list(file, kind=kind, data_root="/data", task=task)
+    with monkeypatch.context() as patch:
+        if name.startswith("plain"):  # all at once
+            patch.setattr("datasets.annotations.parse_line", lambda *_: pytest.fail("line by line"))
+        records, _ = read_list(file, kind=kind, data_root="/data", task=task)
     separator = layout.separator if layout else recognise_separator([line for line in lines if line], label_form(task))
     form = LineForm(separator, task, "/data", layout)
     numbered = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()][bool(layout) :]
@@ -91,6 +103,11 @@ def test_plain_lines_are_read_as_the_parser_of_all_lines_reads_them(tmp_path, na
         ("multilabel", ["a.mp4 3;1", "b.mp4 3;3"], "line 2: label 3 is there twice"),
         ("regression", ["a.mp4 1;2", "b.mp4 1;x"], 'line 2: label should be a number, .* not "x"'),
         ("classification", ["path,start,end,label", "a.mp4,2,2,0"], "line 2: the segment ends at 2, not after"),
+        (
+            "classification",
+            ["path,start,end,label", "a.mp4,1,2,0", "b.mp4,3,2,0", "c.mp4,1,2,0"],
+            "line 3: the segment ends at 2, not after",
+        ),
         (
             "classification",
             ["path,start_frame,end_frame,label", "a.mp4,0,1.5,0"],

@@ -24,6 +24,7 @@ SAMPLERS = {"dense": dense_indices, "sparse": sparse_indices, "uniform": uniform
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_validation_and_test_frames_are_the_published_ones(kind):
     sample, (name, frames, settings_of) = SAMPLERS[kind], KEYS[kind]
+    assert len(GOLDEN[name]) == 56
     for case in GOLDEN[name]:
         total, settings, segments = case[frames], [case[key] for key in settings_of], case["test_num_segment"]
         assert sample(total, *settings, mode="validation").tolist() == case["validation"], case

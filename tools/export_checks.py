@@ -1,4 +1,7 @@
-"""What is checked before an export, without PyTorch: the commands check it early, the functions whoever calls them."""
+"""Checks before an export, without PyTorch.
+
+Commands make them before PyTorch is imported, and functions again, for their callers from Python.
+"""
 
 import importlib.util
 from collections.abc import Sequence
@@ -29,7 +32,12 @@ def check_file_export(checkpoint: Path, target: Path, *, backend: str | None, on
 
 
 def check_transformers_export(checkpoint: Path, target: Path) -> None:
-    """Check the arguments of `tools.transformers_folder.folder.export_folder`; raise as `check_folder`."""
+    """Check the arguments of `tools.transformers_folder.folder.export_folder`.
+
+    Raises:
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: transformers is missing, or the folder is not empty.
+    """
     _require_packages("--format transformers", ("transformers",))
     check_folder(checkpoint, target)
 

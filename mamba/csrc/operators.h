@@ -51,7 +51,7 @@ inline void sum_parts(const float* parts, int64_t count, int64_t n, float* out) 
   at::parallel_for(0, n, 4096, [&](int64_t begin, int64_t end) {
     std::fill(out + begin, out + end, 0.0f);
     for (int64_t i = 0; i < count; ++i) {
-#pragma omp simd
+#pragma omp simd  // the compiler does not know that `out` is no part of `parts`
       for (int64_t j = begin; j < end; ++j) out[j] += parts[i * n + j];
     }
   });

@@ -41,7 +41,7 @@ float busy_with_multiply_adds(int64_t steps) {
 }
 
 float busy_with_lane_sums(int64_t steps) {
-  static_assert(kVectorsInFlight == 8, "as many as add_lane_sums takes");
+  static_assert(kVectorsInFlight == 8, "as many as one add_lane_sums adds up");
   vf x[kVectorsInFlight];
   for (int i = 0; i < kVectorsInFlight; ++i) x[i] = splat(0.25f * (float)i);
   alignas(64) float sums[2][kVectorsInFlight] = {};  // in turn, so that no sum waits for the one before

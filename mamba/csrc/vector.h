@@ -233,7 +233,8 @@ VMP_INLINE void softplus(const Exp2& e, vf* x) {
   for (int i = 0; i < W; ++i) x[i] = select(x[i] > 0.0f, x[i], vf{}) + twice_atanh(q[i] / (2.0f + q[i]));
 }
 
-// The same from q, and slope = softplus'(x) = sigmoid(x) by the same division.
+// From q, and slope = softplus'(x) = sigmoid(x) by the same division, which
+// rounds otherwise than the one above: the last digit of a step size may differ.
 VMP_INLINE vf softplus(vf x, vf q, vf& slope) {
   const vf r = 1.0f / ((1.0f + q) * (2.0f + q));
   slope = select(x < 0.0f, q, splat(1.0f)) * ((2.0f + q) * r);

@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from mamba.mamba_ssm.ops.triton.launching import Tile, launch
-from mamba.mamba_ssm.ops.triton.row_sums import sum_rows
 
 WARPS = 16  # of the backward pass on a multiprocessor, so that enough rows are under way to hide the latency
 MULTIPROCESSORS = 132  # where no GPU tells its own, as for the compile report: an H100's
@@ -48,12 +47,12 @@ def add_norm_kernel(
 
 @triton.jit(do_not_specialize=["rows", "dim"])
 def add_norm_backward_kernel(
-    grad_normed, grad_total, total, weight, grad_input, weight_shares, bias_shares, eps, rows, dim,
+    grad_normed, grad_total, total, weight, grad_input, grad_weight, grad_bias, eps, rows, dim,
     HAS_BIAS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (programs), each taking every programs-th row: grad_input (rows, dim) float32, the gradient of total.
 
-    weight_shares and bias_shares (programs, dim) are partial sums of the gradients per program, float32.
+    grad_weight and grad_bias (programs, dim) are partial sums per program, float32.
     """
     columns = tl.arange(0, BLOCK)
     inside = columns < dim
@@ -77,9 +76,9 @@ def add_norm_backward_kernel(
         tl.store(grad_input + at, grad_x, mask=inside)
         at += tl.num_programs(0) * dim
     share = program * dim + columns
-    tl.store(weight_shares + share, weight_share, mask=inside)
+    tl.store(grad_weight + share, weight_share, mask=inside)
     if HAS_BIAS:
-        tl.store(bias_shares + share, bias_share, mask=inside)
+        tl.store(grad_bias + share, bias_share, mask=inside)
 
 
 def _tile(dim: int) -> Tile:
@@ -125,14 +124,13 @@ def run_backward(
     rows = total.numel() // dim
     programs = min(rows, _programs(total.device, _tile(dim)))
     grad_input = torch.empty(total.shape, dtype=torch.float32, device=total.device)
-    weight_shares = torch.empty(programs, dim, dtype=torch.float32, device=total.device)
-    bias_shares = None if bias is None else torch.empty_like(weight_shares)
-    grad_weight, grad_bias = (None if t is None else t.new_empty(t.shape) for t in (weight, bias))
+    grad_weight = torch.empty(programs, dim, dtype=torch.float32, device=total.device)
+    grad_bias = None if bias is None else torch.empty_like(grad_weight)
     if rows:
         inputs = dict(grad_normed=grad_normed.contiguous(), grad_total=grad_total.contiguous(), total=total)
-        outputs = dict(grad_input=grad_input, weight_shares=weight_shares, bias_shares=bias_shares)
+        outputs = dict(grad_input=grad_input, grad_weight=grad_weight, grad_bias=grad_bias)
         flags = dict(weight=weight.contiguous(), HAS_BIAS=bias is not None, RMS=is_rms)
         sizes = dict(eps=eps, rows=rows, dim=dim, BLOCK=triton.next_power_of_2(dim))
         launch(add_norm_backward_kernel, (programs,), _tile(dim), **inputs, **outputs, **flags, **sizes)
-    sum_rows([(weight_shares, grad_weight), (bias_shares, grad_bias)])
-    return grad_input, grad_weight, grad_bias
+    grad_bias = None if bias is None else grad_bias.sum(0).to(bias.dtype)
+    return grad_input, grad_weight.sum(0).to(weight.dtype), grad_bias

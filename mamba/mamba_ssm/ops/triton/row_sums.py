@@ -1,7 +1,6 @@
 """Sums over the programs of a kernel, for the gradients of parameters: one launch for several, in a fixed order.
 
-No atomics, so the sums are the same to the bit every time. PyTorch's sums of these tensors, few columns and many rows,
-take several times as long, and a launch each.
+No atomics, so the sums are the same to the bit every time.
 """
 
 import math
@@ -88,8 +87,9 @@ def sum_rows(pairs: Sequence[tuple[Tensor | None, Tensor | None]]) -> None:
     given = [(part, sums) for part, sums in pairs if part is not None and sums is not None]
     if not given or given[0][1].numel() == 0:
         return
-    (part, sums), dim = given[0], given[0][0].shape[-1]
-    arguments = dict(rows=part.numel() // sums.numel(), dim=dim, ROWS=ROW_SUM.chunk, BLOCK=ROW_SUM.block)
+    first, first_sums = given[0]
+    rows, dim = first.numel() // first_sums.numel(), first.shape[-1]
+    arguments = dict(rows=rows, dim=dim, ROWS=ROW_SUM.chunk, BLOCK=ROW_SUM.block)
     for number, (part, sums) in enumerate(given + [(None, None)] * (PARTS - len(given)), start=1):
         entries = 0 if sums is None else sums.numel() // dim
         arguments |= {f"part_{number}": part, f"sums_{number}": sums, f"entries_{number}": entries}
