@@ -52,6 +52,13 @@ def test_a_crash_and_a_hang_cost_their_job_only():
             assert outcome.value is None and said[how] in outcome.error
 
 
+def test_a_process_that_dies_at_once_costs_its_job_also_where_no_other_is_running():
+    jobs = [("crash", 0), ("exit", 1), ("work", 5)]
+    outcomes = list(run_jobs(behave, jobs, workers=1))
+    assert [outcome.job for outcome in outcomes] == jobs and outcomes[2].value == 25
+    assert "signal 11" in outcomes[0].error and "exit status 3" in outcomes[1].error
+
+
 def test_leaving_early_ends_the_processes():
     outcomes = run_jobs(behave, [("work", 2), ("hang", 0), ("hang", 0)], workers=2, time_limit=500)
     assert next(outcomes).value == 4

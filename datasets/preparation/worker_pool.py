@@ -1,19 +1,20 @@
 """Process many files in worker processes that may crash or hang, at the cost of one file only.
 
-Decoders of damaged videos do both. The pool is pebble's: concurrent.futures abandons all work if a process dies and
-cannot stop one that hangs.
+Decoders of damaged videos do both. `concurrent.futures` abandons all work if a process dies and cannot stop one that
+hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the job
+is lost or the pool breaks. Here, each process has its own connection, so it is always known which job it has.
 """
 
+import math
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any
-
-from pebble import ProcessExpired, ProcessPool
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,93 @@ def run_jobs(
     Yields:
         One outcome per job.
     """
-    waiting = list(jobs)
+    waiting = list(jobs)[::-1]
     count = min(workers or os.cpu_count() or 1, len(waiting))
-    if not count:
-        return
-    # Spawn new interpreters: a fork would inherit locks held by this process's threads (progress bar, FFmpeg).
-    context: Any = multiprocessing.get_context("spawn")
+    busy: list[_Worker] = []
     with _without_current_folder():
-        pool = ProcessPool(max_workers=count, context=context)
         try:
-            attempt = partial(_attempt, work)
-            running: Any = {pool.schedule(attempt, args=[job], timeout=time_limit): job for job in waiting}
-            for future in as_completed(running):
-                yield Outcome(running.pop(future), *_result(future))
+            while waiting or busy:
+                while waiting and len(busy) < count:
+                    busy.append(_Worker(work, time_limit))
+                    busy[-1].begin(waiting.pop())
+                _wait_for_any(busy)
+                for worker in list(busy):
+                    outcome = worker.outcome()
+                    if outcome is None:
+                        continue
+                    if waiting and worker.is_alive():
+                        worker.begin(waiting.pop())
+                    else:
+                        busy.remove(worker)
+                        worker.stop()
+                    yield outcome
         finally:
-            pool.stop()
-            pool.join()
+            for worker in busy:
+                worker.stop()
+
+
+class _Worker:
+    """A process that does one job after the other."""
+
+    def __init__(self, work: Callable[[Any], Any], time_limit: float) -> None:
+        # Spawn a new interpreter: a fork would inherit locks held by this process's threads (progress bar, FFmpeg).
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self._process.start()
+        theirs.close()  # or its end would stay open when the process dies
+        self._time_limit = time_limit
+
+    def begin(self, job: Any) -> None:
+        """Hand over a job."""
+        self._job, self.deadline = job, math.inf
+        with suppress(OSError):  # the process has died, which `outcome` will report
+            self.connection.send(job)
+
+    def outcome(self) -> Outcome | None:
+        """Return the outcome of the job, or None if it is still running."""
+        try:
+            while self.connection.poll():
+                answer = self.connection.recv()
+                if answer is not None:
+                    return Outcome(self._job, *answer)
+                self.deadline = time.monotonic() + self._time_limit
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit status {code}"
+            return Outcome(self._job, error=f"its worker process died ({how})")
+        if time.monotonic() < self.deadline:
+            return None
+        self._process.kill()
+        self._process.join()
+        return Outcome(self._job, error="it took longer than the time limit")
+
+    def is_alive(self) -> bool:
+        """Tell whether the process can take another job."""
+        return self._process.is_alive()
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _wait_for_any(workers: list[_Worker]) -> None:
+    """Sleep until a worker says something, dies, or reaches its deadline."""
+    deadline = min(worker.deadline for worker in workers)
+    wait([worker.connection for worker in workers], None if math.isinf(deadline) else deadline - time.monotonic())
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    """Do the jobs that arrive: answer each with None when it begins, then with (value, error)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops its workers
+    with suppress(EOFError, OSError):  # the main process is gone
+        while True:
+            job = connection.recv()
+            connection.send(None)  # the time limit starts here, after the process has been started
+            connection.send(_attempt(work, job))
 
 
 def _attempt(work: Callable[[Any], Any], job: Any) -> tuple[Any, str]:
@@ -63,17 +135,6 @@ def _attempt(work: Callable[[Any], Any], job: Any) -> tuple[Any, str]:
         return work(job), ""
     except Exception as error:  # noqa: BLE001 - reported with the file's name
         return None, f"{type(error).__name__}: {error}"
-
-
-def _result(future: Future) -> tuple[Any, str]:
-    """Return (value, error) of a finished job."""
-    try:
-        return future.result()
-    except TimeoutError:
-        return None, "it took longer than the time limit"
-    except ProcessExpired as error:
-        code = error.exitcode
-        return None, f"its worker process died ({f'signal {-code}' if code < 0 else f'exit status {code}'})"
 
 
 @contextmanager
