@@ -126,6 +126,22 @@ def test_every_tile_gives_the_same():
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
+def test_gradients_of_tokens_and_gate_are_written_into_the_halves_of_a_tensor():
+    require("triton")
+    from mamba.mamba_ssm.ops.triton import causal_conv1d, selective_scan
+
+    inputs = {name: t.detach().cuda() for name, t in scan_inputs(2, 197, 96, 16, dtype=torch.bfloat16).items()}
+    scan, grad_out = (*inputs.values(), *METHOD.values()), torch.randn_like(inputs["u"])
+    taps = torch.randn(96, 4, device="cuda")
+    both = torch.full((2, 197, 192), torch.nan, dtype=torch.bfloat16, device="cuda")
+    of_x, of_z = both.chunk(2, dim=-1)
+    selective_scan.scan_backward(grad_out, *scan, grad_z=of_z)
+    assert of_x.isnan().all()
+    causal_conv1d.convolve_backward(grad_out, inputs["u"], taps, None, True, grad_x=of_x)
+    assert torch.equal(of_z, selective_scan.scan_backward(grad_out, *scan)[list(inputs).index("z")])
+    assert torch.equal(of_x, causal_conv1d.convolve_backward(grad_out, inputs["u"], taps, None, True)[0])
+
+
 def test_the_same_to_the_bit_every_time():
     require("triton")
     inputs = {

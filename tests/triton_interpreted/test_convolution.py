@@ -51,6 +51,18 @@ def test_strided_and_half_precision(together):
     check(2, 20, 9, 4, dtype=torch.bfloat16)
 
 
+def test_the_gradient_of_x_in_half_a_tensor(together):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(2, 20, 9, generator=generator) for _ in range(2))
+    weight, both = torch.randn(9, 4, generator=generator), torch.full((2, 20, 18), 7.0)
+    expected = convolve_backward(grad, x, weight, None, True)
+    found = convolve_backward(grad, x, weight, None, True, grad_x=both[..., 9:])
+    assert torch.equal(both[..., 9:], expected[0]) and torch.equal(found[1], expected[1])
+    assert (both[..., :9] == 7.0).all()
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        convolve_backward(grad, x, weight, None, True, grad_x=both[..., 9:].mT.contiguous().mT)
+
+
 def test_program_by_program_and_empty():
     check(1, 18, 3, 4)
     x = torch.zeros(0, 5, 3)

@@ -132,6 +132,16 @@ def test_strided_inputs(together):
     assert_close(errors(METHOD, change=strided, batch=2, length=21, dim=6, state=4), FLOAT32)
 
 
+def test_the_gradient_of_z_in_half_a_tensor(together):
+    inputs = {name: t.detach() for name, t in scan_inputs(2, 21, 6, 4, dtype=torch.float32).items()}
+    scan, grad_out = (*inputs.values(), *METHOD.values()), torch.randn(2, 21, 6)
+    both = torch.full((2, 21, 12), 7.0)
+    found = selective_scan.scan_backward(grad_out, *scan, grad_z=both[..., 6:])
+    for name, a, b in zip(inputs, found, selective_scan.scan_backward(grad_out, *scan), strict=True):
+        assert torch.equal(a, b), name
+    assert found[list(inputs).index("z")].data_ptr() == both[..., 6:].data_ptr() and (both[..., :6] == 7.0).all()
+
+
 def test_an_empty_batch():
     inputs = scan_inputs(batch=0, dtype=torch.float32)
     out = bidirectional_scan(**inputs, backend="triton")

@@ -149,14 +149,17 @@ class Mamba(nn.Module):
         branches = self.branches()  # v1: one for both directions; v2: one each
         if self._infers_in_slices(hidden_states, branches):
             return self.out_proj(self._mix_in_slices(hidden_states, branches))
-        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)  # (batch, length, d_inner) each
-        return self.out_proj(reduce(torch.add, (self._mix(x, z, branch) for branch in branches)))
+        xz = self.in_proj(hidden_states)  # (batch, length, 2 * d_inner)
+        backend = choose_backend(self.backend, xz.device, xz.dtype)
+        if computes_at_once(xz, backend) and all(self._is_standard(branch) for branch in branches):
+            mixed = (self._mix_at_once(xz, branch, backend) for branch in branches)
+        else:
+            x, z = xz.chunk(2, dim=-1)  # (batch, length, d_inner) each
+            mixed = (self._mix(x, z, branch) for branch in branches)
+        return self.out_proj(reduce(torch.add, mixed))
 
     def _mix(self, x: Tensor, z: Tensor, branch: Branch) -> Tensor:
         """Compute everything between the input and the output projection: x and z to (batch, length, d_inner)."""
-        backend = choose_backend(self.backend, x.device, x.dtype)
-        if computes_at_once(x, backend) and self._is_standard(branch):
-            return self._mix_at_once(x, z, branch, backend)
         convolved = self.convolve(x, branch)  # (batch, length, d_inner)
         delta, B, C = self.project(convolved, branch)  # x_proj, split, dt_proj: (.., d_inner), (.., d_state) twice
         u = scan_source(x, convolved, self.scan_input)  # (batch, length, d_inner)
@@ -205,7 +208,8 @@ class Mamba(nn.Module):
         flags = (True, self.elemental_residual, masked, masked_backward)
         return ScanInputs(convolved, low_rank, *step_size, A, A_b, B, C, branch.D.float(), flags)
 
-    def _mix_at_once(self, x: Tensor, z: Tensor, branch: Branch, backend: str) -> Tensor:
+    def _mix_at_once(self, xz: Tensor, branch: Branch, backend: str) -> Tensor:
+        """Compute `_mix` as one autograd function: xz (batch, length, 2 * d_inner) to (batch, length, d_inner)."""
         ((forward, backward),) = scan_calls(branch.directions)
         A, A_b = (None if direction is None else direction.A for direction in (forward, backward))
         settings = BranchSettings(
@@ -217,7 +221,7 @@ class Mamba(nn.Module):
             masked_backward=backward is not None and backward.masked,
         )
         weights = (branch.conv1d.weight, branch.conv1d.bias, branch.x_proj.weight, branch.dt_proj.weight)
-        tensors = BranchTensors(x, z, *weights, branch.dt_proj.bias.float(), A, A_b, branch.D.float())
+        tensors = BranchTensors(xz, *weights, branch.dt_proj.bias.float(), A, A_b, branch.D.float())
         return mixer_branch(tensors, settings)
 
     def branches(self) -> list[Branch]:

@@ -75,11 +75,10 @@ class _StateRates(torch.autograd.Function):
 
 
 class BranchTensors(NamedTuple):
-    """Inputs of a branch; x and z are the halves of the input projection's output.
+    """Inputs of a branch.
 
     Attributes:
-        x: (batch, length, dim).
-        z: Gate, (batch, length, dim).
+        xz: Output of the input projection, (batch, length, 2 * dim): the tokens x and the gate z.
         conv_weight: (dim, 1, width).
         conv_bias: (dim) or None.
         x_proj: (rank + 2 * state, dim).
@@ -90,8 +89,7 @@ class BranchTensors(NamedTuple):
         D: (dim).
     """
 
-    x: Tensor
-    z: Tensor
+    xz: Tensor
     conv_weight: Tensor
     conv_bias: Tensor | None
     x_proj: Tensor
@@ -101,9 +99,19 @@ class BranchTensors(NamedTuple):
     A_b: Tensor | None
     D: Tensor
 
+    @property
+    def x(self) -> Tensor:
+        """Tokens, (batch, length, dim)."""
+        return self.xz.chunk(2, dim=-1)[0]
+
+    @property
+    def z(self) -> Tensor:
+        """Gate, (batch, length, dim)."""
+        return self.xz.chunk(2, dim=-1)[1]
+
 
 def mixer_branch(tensors: BranchTensors, settings: BranchSettings) -> Tensor:
-    """Compute the gated sum of a branch's scans: (batch, length, dim), in the type of x."""
+    """Compute the gated sum of a branch's scans: (batch, length, dim), in the type of xz."""
     return _MixerBranch.apply(settings, *tensors)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
 
 
@@ -127,8 +135,10 @@ class _MixerBranch(torch.autograd.Function):
         given, settings, module = BranchTensors(*tensors), ctx.settings, BACKENDS[ctx.settings.backend]
         convolved = _convolve(given, settings)
         scanned = _scan_inputs(given, convolved, projected, dt_proj, settings)
-        of_u, of_delta, of_A, of_A_b, of_B, of_C, of_D, of_z, of_bias = module.backward(
-            grad_out, *scanned, states, *settings.scan_flags
+        of_xz = given.xz.new_empty(given.xz.shape)
+        of_x, of_z = of_xz.chunk(2, dim=-1)  # the kernels write into these halves, so nothing is copied together
+        of_u, of_delta, of_A, of_A_b, of_B, of_C, of_D, _, of_bias = module.backward(
+            grad_out, *scanned, states, *settings.scan_flags, grad_z=of_z
         )
         padding = x_proj[len(given.x_proj) :, 0].expand(*projected.shape[:2], -1)  # zeros
         parts = [product(of_delta, dt_proj.t()), of_B.flatten(2), of_C.flatten(2), padding]
@@ -136,18 +146,17 @@ class _MixerBranch(torch.autograd.Function):
         of_x_proj = weight_gradient(of_projected, convolved, given.x_proj.dtype)[: len(given.x_proj)]
         of_dt_proj = weight_gradient(of_delta, projected[..., : dt_proj.shape[1]], given.dt_proj.dtype)
         of_convolved = product(of_projected, x_proj.t(), None if settings.raw else of_u)
-        of_x, of_weight, of_conv_bias = _convolve_backward(of_convolved, given, settings)
-        of_x = of_x + of_u if settings.raw else of_x
-        return None, *BranchTensors(
-            of_x, of_z, of_weight, of_conv_bias, of_x_proj, of_dt_proj, of_bias, of_A, of_A_b, of_D
-        )
+        of_weight, of_conv_bias = _convolve_backward(of_convolved, of_x, given, settings)
+        if settings.raw:
+            of_x += of_u
+        return None, *BranchTensors(of_xz, of_weight, of_conv_bias, of_x_proj, of_dt_proj, of_bias, of_A, of_A_b, of_D)
 
 
 def _in_type_of_tokens(given: BranchTensors) -> tuple[Tensor, Tensor]:
     """Return x_proj, with rows of zeros up to a multiple of ROW_BYTES, and dt_proj in the type of the tokens."""
-    step, (used, dim) = ROW_BYTES // given.x.dtype.itemsize, given.x_proj.shape
-    padding = _zeros(-used % step, dim, given.x_proj.dtype, given.x.device)
-    flat = given.x.new_empty((used + len(padding)) * dim + given.dt_proj.numel())
+    step, (used, dim) = ROW_BYTES // given.xz.dtype.itemsize, given.x_proj.shape
+    padding = _zeros(-used % step, dim, given.x_proj.dtype, given.xz.device)
+    flat = given.xz.new_empty((used + len(padding)) * dim + given.dt_proj.numel())
     x_proj, dt_proj = flat[: -given.dt_proj.numel()].view(-1, dim), flat[-given.dt_proj.numel() :]
     dt_proj = dt_proj.view_as(given.dt_proj)
     # One launch for all of them.
@@ -179,15 +188,17 @@ def _convolve(given: BranchTensors, settings: BranchSettings) -> Tensor:
 
 
 def _convolve_backward(
-    grad: Tensor, given: BranchTensors, settings: BranchSettings
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, conv_weight and conv_bias."""
+    grad: Tensor, of_x: Tensor, given: BranchTensors, settings: BranchSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Write the gradient of x to `of_x`; return those of conv_weight and conv_bias."""
     module = BACKENDS[settings.backend]
     grad, x = _ordered(grad, settings), _ordered(given.x, settings)
-    of_x, of_weight, of_bias = module.causal_conv1d_backward(
-        grad, x, given.conv_weight.squeeze(1), given.conv_bias, True
+    in_order, of_weight, of_bias = module.causal_conv1d_backward(
+        grad, x, given.conv_weight.squeeze(1), given.conv_bias, True, grad_x=None if settings.flipped else of_x
     )
-    return _ordered(of_x, settings), of_weight.unsqueeze(1), of_bias
+    if settings.flipped:
+        of_x.copy_(_ordered(in_order, settings))
+    return of_weight.unsqueeze(1), of_bias
 
 
 def _ordered(tokens: Tensor, settings: BranchSettings) -> Tensor:

@@ -65,13 +65,16 @@ def forward_onto_input(*inputs_and_flags) -> None:
     torch.ops.vmp_cpu.scan_onto_input(*inputs_and_flags)
 
 
-def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
+def backward(grad_out: Tensor, *inputs_states_flags, grad_z: Tensor | None = None) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
-    Those of A, A_b, D and delta_bias are float32, the others have their input's type.
+    Those of A, A_b, D and delta_bias are float32, the others have their input's type. That of z is copied to grad_z.
     """
     _extension().load()
-    return torch.ops.vmp_cpu.scan_backward(grad_out, *inputs_states_flags)
+    grads = torch.ops.vmp_cpu.scan_backward(grad_out, *inputs_states_flags)
+    if grad_z is not None:
+        grad_z.copy_(grads[7])
+    return grads
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False) -> Tensor:
@@ -84,11 +87,24 @@ def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: 
 
 
 def causal_conv1d_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool = False
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    reverse: bool = False,
+    *,
+    grad_x: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Compute the gradients of x, weight and bias (None without a bias), each in its input's type."""
+    """Compute the gradients of x, weight and bias (None without a bias), each in its input's type.
+
+    That of x is copied to grad_x.
+    """
     _extension().load()
-    return torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu, reverse)
+    grads = torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu, reverse)
+    if grad_x is not None:
+        grad_x.copy_(grads[0])
+    return grads
 
 
 def add_norm_forward(

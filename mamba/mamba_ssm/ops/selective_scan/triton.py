@@ -58,12 +58,15 @@ def forward(*inputs_and_flags) -> tuple[Tensor, Tensor]:
     return out, out.new_empty(0, dtype=torch.float32)
 
 
-def backward(grad_out: Tensor, *inputs_states_flags) -> tuple[Tensor | None, ...]:
-    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
+def backward(grad_out: Tensor, *inputs_states_flags, grad_z: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
+
+    With grad_z, the gradient of z is written there: (batch, length, dim) with rows at equal distances.
+    """
     from mamba.mamba_ssm.ops.triton.selective_scan import scan_backward
 
     *inputs, _states, delta_softplus, elemental_residual, masked, masked_backward = inputs_states_flags
-    return scan_backward(grad_out, *inputs, delta_softplus, elemental_residual, masked, masked_backward)
+    return scan_backward(grad_out, *inputs, delta_softplus, elemental_residual, masked, masked_backward, grad_z=grad_z)
 
 
 def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
@@ -74,12 +77,12 @@ def causal_conv1d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: 
 
 
 def causal_conv1d_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, *, grad_x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Compute the gradients of (x, weight, bias)."""
+    """Compute the gradients of (x, weight, bias), that of x in grad_x if it is given: rows at equal distances."""
     from mamba.mamba_ssm.ops.triton.causal_conv1d import convolve_backward
 
-    return convolve_backward(grad_out, x, weight, bias, silu)
+    return convolve_backward(grad_out, x, weight, bias, silu, grad_x)
 
 
 def add_norm_forward(

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mamba.mamba_ssm.ops.triton.launching import Tile, launch, strides
+from mamba.mamba_ssm.ops.triton.launching import Tile, launch, row_distance, strides
 from mamba.mamba_ssm.ops.triton.row_sums import sum_rows
 from mamba.mamba_ssm.ops.triton.tiles import load_channels, place, sigmoid, store_rows
 
@@ -66,13 +66,15 @@ def convolution_kernel(
     store_rows(out, outputs, batch, start, length, dim, channels, inside, CHUNK)
 
 
-@triton.jit(do_not_specialize=["x_b", "x_l", "x_d", "g_b", "g_l", "g_d", "length", "dim", "batch_size"])
+@triton.jit(
+    do_not_specialize=["x_b", "x_l", "x_d", "g_b", "g_l", "g_d", "grad_x_distance", "length", "dim", "batch_size"]
+)
 def convolution_backward_kernel(
     grad_out, x, weight, bias, grad_x, weight_shares, bias_shares, x_b, x_l, x_d, g_b, g_l, g_d,
-    length, dim, batch_size,
+    grad_x_distance, length, dim, batch_size,
     SILU: tl.constexpr, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid as in `place`. grad_x is contiguous.
+    """Grid as in `place`. grad_x: rows grad_x_distance apart.
 
     weight_shares (chunks, batch, WIDTH, dim) and bias_shares (chunks, batch, dim) are the gradients' partial sums per
     chunk, float32.
@@ -100,7 +102,7 @@ def convolution_backward_kernel(
         for k in tl.static_range(WIDTH):
             grad_input += taps[k] * grads[t + WIDTH - 1 - k]
         inputs = inputs + (grad_input,)
-    store_rows(grad_x, inputs, batch, start, length, dim, channels, inside, CHUNK)
+    store_rows(grad_x, inputs, batch, start, length, grad_x_distance, channels, inside, CHUNK)
     for k in tl.static_range(WIDTH):
         tap_share = tl.zeros_like(offset)
         for t in tl.static_range(CHUNK):
@@ -135,19 +137,20 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tens
 
 
 def convolve_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, grad_x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Compute the gradients of (x, weight, bias)."""
+    """Compute the gradients of (x, weight, bias), that of x in grad_x if it is given: rows at equal distances."""
     batch, length, dim = x.shape
     width = weight.shape[1]
     chunks, grid = _sizes(x)
-    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if grad_x is None else grad_x
     weight_shares = torch.empty(chunks, batch, width, dim, dtype=torch.float32, device=x.device)
     bias_shares = None if bias is None else weight_shares.new_empty(chunks, batch, dim)
     grad_weight, grad_bias = (None if t is None else t.new_empty(t.shape) for t in (weight, bias))
     if x.numel():
         outputs = dict(grad_x=grad_x, weight_shares=weight_shares, bias_shares=bias_shares)
-        shared = _arguments(x, weight, bias, silu) | strides("g", grad_out)
-        launch(convolution_backward_kernel, grid, TILE, **shared, **outputs, grad_out=grad_out, batch_size=batch)
+        places = strides("g", grad_out) | dict(grad_x_distance=row_distance(grad_x), batch_size=batch)
+        shared = _arguments(x, weight, bias, silu) | places
+        launch(convolution_backward_kernel, grid, TILE, **shared, **outputs, grad_out=grad_out)
     sum_rows([(weight_shares, grad_weight), (bias_shares, grad_bias)])
     return grad_x, grad_weight, grad_bias

@@ -69,6 +69,15 @@ def strides(name: str, tensor: torch.Tensor | None, axes: str = "bld") -> dict[s
     return {f"{name}_{axis}": step for axis, step in zip(axes, steps, strict=True)}
 
 
+def row_distance(tensor: torch.Tensor) -> int:
+    """Return how many elements apart the rows of a (batch, length, dim) tensor are, for `tiles.store_rows`.
+
+    Raises:
+        RuntimeError: The distances differ between the batch and the length.
+    """
+    return tensor.view(-1, tensor.shape[-1]).stride(0)
+
+
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, **arguments: Any) -> None:
     """Launch a kernel on the arguments' device; in `recorded_launches`, only record it."""
     if _recorder is not None:

@@ -20,6 +20,7 @@ from mamba.mamba_ssm.ops.triton.launching import (
     Tile,
     fastest_tile,
     launch,
+    row_distance,
     strides,
 )
 from mamba.mamba_ssm.ops.triton.row_sums import sum_rows
@@ -135,18 +136,26 @@ def run_forward(scan: ScanArguments, tile: Tile) -> Tensor:
     return out
 
 
-def scan_backward(grad_out: Tensor, *arguments) -> tuple[Tensor | None, ...]:
-    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None."""
+def scan_backward(grad_out: Tensor, *arguments, grad_z: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
+
+    Args:
+        grad_out: (batch, length, dim).
+        arguments: As those of `scan_forward`.
+        grad_z: Where to write the gradient of z, (batch, length, dim) with rows at equal distances; None allocates it.
+    """
     scan = ScanArguments(*arguments)
     if scan.u.numel() == 0:
         return tuple(None if t is None else torch.zeros_like(t).contiguous() for t in scan[:9])
     tile = fastest_tile(
-        "scan backward", BACKWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_backward(grad_out, scan, t)
+        "scan backward", BACKWARD_TILES, scan.sizes(), scan.u.device, lambda t: run_backward(grad_out, scan, t, grad_z)
     )
-    return run_backward(grad_out, scan, tile)
+    return run_backward(grad_out, scan, tile, grad_z)
 
 
-def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Tensor | None, ...]:
+def run_backward(
+    grad_out: Tensor, scan: ScanArguments, tile: Tile, grad_z: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
     """Run the three kernels of the backward scan with one tile, and two that sum over their programs."""
     scan = scan.arranged()
     run = _carried_states(scan, tile, grad_out)
@@ -155,14 +164,15 @@ def run_backward(grad_out: Tensor, scan: ScanArguments, tile: Tile) -> tuple[Ten
     blocks = math.ceil(dim // groups / tile.block)
     buffer = run.buffer
     grad_u, grad_delta = scan.u.new_empty(scan.u.shape), scan.u.new_empty(scan.u.shape)
-    grad_z = None if scan.z is None else scan.z.new_empty(scan.z.shape)
+    if grad_z is None and scan.z is not None:
+        grad_z = scan.z.new_empty(scan.z.shape)
     matrix_shares = buffer.new_empty(blocks, batch, groups, run.chunks, state, 2, tile.chunk)
     D_shares = None if scan.D is None else torch.empty_like(run.step_sums)
     bias_shares = None if scan.delta_bias is None else torch.empty_like(run.step_sums)
     tokens = dict(grad_out=grad_out, grad_u=grad_u, grad_delta=grad_delta, grad_z=grad_z)
     parameters = dict(matrix_shares=matrix_shares, D_shares=D_shares, bias_shares=bias_shares, D=scan.D)
     flags = dict(RESIDUAL=scan.elemental_residual, HAS_D=scan.D is not None)
-    shared = run.common(grad_out)
+    shared = run.common(grad_out) | dict(grad_z_distance=0 if grad_z is None else row_distance(grad_z))
     launch(backward_kernel, run.grid, tile, **shared, **tokens, **parameters, **flags, zero=0)
     grad_B, grad_C = _sum_matrices(matrix_shares, scan)
     grad_A, grad_A_b = (None if rate is None else rate.new_empty(dim, state) for rate in (scan.A, scan.A_b))

@@ -121,7 +121,7 @@ def _gate_gradient(grads, y, inputs, gates, skip, CHUNK: tl.constexpr):
 @triton.jit
 def _store_token_gradients(
     grad_u, grad_delta, grad_z, D_shares, bias_shares, grad_out, u, delta, z, D, delta_bias,
-    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+    u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d, grad_z_distance,
     steps, grad_y, y, grad_input, grad_steps, grad_first, grad_last,
     batch, chunk, batch_size, length, dim, channels, inside, directions: tl.constexpr,
     SOFTPLUS: tl.constexpr, RESIDUAL: tl.constexpr,
@@ -162,7 +162,7 @@ def _store_token_gradients(
         grads = load_rows(grad_out, batch, start, length, channels, grad_b, grad_l, grad_d, CHUNK)
         gates = load_rows(z, batch, start, length, channels, z_b, z_l, z_d, CHUNK)
         grads = _gate_gradient(grads, y, inputs, gates, skip, CHUNK)
-        store_rows(grad_z, grads, batch, start, length, dim, channels, inside, CHUNK)
+        store_rows(grad_z, grads, batch, start, length, grad_z_distance, channels, inside, CHUNK)
 
 
 @triton.jit
@@ -185,12 +185,12 @@ def _load_tile(
     return steps, scaled, grad_y
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=[*RUNTIME, "grad_z_distance"])
 def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
     grad_u, grad_delta, grad_z, matrix_shares, D_shares, bias_shares,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
-    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
+    grad_z_distance, B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr, RESIDUAL: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -198,11 +198,11 @@ def backward_kernel(
     """Grid as in `place`, one warp a program. The caller sums over programs, so no atomics are needed.
 
     A, A_b: (state, dim). buffer: states and adjoints before the chunks; the rows of states are overwritten with each
-    chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim). matrix_shares: (blocks, batch,
-    groups, chunks, state, 2, CHUNK), partial sums per block of the gradients of B and C. D_shares, bias_shares:
-    (chunks, batch, dim), partial sums per chunk. zero is 0, which the compiler must not know: it would keep the
-    program's place and the addresses of all rows in registers throughout the loop, because the rows are loaded again
-    at the end.
+    chunk's part of the gradient of A. grad_u, grad_delta, grad_z: (batch, length, dim), the last with rows
+    grad_z_distance apart. matrix_shares: (blocks, batch, groups, chunks, state, 2, CHUNK), partial sums per block of
+    the gradients of B and C. D_shares, bias_shares: (chunks, batch, dim), partial sums per chunk. zero is 0, which
+    the compiler must not know: it would keep the program's place and the addresses of all rows in registers throughout
+    the loop, because the rows are loaded again at the end.
     """
     batch, chunk, group, block, channels, inside = place(chunks, dim, groups, BLOCK)
     start = chunk * CHUNK
@@ -262,7 +262,7 @@ def backward_kernel(
     batch, chunk, group, block, channels, inside = place(chunks + zero, dim, groups, BLOCK)
     _store_token_gradients(
         grad_u, grad_delta, grad_z, D_shares, bias_shares, grad_out, u, delta, z, D, delta_bias,
-        u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
+        u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d, grad_z_distance,
         steps, grad_y, y, grad_input, grad_steps, grad_first, grad_last, batch, chunk, batch_size, length, dim,
         channels, inside, directions, SOFTPLUS, RESIDUAL, HAS_D, HAS_Z, HAS_BIAS, CHUNK,
     )  # fmt: skip

@@ -61,12 +61,15 @@ def known_rows(rows, start, length, inside, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def store_rows(pointer, rows, batch, start, length, dim, columns, inside, CHUNK: tl.constexpr):
-    """Store the tile's rows in a contiguous (batch, length, dim) tensor, in its type."""
-    pointer += (batch * length + start) * dim + columns
+def store_rows(pointer, rows, batch, start, length, distance, columns, inside, CHUNK: tl.constexpr):
+    """Store the tile's rows in a (batch, length, dim) tensor, in its type.
+
+    distance: that of its rows in elements, dim or more; the channels have no gaps.
+    """
+    pointer += (batch * length + start) * distance + columns
     for t in tl.static_range(CHUNK):
         tl.store(pointer, rows[t].to(pointer.dtype.element_ty), mask=inside & (start + t < length))
-        pointer += dim
+        pointer += distance
 
 
 @triton.jit
