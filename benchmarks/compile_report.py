@@ -95,7 +95,7 @@ def norm_launches(dtype: torch.dtype, backward: bool) -> list[Launch]:
     weight = torch.empty(192, device="meta")
     with recorded_launches() as launches:
         if backward:
-            layer_norm.run_backward(hidden, residual, residual, weight, weight, 1e-5, False)
+            layer_norm.run_backward(hidden, residual, residual, weight, weight, 1e-5, False, grad_hidden=hidden)
         else:
             layer_norm.run_forward(hidden, residual, weight, weight, 1e-5, False)
     return launches

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mamba.mamba_ssm.ops.layer_norm import _add_norm, add_norm, fused
 from mamba.mamba_ssm.ops.selective_scan import available_backends
+from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS
 
 EPS = 1e-5
 HERE = [name for name, state in available_backends().items() if state == "available" and name != "reference"]
@@ -61,6 +62,19 @@ def test_values_and_gradients(backend, shape, dtype, is_rms, with_bias, with_res
     want = torch.autograd.grad(want_loss, [exact[i] for i in names])
     for a, b in zip((normed, total, *got), (want_normed, want_total, *want), strict=True):
         assert (a.double() - b).abs().max() <= limit * b.abs().max().clamp(min=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("backend", FUSED)
+def test_a_kernel_writes_the_gradient_of_hidden_in_its_type(backend, dtype):
+    hidden, residual, weight, _ = (None if t is None else t.detach() for t in inputs((2, 5, 12), dtype))
+    given = (hidden, residual, residual, weight, None, EPS, True)
+    of_hidden = torch.full_like(hidden, torch.nan)
+    found = BACKENDS[backend].add_norm_backward(*given, grad_hidden=of_hidden)
+    for a, b in zip(found[:2], BACKENDS[backend].add_norm_backward(*given), strict=False):
+        assert a.dtype == torch.float32 and torch.equal(a, b)
+    limit = 2**-7 if dtype == torch.bfloat16 else 0  # the interpreter cuts off instead of rounding
+    torch.testing.assert_close(of_hidden.float(), found[0], rtol=limit, atol=0)
 
 
 @pytest.mark.parametrize("is_rms", [True, False])

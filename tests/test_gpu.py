@@ -157,12 +157,13 @@ def test_the_same_to_the_bit_every_time():
     assert all(torch.equal(a, b) for a, b in zip(step(), step(), strict=True))
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 2**-6)], ids=str)
 @pytest.mark.parametrize("is_rms", [True, False])
-def test_fused_addition_and_norm(is_rms):
+def test_fused_addition_and_norm(is_rms, dtype, limit):
     generator = torch.Generator().manual_seed(0)
     hidden, residual = (torch.randn(2, 33, 192, generator=generator) for _ in range(2))
     weight, bias = torch.rand(192, generator=generator), torch.rand(192, generator=generator)
-    given = (hidden, residual, weight, None if is_rms else bias)
+    given = (hidden.to(dtype), residual, weight, None if is_rms else bias)
     results = []
     for device in ("cpu", "cuda"):
         moved = [None if t is None else t.to(device).requires_grad_() for t in given]
@@ -170,7 +171,7 @@ def test_fused_addition_and_norm(is_rms):
         grads = torch.autograd.grad((normed.sin() + total.cos()).sum(), [t for t in moved if t is not None])
         results.append([t.cpu() for t in (normed, total, *grads)])
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a, b, rtol=limit, atol=limit)
 
 
 def small_model(**settings):

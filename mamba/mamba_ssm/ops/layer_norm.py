@@ -5,8 +5,6 @@ passes over memory. Scan backends with a kernel for it (`add_norm_forward`, `add
 on a GPU) are used through the registered operator, otherwise plain PyTorch.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -133,9 +131,9 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(output[1], weight, bias)
 
 
-def _differentiate(ctx, grad_normed, grad_total, backward: Any = _add_norm_backward):
+def _differentiate(ctx, grad_normed, grad_total):
     total, weight, bias = ctx.saved_tensors
-    grad, grad_weight, grad_bias = backward(
+    grad, grad_weight, grad_bias = _add_norm_backward(
         grad_normed, grad_total, total, weight, bias, ctx.eps, ctx.is_rms, ctx.backend
     )
     grad_residual = grad if ctx.has_residual else None
@@ -147,7 +145,11 @@ _add_norm.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
 class _AddNorm(torch.autograd.Function):
-    """The operator without the dispatcher, which takes the host as long as the launches."""
+    """The operator without the dispatcher, which takes the host as long as the launches.
+
+    The kernel writes the gradient of hidden in hidden's type itself; an operator's results must not share memory, as
+    the gradients of hidden and residual do if both are float32.
+    """
 
     @staticmethod
     def forward(*inputs):
@@ -159,5 +161,13 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads):
-        return _differentiate(ctx, *grads, backward=_backward)
+    def backward(ctx, grad_normed, grad_total):
+        total, weight, bias = ctx.saved_tensors
+        of_hidden = None
+        if ctx.hidden_dtype != total.dtype:
+            of_hidden = total.new_empty(total.shape, dtype=ctx.hidden_dtype)
+        grad, of_weight, of_bias = BACKENDS[ctx.backend].add_norm_backward(
+            grad_normed, grad_total, total, weight, bias, ctx.eps, ctx.is_rms, grad_hidden=of_hidden
+        )
+        of_residual = grad if ctx.has_residual else None
+        return grad if of_hidden is None else of_hidden, of_residual, of_weight, of_bias, None, None, None

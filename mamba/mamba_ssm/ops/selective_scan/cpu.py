@@ -115,10 +115,16 @@ def add_norm_forward(
     return torch.ops.vmp_cpu.add_norm_forward(hidden, residual, weight, bias, eps, is_rms)
 
 
-def add_norm_backward(*gradients_and_inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+def add_norm_backward(
+    *gradients_and_inputs, grad_hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute the gradients of (hidden + residual, in float32; weight; bias).
 
-    The arguments are grad_normed, grad_total, total (the new residual), weight, bias, eps and is_rms.
+    The arguments are grad_normed, grad_total, total (the new residual), weight, bias, eps and is_rms. The first
+    gradient is copied to grad_hidden.
     """
     _extension().load()
-    return torch.ops.vmp_cpu.add_norm_backward(*gradients_and_inputs)
+    grads = torch.ops.vmp_cpu.add_norm_backward(*gradients_and_inputs)
+    if grad_hidden is not None:
+        grad_hidden.copy_(grads[0])
+    return grads

@@ -94,8 +94,10 @@ def add_norm_forward(
     return run_forward(hidden, residual, weight, bias, eps, is_rms)
 
 
-def add_norm_backward(*gradients_and_inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+def add_norm_backward(
+    *gradients_and_inputs, grad_hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute the gradients of (hidden + residual, weight, bias); see `layer_norm.run_backward` for the arguments."""
     from mamba.mamba_ssm.ops.triton.layer_norm import run_backward
 
-    return run_backward(*gradients_and_inputs)
+    return run_backward(*gradients_and_inputs, grad_hidden=grad_hidden)

@@ -47,12 +47,13 @@ def add_norm_kernel(
 
 @triton.jit(do_not_specialize=["rows", "dim"])
 def add_norm_backward_kernel(
-    grad_normed, grad_total, total, weight, grad_input, grad_weight, grad_bias, eps, rows, dim,
+    grad_normed, grad_total, total, weight, grad_input, grad_hidden, grad_weight, grad_bias, eps, rows, dim,
     HAS_BIAS: tl.constexpr, RMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (programs), each taking every programs-th row: grad_input (rows, dim) float32, the gradient of total.
 
-    grad_weight and grad_bias (programs, dim) are partial sums per program, float32.
+    grad_hidden is the same in its own type, or None. grad_weight and grad_bias (programs, dim) are partial sums per
+    program, float32.
     """
     columns = tl.arange(0, BLOCK)
     inside = columns < dim
@@ -74,6 +75,8 @@ def add_norm_backward_kernel(
             grad_x -= tl.sum(grad, axis=0) / dim
         grad_x = grad_x * scale + tl.load(grad_total + at, mask=inside, other=0.0)
         tl.store(grad_input + at, grad_x, mask=inside)
+        if grad_hidden is not None:
+            tl.store(grad_hidden + at, grad_x.to(grad_hidden.dtype.element_ty), mask=inside)
         at += tl.num_programs(0) * dim
     share = program * dim + columns
     tl.store(grad_weight + share, weight_share, mask=inside)
@@ -118,8 +121,12 @@ def run_backward(
     bias: Tensor | None,
     eps: float,
     is_rms: bool,
+    grad_hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Compute the gradients of (hidden + residual, weight, bias); grad_total is that of `total`, the new residual."""
+    """Compute the gradients of (hidden + residual, weight, bias); grad_total is that of `total`, the new residual.
+
+    The first is float32, and also written to grad_hidden in the type of that, if it is given; contiguous.
+    """
     dim = total.shape[-1]
     rows = total.numel() // dim
     programs = min(rows, _programs(total.device, _tile(dim)))
@@ -128,7 +135,7 @@ def run_backward(
     grad_bias = None if bias is None else torch.empty_like(grad_weight)
     if rows:
         inputs = dict(grad_normed=grad_normed.contiguous(), grad_total=grad_total.contiguous(), total=total)
-        outputs = dict(grad_input=grad_input, grad_weight=grad_weight, grad_bias=grad_bias)
+        outputs = dict(grad_input=grad_input, grad_hidden=grad_hidden, grad_weight=grad_weight, grad_bias=grad_bias)
         flags = dict(weight=weight.contiguous(), HAS_BIAS=bias is not None, RMS=is_rms)
         sizes = dict(eps=eps, rows=rows, dim=dim, BLOCK=triton.next_power_of_2(dim))
         launch(add_norm_backward_kernel, (programs,), _tile(dim), **inputs, **outputs, **flags, **sizes)

@@ -190,7 +190,7 @@ def backward_kernel(
     grad_out, u, delta, A, A_b, B, C, D, z, delta_bias, buffer,
     grad_u, grad_delta, grad_z, matrix_shares, D_shares, bias_shares,
     u_b, u_l, u_d, delta_b, delta_l, delta_d, z_b, z_l, z_d, grad_b, grad_l, grad_d,
-    grad_z_distance, B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero,
+    B_b, B_l, B_g, C_b, C_l, C_g, length, dim, state, groups, batch_size, chunks, zero, grad_z_distance,
     FORWARD: tl.constexpr, BACKWARD: tl.constexpr, SOFTPLUS: tl.constexpr,
     MASKED: tl.constexpr, MASKED_BACKWARD: tl.constexpr, RESIDUAL: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
