@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from benchmarks.documents import replace_between
 from benchmarks.kernel_estimate import COLUMNS, estimate_line
 from common.flag_parser import FlagParser
-from mamba.mamba_ssm.ops.triton import causal_conv1d, layer_norm, selective_scan
+from mamba.mamba_ssm.ops.triton import causal_conv1d, layer_norm, selective_scan, state_rates
 from mamba.mamba_ssm.ops.triton.launching import (
     BACKWARD_TILES,
     FORWARD_TILES,
@@ -112,6 +112,15 @@ def convolution_launches(dtype: torch.dtype) -> list[Launch]:
     return launches
 
 
+def state_rate_launches() -> list[Launch]:
+    """Record the launch that computes A of a Tiny layer from its logarithms, and that of its gradients."""
+    log = torch.empty(SIZES["dim"], SIZES["state"], device="meta")
+    with recorded_launches() as launches:
+        state_rates.state_rates(log, log)
+        state_rates.state_rates_backward(log, log, log, log)
+    return launches
+
+
 def all_launches(dtype: torch.dtype) -> list[Launch]:
     """Return each kernel with each tile that may be chosen, once: as the scan launches it, if several do."""
     launches = [launch for tile in FORWARD_TILES for launch in scan_launches(tile, dtype, backward=False)]
@@ -119,6 +128,7 @@ def all_launches(dtype: torch.dtype) -> list[Launch]:
     launches += (
         convolution_launches(dtype) + norm_launches(dtype, backward=False) + norm_launches(dtype, backward=True)
     )
+    launches += state_rate_launches()
     unique: dict[tuple, Launch] = {}
     for launch in launches:
         unique.setdefault((launch.kernel.__name__, launch.tile, launch.arguments.get("ADJOINT")), launch)
@@ -150,7 +160,9 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
     source = ASTSource(launch.kernel, signature, constants, attributes)
     cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
     dtype = next(
-        v.dtype for n, v in launch.arguments.items() if n in ("u", "x", "hidden", "grad_normed", "grad_B", "part_1")
+        v.dtype
+        for n, v in launch.arguments.items()
+        if n in ("u", "x", "hidden", "grad_normed", "grad_B", "part_1", "log")
     )
     return _read_usage(cubin, launch, capability, dtype)
 

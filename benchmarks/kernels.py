@@ -116,12 +116,12 @@ def other_calls(batch: int, length: int, dim: int) -> dict[str, Callable[[], obj
     taps, bias = normal(dim, 4), normal(dim)
     hidden = normal(batch, length, dim // 2, dtype=torch.bfloat16)
     residual, weight = normal(batch, length, dim // 2), normal(dim // 2)
-    norm = (weight, None, 1e-5, True)
+    norm, of_hidden = (weight, None, 1e-5, True), torch.empty_like(hidden)
     return {
         "convolution": lambda: causal_conv1d.convolve(x, taps, bias, True),
         "convolution, backward": lambda: causal_conv1d.convolve_backward(grad, x, taps, bias, True),
         "norm": lambda: layer_norm.run_forward(hidden, residual, *norm),
-        "norm, backward": lambda: layer_norm.run_backward(hidden, residual, residual, *norm),
+        "norm, backward": lambda: layer_norm.run_backward(hidden, residual, residual, *norm, grad_hidden=of_hidden),
     }
 
 

@@ -52,11 +52,12 @@ def test_what_runs_by_default_spills_nothing(capability, dtype):
     launches += compile_report.scan_launches(launching.BACKWARD_TILES[0], dtype, backward=True)
     launches += compile_report.norm_launches(dtype, backward=False)
     launches += compile_report.norm_launches(dtype, backward=True)
-    launches += compile_report.convolution_launches(dtype)
+    launches += compile_report.convolution_launches(dtype) + compile_report.state_rate_launches()
     usages = [compiled(launch, capability) for launch in launches]
     assert {usage.kernel.split()[0] for usage in usages} == {
         "summary_kernel", "carry_kernel", "forward_kernel", "backward_kernel", "matrix_sum_kernel", "row_sum_kernel",
         "add_norm_kernel", "add_norm_backward_kernel", "convolution_kernel", "convolution_backward_kernel",
+        "state_rate_kernel",
     }  # fmt: skip
     for usage in usages:
         check(usage, DEFAULT_STACK if capability == 90 else CHOSEN_STACK)

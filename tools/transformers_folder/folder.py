@@ -90,6 +90,7 @@ def generated_code(entry: str) -> str:
             (f"{_OPERATORS}.selective_scan.dispatch", "choose_backend"): (MODELING, "choose_backend"),
             (f"{_OPERATORS}.mixer_branch", "computes_at_once"): (MODELING, "computes_at_once"),
             (f"{_OPERATORS}.mixer_branch", "mixer_branch"): (MODELING, "mixer_branch"),
+            (f"{_OPERATORS}.mixer_branch", "state_rates"): (MODELING, "state_rates"),
             (f"{_OPERATORS}.mixer_slices", "computes_in_slices"): (MODELING, "computes_in_slices"),
             (f"{_OPERATORS}.mixer_slices", "scan_in_slices"): (MODELING, "scan_in_slices"),
         },

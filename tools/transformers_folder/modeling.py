@@ -124,6 +124,11 @@ def computes_at_once(x, backend):
 mixer_branch: Any = None  # for branches that are computed at once
 
 
+def state_rates(log, log_b, backend):
+    """Compute A = -exp(A_log) of both directions, (dim, state) each, in float32."""
+    return -torch.exp(log.float()), -torch.exp(log_b.float())
+
+
 def computes_in_slices(x, backend):
     """Return False, for the same reason."""
     return False

@@ -226,7 +226,7 @@ class Mamba(nn.Module):
 
     def branches(self) -> list[Branch]:
         """Return the sets of weights between input and output projection, each with its directions."""
-        A, A_b = state_rates(self.A_log, self.A_b_log)
+        A, A_b = state_rates(self.A_log, self.A_b_log, self.backend)
         forward, backward = Direction(Order.FORWARD, A), Direction(Order.BACKWARD, A_b, self.masked_backward)
         if self.bimamba_type == "v1":
             return [Branch(self.conv1d, self.x_proj, self.dt_proj, self.D, [forward, backward])]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mamba.mamba_ssm.ops.projection import product, trains_eagerly_on_gpu, weight_gradient
-from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS
+from mamba.mamba_ssm.ops.selective_scan.dispatch import BACKENDS, choose_backend
 
 ROW_BYTES = 16
 """Rows of a matrix product start at multiples of this, or the library takes a slower kernel."""
@@ -24,7 +24,8 @@ class BranchSettings(NamedTuple):
     """How a branch scans.
 
     Attributes:
-        backend: Name of a backend with `causal_conv1d_forward` and `forward`.
+        backend: Name of a backend with `causal_conv1d_forward` and `forward`, whose backward functions write where
+            `grad_x` and `grad_z` tell them.
         flipped: Whether the convolution runs backward in time.
         raw: Whether the scan reads x instead of the convolved x.
         elemental_residual: As in `bidirectional_scan`.
@@ -50,28 +51,29 @@ def computes_at_once(x: Tensor, backend: str) -> bool:
     return trains_eagerly_on_gpu(x) and hasattr(BACKENDS[backend], "causal_conv1d_forward")
 
 
-def state_rates(*logs: Tensor) -> tuple[Tensor, ...]:
-    """Compute A = -exp(A_log) in float32 for each A_log (dim, state); all at once in eager training on a GPU."""
-    if all(trains_eagerly_on_gpu(log) for log in logs):
-        return _StateRates.apply(*logs)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
-    return tuple(-torch.exp(log.float()) for log in logs)
+def state_rates(log: Tensor, log_b: Tensor, backend: str | None) -> tuple[Tensor, ...]:
+    """Compute A = -exp(A_log) of both directions, (dim, state) each, in float32.
+
+    In eager training on a GPU it is one launch, and one in the backward pass, if the backend can do so.
+    """
+    if trains_eagerly_on_gpu(log) and trains_eagerly_on_gpu(log_b):
+        name = choose_backend(backend, log.device, log.dtype)
+        if hasattr(BACKENDS[name], "state_rates"):
+            return _StateRates.apply(name, log, log_b)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)
+    return -torch.exp(log.float()), -torch.exp(log_b.float())
 
 
 class _StateRates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *logs):
-        # Entries of the state in rows, as the kernels read them: they need no copies, here or in the backward pass.
-        stacked = torch.stack([log.t() for log in logs]).float()  # (matrices, state, dim)
-        rates = stacked.exp_().neg_().mT.unbind()
-        ctx.save_for_backward(*rates)
-        ctx.dtypes = [log.dtype for log in logs]
-        return rates
+    def forward(ctx: Any, backend, log, log_b):
+        ctx.save_for_backward(log, log_b)
+        ctx.backend = backend
+        return BACKENDS[backend].state_rates(log, log_b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads):
-        given = zip(grads, ctx.saved_tensors, ctx.dtypes, strict=True)
-        return tuple((grad * rate).to(dtype) for grad, rate, dtype in given)  # the derivative of -exp(x) is -exp(x)
+        return None, *BACKENDS[ctx.backend].state_rates_backward(*grads, *ctx.saved_tensors)
 
 
 class BranchTensors(NamedTuple):

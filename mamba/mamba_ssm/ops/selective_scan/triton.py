@@ -85,6 +85,20 @@ def causal_conv1d_backward(
     return convolve_backward(grad_out, x, weight, bias, silu, grad_x)
 
 
+def state_rates(log: Tensor, log_b: Tensor) -> tuple[Tensor, ...]:
+    """Compute -exp(log) and -exp(log_b), (dim, state) each, in float32 and in the layout that the scan reads."""
+    from mamba.mamba_ssm.ops.triton.state_rates import state_rates
+
+    return state_rates(log, log_b)
+
+
+def state_rates_backward(grad: Tensor, grad_b: Tensor, log: Tensor, log_b: Tensor) -> tuple[Tensor, ...]:
+    """Compute the gradients of (log, log_b)."""
+    from mamba.mamba_ssm.ops.triton.state_rates import state_rates_backward
+
+    return state_rates_backward(grad, grad_b, log, log_b)
+
+
 def add_norm_forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float, is_rms: bool
 ) -> tuple[Tensor, Tensor]:
