@@ -1,8 +1,8 @@
 """Process many files in worker processes that may crash or hang, at the cost of one file only.
 
 Decoders of damaged videos do both. `concurrent.futures` abandons all work if a process dies and cannot stop one that
-hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the job
-is lost or the pool breaks. Here, each process has its own connection, so it is always known which job it has.
+hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the
+job is lost or the pool breaks. Here, each process has its own connection, so it is always known which job it has.
 """
 
 import math
