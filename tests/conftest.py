@@ -37,6 +37,12 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """Runs of this process write no report.html: its figures take longer than to train the model of a test."""
+    monkeypatch.setattr("reports.page.write_report", lambda *_: "no report")
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """The file of a small classifier with random weights."""

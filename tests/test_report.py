@@ -296,11 +296,13 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, t
         shutil.copy(tested_run / name, tmp_path)
     (tmp_path / "results.json").write_text(json.dumps(made_up_results(tested_run, kind)))
     address = write_report(tmp_path).as_uri()
-    grounds = set()
+    grounds, asked = set(), []
+    page = chromium.new_page()
+    page.on("request", lambda request: asked.append(request.url))
     for width, scheme in ((1280, "light"), (390, "light"), (390, "dark"), (1280, "dark")):
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked = []
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        asked.clear()
         page.goto(address)
         page.wait_for_function("[...document.images].every((image) => image.complete)")
         assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
@@ -312,7 +314,7 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, t
         assert ("every video was called" in verdict.inner_text()) == ("failure" in kind)
         assert ("top-5" in page.inner_text(".figures")) == ("many" in kind)
         grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        page.close()
+    page.close()
     assert len(grounds) == 2, "dark mode is dark"
 
 
