@@ -77,7 +77,6 @@ def list_of(tmp_path):
     return write
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses_and_keeps_its_batch_on_one_gpu(name, list_of):
     if name.endswith("/finetune"):
