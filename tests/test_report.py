@@ -122,6 +122,7 @@ def test_page_names_no_other_address(tested_run):
     assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
 
 
+@pytest.mark.slow
 def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(NAMES) + "\n")
@@ -136,6 +137,7 @@ def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys)
     assert "1 label names and 3 classes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pictures_are_of_the_list_that_was_tested_or_there_are_none(tested_run, tmp_path, capsys):
     copy = shutil.copytree(tested_run.parent, tmp_path / "copy")
     for name in ("results.json", "args.json"):
