@@ -8,6 +8,7 @@ The host code runs on tensors without data and its launches are recorded, so exa
 """
 
 import argparse
+import functools
 import re
 import subprocess
 import sys
@@ -168,11 +169,7 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
 
 
 def _read_usage(cubin: bytes, launch: Launch, capability: int, dtype: torch.dtype) -> Usage:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        resources = _run("cuobjdump", "--dump-resource-usage", file.name)
-        assembly = _run("nvdisasm", "-c", file.name)
+    resources, assembly = _disassembled(cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
     if found is None:
         raise RuntimeError(f"cuobjdump reports no resources of {launch.kernel.__name__}: {resources[-500:]}")
@@ -184,6 +181,15 @@ def _read_usage(cubin: bytes, launch: Launch, capability: int, dtype: torch.dtyp
         sum(op.startswith(("LDL", "STL")) for body in loops for op in body),
         len(operations) - len(longest), special, sum(op.startswith("MUFU") for op in operations) - special,
     )  # fmt: skip
+
+
+@functools.cache
+def _disassembled(cubin: bytes) -> tuple[str, str]:
+    """Return the resource usage and the assembly; the two tools start for longer than most kernels compile."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return _run("cuobjdump", "--dump-resource-usage", file.name), _run("nvdisasm", "-c", file.name)
 
 
 def _name(launch: Launch) -> str:

@@ -4,6 +4,9 @@ import logging
 
 import pytest
 
+# Files of over half a minute of a processor. One of them that began last would leave the other core idle as long.
+LONGEST = ("test_triton_kernels", "test_triton_compile", "test_notebook", "test_engine_torchrun")
+
 
 def pytest_collection_modifyitems(items):
     """Mark what starts processes of its own; put files that take long first, lest one is left at the end."""
@@ -12,7 +15,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
     ranks = {}
     for item in items:
-        rank = 0 if item.get_closest_marker("slow") else 1 if item.get_closest_marker("processes") else 2
+        slow, processes = map(item.get_closest_marker, ("slow", "processes"))
+        rank = 0 if item.path.stem in LONGEST else 1 if slow else 2 if processes else 3
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])
 
@@ -35,6 +39,12 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(True)  # makes torch.empty fill what it gives
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Runs of this process write no report.html: its figures take longer than to train the model of a test."""
+    monkeypatch.setattr("reports.page.write_report", lambda *_: "no report")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -36,6 +37,7 @@ def test_the_video_model_of_the_recipe_takes_all_but_the_head():
     assert set(report.names("initialised")) == {"head.weight", "head.bias"}
 
 
+@pytest.mark.slow
 def test_its_features_tell_more_than_random_ones(tmp_path):
     digits = load_digits()
     images = torch.from_numpy(digits.images[:300] * 15).unsqueeze(1)  # (300, 1, 8, 8)

@@ -1,6 +1,6 @@
 """The build of the kernel: what determines the library, and handling of a missing compiler or a damaged library."""
 
-import os
+import logging
 import re
 import shutil
 import subprocess
@@ -9,41 +9,41 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_function
 
-from mamba.mamba_ssm.ops.selective_scan import build_extension, kernel_library
+from mamba.mamba_ssm.ops.selective_scan import (
+    available_backends,
+    bidirectional_scan,
+    build_extension,
+    kernel_library,
+)
 from mamba.mamba_ssm.ops.selective_scan.onnx_library import LIBRARY as ONNX_LIBRARY
 
 ROOT = Path(__file__).resolve().parents[1]
-FALLBACK = """
-import logging, torch
-logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-from mamba.mamba_ssm.ops.selective_scan import available_backends, bidirectional_scan
-x = torch.ones(1, 3, 2)
-B = torch.ones(1, 3, 1, 4)
-for _ in range(3):
-    y = bidirectional_scan(x, x, -torch.ones(2, 4), None, B, B)
-print("RESULT", bool(torch.isfinite(y).all()), available_backends()["cpu"].replace(chr(10), " "))
-"""
-
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler on this machine"
 )
 
 
-def run_python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
+def scan_without_library(results):
+    """Scan several times where the library cannot be built or loaded, and write what came of it."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    x, B = torch.ones(1, 3, 2), torch.ones(1, 3, 1, 4)
+    for _ in range(3):
+        y = bidirectional_scan(x, x, -torch.ones(2, 4), None, B, B)
+    results.write_text(f"{bool(torch.isfinite(y).all())} {available_backends()['cpu']}".replace("\n", " "))
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/c++", shutil.which("false") or "/bin/false"], ids=["none", "failing"])
-def test_without_a_working_compiler_the_portable_path_serves_and_says_why(compiler, tmp_path):
-    done = run_python(FALLBACK, CXX=compiler, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
-    result = done.stdout.split("RESULT ")[1]
+def test_without_a_working_compiler_the_portable_path_serves_and_says_why(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv(kernel_library.BUILD_DIR_VARIABLE, str(tmp_path / "build"))
+    status, said = run_function(scan_without_library, tmp_path / "result", folder=tmp_path)
+    assert status == 0, said
+    result = (tmp_path / "result").read_text()
     assert result.startswith("True")
     assert "CXX" in result
-    assert done.stderr.count("backend 'cpu' cannot run") == 1
+    assert said.count("backend 'cpu' cannot run") == 1
 
 
 @needs_compiler
@@ -51,8 +51,9 @@ def test_a_library_that_does_not_load_is_named_and_the_portable_path_serves(tmp_
     monkeypatch.setenv(kernel_library.BUILD_DIR_VARIABLE, str(tmp_path))
     library = kernel_library.library_path(build_extension.torch_library())
     library.write_bytes(b"\x7fELF of another machine")
-    done = run_python(FALLBACK, VIDEOMAMBAPRO_BUILD_DIR=str(tmp_path))
-    assert done.stdout.split("RESULT ")[1].startswith(f"True the library {library} cannot be loaded")
+    status, said = run_function(scan_without_library, tmp_path / "result", folder=tmp_path)
+    assert status == 0, said
+    assert (tmp_path / "result").read_text().startswith(f"True the library {library} cannot be loaded")
 
 
 @needs_compiler

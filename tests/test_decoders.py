@@ -1,5 +1,6 @@
 """The decoders compared: bit-identical, upright frames for many kinds of files."""
 
+import functools
 import subprocess
 import sys
 from fractions import Fraction
@@ -48,14 +49,26 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Gives the path of a film of a kind and its frames in order, as PyAV converts them; each is written once."""
+    folder = tmp_path_factory.mktemp("films")
+
+    @functools.cache
+    def film(name):
+        options = dict(KINDS[name])
+        frames = coloured_frames(24, options.pop("height", 64), options.pop("width", 128))
+        path = str(write_video(folder / name, frames, **options))
+        with av.open(path) as container:
+            return path, [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+    return film
+
+
 @each_decoder
 @pytest.mark.parametrize("name", KINDS)
-def test_all_decoders_give_the_same_frames(tmp_path, name, by):
-    options = dict(KINDS[name])
-    frames = coloured_frames(24, options.pop("height", 64), options.pop("width", 128))
-    path = str(write_video(tmp_path / name, frames, **options))
-    with av.open(path) as container:
-        in_order = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+def test_all_decoders_give_the_same_frames(film, name, by):
+    path, in_order = film(name)
     for indices in (range(24), [2, 9, 17, 23], [23], [8, 5, 5, 0]):
         one, other = (VideoFile(path, reader) for reader in (by, "pyav"))
         assert len(one) == len(other) == 24 and np.array_equal(one.times, other.times)

@@ -256,19 +256,17 @@ def test_the_video_plays_and_a_cursor_runs_through_curve_and_heat_maps(page):
     assert cursor(page) == (start, first)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_fits_phones_and_desks_by_day_and_night(server, browser, bystander, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page.set_default_timeout(1000 * PATIENCE)
-    page.goto(server.url)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    drop(page, bystander)
-    page.wait_for_selector("#answer:not([hidden])")
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == (scheme == "dark")
-    page.close()
+def test_the_page_fits_phones_and_desks_by_day_and_night(server, page, bystander):
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(server.url)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        drop(page, bystander)
+        page.wait_for_selector("#answer:not([hidden])")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground))) < 200) == (scheme == "dark")
 
 
 @pytest.mark.parametrize(

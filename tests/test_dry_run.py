@@ -90,6 +90,7 @@ def test_every_recipe_builds(data, name, caplog, monkeypatch):
     assert "estimate: " in caplog.text and "dry run: no faults" in caplog.text
 
 
+@pytest.mark.slow
 def test_it_ends_in_the_estimate(data, caplog):
     words, script = words_for(data, "k400/tiny_f16_res224")
     with caplog.at_level("INFO"):
@@ -105,6 +106,7 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
 
 
+@pytest.mark.slow
 def test_frozen_blocks_take_less_time_and_memory(data, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(dry_run_module, "measure_seconds_per_clip", lambda *_: 3600.0)
     words, _ = words_for(data, "k400/tiny_f16_res224")
@@ -147,6 +149,7 @@ def test_a_dry_run_of_a_detector_names_movies_that_are_not_there_once(data, tmp_
     assert "2 fault(s); nothing was built" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "reported"),
     [

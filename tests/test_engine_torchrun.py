@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 
 def flags(data, output, *more):
-    small = ["--global_batch", "4", "--batch_size", "2", "--num_workers", "0", "--log_interval", "1"]
+    small = ["--depth", "2", "--global_batch", "4", "--batch_size", "2", "--num_workers", "0", "--log_interval", "1"]
     return ["--recipe", "moving_digits/nano_f8_res32", "--data_path", str(data / "videos"), "--data_root", str(data),
             "--device", "cpu", "--output_dir", str(output), *small, *more]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_two_machines_train_and_test_together(data, tmp_path):
 
 
 def test_a_killed_process_ends_all_and_the_last_lines_say_why(data, tmp_path):
-    run = start([*TORCHRUN, SCRIPT, *flags(data, tmp_path / "out", "--epochs", "1000")], tmp_path / "log")
+    run = start([*TORCHRUN, SCRIPT, *flags(data, tmp_path / "out", "--epochs", "10000")], tmp_path / "log")
     deadline = time.monotonic() + 240
     while not (tmp_path / "out" / "log.txt").exists():
         assert run.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]

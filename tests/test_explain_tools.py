@@ -90,6 +90,7 @@ def test_data_without_boxes_is_refused_with_the_remedy(run, tmp_path, capsys):
     assert "boxes.json is missing; python -m tools.make_moving_digits" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hidden_attention_is_drawn_and_counted(run):
     video = str(run / "data/videos/test/00000.mp4")
     assert hidden_attention.main([str(run / "checkpoint-best.pth"), video, "--output", str(run / "figure")]) == 0

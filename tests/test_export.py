@@ -145,29 +145,30 @@ def exported(onnx_tools, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("size", "count", "views"),
-    [
-        ((48, 64), 24, {}),
-        ((64, 48), 5, {"sampling_rate": 3, "test_num_segment": 1, "test_num_crop": 1}),
-        ((40, 40), 30, {"sampling": "sparse", "test_num_crop": 1}),
-        ((48, 96), 30, {"sampling": "uniform"}),
-        ((48, 64), 3, {"sampling": "uniform", "test_num_segment": 1}),
-    ],
-)
-def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, tmp_path, size, count, views):
+def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, tmp_path):
     """Run as a stranger would: without PyTorch and this repository, and by what the file says alone."""
     import onnx
 
-    height, width = size
-    video = write_moving_video(tmp_path / "v.mp4", count, height=height, width=width)
-    predictor = load_predictor(exported / "c.pth", device="cpu", **views)
-    # The views do not change the graph: one export serves all of them.
-    model = onnx.load(exported / "c.onnx")
-    (entry,) = model.metadata_props
-    entry.value = json.dumps(tool._metadata(predictor))
-    onnx.save(model, tmp_path / "c.onnx")
-    check_script(exported / "classify.py", ["c.onnx", str(video)], tmp_path, predictor.predict(str(video)))
+    command_lines, expected = [], []
+    for case, (height, width, count, views) in enumerate(
+        [
+            (48, 64, 24, {}),
+            (64, 48, 5, {"sampling_rate": 3, "test_num_segment": 1, "test_num_crop": 1}),
+            (40, 40, 30, {"sampling": "sparse", "test_num_crop": 1}),
+            (48, 96, 30, {"sampling": "uniform"}),
+            (48, 64, 3, {"sampling": "uniform", "test_num_segment": 1}),
+        ]
+    ):
+        video = write_moving_video(tmp_path / f"{case}.mp4", count, height=height, width=width)
+        predictor = load_predictor(exported / "c.pth", device="cpu", **views)
+        # The views do not change the graph: one export serves all of them.
+        model = onnx.load(exported / "c.onnx")
+        (entry,) = model.metadata_props
+        entry.value = json.dumps(tool._metadata(predictor))
+        onnx.save(model, tmp_path / f"{case}.onnx")
+        command_lines.append([f"{case}.onnx", str(video)])
+        expected.append(predictor.predict(str(video)))
+    check_script(exported / "classify.py", command_lines, tmp_path, expected)
 
 
 def test_the_script_takes_the_library_of_the_kernels(exported, tmp_path):
@@ -177,21 +178,31 @@ def test_the_script_takes_the_library_of_the_kernels(exported, tmp_path):
         pytest.skip(str(error))
     video = write_moving_video(tmp_path / "v.mp4", 24)
     expected = load_predictor(exported / "c.pth", device="cpu").predict(str(video))
-    check_script(exported / "classify.py", ["c.onnx", str(video), "./videomambapro_onnx.so"], tmp_path, expected)
+    words = ["c.onnx", str(video), "./videomambapro_onnx.so"]
+    check_script(exported / "classify.py", [words], tmp_path, [expected])
 
 
-def check_script(script, words, folder, expected):
-    """Run the script in a folder without PyTorch and this repository, and compare what it prints."""
-    alone = (
-        "import runpy, sys; sys.modules['torch'] = sys.modules['models'] = None; "
-        f"sys.argv = ['classify.py', *{words!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
-    )
-    printed = subprocess.run([sys.executable, "-I", "-c", alone], cwd=folder, capture_output=True, text=True)
-    assert printed.returncode == 0, printed.stderr
-    rows = [line.split(" ", 1) for line in printed.stdout.splitlines()]
-    assert len(rows) == 5 and expected.probabilities.max() > 0.2
-    for probability, name in rows:
-        assert float(probability) == pytest.approx(expected.probabilities[int(name.removeprefix("name "))], abs=3e-3)
+def check_script(script, command_lines, folder, expected):
+    """Run the script in a folder without PyTorch and this repository, and compare what each of its runs prints."""
+    alone = f"""
+import runpy, sys
+sys.modules["torch"] = sys.modules["models"] = None
+for words in {command_lines!r}:
+    sys.argv = ["classify.py", *words]
+    runpy.run_path({str(script)!r}, run_name="__main__")
+    print("end", words[0])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", alone], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rest = done.stdout
+    for (model, *_), prediction in zip(command_lines, expected, strict=True):
+        printed, _, rest = rest.partition(f"end {model}\n")
+        rows = [line.split(" ", 1) for line in printed.splitlines()]
+        assert len(rows) == 5 and prediction.probabilities.max() > 0.2, model
+        for probability, name in rows:
+            wanted = prediction.probabilities[int(name.removeprefix("name "))]
+            assert float(probability) == pytest.approx(wanted, abs=3e-3), model
+    assert not rest
 
 
 def test_exported_program_has_the_operator_as_one_node(checkpoint, tmp_path):

@@ -101,6 +101,7 @@ def test_a_video_shorter_than_the_window_is_one_window(tmp_path, checkpoint, vid
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), whole.mean(0, keepdims=True), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [(), ("--window", 8, "--stride", 4)])
 def test_an_interrupted_run_continues_and_shards_add_up(tmp_path, checkpoint, videos, monkeypatch, windows):
     whole, parts, interrupted = (tmp_path / name for name in ("whole", "parts", "interrupted"))

@@ -122,6 +122,7 @@ def test_the_crop_is_framed_and_heat_ends_softly_there():
     assert (whole == 100).all(), "no frame where the crop is the picture"
 
 
+@pytest.mark.slow
 def test_the_grid_shows_frames_above_their_heat_maps(predictor):
     frames = moving_frames(40)
     timeline = follow(predictor, FramesInMemory(frames), explain=True)

@@ -229,6 +229,7 @@ TOLD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", OBJECTIVES)
 def test_several_labels_and_numbers_survive_the_round_trip_to_the_bit(task, tmp_path):
     """Threshold, merging of views, mean and scale, names; the card repeats the figures of the test."""

@@ -46,16 +46,41 @@ def heavy(program):
     return HEAVY - {"av"} if program.startswith("tools.") else HEAVY
 
 
-def python(*words):
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+INTERPRETER = f"""
+import models, os, sys
+print(*sys.modules, flush=True)
+import timm
+for words in ("from models import VideoMambaPro", "import models.videomambapro", "import {", ".join(SCRIPTS)}"):
+    before = timm.is_model("videomambapro_tiny")
+    if os.fork() == 0:
+        exec(words)
+        print(before, timm.is_model("videomambapro_tiny"), *sys.modules, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, words
+"""
 
 
-def test_scripts_import_libraries_of_single_uses_when_they_are_used():
+@pytest.fixture(scope="module")
+def imported():
+    """The modules in a new interpreter after `import models`; then, for each way of importing the models, those in a
+    fork, after whether timm knew the models before and after.
+    """
+    words = [sys.executable, "-c", INTERPRETER]
+    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [line.split() for line in printed.splitlines()]
+
+
+def test_scripts_import_libraries_of_single_uses_when_they_are_used(imported):
     """These take up to seconds, and errors in flags need none of them."""
-    code = f"import {', '.join(SCRIPTS)}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    found = python("-c", code).stdout.split()
-    assert SLOW & set(found) == set()
-    assert "torch" in found, "the scripts were imported"
+    found = {name.partition(".")[0] for name in imported[-1]}
+    assert SLOW & found == set()
+    assert {"torch", *SCRIPTS} <= found, "the scripts were imported"
+
+
+def test_import_of_the_models_registers_them_with_timm_and_that_of_the_package_is_light(imported):
+    alone, *forks = imported
+    assert HEAVY & set(alone) == set()
+    assert [fork[:2] for fork in forks] == [["False", "True"]] * 3
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +114,6 @@ def test_missing_files_and_flags_in_vain_are_told_without_a_heavy_library(progra
     assert ended.status in (1, 2) and ended.output.count("\n") == 1
     assert fault in ended.output
     assert heavy(program) & set(ended.imported) == set()
-
-
-@pytest.mark.parametrize("words", ["from models import VideoMambaPro", "import models.videomambapro"])
-def test_import_of_the_models_registers_them_with_timm_and_that_of_the_package_is_light(words):
-    code = (
-        "import models, sys; print(*sys.modules); import timm; print(timm.is_model('videomambapro_tiny')); "
-        f"{words}; print(timm.is_model('videomambapro_tiny'))"
-    )
-    imported, *registered = python("-c", code).stdout.splitlines()
-    assert HEAVY & set(imported.split()) == set()
-    assert registered == ["False", "True"]
 
 
 def test_choices_declared_without_torch_are_those_of_the_implementation():

@@ -98,6 +98,7 @@ def test_the_best_epoch_has_the_lowest_error(numbers):
     assert epochs[-1]["best_error"] == min(epoch["val_error"] for epoch in epochs)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(("task", "suffix"), [("several", ".pth"), ("numbers", ".safetensors")])
 def test_a_converted_checkpoint_tests_as_its_run_did(task, suffix, request, tmp_path):
     folder, lists = request.getfixturevalue(task)
@@ -221,6 +222,7 @@ def test_inspect_and_export_say_what_outputs_mean(several, numbers):
     assert about["target_mean"] == [target["training_mean"]]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_classifier_is_fine_tuned_from_another_task(several, numbers, tmp_path):
     folder, lists = numbers
     words = ["--task", "regression", "--finetune", str(several[0] / "run" / BEST), "--epochs", "1"]

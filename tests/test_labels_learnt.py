@@ -63,6 +63,7 @@ def learnt(tmp_path, create, target, exchanged):
     return evaluate(objective, test_loader(Colours(60, 2, target)), Context()).figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_several_labels(tmp_path, exchanged):
     figures = learnt(tmp_path, lambda _: Multilabel(TinyModel(dropout=0), 3), bright_colours, exchanged)
@@ -73,6 +74,7 @@ def test_several_labels(tmp_path, exchanged):
         assert figures["mean_ap"] > 0.9 and figures["micro_f1"] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_numbers(tmp_path, exchanged):
     def create(targets):

@@ -63,6 +63,7 @@ def test_labels_are_not_looked_at(folder, straight, tmp_path):
     assert (labelled / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_bfloat16_reaches_the_teacher_and_changes_the_loss_little(folder, straight, tmp_path, monkeypatch):
     kinds, forward = [], FamilyTeacher.forward
 
@@ -78,6 +79,7 @@ def test_bfloat16_reaches_the_teacher_and_changes_the_loss_little(folder, straig
     assert lines[0]["train_loss"] == pytest.approx(log_of(straight)[0]["train_loss"], rel=0.05)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_vision_transformer_teaches_by_its_attention(folder, tmp_path, caplog):
     torch.save(bare_state(), tmp_path / "clip.pth")
     words = ("--teacher", str(tmp_path / "clip.pth"), "--teacher_model", "vit_golden_clip_quickgelu_224")
@@ -88,12 +90,14 @@ def test_a_vision_transformer_teaches_by_its_attention(folder, tmp_path, caplog)
     assert "4 optimizer steps in all" in caplog.text and "one class" not in caplog.text, "there are no classes"
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_probe_is_asked_every_few_epochs_and_after_the_last(folder, tmp_path):
     probe = ("--probe_list", str(folder / "probe.csv"), "--epochs", "5", "--eval_freq", "2")
     lines = log_of(pretrain(folder, tmp_path / "out", *probe, "--mask_ratio", "0.75", "--num_frames", "1"))
     assert ["val_knn" in line for line in lines] == [False, True, False, True, True]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_stopped_run_goes_on_to_the_same_weights(folder, straight, tmp_path, monkeypatch):
     words = ("--probe_list", str(folder / "probe.csv"), "--save_every_steps", "1")
     forward, calls = MaskedAlignment.forward, []
@@ -114,8 +118,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(folder, straight, tmp_path, m
     assert all(torch.equal(saved[name], again[name]) for name in saved)
 
 
-def test_the_checkpoint_goes_straight_into_fine_tuning(folder, straight, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run_class_finetuning, "try_to_report", lambda *_: None)
+@pytest.mark.usefixtures("no_report")
+def test_the_checkpoint_goes_straight_into_fine_tuning(folder, straight, tmp_path, caplog):
     file = straight / "checkpoint-latest.pth"
     facts = describe_checkpoint(file)
     model = build_model(ModelSettings("videomambapro_nano", {"img_size": 32, "num_frames": 4, "depth": 2}), 2)
@@ -138,6 +142,7 @@ def test_the_checkpoint_goes_straight_into_fine_tuning(folder, straight, tmp_pat
     assert "would stay random" not in caplog.text and "did not train" not in caplog.text
 
 
+@pytest.mark.usefixtures("no_report")
 def test_any_checkpoint_can_be_probed(folder, straight, tmp_path):
     output = pretrain(
         folder, tmp_path, "--eval", "--finetune", str(straight / "checkpoint-latest.pth"), "--probe_list",
@@ -148,6 +153,7 @@ def test_any_checkpoint_can_be_probed(folder, straight, tmp_path):
 
 
 def _rank(rank, folder, parallel):
+    run_pretrain_masked.try_to_report = lambda *_: None
     words = ("--probe_list", str(folder / "probe.csv"), "--batch_size", "2", "--parallel", parallel)
     pretrain(folder, folder / parallel, *words, "--drop_path", "0", "--model_ema")
 

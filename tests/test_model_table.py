@@ -48,6 +48,7 @@ def test_the_scan_by_hand():
     assert scan_flops(3, 5, 7, 16, directions=2) == 2 * 3 * 5 * 7 * 146
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("size", "frames", "resolution"), PUBLISHED_GFLOPS)
 def test_published_operations_within_three_percent(family, size, frames, resolution):

@@ -213,6 +213,7 @@ def test_a_probe_learns_and_its_checkpoint_is_a_classifier(data, tmp_path, kind)
     assert results_of(tmp_path / "again")["top1"] == learnt["top1"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_shuffled_labels_teach_nothing(data, tmp_path):
     assert probed(data, "shuffled", "linear", tmp_path)["top1"] < 50, "chance is 25"
 

@@ -122,6 +122,7 @@ def test_page_names_no_other_address(tested_run):
     assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
 
 
+@pytest.mark.slow
 def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(NAMES) + "\n")
@@ -136,6 +137,7 @@ def test_tool_makes_the_page_again_without_a_model(tested_run, tmp_path, capsys)
     assert "1 label names and 3 classes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pictures_are_of_the_list_that_was_tested_or_there_are_none(tested_run, tmp_path, capsys):
     copy = shutil.copytree(tested_run.parent, tmp_path / "copy")
     for name in ("results.json", "args.json"):
@@ -296,11 +298,13 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, t
         shutil.copy(tested_run / name, tmp_path)
     (tmp_path / "results.json").write_text(json.dumps(made_up_results(tested_run, kind)))
     address = write_report(tmp_path).as_uri()
-    grounds = set()
+    grounds, asked = set(), []
+    page = chromium.new_page()
+    page.on("request", lambda request: asked.append(request.url))
     for width, scheme in ((1280, "light"), (390, "light"), (390, "dark"), (1280, "dark")):
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        asked = []
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        asked.clear()
         page.goto(address)
         page.wait_for_function("[...document.images].every((image) => image.complete)")
         assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
@@ -312,7 +316,7 @@ def test_the_page_fits_phones_and_desks_by_day_and_night(chromium, tested_run, t
         assert ("every video was called" in verdict.inner_text()) == ("failure" in kind)
         assert ("top-5" in page.inner_text(".figures")) == ("many" in kind)
         grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        page.close()
+    page.close()
     assert len(grounds) == 2, "dark mode is dark"
 
 

@@ -138,6 +138,7 @@ def test_segments_of_a_video_become_a_list_of_its_frames(checkpoint, tmp_path, v
         assert {window["top"][0]["label"] for window in inside} <= {record.target}
 
 
+@pytest.mark.slow
 def test_labelled_segments_are_drawn_beside_those_found(checkpoint, tmp_path, video):
     truth, out = tmp_path / "truth.csv", tmp_path / "out.csv"
     assert run(checkpoint, video, *EASY, "--segments", truth, "--curve", tmp_path / "found.png") == 0

@@ -93,8 +93,8 @@ def lists(root, *flags):
     return sets, settings
 
 
-def run(root, output, batch_size, *flags, kill_at=None):
-    """Train as far as it gets, test and report; the process with `kill_at` dies in that update."""
+def run(root, output, batch_size, *flags, kill_at=None, report=False):
+    """Train as far as it gets and test; the process with `kill_at` dies in that update."""
     sets, data = lists(root, "--batch_size", str(batch_size), "--test_num_segment", "1", "--test_num_crop", "3")
     words = ("--output_dir", str(output), "--warmup_epochs", "0", "--lr", "0.1")
     rest = ("--layer_decay", "1", "--clip_grad", "1", "--model_ema", "--model_ema_decay", "0.5", "--log_interval", "1")
@@ -113,12 +113,12 @@ def run(root, output, batch_size, *flags, kill_at=None):
         objective.register_forward_hook(die)
     fit(state, loaders["train"], loaders["validation"], args, context)
     run_test(objective, loaders["test"], args, context, state=state)
-    if context.is_main:
+    if report and context.is_main:
         try_to_report(args.output_dir, sets["test"])
 
 
 def _until_killed(rank, root, folder, processes):
-    run(root, folder / "straight", 8 // processes)
+    run(root, folder / "straight", 8 // processes, report=True)
     run(root, folder / "parts", 8 // processes, kill_at=KILLED_AT if rank == processes - 1 else None)
 
 
