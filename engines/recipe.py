@@ -141,11 +141,7 @@ def recipe_names(folder: Path = RECIPES) -> list[str]:
     return names
 
 
-# The one in C is several times as fast, but not in every build of PyYAML.
-_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
+class _Loader(yaml.SafeLoader):
     """A YAML loader that rejects duplicate keys, of which PyYAML silently drops one."""
 
     def construct_mapping(self, node, deep=False):

@@ -52,7 +52,7 @@ def run_function(function, *arguments, folder):
 
 def prepare_process(environment):
     """Give a process that the server has forked what one that was started alone would have, and one thread."""
-    os.environ.clear()  # of variables of the test that started the server
+    os.environ.clear()  # variables of the test that started the server do not apply
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # of its own workers: the platform's, not the server's
     torch.set_num_threads(1)

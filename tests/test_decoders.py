@@ -55,14 +55,14 @@ def film(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
 
     @functools.cache
-    def film(name):
+    def write(name):
         options = dict(KINDS[name])
         frames = coloured_frames(24, options.pop("height", 64), options.pop("width", 128))
         path = str(write_video(folder / name, frames, **options))
         with av.open(path) as container:
             return path, [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
-    return film
+    return write
 
 
 @each_decoder

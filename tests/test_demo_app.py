@@ -247,6 +247,7 @@ def test_the_video_plays_and_a_cursor_runs_through_curve_and_heat_maps(page):
     page.evaluate("document.querySelector('video').play()")
     page.wait_for_function("() => document.querySelector('video').currentTime > 1")
     page.wait_for_function("() => document.querySelector('#heat button').ariaCurrent == 'false'")
+    page.evaluate("document.querySelector('video').pause()")  # or the cursor would leave the places clicked
     assert cursor(page)[0] > start
     page.locator("#heat button").last.click()
     end, last = cursor(page)

@@ -98,7 +98,7 @@ def test_the_best_epoch_has_the_lowest_error(numbers):
     assert epochs[-1]["best_error"] == min(epoch["val_error"] for epoch in epochs)
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("several", "numbers", "no_report")  # the training runs, made first, do write reports
 @pytest.mark.parametrize(("task", "suffix"), [("several", ".pth"), ("numbers", ".safetensors")])
 def test_a_converted_checkpoint_tests_as_its_run_did(task, suffix, request, tmp_path):
     folder, lists = request.getfixturevalue(task)

@@ -18,6 +18,7 @@ METHODS = {
     "v1": {},
     "v2": dict(bimamba_type="v2"),
     "raw": dict(scan_input="raw"),
+    "v2 raw": dict(bimamba_type="v2", scan_input="raw"),
     "plain": dict(elemental_residual=False, masked_backward=False, conv_bias=False),
     "odd": dict(d_state=5, dt_rank=3),
 }
@@ -35,8 +36,19 @@ def at_once(monkeypatch):
         monkeypatch.setattr(mamba_simple, "computes_at_once", lambda x, backend: on)
         for module in (projection, mixer_branch, layer_norm):
             monkeypatch.setattr(module, "trains_eagerly_on_gpu", lambda x: on)
+        for name, function in (("state_rates", rates), ("state_rates_backward", rate_gradients)):
+            monkeypatch.setattr(cpu, name, function, raising=False)  # which only Triton's backend has
 
     return switch
+
+
+def rates(*logs):
+    return tuple(-log.float().exp() for log in logs)
+
+
+def rate_gradients(grad, grad_b, *logs):
+    given = zip((grad, grad_b), rates(*logs), logs, strict=True)
+    return tuple((grad * rate).to(log.dtype) for grad, rate, log in given)
 
 
 def outputs(mixer, tokens, run=lambda mixer, tokens: mixer(tokens)):

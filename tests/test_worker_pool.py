@@ -10,6 +10,18 @@ from pathlib import Path
 from datasets.preparation.worker_pool import run_jobs
 
 
+class Unruly:
+    """A value that cannot be pickled, or not unpickled."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __reduce__(self):
+        if self.how == "never leaves":
+            raise TypeError("stuck here")
+        return int, ("not a number",)
+
+
 def behave(job):
     how, value = job
     if how == "crash":
@@ -18,6 +30,8 @@ def behave(job):
         os._exit(3)
     if how == "hang":
         time.sleep(600)
+    if how == "return":
+        return Unruly(value)
     if how == "raise":
         raise ValueError(f"bad {value}")
     return value * value
@@ -57,6 +71,12 @@ def test_a_process_that_dies_at_once_costs_its_job_also_where_no_other_is_runnin
     outcomes = list(run_jobs(behave, jobs, workers=1))
     assert [outcome.job for outcome in outcomes] == jobs and outcomes[2].value == 25
     assert "signal 11" in outcomes[0].error and "exit status 3" in outcomes[1].error
+
+
+def test_a_value_that_cannot_travel_costs_its_job_only():
+    jobs = [("return", "never leaves"), ("return", "never arrives"), ("work", 5)]
+    left, arrived, fine = run_jobs(behave, jobs, workers=1)
+    assert left.error == "TypeError: stuck here" and arrived.error.startswith("ValueError") and fine.value == 25
 
 
 def test_leaving_early_ends_the_processes():

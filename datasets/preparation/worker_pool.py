@@ -2,12 +2,13 @@
 
 Decoders of damaged videos do both. `concurrent.futures` abandons all work if a process dies and cannot stop one that
 hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the
-job is lost or the pool breaks. Here, each process has its own connection, so it is always known which job it has.
+job is lost or the pool breaks. Here, each process has its own connection, so a death costs the job in hand.
 """
 
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+
+_BEGUN = b""
+"""What a worker answers before it begins a job."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class _Worker:
         self._process.start()
         theirs.close()  # or its end would stay open when the process dies
         self._time_limit = time_limit
+        self._job, self.deadline = None, math.inf
 
     def begin(self, job: Any) -> None:
         """Hand over a job."""
@@ -85,26 +91,37 @@ class _Worker:
 
     def outcome(self) -> Outcome | None:
         """Return the outcome of the job, or None if it is still running."""
-        try:
-            while self.connection.poll():
-                answer = self.connection.recv()
-                if answer is not None:
-                    return Outcome(self._job, *answer)
-                self.deadline = time.monotonic() + self._time_limit
-        except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit status {code}"
-            return Outcome(self._job, error=f"its worker process died ({how})")
+        alive = self.is_alive()  # before the last look at what it has said
+        while self.connection.poll():
+            try:
+                answer = self.connection.recv_bytes()
+            except (EOFError, OSError):
+                return self._died()
+            if answer != _BEGUN:
+                return Outcome(self._job, *_unpickled(answer))
+            self.deadline = time.monotonic() + self._time_limit
+        if not alive:
+            return self._died()
         if time.monotonic() < self.deadline:
             return None
         self._process.kill()
         self._process.join()
         return Outcome(self._job, error="it took longer than the time limit")
 
+    def _died(self) -> Outcome:
+        self._process.kill()  # or one that has only closed its connection would be waited for
+        self._process.join()
+        code = self._process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return Outcome(self._job, error=f"its worker process died ({how})")
+
     def is_alive(self) -> bool:
         """Tell whether the process can take another job."""
         return self._process.is_alive()
+
+    def signs_of_change(self) -> tuple[Connection, int]:
+        """Return what `wait` waits for: words of the process, and its death, which a child of it may outlive."""
+        return self.connection, self._process.sentinel
 
     def stop(self) -> None:
         """End the process."""
@@ -116,23 +133,32 @@ class _Worker:
 def _wait_for_any(workers: list[_Worker]) -> None:
     """Sleep until a worker says something, dies, or reaches its deadline."""
     deadline = min(worker.deadline for worker in workers)
-    wait([worker.connection for worker in workers], None if math.isinf(deadline) else deadline - time.monotonic())
+    signs = [sign for worker in workers for sign in worker.signs_of_change()]
+    wait(signs, None if math.isinf(deadline) else deadline - time.monotonic())
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """Do the jobs that arrive: answer each with None when it begins, then with (value, error)."""
+    """Do the jobs that arrive: answer each with `_BEGUN` when it begins, then with a pickled (value, error)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops its workers
     with suppress(EOFError, OSError):  # the main process is gone
         while True:
             job = connection.recv()
-            connection.send(None)  # the time limit starts here, after the process has been started
-            connection.send(_attempt(work, job))
+            connection.send_bytes(_BEGUN)  # the time limit starts here, after the process has been started
+            connection.send_bytes(_pickled_outcome(work, job))
 
 
-def _attempt(work: Callable[[Any], Any], job: Any) -> tuple[Any, str]:
-    """Run a job in a worker process and return (value, error)."""
+def _pickled_outcome(work: Callable[[Any], Any], job: Any) -> bytes:
+    """Run a job in a worker process and return (value, error), pickled."""
     try:
-        return work(job), ""
+        return pickle.dumps((work(job), ""))
+    except Exception as error:  # noqa: BLE001 - reported with the file's name
+        return pickle.dumps((None, f"{type(error).__name__}: {error}"))
+
+
+def _unpickled(answer: bytes) -> tuple[Any, str]:
+    """Return the (value, error) of a job whatever its value does when it is unpickled."""
+    try:
+        return pickle.loads(answer)
     except Exception as error:  # noqa: BLE001 - reported with the file's name
         return None, f"{type(error).__name__}: {error}"
 

@@ -60,7 +60,9 @@ def test_the_gradient_of_x_in_half_a_tensor(together):
     assert torch.equal(both[..., 9:], expected[0]) and torch.equal(found[1], expected[1])
     assert (both[..., :9] == 7.0).all()
     with pytest.raises(RuntimeError, match="view size is not compatible"):
-        convolve_backward(grad, x, weight, None, True, grad_x=both[..., 9:].mT.contiguous().mT)
+        convolve_backward(grad, x, weight, None, True, grad_x=torch.empty(20, 2, 9).transpose(0, 1))
+    with pytest.raises(RuntimeError, match="rows with gaps"):
+        convolve_backward(grad, x, weight, None, True, grad_x=both[..., ::2])
 
 
 def test_program_by_program_and_empty():

@@ -56,7 +56,8 @@ def state_rates(log: Tensor, log_b: Tensor, backend: str | None) -> tuple[Tensor
 
     In eager training on a GPU it is one launch, and one in the backward pass, if the backend can do so.
     """
-    if trains_eagerly_on_gpu(log) and trains_eagerly_on_gpu(log_b):
+    alike = log.dtype == log_b.dtype != torch.float64  # which the kernels do not know
+    if alike and trains_eagerly_on_gpu(log) and trains_eagerly_on_gpu(log_b):
         name = choose_backend(backend, log.device, log.dtype)
         if hasattr(BACKENDS[name], "state_rates"):
             return _StateRates.apply(name, log, log_b)  # pyright: ignore[reportReturnType]  (untyped in PyTorch)

@@ -68,7 +68,8 @@ def forward_onto_input(*inputs_and_flags) -> None:
 def backward(grad_out: Tensor, *inputs_states_flags, grad_z: Tensor | None = None) -> tuple[Tensor | None, ...]:
     """Compute the gradients of (u, delta, A, A_b, B, C, D, z, delta_bias), None for inputs that are None.
 
-    Those of A, A_b, D and delta_bias are float32, the others have their input's type. That of z is copied to grad_z.
+    Those of A, A_b, D and delta_bias are float32, the others have their input's type. That of z is
+    copied to grad_z, if given, as the tests of the function for GPUs do.
     """
     _extension().load()
     grads = torch.ops.vmp_cpu.scan_backward(grad_out, *inputs_states_flags)
@@ -98,7 +99,7 @@ def causal_conv1d_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute the gradients of x, weight and bias (None without a bias), each in its input's type.
 
-    That of x is copied to grad_x.
+    That of x is copied to grad_x, if given, as the tests of the function for GPUs do.
     """
     _extension().load()
     grads = torch.ops.vmp_cpu.conv_backward(grad_out, x, weight, bias, silu, reverse)
@@ -121,7 +122,7 @@ def add_norm_backward(
     """Compute the gradients of (hidden + residual, in float32; weight; bias).
 
     The arguments are grad_normed, grad_total, total (the new residual), weight, bias, eps and is_rms. The first
-    gradient is copied to grad_hidden.
+    gradient is copied to grad_hidden, if given, as the tests of the function for GPUs do.
     """
     _extension().load()
     grads = torch.ops.vmp_cpu.add_norm_backward(*gradients_and_inputs)

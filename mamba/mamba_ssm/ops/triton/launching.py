@@ -73,8 +73,10 @@ def row_distance(tensor: torch.Tensor) -> int:
     """Return how many elements apart the rows of a (batch, length, dim) tensor are, for `tiles.store_rows`.
 
     Raises:
-        RuntimeError: The distances differ between the batch and the length.
+        RuntimeError: The distances differ between the batch and the length, or a row has gaps.
     """
+    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise RuntimeError("a kernel cannot write rows with gaps")
     return tensor.view(-1, tensor.shape[-1]).stride(0)
 
 

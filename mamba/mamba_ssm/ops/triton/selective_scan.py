@@ -164,7 +164,9 @@ def run_backward(
     blocks = math.ceil(dim // groups / tile.block)
     buffer = run.buffer
     grad_u, grad_delta = scan.u.new_empty(scan.u.shape), scan.u.new_empty(scan.u.shape)
-    if grad_z is None and scan.z is not None:
+    if scan.z is None:
+        grad_z = None
+    elif grad_z is None:
         grad_z = scan.z.new_empty(scan.z.shape)
     matrix_shares = buffer.new_empty(blocks, batch, groups, run.chunks, state, 2, tile.chunk)
     D_shares = None if scan.D is None else torch.empty_like(run.step_sums)
