@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-
 _BEGUN = b""
 """What a worker answers before it begins a job."""
 
