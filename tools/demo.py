@@ -36,8 +36,8 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("set-up and data", "", 103),
-    Stage("pretraining on images", r"^\[2/4\]", 62),
+    Stage("set-up and data", "", 85),
+    Stage("pretraining on images", r"^\[2/4\]", 56),
     Stage("training on videos", r"^\[3/4\]", 207),
     Stage("test and report", r" I testing ", 12),
 )
