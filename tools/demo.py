@@ -36,10 +36,10 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("set-up and data", "", 85),
-    Stage("pretraining on images", r"^\[2/4\]", 56),
-    Stage("training on videos", r"^\[3/4\]", 207),
-    Stage("test and report", r" I testing ", 12),
+    Stage("set-up and data", "", 87),
+    Stage("pretraining on images", r"^\[2/4\]", 58),
+    Stage("training on videos", r"^\[3/4\]", 203),
+    Stage("test and report", r" I testing ", 10),
 )
 STEP = re.compile(r"epoch (\d+)/(\d+) step (\d+)/(\d+)")
 LEAST_SHARE = 0.2  # of a stage, before its own speed counts

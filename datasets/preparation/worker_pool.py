@@ -118,7 +118,7 @@ class _Worker:
         """Tell whether the process can take another job."""
         return self._process.is_alive()
 
-    def signs_of_change(self) -> tuple[Connection, int]:
+    def signs_of_change(self) -> tuple[Any, int]:
         """Return what `wait` waits for: words of the process, and its death, which a child of it may outlive."""
         return self.connection, self._process.sentinel
 
