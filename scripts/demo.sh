@@ -15,23 +15,19 @@ model=(--model videomambapro_nano --dt_init mamba --input_size 64 --short_side_s
 # No mirroring, because the labels are directions; no cropping, erasing or mixing, because the moving digits are small.
 plain=(--aa none --hflip 0 --color_jitter 0 --scale 1 1 --ratio 1 1 --reprob 0 --mixup 0 --cutmix 0 --smoothing 0)
 run=(--num_workers auto --seed "$seed" --no_auto_resume)
-# Two processes with half of the cores each. While one decodes its clips, the other computes; a single process would leave
-# all cores but one idle meanwhile, and takes a sixth longer on two cores.
-threads=$(python -c "import os; print(max(1, os.cpu_count() // 2))")
-start=(env OMP_NUM_THREADS="$threads" python -m torch.distributed.run --standalone --nproc_per_node 2)
 
 echo "[1/4] data: moving handwritten digits; the class is the motion"
 bash scripts/demo_data.sh "$data"
 
 echo "[2/4] pretraining on still digits"
-"${start[@]}" run_pretrain_imagenet.py "${model[@]}" "${plain[@]}" "${run[@]}" \
+python run_pretrain_imagenet.py "${model[@]}" "${plain[@]}" "${run[@]}" \
     --data_set custom --data_path "$data/images" --data_root "$data" \
-    --batch_size 16 --epochs 8 --eval_freq 8 --warmup_epochs 1 --lr 16e-3 --output_dir "$output/pretrain"
+    --batch_size 32 --epochs 8 --eval_freq 8 --warmup_epochs 1 --lr 16e-3 --output_dir "$output/pretrain"
 
 echo "[3/4] fine-tuning on videos, then [4/4] testing 4 segments x 3 crops"
-"${start[@]}" run_class_finetuning.py "${model[@]}" "${plain[@]}" "${run[@]}" \
+python run_class_finetuning.py "${model[@]}" "${plain[@]}" "${run[@]}" \
     --data_path "$data/videos" --data_root "$data" --label_names "$data/labels.txt" \
     --finetune "$output/pretrain/checkpoint-best.pth" \
     --num_frames 8 --sampling_rate 1 --layer_decay 1 --drop_path 0 \
-    --batch_size 8 --epochs 4 --warmup_epochs 0.5 --lr 16e-3 \
+    --batch_size 16 --epochs 3 --warmup_epochs 0.5 --lr 16e-3 \
     --test_num_segment 4 --test_num_crop 3 --test_best --output_dir "$output"

@@ -36,9 +36,9 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("set-up and data", "", 87),
-    Stage("pretraining on images", r"^\[2/4\]", 58),
-    Stage("training on videos", r"^\[3/4\]", 203),
+    Stage("set-up and data", "", 85),
+    Stage("pretraining on images", r"^\[2/4\]", 60),
+    Stage("training on videos", r"^\[3/4\]", 177),
     Stage("test and report", r" I testing ", 10),
 )
 STEP = re.compile(r"epoch (\d+)/(\d+) step (\d+)/(\d+)")
