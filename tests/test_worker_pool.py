@@ -28,6 +28,12 @@ def behave(job):
         os.kill(os.getpid(), signal.SIGSEGV)
     if how == "exit":
         os._exit(3)
+    if how == "leave":
+        sys.exit(3)
+    if how == "leave a child":
+        if os.fork() == 0:
+            time.sleep(100)
+        os._exit(3)
     if how == "hang":
         time.sleep(600)
     if how == "return":
@@ -67,10 +73,10 @@ def test_a_crash_and_a_hang_cost_their_job_only():
 
 
 def test_a_process_that_dies_at_once_costs_its_job_also_where_no_other_is_running():
-    jobs = [("crash", 0), ("exit", 1), ("work", 5)]
-    outcomes = list(run_jobs(behave, jobs, workers=1))
-    assert [outcome.job for outcome in outcomes] == jobs and outcomes[2].value == 25
-    assert "signal 11" in outcomes[0].error and "exit status 3" in outcomes[1].error
+    jobs = [("crash", 0), ("exit", 1), ("leave", 2), ("leave a child", 3), ("work", 5)]
+    crashed, *left, fine = outcomes = list(run_jobs(behave, jobs, workers=1, time_limit=90))
+    assert [outcome.job for outcome in outcomes] == jobs and fine.value == 25
+    assert "signal 11" in crashed.error and all("exit status 3" in outcome.error for outcome in left)
 
 
 def test_a_value_that_cannot_travel_costs_its_job_only():

@@ -2,7 +2,8 @@
 
 Decoders of damaged videos do both. `concurrent.futures` abandons all work if a process dies and cannot stop one that
 hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the
-job is lost or the pool breaks. Here, each process has its own connection, so a death costs the job in hand.
+job is lost or the pool breaks. Here, each process has its own connection, so a death costs only the job in
+hand.
 """
 
 import math
@@ -108,7 +109,9 @@ class _Worker:
         return Outcome(self._job, error="it took longer than the time limit")
 
     def _died(self) -> Outcome:
-        self._process.kill()  # or one that has only closed its connection would be waited for
+        if self.is_alive():  # still on its way out, or it has only closed its connection
+            self._process.join(5)
+        self._process.kill()
         self._process.join()
         code = self._process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -118,10 +121,6 @@ class _Worker:
         """Tell whether the process can take another job."""
         return self._process.is_alive()
 
-    def signs_of_change(self) -> tuple[Any, int]:
-        """Return what `wait` waits for: words of the process, and its death, which a child of it may outlive."""
-        return self.connection, self._process.sentinel
-
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
@@ -130,10 +129,12 @@ class _Worker:
 
 
 def _wait_for_any(workers: list[_Worker]) -> None:
-    """Sleep until a worker says something, dies, or reaches its deadline."""
+    """Sleep until a worker says something, dies, or reaches its deadline; at most a second.
+
+    A child that a dead process has left behind keeps its connection open, so that death does not end the wait.
+    """
     deadline = min(worker.deadline for worker in workers)
-    signs = [sign for worker in workers for sign in worker.signs_of_change()]
-    wait(signs, None if math.isinf(deadline) else deadline - time.monotonic())
+    wait([worker.connection for worker in workers], min(1.0, deadline - time.monotonic()))
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:

@@ -56,7 +56,7 @@ def state_rates(log: Tensor, log_b: Tensor, backend: str | None) -> tuple[Tensor
 
     In eager training on a GPU it is one launch, and one in the backward pass, if the backend can do so.
     """
-    alike = log.dtype == log_b.dtype != torch.float64  # which the kernels do not know
+    alike = log.dtype == log_b.dtype != torch.float64  # the kernels know no float64
     if alike and trains_eagerly_on_gpu(log) and trains_eagerly_on_gpu(log_b):
         name = choose_backend(backend, log.device, log.dtype)
         if hasattr(BACKENDS[name], "state_rates"):
