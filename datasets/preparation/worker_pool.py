@@ -2,8 +2,7 @@
 
 Decoders of damaged videos do both. `concurrent.futures` abandons all work if a process dies and cannot stop one that
 hangs. pebble can, but its workers share one channel: if a process dies before pebble has read which job it took, the
-job is lost or the pool breaks. Here, each process has its own connection, so a death costs only the job in
-hand.
+job is lost or the pool breaks. Here, each process has its own connection, so a death costs only the job in hand.
 """
 
 import math
@@ -104,15 +103,13 @@ class _Worker:
             return self._died()
         if time.monotonic() < self.deadline:
             return None
-        self._process.kill()
-        self._process.join()
+        self._kill()
         return Outcome(self._job, error="it took longer than the time limit")
 
     def _died(self) -> Outcome:
         if self.is_alive():  # still on its way out, or it has only closed its connection
             self._process.join(5)
-        self._process.kill()
-        self._process.join()
+        self._kill()
         code = self._process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         return Outcome(self._job, error=f"its worker process died ({how})")
@@ -123,9 +120,12 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process."""
+        self._kill()
+        self.connection.close()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
-        self.connection.close()
 
 
 def _wait_for_any(workers: list[_Worker]) -> None:

@@ -170,7 +170,7 @@ class Mamba(nn.Module):
 
         Otherwise, as in a subclass that overrides a step or adds directions, it is computed step by step.
         """
-        steps = ("convolve", "project", "scan")
+        steps = ("_mix", "convolve", "project", "scan")
         overridden = any(getattr(type(self), step) is not getattr(Mamba, step) for step in steps)
         (forward, _), *others = scan_calls(branch.directions)
         return not overridden and not others and (forward is None or forward.order is Order.FORWARD)
