@@ -1,0 +1,83 @@
+"""Features of videos from an image model of timm: what precedes its classifier, averaged over frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import Compose
+
+from datasets.readers import FrameReader
+from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """An image model with its own preprocessing.
+
+    Attributes:
+        model: without a classifier, in evaluation mode.
+        transform: image -> normalised (3, size, size) of its central square.
+        num_frames: most frames of a video that are looked at.
+    """
+
+    model: nn.Module
+    transform: Compose
+    num_frames: int
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        weights: Path | None,
+        *,
+        input_size: int | None = None,
+        num_frames: int = 8,
+        device: str = "cpu",
+    ) -> "ImageFeatures":
+        """Build a model of timm.
+
+        Args:
+            name: timm's name.
+            weights: File of a state dict with timm's names of the tensors, also with a classifier; None for timm's
+                own, which it downloads.
+            input_size: Side of the square that the model sees, in pixels; None for its own.
+            num_frames: Most frames of a video.
+            device: For example cpu or cuda.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            RuntimeError: timm has no such model.
+            CheckpointError: The file cannot be read, or belongs to another model.
+        """
+        model = timm.create_model(name, pretrained=weights is None)
+        if weights is not None:
+            _load(model, name, weights)
+        model.reset_classifier(0)
+        data = timm.data.resolve_model_data_config(model)
+        size = (input_size, input_size) if input_size else data["input_size"][-2:]
+        transform = timm.data.create_transform(
+            (3, *size), interpolation=data["interpolation"], mean=data["mean"], std=data["std"], crop_pct=1.0
+        )
+        return cls(model.eval().to(device), transform, num_frames)
+
+    @torch.inference_mode()
+    def __call__(self, reader: FrameReader) -> np.ndarray:
+        """Return the features of a video, float32 (width,), averaged over frames in the middles of equal parts."""
+        parts = min(self.num_frames, len(reader))
+        indices = ((np.arange(parts) + 0.5) * len(reader) / parts).astype(int)
+        frames = torch.stack([self.transform(Image.fromarray(frame)) for frame in reader.read(indices)])
+        device = next(self.model.parameters()).device
+        return self.model(frames.to(device)).float().mean(0).cpu().numpy()
+
+
+def _load(model: nn.Module, name: str, weights: Path) -> None:
+    """Load a file into a model of timm."""
+    try:
+        model.load_state_dict(unwrap_tensors(read_checkpoint_file(weights), weights))
+    except RuntimeError as error:
+        first = " ".join(str(error).split()[:40])
+        raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
