@@ -122,6 +122,13 @@ def test_converting_strips_and_keeps_the_weights(tmp_path):
     assert set(torch.load(tmp_path / "plain.pth", weights_only=True)) == {"model", "model_config", "args"}
 
 
+def test_converting_leaves_out_what_served_only_for_training(tmp_path):
+    model, decoder = build().state_dict(), {"clip_decoder.0.head.weight": torch.zeros(2, 2)}
+    trained_with = {"distillation.proj.weight": torch.zeros(2, 96), "probes.0.weight": torch.zeros(2, 96)}
+    convert(saved(tmp_path, {"model": model | trained_with | decoder}), tmp_path / "student.safetensors")
+    assert load_file(tmp_path / "student.safetensors").keys() == (model | decoder).keys()
+
+
 def test_of_our_own_runs_the_weights_that_were_tested_are_taken(tmp_path):
     model = build().state_dict()
     content = {"model": model, "model_ema": {k: v + 1 for k, v in model.items()}, "test_weights": "model_ema"}

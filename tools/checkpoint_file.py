@@ -11,8 +11,10 @@ from datasets.lists import ListSettings
 from datasets.presets import recipe_of_classes
 from datasets.sampling import ViewSettings
 from models.checkpoint_file import (
+    ALIGNMENT_DECODER,
     EMA_KEY,
     FORMATS,
+    TRAINING_ONLY,
     CheckpointError,
     read_checkpoint_file,
     unwrap_tensors,
@@ -21,6 +23,8 @@ from models.checkpoint_file import (
 from models.describe import CheckpointFacts, about_masked_pretraining, describe_checkpoint
 from models.videomambapro import VideoMambaPro
 
+# VideoMamba's decoder stays, since it tells its masked pretraining.
+_LEFT_OUT = tuple(prefix for prefix in TRAINING_ONLY if prefix != ALIGNMENT_DECODER)
 # Flags of the data that --eval takes from the file.
 _IN_THE_FILE = {"nb_classes", "label_names", "num_frames", "input_size", "short_side_size"}
 
@@ -49,7 +53,7 @@ def inspect(path: Path) -> str:
 
 
 def convert(source: Path, target: Path, *, ema: bool = False) -> int:
-    """Write the weights of `source` to `target` atomically, and return the number of tensors.
+    """Write the model's weights of `source` to `target` atomically, and return the number of tensors.
 
     Args:
         source: a checkpoint.
@@ -65,7 +69,11 @@ def convert(source: Path, target: Path, *, ema: bool = False) -> int:
     if ema and not isinstance(content.get(EMA_KEY), dict):
         raise CheckpointError(f"{source} contains no EMA ({EMA_KEY}); omit --ema")
     tensors = unwrap_tensors({"model": content[EMA_KEY]} if ema else content, source)
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    tensors = {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in tensors.items()
+        if not name.startswith(_LEFT_OUT)
+    }
     config = facts.config | ({"name": facts.model} if facts.model else {})
     with atomic_write(target) as file:
         write_weights(file, target.suffix, tensors, config, facts.flags)
