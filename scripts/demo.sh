@@ -29,5 +29,5 @@ python run_class_finetuning.py "${model[@]}" "${plain[@]}" "${run[@]}" \
     --data_path "$data/videos" --data_root "$data" --label_names "$data/labels.txt" \
     --finetune "$output/pretrain/checkpoint-best.pth" \
     --num_frames 8 --sampling_rate 1 --layer_decay 1 --drop_path 0 \
-    --batch_size 16 --epochs 3 --warmup_epochs 0.5 --lr 16e-3 \
+    --batch_size 16 --epochs 2 --warmup_epochs 0.33 --lr 32e-3 \
     --test_num_segment 4 --test_num_crop 3 --test_best --output_dir "$output"

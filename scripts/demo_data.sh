@@ -4,4 +4,4 @@
 #   bash scripts/demo_data.sh OUTPUT_DIR
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec python -m tools.make_moving_digits --output "$1" --train 6400 --num_frames 10 --frame_clips 200
+exec python -m tools.make_moving_digits --output "$1" --train 9600 --num_frames 10 --frame_clips 200
