@@ -1,8 +1,12 @@
 """Fixtures shared by several test files."""
 
+import gc
 import logging
 
 import pytest
+
+# Nothing that is imported or collected goes away, so there is nothing to look for among these millions of objects.
+gc.disable()
 
 # Files of over half a minute of a processor. One of them that began last would leave the other core idle as long.
 LONGEST = ("test_triton_kernels", "test_triton_compile", "test_notebook", "test_engine_torchrun")
@@ -19,6 +23,12 @@ def pytest_collection_modifyitems(items):
         rank = 0 if item.path.stem in LONGEST else 1 if slow else 2 if processes else 3
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])
+
+
+def pytest_collection_finish():
+    """From here on, garbage is looked for among what the tests themselves make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
