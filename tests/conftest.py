@@ -5,9 +5,6 @@ import logging
 
 import pytest
 
-# Nothing that is imported or collected goes away, so there is nothing to look for among these millions of objects.
-gc.disable()
-
 # Files of over half a minute of a processor. One of them that began last would leave the other core idle as long.
 LONGEST = ("test_triton_kernels", "test_triton_compile", "test_notebook", "test_engine_torchrun")
 
@@ -25,10 +22,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks[item.path])
 
 
-def pytest_collection_finish():
-    """From here on, garbage is looked for among what the tests themselves make."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that is imported or collected goes away: garbage is looked for only among what tests make afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
