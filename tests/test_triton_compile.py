@@ -59,6 +59,7 @@ def test_the_pass_that_is_left_out_changes_nothing(tmp_path, monkeypatch):
     scan = compile_report.scan_launches(launching.FORWARD_TILES[-1], torch.bfloat16, backward=False)
     scan += compile_report.scan_launches(launching.BACKWARD_TILES[-1], torch.bfloat16, backward=True)
     scan = [launch for launch in scan if launch.kernel.__name__ in ONE_ELEMENT_PER_THREAD]
+    assert {launch.kernel.__name__ for launch in scan} == set(ONE_ELEMENT_PER_THREAD)
     norm = compile_report.norm_launches(torch.bfloat16, backward=False)  # the control: several elements per thread
     codes = []
     for name, context in (("whole", contextlib.nullcontext()), ("quicker", uncoalesced())):
