@@ -142,6 +142,17 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
     Raises:
         RuntimeError: This process runs Triton's interpreter, or the kernel does not compile.
     """
+    cubin = machine_code(launch, capability)
+    dtype = next(
+        v.dtype
+        for n, v in launch.arguments.items()
+        if n in ("u", "x", "hidden", "grad_normed", "grad_B", "part_1", "log")
+    )
+    return _read_usage(cubin, launch, capability, dtype)
+
+
+def machine_code(launch: Launch, capability: int) -> bytes:
+    """Return what `compile_launch` looks at: the kernel in machine code, as a cubin file."""
     if triton.knobs.runtime.interpret:
         raise RuntimeError("kernels cannot be compiled with TRITON_INTERPRET; unset it")
     signature, constants, attributes = {}, {}, {}
@@ -159,45 +170,41 @@ def compile_launch(launch: Launch, capability: int) -> Usage:
     if launch.tile.registers is not None:
         options["maxnreg"] = launch.tile.registers
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    cubin = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
-    dtype = next(
-        v.dtype
-        for n, v in launch.arguments.items()
-        if n in ("u", "x", "hidden", "grad_normed", "grad_B", "part_1", "log")
-    )
-    return _read_usage(cubin, launch, capability, dtype)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
+
+
+def resources(cubin: bytes) -> tuple[int, int, int]:
+    """Return a kernel's registers and stack bytes per thread, and its bytes of shared memory per program."""
+    told = _inspected(cubin, "cuobjdump", "--dump-resource-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", told)
+    if found is None:
+        raise RuntimeError(f"cuobjdump reports no resources: {told[-500:]}")
+    registers, stack, shared = map(int, found.groups())
+    return registers, stack, shared
 
 
 def _read_usage(cubin: bytes, launch: Launch, capability: int, dtype: torch.dtype) -> Usage:
-    resources, assembly = _disassembled(cubin)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", resources)
-    if found is None:
-        raise RuntimeError(f"cuobjdump reports no resources of {launch.kernel.__name__}: {resources[-500:]}")
-    operations, loops = _loops(assembly)
+    operations, loops = _loops(_inspected(cubin, "nvdisasm", "-c"))
     longest = max(loops, key=len, default=[])
     special = sum(op.startswith("MUFU") for op in longest)
     return Usage(
-        _name(launch), launch.tile, capability, dtype, *(int(number) for number in found.groups()), len(longest),
+        _name(launch), launch.tile, capability, dtype, *resources(cubin), len(longest),
         sum(op.startswith(("LDL", "STL")) for body in loops for op in body),
         len(operations) - len(longest), special, sum(op.startswith("MUFU") for op in operations) - special,
     )  # fmt: skip
 
 
 @functools.cache
-def _disassembled(cubin: bytes) -> tuple[str, str]:
-    """Return the resource usage and the assembly; the two tools start for longer than most kernels compile."""
+def _inspected(cubin: bytes, tool: str, flag: str) -> str:
+    """Return what one of CUDA's tools says; `nvdisasm` starts for longer than most kernels compile."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return _run("cuobjdump", "--dump-resource-usage", file.name), _run("nvdisasm", "-c", file.name)
+        return subprocess.run([TOOLS / tool, flag, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _name(launch: Launch) -> str:
     return launch.kernel.__name__ + (" with adjoints" if launch.arguments.get("ADJOINT") else "")
-
-
-def _run(tool: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def _loops(assembly: str) -> tuple[list[str], list[list[str]]]:

@@ -1,5 +1,6 @@
 """Fixtures shared by several test files."""
 
+import gc
 import logging
 
 import pytest
@@ -19,6 +20,17 @@ def pytest_collection_modifyitems(items):
         rank = 0 if item.path.stem in LONGEST else 1 if slow else 2 if processes else 3
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that is imported or collected goes away: garbage is looked for only among what tests make afterwards."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -81,25 +81,37 @@ def run_kernel(inputs, flags, grad_out):
     return out, cpu.backward(grad_out, *tensors, states, *flags)
 
 
+LAST_LOOP = {}
+
+
+def loop_and_gradients(inputs, flags, grad_out):
+    """The loop's output in float64, and its gradients by name; kept for the next instruction set."""
+    given = {name: t.double() for name, t in inputs.items() if t is not None}
+    grad_out = grad_out.double()
+    asked = flags, *((name, t.shape, t.numpy().tobytes()) for name, t in (*given.items(), ("grad_out", grad_out)))
+    if asked not in LAST_LOOP:
+        expected = loop(*(given[name].requires_grad_() if name in given else None for name in NAMES), *flags)
+        wanted = torch.autograd.grad(expected, list(given.values()), grad_out, allow_unused=True)
+        LAST_LOOP.clear()
+        LAST_LOOP[asked] = expected.detach(), dict(zip(given, wanted, strict=True))
+    return LAST_LOOP[asked]
+
+
 def check(inputs, flags, tolerance=None):
     """Runs the kernel and compares its output and every gradient with the float64 loop."""
     u = inputs["u"]
     tolerance = tolerance or TOLERANCE[u.dtype]
     grad_out = torch.randn(u.shape, generator=torch.Generator().manual_seed(7)).to(u.dtype)
     out, grads = run_kernel(inputs, flags, grad_out)
-    exact = {name: None if t is None else t.double().requires_grad_() for name, t in inputs.items()}
-    expected = loop(*(exact[name] for name in NAMES), *flags)
-    given = [name for name in NAMES if inputs[name] is not None]
-    wanted = torch.autograd.grad(expected, [exact[name] for name in given], grad_out.double(), allow_unused=True)
+    expected, wanted = loop_and_gradients(inputs, flags, grad_out)
     assert out.dtype == u.dtype
     assert out.is_contiguous()
     assert relative_error(out, expected) <= tolerance, "out"
-    wanted = dict(zip(given, wanted, strict=True))
     for name, got in zip(NAMES, grads, strict=True):
         if inputs[name] is None:
             assert got is None, name
             continue
-        want = torch.zeros_like(exact[name]) if wanted[name] is None else wanted[name]
+        want = torch.zeros_like(got, dtype=torch.float64) if wanted[name] is None else wanted[name]
         assert got.shape == inputs[name].shape, name
         assert got.dtype == inputs[name].dtype, name
         assert relative_error(got, want) <= tolerance, name
@@ -120,7 +132,7 @@ def test_states_groups_and_dims_that_do_not_fill_vectors(state, groups, dim, ins
     check(scan_inputs(dim=dim, state=state, groups=groups), PUBLISHED)
 
 
-@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 64, 65, 197, 1000, 3000])
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 64, 65, 197, 3000])
 def test_lengths(length):
     check(scan_inputs(length=length, dim=8), PUBLISHED)
 

@@ -51,10 +51,11 @@ def write_boxes(folder, second=0):
     (folder / "label_map.pbtxt").write_text('item { name: "run" id: 5 }\nitem { name: "sit" id: 6 }\n')
 
 
-def run(words, script=VIDEOS, **options):
+def run(words, script=VIDEOS, timeout="0", **options):
+    """Without the process that guards against hanging decoders, unless there is a `timeout`."""
     parser = PARSERS[script]()
-    args = parse_arguments(parser, [*words, "--dry_run", "--device", "cpu", "--num_workers", "0"], script=script)
-    return dry_run(TASKS[script], args, **options)
+    here = ["--dry_run", "--device", "cpu", "--num_workers", "0", "--read_timeout", timeout]
+    return dry_run(TASKS[script], parse_arguments(parser, [*words, *here], script=script), **options)
 
 
 def words_for(data, name):
@@ -94,7 +95,7 @@ def test_every_recipe_builds(data, name, caplog, monkeypatch):
 def test_it_ends_in_the_estimate(data, caplog):
     words, script = words_for(data, "k400/tiny_f16_res224")
     with caplog.at_level("INFO"):
-        assert run([*words, *SMALL]) == 0
+        assert run([*words, *SMALL], timeout="60") == 0
     text = caplog.text
     assert re.search(r"estimate: .* hours on 1 process\(es\) like this one \(cpu\)", text)
     assert "shape of the first clips: (2, 3, 16, 32, 32)" in text

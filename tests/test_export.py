@@ -160,7 +160,7 @@ def test_the_script_of_the_document_classifies_as_the_predictor_does(exported, t
         ]
     ):
         video = write_moving_video(tmp_path / f"{case}.mp4", count, height=height, width=width)
-        predictor = load_predictor(exported / "c.pth", device="cpu", **views)
+        predictor = load_predictor(exported / "c.pth", device="cpu", read_timeout=0, **views)
         # The views do not change the graph: one export serves all of them.
         model = onnx.load(exported / "c.onnx")
         (entry,) = model.metadata_props
@@ -177,7 +177,7 @@ def test_the_script_takes_the_library_of_the_kernels(exported, tmp_path):
     except ExtensionUnavailableError as error:
         pytest.skip(str(error))
     video = write_moving_video(tmp_path / "v.mp4", 24)
-    expected = load_predictor(exported / "c.pth", device="cpu").predict(str(video))
+    expected = load_predictor(exported / "c.pth", device="cpu", read_timeout=0).predict(str(video))
     words = ["c.onnx", str(video), "./videomambapro_onnx.so"]
     check_script(exported / "classify.py", [words], tmp_path, [expected])
 

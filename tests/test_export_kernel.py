@@ -17,13 +17,17 @@ from models.checkpoint_file import CONFIG_KEY
 from tools import export, export_checks
 from tools import export_file as tool
 
-for package in export_checks.ONNX_PACKAGES:
-    pytest.importorskip(package, reason=f"{package} is optional")
-
 pytestmark = pytest.mark.slow
 
 CLASSES = 5
 TINY = dict(num_classes=CLASSES, num_frames=4, img_size=32, embed_dim=24, depth=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def packages():
+    """Imported here, lest runs of other tests take a second for it."""
+    for package in export_checks.ONNX_PACKAGES:
+        pytest.importorskip(package, reason=f"{package} is optional")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ def videos(tmp_path_factory):
 
 
 def run(checkpoint, output, *words):
-    given = [str(checkpoint), "--output", str(output), "--device", "cpu", "--num_workers", "0"]
+    """Without the process that guards against hanging decoders, which takes longer to start than most tests here."""
+    given = [str(checkpoint), "--output", str(output), "--device", "cpu", "--num_workers", "0", "--read_timeout", "0"]
     return main([*given, *map(str, words)])
 
 
@@ -68,9 +69,12 @@ def test_pools_are_means_of_the_tokens(predictor, videos):
         predictor.features(videos[0], "cls")
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 2), (6, 0), (18, 2)])
-def test_rows_do_not_depend_on_batches_and_workers(tmp_path, checkpoint, predictor, videos, batch_size, workers):
-    assert run(checkpoint, tmp_path, *videos, "--batch_size", batch_size, "--num_workers", workers) == 0
+@pytest.mark.parametrize(("batch_size", "workers", "timeout"), [(1, 2, 60), (6, 0, 60), (18, 2, 0)])
+def test_rows_do_not_depend_on_batches_and_workers(
+    tmp_path, checkpoint, predictor, videos, batch_size, workers, timeout
+):
+    loading = ("--batch_size", batch_size, "--num_workers", workers, "--read_timeout", timeout)
+    assert run(checkpoint, tmp_path, *videos, *loading) == 0
     rows = rows_of(tmp_path)
     assert list(rows) == videos
     for path, row in rows.items():
@@ -87,7 +91,7 @@ def test_windows_are_the_video_cut_out(tmp_path, checkpoint, videos):
     assert (video["frames"], video["fps"], video["first_frames"]) == (19, 25.0, [0, 3, 6, 9])
     rows = np.load(tmp_path / video["file"])
     assert rows.shape == (4, 96) and rows.dtype == np.float16
-    one_clip = load_predictor(checkpoint, device="cpu", test_num_segment=1)
+    one_clip = load_predictor(checkpoint, device="cpu", test_num_segment=1, read_timeout=0)
     frames = one_clip.open(videos[3]).read(range(19))
     for start, row in zip(video["first_frames"], rows, strict=True):
         np.testing.assert_allclose(row, one_clip.features(frames[start : start + 8]).mean(0), atol=5e-3)
@@ -95,9 +99,9 @@ def test_windows_are_the_video_cut_out(tmp_path, checkpoint, videos):
 
 
 def test_a_video_shorter_than_the_window_is_one_window(tmp_path, checkpoint, videos):
-    assert run(checkpoint, tmp_path, videos[0], "--window", 16, "--stride", 4) == 0
+    assert run(checkpoint, tmp_path, videos[0], "--window", 16, "--stride", 4, "--read_timeout", 60) == 0
     assert json.loads((tmp_path / "features.json").read_text())["videos"][videos[0]]["first_frames"] == [0]
-    whole = load_predictor(checkpoint, device="cpu", test_num_segment=1).features(videos[0])
+    whole = load_predictor(checkpoint, device="cpu", test_num_segment=1, read_timeout=0).features(videos[0])
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), whole.mean(0, keepdims=True), atol=1e-5)
 
 

@@ -82,6 +82,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ABSENT.values(), ids=ABSENT.keys())
 @pytest.mark.parametrize("backend", KERNELS)
 def test_opcheck(backend, without):

@@ -93,6 +93,7 @@ def test_discordant_videos_and_classes_that_need_motion(tmp_path):
     assert rows == ["| wave | 3 | 0.0 | 100.0 | +100.0 | 0.5 |", "| sit | 3 | 66.7 | 33.3 | -33.3 | 1 |"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_every_peer_classifies_clips_and_learns(name):
     if "VideoMAE" in name:

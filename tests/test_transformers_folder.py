@@ -59,7 +59,7 @@ def processing():
     [("dense", "video.mp4"), ("dense", "short.mp4"), ("sparse", "cut.mp4"), ("uniform", "turned.mp4")],
 )
 def test_the_processor_reads_what_the_test_reads(run, processing, sampling, name):
-    predictor = load_predictor(run / "checkpoint.pth", device="cpu", sampling=sampling)
+    predictor = load_predictor(run / "checkpoint.pth", device="cpu", sampling=sampling, read_timeout=0)
     processor = processing.VideoMambaProVideoProcessor(
         sampling=sampling, sampling_rate=2, segments=2, crops=3, num_frames=4, size={"height": 32, "width": 32}
     )
@@ -190,12 +190,12 @@ def test_training_anywhere_lowers_the_loss_and_what_is_saved_is_loaded_here(run,
 @pytest.mark.parametrize("task", OBJECTIVES)
 def test_several_labels_and_numbers_are_answered_anywhere_as_here(task, run, outside):
     video = str(run / "video.mp4")
-    wanted = load_predictor(run / f"{task}.pth", device="cpu").predict(video)
+    wanted = load_predictor(run / f"{task}.pth", device="cpu", read_timeout=0).predict(video)
     answers = {answer["label"]: answer["score"] for answer in outside[-1][list(OBJECTIVES).index(task)]}
     expected = wanted.by_name() if task == "regression" else dict(zip(NAMES, wanted.probabilities, strict=True))
     assert answers == pytest.approx(expected, rel=1e-5, abs=1e-5)
     for folder in (run / task, run / f"{task}_again"):
-        got = load_predictor(folder, device="cpu").predict(video)
+        got = load_predictor(folder, device="cpu", read_timeout=0).predict(video)
         assert str(got) == str(wanted), "threshold or statistics, names and numbers"
     card = (run / task / "README.md").read_text()
     assert {"multilabel": 'function_to_apply="sigmoid"', "regression": 'function_to_apply="none"'}[task] in card

@@ -57,8 +57,12 @@ def test_the_interpreter_makes_the_backend_available_on_the_cpu():
     assert "float32" in available_backends("cpu", torch.float64)["triton"]
 
 
+# B and C that do not change with time are expanded before any backend sees them: once with all inputs is enough here.
+CASES = [c for c in published.CASES if c["mode"] in ("BC3", "BC4") or (c["has_D"] and c["has_z"])]
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
-@pytest.mark.parametrize("case", published.CASES, ids=lambda case: f"{case['case']}-{case['mode']}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['case']}-{case['mode']}")
 def test_published_outputs_and_gradients(case, masked, short):
     published.test_published_outputs_and_gradients("triton", case, masked)
 
@@ -102,7 +106,7 @@ def test_odd_widths_and_groups(dim, groups, together):
     assert_close(errors(METHOD, batch=2, length=18, dim=dim, groups=groups, state=2), FLOAT32)
 
 
-@pytest.mark.parametrize("state", [1, 4, 16, 64])
+@pytest.mark.parametrize("state", [1, 4, 16, 32])
 def test_sizes_of_the_state(state, together):
     assert_close(errors(METHOD, batch=1, length=17, dim=4, state=state), FLOAT32)
 
