@@ -106,7 +106,7 @@ def test_odd_widths_and_groups(dim, groups, together):
     assert_close(errors(METHOD, batch=2, length=18, dim=dim, groups=groups, state=2), FLOAT32)
 
 
-@pytest.mark.parametrize("state", [1, 4, 16, 32])
+@pytest.mark.parametrize("state", [1, 4, 16, 64])
 def test_sizes_of_the_state(state, together):
     assert_close(errors(METHOD, batch=1, length=17, dim=4, state=state), FLOAT32)
 
