@@ -50,15 +50,18 @@ class ImageFeatures:
 
         Raises:
             FileNotFoundError: The file does not exist.
+            OSError: timm cannot download its weights.
             RuntimeError: timm has no such model.
             CheckpointError: The file cannot be read, or belongs to another model.
         """
-        model = timm.create_model(name, pretrained=weights is None)
-        if weights is not None:
-            _load(model, name, weights)
+        model = _build(name, weights)
         model.reset_classifier(0)
         data = timm.data.resolve_model_data_config(model)
-        size = (input_size, input_size) if input_size else data["input_size"][-2:]
+        size = data["input_size"][-2:]
+        if input_size:
+            size = (input_size, input_size)
+            if hasattr(model, "set_input_size"):  # a transformer, whose positions are interpolated
+                model.set_input_size(img_size=size)
         transform = timm.data.create_transform(
             (3, *size), interpolation=data["interpolation"], mean=data["mean"], std=data["std"], crop_pct=1.0
         )
@@ -74,10 +77,19 @@ class ImageFeatures:
         return self.model(frames.to(device)).float().mean(0).cpu().numpy()
 
 
-def _load(model: nn.Module, name: str, weights: Path) -> None:
-    """Load a file into a model of timm."""
+def _build(name: str, weights: Path | None) -> nn.Module:
+    """Build a model of timm with the weights in a file, or with timm's own."""
+    if weights is None:
+        try:
+            return timm.create_model(name, pretrained=True)
+        except OSError as error:
+            raise OSError(
+                f"timm cannot download the weights of {name}; give a file with --weights: {error}"
+            ) from error
+    model = timm.create_model(name)
     try:
         model.load_state_dict(unwrap_tensors(read_checkpoint_file(weights), weights))
     except RuntimeError as error:
-        first = " ".join(str(error).split()[:40])
+        first = " ".join(str(error).split()[:12])
         raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
+    return model

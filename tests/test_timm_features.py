@@ -61,6 +61,14 @@ def test_a_row_is_the_models_features_without_the_mean_of_all_rows(teacher, data
     assert found["lines"].tolist() == [1, 2, 3] and found["labels"].tolist() == [0, 1, 1]
 
 
+def test_a_transformer_takes_another_size(data, tmp_path):
+    file = tmp_path / "vit.pth"
+    torch.save(timm.create_model("test_vit").state_dict(), file)
+    given = ["test_vit", data / "train.csv", "--data_root", data, "--weights", file, "--input_size", 96]
+    assert main([*map(str, given), "--read_timeout", "0", "--output", str(tmp_path / "features.npz")]) == 0
+    assert np.load(tmp_path / "features.npz")["features"].shape == (3, 64)
+
+
 def test_a_student_reads_the_file(teacher, data, tmp_path):
     file = tmp_path / "features.npz"
     run(data, teacher[1], file)
@@ -94,3 +102,15 @@ def test_a_model_that_does_not_fit_is_one_line(teacher, data, tmp_path, capsys, 
         )
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in last.lower()
+
+
+def test_without_a_network_the_remedy_is_named(data, tmp_path, capsys, monkeypatch):
+    def offline(*_, **options):
+        assert options == {"pretrained": True}
+        raise OSError("cannot reach the hub")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(SystemExit):
+        main([MODEL, str(data / "train.csv"), "--output", str(tmp_path / "features.npz")])
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "give a file with --weights: cannot reach the hub" in last
