@@ -51,7 +51,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/installed-dev lint
 	$(PYTEST)
 
-# For the one who edits: most tests in two minutes; no slow ones and none that start processes.
+# For the one who edits: most tests in a little over a minute; no slow ones and none that start processes.
 test-quick: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not processes"
 
