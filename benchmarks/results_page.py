@@ -33,7 +33,8 @@ SCRIPT is named above each table. docs/data.md describes the lists, `python -m t
 """
 MEASURED_HEAD = """## Measured here
 
-Everything was measured on CPUs, with the given commands; the logs contain seeds and settings.
+Everything was measured on CPUs, with the given commands except where a script was not kept; the logs contain seeds and
+settings.
 """
 
 

@@ -1,5 +1,6 @@
 """Features of videos from an image model of timm: what precedes its classifier, averaged over frames."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class ImageFeatures:
             FileNotFoundError: The file does not exist.
             OSError: timm cannot download its weights.
             RuntimeError: timm has no such model.
+            ValueError: It has no features of whole frames, or cannot take frames of that size.
             CheckpointError: The file cannot be read, or belongs to another model.
         """
         model = _build(name, weights)
@@ -60,12 +62,12 @@ class ImageFeatures:
         size = data["input_size"][-2:]
         if input_size:
             size = (input_size, input_size)
-            if hasattr(model, "set_input_size"):  # a transformer, whose positions are interpolated
-                model.set_input_size(img_size=size)
         transform = timm.data.create_transform(
             (3, *size), interpolation=data["interpolation"], mean=data["mean"], std=data["std"], crop_pct=1.0
         )
-        return cls(model.eval().to(device), transform, num_frames)
+        model = model.eval().to(device)
+        _try(model, name, size, device)
+        return cls(model, transform, num_frames)
 
     @torch.inference_mode()
     def __call__(self, reader: FrameReader) -> np.ndarray:
@@ -93,3 +95,18 @@ def _build(name: str, weights: Path | None) -> nn.Module:
         first = " ".join(str(error).split()[:12])
         raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
     return model
+
+
+@torch.inference_mode()
+def _try(model: nn.Module, name: str, size: Sequence[int], device: str) -> None:
+    """Set the size of a transformer, whose positions are interpolated, and look at an empty frame."""
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=tuple(size))
+        features = model(torch.zeros(1, 3, *size, device=device))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} cannot take frames of {size[0]} x {size[1]} pixels (--input_size): {error}"
+        ) from error
+    if features.ndim != 2:
+        raise ValueError(f"{name} has no features of whole frames: its output is {tuple(features.shape)}")

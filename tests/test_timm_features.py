@@ -61,10 +61,14 @@ def test_a_row_is_the_models_features_without_the_mean_of_all_rows(teacher, data
     assert found["lines"].tolist() == [1, 2, 3] and found["labels"].tolist() == [0, 1, 1]
 
 
+def vit_file(folder):
+    """The file of a small transformer of timm with random weights."""
+    torch.save(timm.create_model("test_vit").state_dict(), folder / "vit.pth")
+    return folder / "vit.pth"
+
+
 def test_a_transformer_takes_another_size(data, tmp_path):
-    file = tmp_path / "vit.pth"
-    torch.save(timm.create_model("test_vit").state_dict(), file)
-    given = ["test_vit", data / "train.csv", "--data_root", data, "--weights", file, "--input_size", 96]
+    given = ["test_vit", data / "train.csv", "--data_root", data, "--weights", vit_file(tmp_path), "--input_size", 96]
     assert main([*map(str, given), "--read_timeout", "0", "--output", str(tmp_path / "features.npz")]) == 0
     assert np.load(tmp_path / "features.npz")["features"].shape == (3, 64)
 
@@ -86,6 +90,34 @@ def test_an_unreadable_line_ends_the_command_and_writes_nothing(teacher, data, t
         run(data, teacher[1], tmp_path / "features.npz", lines=lines)
     assert stop.value.code == 1 and not (tmp_path / "features.npz").exists()
     assert "absent.png" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_said_before_anything_is_read(teacher, data, tmp_path, capsys):
+    for output, words, expected in (
+        (tmp_path / "features.csv", [], "must be a file .npz"),
+        (tmp_path, [], "must be a file .npz"),
+        (tmp_path / "a.npz", ["--input_size", "1"], "cannot take frames of 1 x 1 pixels"),
+    ):
+        with pytest.raises(SystemExit):
+            main(
+                [
+                    "test_vit",
+                    str(data / "train.csv"),
+                    "--weights",
+                    str(vit_file(tmp_path)),
+                    "--output",
+                    str(output),
+                    *words,
+                ]
+            )
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_mean_is_over_lines(teacher, data, tmp_path):
+    lines = tmp_path / "twice.csv"
+    lines.write_text("a.png 1 0\na.png 1 0\nb.png 1 1\n")
+    run(data, teacher[1], tmp_path / "features.npz", lines=lines)
+    np.testing.assert_allclose(np.load(tmp_path / "features.npz")["features"].sum(0), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

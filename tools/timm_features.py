@@ -10,6 +10,7 @@ feature` would see little else. docs/features.md describes the file and its use.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         check_lists([args.list])
+        _check_output(args.output)
         if args.weights:
             require_weights(args.weights)
         # PyTorch takes seconds to import.
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         listed = rows_of_list([args.list], args.data_root)
         if not listed:
-            raise ValueError(f"{args.list} is not a list (.csv, .txt)")
+            raise ValueError(f"{args.list} is not a list with lines (.csv, .txt)")
         features = ImageFeatures.load(
             args.model, args.weights, input_size=args.input_size, num_frames=args.num_frames, device=args.device
         )
@@ -82,10 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows[path] = features(open_reader(path, opener_of(path, args.filename_tmpl, "pyav"), guard))
         except UnreadableVideoError as error:
             parser.exit(1, f"{error}\nNothing was written: a student needs a row for every line of its list.\n")
-    mean = sum(rows.values()) / len(rows)
+    mean = sum(rows[row.path] for row in listed) / len(listed)
     write_rows(args.output, "features", {path: row - mean for path, row in rows.items()}, listed)
     print(f"{args.output}: {len(listed)} rows of {len(mean)} features")
     return 0
+
+
+def _check_output(file: Path) -> None:
+    """Raise an error now for a file that could not be written after hours."""
+    if file.suffix != ".npz" or file.is_dir():
+        raise ValueError(f"--output {file} must be a file .npz")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        raise PermissionError(f"--output {file}: the folder cannot be written")
 
 
 if __name__ == "__main__":
