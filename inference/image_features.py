@@ -59,9 +59,7 @@ class ImageFeatures:
         model = _build(name, weights)
         model.reset_classifier(0)
         data = timm.data.resolve_model_data_config(model)
-        size = data["input_size"][-2:]
-        if input_size:
-            size = (input_size, input_size)
+        size = (input_size, input_size) if input_size else data["input_size"][-2:]
         transform = timm.data.create_transform(
             (3, *size), interpolation=data["interpolation"], mean=data["mean"], std=data["std"], crop_pct=1.0
         )
