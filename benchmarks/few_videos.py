@@ -1,11 +1,13 @@
-"""Compare `--recipe custom/small` on few videos with baselines without a network, and with chance.
+"""Compare a recipe for few videos with baselines without a network, and with chance.
 
     python -m benchmarks.few_videos --data_path LISTS --data_root VIDEOS --per_class 20 5 --seeds 0 1 2
+    python -m benchmarks.few_videos --recipe custom/hybrid --variants recipe "shuffled labels" ...
 
 Disjoint sets of classes are drawn from the lists, with --per_class training videos of each class; all test videos of
 these classes are tested. On the same videos, the recipe is compared with the floor (video_floor.py), a
-k-nearest-neighbour classifier and a linear probe on features of the backbone, the recipe from random weights, and, as
-a control, the recipe with shuffled labels, which must stay at chance. Finished runs are not repeated.
+k-nearest-neighbour classifier and a linear probe on features of the backbone or the stem that it starts from, the
+recipe from random weights, and, as a control, the recipe with shuffled labels, which must stay at chance. Finished
+runs are not repeated.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from benchmarks.video_floor import read_train_and_test, regress, video_floor
 from common.files import atomic_write, write_json
 from common.flag_parser import FlagParser
 from common.flag_types import positive_int, seed
+from common.frame_size import as_pair
 from datasets.annotations import read_list
 from datasets.arguments import DataSettings
 from datasets.list_writing import format_list
@@ -37,8 +40,9 @@ from models.arguments import ModelSettings
 from models.build import build_model
 from models.checkpoint import load_checkpoint
 from models.describe import describe_checkpoint
+from models.image_stem import ImageStem
 
-SCRIPT, RECIPE = "run_class_finetuning.py", "custom/small"
+SCRIPT = "run_class_finetuning.py"
 NEIGHBOURS = 5
 VARIANTS = {"recipe": [], "from random weights": ["--finetune", ""], "shuffled labels": []}
 
@@ -86,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line into options and the flags that are passed to the runs."""
     parser = FlagParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="custom/small", help="(default: %(default)s)")
+    parser.add_argument("--stem_weights", type=Path, metavar="FILE", help="as in training, for a recipe with a stem")
     parser.add_argument("--data_path", required=True, help="folder with train.csv, and test.csv or val.csv to test on")
     parser.add_argument("--data_root", default="", help="folder to which the paths in the lists are relative")
     parser.add_argument("--classes", type=positive_int, default=6, help="classes per set (default: 6)")
@@ -148,13 +154,15 @@ def write_task(task: Task, data: DataSettings, folder: Path) -> None:
 
 def _commands(tasks: Sequence[Task], options: argparse.Namespace, passed_on: list[str]) -> dict[str, list[str]]:
     commands = {}
+    weights = ["--stem_weights", str(options.stem_weights.resolve())] if options.stem_weights else []
     for task in tasks:
         for variant in options.variants:
             folder = options.output / task.name
             lists = folder / "shuffled" if variant == "shuffled labels" else folder
             name = run_name(task, variant)
             commands[name] = [
-                sys.executable, SCRIPT, "--recipe", RECIPE, *VARIANTS[variant], "--data_path", str(lists.resolve()),
+                sys.executable, SCRIPT, "--recipe", options.recipe, *weights, *VARIANTS[variant],
+                "--data_path", str(lists.resolve()),
                 "--seed", str(task.draw), "--disable_eval_during_finetuning",
                 "--output_dir", str((options.output / name).resolve()), *passed_on,
             ]  # fmt: skip
@@ -171,14 +179,19 @@ def write_references(folder: Path, options: argparse.Namespace) -> None:
     target = folder / "references.json"
     if target.is_file():
         return
-    recipe = load_recipe(RECIPE).flags
+    recipe = load_recipe(options.recipe).flags
     data = DataSettings(
         data_path=str(folder), sampling="sparse", num_frames=recipe["num_frames"], input_size=recipe["input_size"],
         short_side_size=recipe["input_size"], test_num_segment=1, num_workers=0, pin_mem=False,
     )  # fmt: skip
     (clips, labels), (test_clips, test_labels) = read_train_and_test(data)
     scores = video_floor(clips, labels, test_clips, test_labels)
-    features, test_features = (frame_features(recipe["finetune"], some) for some in (clips, test_clips))
+    if recipe.get("stem"):
+        stem = ImageStem(recipe["stem"], recipe["patch_size"], as_pair(recipe["input_size"]))
+        stem.load(options.stem_weights)
+        features, test_features = (stem_features(stem, some) for some in (clips, test_clips))
+    else:
+        features, test_features = (frame_features(recipe["finetune"], some) for some in (clips, test_clips))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(labels)), metric="cosine", weights="distance")
     for name, predictions in (
         ("nearest neighbours", neighbours.fit(features, labels).predict(test_features)),
@@ -207,6 +220,16 @@ def frame_features(weights: str, clips: Tensor) -> np.ndarray:
         frames = finish(video).transpose(1, 2).flatten(0, 1)  # (views T, C, H, W)
         features.append(model.forward_features(frames.unsqueeze(2)).mean(0))
     return torch.stack(features).numpy()
+
+
+def stem_features(stem: ImageStem, clips: Tensor) -> np.ndarray:
+    """Compute the mean of the maps of a stem over frames, places and views, (videos, channels) float32.
+
+    Args:
+        stem: With trained weights.
+        clips: uint8 (videos, views, C, T, H, W).
+    """
+    return torch.stack([stem(finish(video)).mean((0, 2, 3, 4)) for video in clips]).numpy()
 
 
 def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:

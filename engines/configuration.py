@@ -131,7 +131,7 @@ def _choose(parser: argparse.ArgumentParser, recipe: Recipe, args: argparse.Name
         "%s, %d training videos, starting from %s: %s (%s)",
         recipe.name,
         videos,
-        weights or "random weights",
+        weights or (f"{args.stem} below random blocks" if args.stem else "random weights"),
         about,
         ", ".join(f"{name} {value}" for name, value in row.items()),
     )
@@ -149,7 +149,7 @@ def _read_config(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
 
 def _log_settings(flags: dict[str, Any], recipe: Recipe | None, script: str) -> None:
     """Log the recipe or settings of the run, the flags that override it, and flags that are missing."""
-    from_scratch = not (flags["finetune"] or flags["eval"] or flags["resume"])
+    from_scratch = not (flags["finetune"] or flags["eval"] or flags["resume"] or flags.get("stem"))
     if from_scratch and script == "run_class_finetuning.py" and not (recipe and recipe.init):
         _logger.warning(
             "no --finetune FILE: the run starts from random weights, unless it resumes; python -m tools.weights lists "

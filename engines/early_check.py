@@ -143,7 +143,7 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", "track", "probe_list", "finetune", "teacher"):
+    for name in ("model", "recipe", "config", "resume", "track", "probe_list", "finetune", "teacher", "stem_weights"):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -181,6 +181,7 @@ def _check_files(flags: argparse.Namespace, script: str) -> None:
         )
     _require_weights("finetune", flags.finetune)
     _require_weights("teacher", flags.teacher, TEACHERS_HINT if script == _MASKED_PRETRAINING else WEIGHTS_HINT)
+    _require_weights("stem_weights", flags.stem_weights, "timm's own weights are downloaded without the flag")
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
     require_tracker(flags.track)

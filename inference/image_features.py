@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.transforms import Compose
 
 from datasets.readers import FrameReader
-from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
+from models.image_models import load_image_model
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ImageFeatures:
             ValueError: It has no features of whole frames, or cannot take frames of that size.
             CheckpointError: The file cannot be read, or belongs to another model.
         """
-        model = _build(name, weights)
+        model = load_image_model(name, weights, "--weights")
         model.reset_classifier(0)
         data = timm.data.resolve_model_data_config(model)
         size = (input_size, input_size) if input_size else data["input_size"][-2:]
@@ -75,24 +75,6 @@ class ImageFeatures:
         frames = torch.stack([self.transform(Image.fromarray(frame)) for frame in reader.read(indices)])
         device = next(self.model.parameters()).device
         return self.model(frames.to(device)).float().mean(0).cpu().numpy()
-
-
-def _build(name: str, weights: Path | None) -> nn.Module:
-    """Build a model of timm with the weights in a file, or with timm's own."""
-    if weights is None:
-        try:
-            return timm.create_model(name, pretrained=True)
-        except OSError as error:
-            raise OSError(
-                f"timm cannot download the weights of {name}; give a file with --weights: {error}"
-            ) from error
-    model = timm.create_model(name)
-    try:
-        model.load_state_dict(unwrap_tensors(read_checkpoint_file(weights), weights))
-    except RuntimeError as error:
-        first = " ".join(str(error).split()[:12])
-        raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
-    return model
 
 
 @torch.inference_mode()

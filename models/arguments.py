@@ -62,6 +62,9 @@ class WeightSettings:
         frozen_part,
         metavar="stem|N|all",
     )
+    stem_weights: str = option(
+        "", "weights of --stem under timm's names (default: timm's download); a checkpoint has them", metavar="FILE"
+    )
     eval: bool = False
     resume: str = ""
     override_checkpoint: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 A model is a classifier of clips or, if its configuration has a `time_pool`, an action detector.
 """
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,6 +13,7 @@ from models.checkpoint import LoadReport, load_checkpoint
 from models.describe import CheckpointFacts
 from models.detection import ActionDetector
 from models.freezing import freeze_layers
+from models.image_stem import ImageStem
 from models.videomambapro import VideoMambaPro, registered_names
 
 
@@ -37,11 +39,18 @@ def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> 
 def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: WeightSettings) -> LoadReport | None:
     """Load the initial weights if the settings name a file, and freeze the layers that are not to be trained.
 
+    A stem has the weights of its image model, unless a checkpoint brings them.
+
     Raises:
-        FileNotFoundError, CheckpointError: see `load_checkpoint`.
+        FileNotFoundError, CheckpointError: see `load_checkpoint` and `ImageStem.load`.
+        OSError: timm cannot download the weights of the stem.
         ValueError: layers would be frozen without trained weights; see also `freeze_layers`.
     """
     report = None
+    backbone: Any = getattr(model, "backbone", model)
+    stem: ImageStem | None = backbone.patch_embed.stem
+    if stem and not (settings.finetune or settings.resume):
+        stem.load(Path(settings.stem_weights) if settings.stem_weights else None)
     if settings.finetune and not settings.resume:
         report = load_checkpoint(
             model,

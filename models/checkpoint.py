@@ -151,7 +151,7 @@ def _grid_of_file(source: dict[str, Tensor], stored: dict[str, Any]) -> tuple[in
         return None
     if "img_size" in stored:
         height, width = as_pair(stored["img_size"])
-        patch = source["patch_embed.proj.weight"].shape[-1]
+        patch = stored.get("patch_size", source["patch_embed.proj.weight"].shape[-1])
         return height // patch, width // patch
     return square_grid(source["pos_embed"].shape[1] - 1)
 

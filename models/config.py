@@ -114,6 +114,11 @@ class ModelConfig:
         type=positive_int,
     )
     patch_size: int = setting(16, "side of a patch in pixels", Role.SIZE, by_name=True, type=positive_int)
+    stem: str = setting(
+        "",
+        "image model of timm, frozen, whose maps with cells of --patch_size pixels stand for the patches' pixels",
+        by_name=True,
+    )
     depth: int = setting(24, "number of blocks", Role.SIZE, by_name=True, type=positive_int)
     embed_dim: int = setting(192, "width of the tokens", Role.SIZE, by_name=True, type=positive_int)
     in_chans: int = setting(3, "channels of a frame", Role.SIZE, flagged=False, type=positive_int)
@@ -198,6 +203,8 @@ class ModelConfig:
         object.__setattr__(self, "img_size", as_flag(as_pair(self.img_size)))
         if self.num_frames % self.tubelet_size:
             raise ValueError(f"num_frames {self.num_frames} must be a multiple of tubelet_size {self.tubelet_size}")
+        if self.stem and self.in_chans != 3:
+            raise ValueError(f"stem {self.stem} sees colour frames, so in_chans must be 3, not {self.in_chans}")
 
     @classmethod
     def settings(cls) -> list[Setting]:

@@ -23,6 +23,8 @@ from models.videomambapro import REGISTERED, VideoMambaPro, registered_config, r
 
 BESIDE_THE_MODEL = ("target_mean", "target_scale", "decision_threshold")
 """Tensors that objectives save beside the weights of the model, because predictions need them."""
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+"""Endings of tensors of a stem that are no parameters."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         parameters=sum(
             tensor.numel()
             for name, tensor in state.items()
-            if not name.startswith(TRAINING_ONLY) and name not in BESIDE_THE_MODEL
+            if not name.startswith(TRAINING_ONLY) and not name.endswith(STATISTICS) and name not in BESIDE_THE_MODEL
         ),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),
@@ -235,6 +237,8 @@ def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
     grid = square_grid(state["pos_embed"].shape[1] - 1) if "pos_embed" in state else None
     if grid:
         sizes["img_size"] = grid[0] * kernel.shape[-1]
+    if not any(name.startswith("patch_embed.stem.") for name in state):
+        sizes["stem"] = ""
     if "temporal_pos_embedding" in state:
         sizes["num_frames"] = state["temporal_pos_embedding"].shape[1] * tubelet.get("tubelet_size", 1)
     return sizes | tubelet

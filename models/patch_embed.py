@@ -1,10 +1,13 @@
 """Patch embedding: a clip to tokens, one per tubelet of tubelet_size x patch x patch pixels."""
 
+from typing import Any
+
 import torch.nn as nn
 from torch import Tensor
 
 from common.frame_size import FrameSize, as_pair
 from common.settings import as_typed
+from models.image_stem import ImageStem
 
 
 class PatchEmbed(nn.Module):
@@ -14,9 +17,18 @@ class PatchEmbed(nn.Module):
         img_size: height and width of the frames in pixels, or one number for squares. patch_size: of a patch.
         tubelet_size: frames of a tubelet.
         in_chans: channels of a frame. embed_dim: width of the tokens.
+        stem: image model whose maps are projected instead of pixels, one cell per patch; empty for none.
     """
 
-    def __init__(self, img_size: FrameSize, patch_size: int, tubelet_size: int, in_chans: int, embed_dim: int):
+    def __init__(
+        self,
+        img_size: FrameSize,
+        patch_size: int,
+        tubelet_size: int,
+        in_chans: int,
+        embed_dim: int,
+        stem: str = "",
+    ):
         super().__init__()
         height, width = as_pair(img_size)
         if height % patch_size or width % patch_size:
@@ -26,8 +38,10 @@ class PatchEmbed(nn.Module):
         self.tubelet_size = tubelet_size
         self.grid_size = (height // patch_size, width // patch_size)
         self.patches_per_frame = self.grid_size[0] * self.grid_size[1]
-        kernel = (tubelet_size, patch_size, patch_size)
-        self.proj = nn.Conv3d(in_chans, embed_dim, kernel_size=kernel, stride=kernel)
+        self.stem: Any = ImageStem(stem, patch_size, (height, width)) if stem else None
+        side, channels = (1, self.stem.out_chans) if stem else (patch_size, in_chans)
+        kernel = (tubelet_size, side, side)
+        self.proj = nn.Conv3d(channels, embed_dim, kernel_size=kernel, stride=kernel)
 
     def grid(self, clips: Tensor) -> tuple[int, int, int]:
         """Return the tubelets in time, rows and columns that clips (batch, channels, frames, height, width) have.
@@ -50,4 +64,5 @@ class PatchEmbed(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """(batch, channels, frames, height, width) to (batch, frames / tubelet, patches, embed_dim)."""
-        return self.proj(clips).flatten(3).permute(0, 2, 3, 1)  # (b, d, t, h w) to (b, t, h w, d)
+        pixels = clips if self.stem is None else self.stem(clips)
+        return self.proj(pixels).flatten(3).permute(0, 2, 3, 1)  # (b, d, t, h w) to (b, t, h w, d)

@@ -5,13 +5,11 @@ many patches as the student. Symbols: b clips, t frames, n patches per frame, c 
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from models.build import build_described
 from models.checkpoint import load_checkpoint
 from models.checkpoint_file import CheckpointError
 from models.describe import describe_checkpoint
+from models.image_models import OwnNormalisation
 from models.teacher_files import CLIP_PREFIX, TeacherFile, openai_name, read_teacher
 from models.videomambapro import VideoMambaPro
 
@@ -59,8 +58,6 @@ class VitTeacher(nn.Module):
     """
 
     has_attention = True
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, vit: VisionTransformer, *, project: bool, own_norm: bool = True, final_norm: bool = True):
         super().__init__()
@@ -70,9 +67,7 @@ class VitTeacher(nn.Module):
         self.vit, self.project = vit, project
         self.embed_dim = head.out_features if project else vit.embed_dim
         cfg: Any = vit.pretrained_cfg
-        mean, std = (cfg["mean"], cfg["std"]) if own_norm else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        self.register_buffer("scale", _per_channel(IMAGENET_DEFAULT_STD) / _per_channel(std))
-        self.register_buffer("shift", (_per_channel(IMAGENET_DEFAULT_MEAN) - _per_channel(mean)) / _per_channel(std))
+        self.normalise = OwnNormalisation(cfg["mean"], cfg["std"]) if own_norm else nn.Identity()
         attention: Any = vit.blocks[-1].attn
         attention.fused_attn = False  # a fused kernel keeps no weights
         attention.attn_drop.register_forward_pre_hook(self._note_attention)
@@ -82,7 +77,7 @@ class VitTeacher(nn.Module):
 
     def forward(self, clips: Tensor) -> Targets:
         """Compute the targets of clips (b, 3, t, height, width)."""
-        frames = clips.transpose(1, 2).flatten(0, 1) * self.scale + self.shift  # (b t, 3, height, width)
+        frames = self.normalise(clips.transpose(1, 2).flatten(0, 1))  # (b t, 3, height, width)
         size: Any = self.vit.patch_embed.img_size
         if tuple(frames.shape[-2:]) != tuple(size):
             frames = F.interpolate(frames, size, mode="bicubic", align_corners=False)
@@ -116,10 +111,6 @@ class FamilyTeacher(nn.Module):
         tokens = self.model.forward_tokens(seen)
         patches = self.model.in_grid(tokens[:, 1:], seen).flatten(1, 3)  # (b t, n, c) or (b, t n, c)
         return Targets(_targets(tokens[:, 0], patches, len(clips)), None)
-
-
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values).view(-1, 1, 1)
 
 
 def _targets(class_tokens: Tensor, patches: Tensor, clips: int) -> Tensor:

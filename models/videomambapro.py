@@ -66,7 +66,9 @@ class VideoMambaPro(Configurable, TimmInterface, HubFolder):
         self.checkpointed_blocks = config.checkpoint_num if config.use_checkpoint else 0
 
         width, tubelets = config.embed_dim, config.num_frames // config.tubelet_size
-        self.patch_embed = PatchEmbed(config.img_size, config.patch_size, config.tubelet_size, config.in_chans, width)
+        self.patch_embed = PatchEmbed(
+            config.img_size, config.patch_size, config.tubelet_size, config.in_chans, width, config.stem
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.patches_per_frame, width))
         self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, tubelets, width))

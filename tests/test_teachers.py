@@ -81,7 +81,7 @@ def test_targets_have_unit_length_and_the_class_target_is_the_mean_over_frames(f
     teacher, clips = load(files["timm"]), torch.randn(2, 3, 2, 16, 16)
     with torch.no_grad():
         tokens = teacher(clips).tokens
-        frames = [teacher.vit.head(teacher.vit.forward_features(clips[:, :, t] * teacher.scale + teacher.shift))
+        frames = [teacher.vit.head(teacher.vit.forward_features(teacher.normalise(clips[:, :, t])))
                   for t in range(2)]  # fmt: skip
     assert tokens.shape == (2, 1 + 2 * 4, 6)
     torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(2, 9))
@@ -125,7 +125,7 @@ def test_any_vit_of_timm_gives_its_last_tokens_without_its_classifier(tmp_path):
     teacher = load(tmp_path / "vit.pth", build(img_size=224, patch_size=16), "vit_tiny_patch16_224")
     clips = torch.randn(1, 3, 1, 224, 224)
     with torch.no_grad():
-        expected = F.normalize(vit.forward_features(clips[:, :, 0] * teacher.scale + teacher.shift), dim=-1)
+        expected = F.normalize(vit.forward_features(teacher.normalise(clips[:, :, 0])), dim=-1)
         assert teacher.embed_dim == 192
         torch.testing.assert_close(teacher(clips).tokens, expected)
 

@@ -1,0 +1,68 @@
+"""Image models of timm with trained weights, and the normalisation of pixels that they expect."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
+
+
+def load_image_model(name: str, weights: Path | None, flag: str) -> Any:
+    """Build a model of timm with trained weights.
+
+    Args:
+        name: timm's name.
+        weights: File of a state dict with timm's names of the tensors, with the classifier; None for timm's own, which
+            it downloads.
+        flag: Flag of `weights`, for messages.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        OSError: timm cannot download its weights.
+        RuntimeError: timm has no such model, or no weights of it.
+        CheckpointError: The file cannot be read, or belongs to another model.
+    """
+    if weights is None:
+        try:
+            return timm.create_model(name, pretrained=True)
+        except OSError as error:
+            raise OSError(f"timm cannot download the weights of {name}; give a file with {flag}: {error}") from error
+    model = timm.create_model(name)
+    try:
+        model.load_state_dict(unwrap_tensors(read_checkpoint_file(weights), weights))
+    except RuntimeError as error:
+        first = " ".join(str(error).split()[:12])
+        raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
+    return model
+
+
+class OwnNormalisation(nn.Module):
+    """Change pixels (..., 3, height, width) from ImageNet's normalisation, that of clips, to an image model's own.
+
+    Args:
+        mean: Of the image model's input, per channel.
+        std: As `mean`.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        scale = _per_channel(IMAGENET_DEFAULT_STD) / _per_channel(std)
+        shift = (_per_channel(IMAGENET_DEFAULT_MEAN) - _per_channel(mean)) / _per_channel(std)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Apply it."""
+        return pixels * self.scale + self.shift
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1)
