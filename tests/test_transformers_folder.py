@@ -220,6 +220,8 @@ def test_what_the_generated_code_is_not(run, tmp_path, capsys, monkeypatch):
         check_model(Another(**SIZES))
     with pytest.raises(ValueError, match="no attentive pooler"):
         check_model(VideoMambaPro(**(SIZES | {"attentive_depth": 1})))
+    with pytest.raises(ValueError, match="no stem"):
+        check_model(VideoMambaPro(**(SIZES | {"stem": "test_resnet"})))
     with pytest.raises(ValueError, match="model of images"):
         check_model(VideoMambaPro(**(SIZES | {"num_frames": 1})))
     words = [str(run / "checkpoint.pth"), str(tmp_path / "new"), "--format", "transformers"]

@@ -83,7 +83,8 @@ def generated_code(entry: str) -> str:
         replaced={
             ("models.config", "ModelConfig"): (MODELING, "NetworkConfig"),
             ("models.hub", "HubFolder"): "object",
-            ("models.attentive_pooler", "AttentivePooler"): "object",  # see check_model
+            ("models.attentive_pooler", "AttentivePooler"): "object",  # see check_model, also for the stem
+            ("models.image_stem", "ImageStem"): "object",
             (f"{_OPERATORS}.selective_scan.registration", "bidirectional_scan"): (MODELING, "bidirectional_scan"),
             (f"{_OPERATORS}.causal_conv1d", "causal_conv1d"): (MODELING, "causal_conv1d"),
             (f"{_OPERATORS}.layer_norm", "add_norm"): (MODELING, "add_norm"),
@@ -230,6 +231,10 @@ def check_model(model: Any) -> None:
         )
     if model.config.attentive_depth:
         raise ValueError("the generated code has no attentive pooler; tools.checkpoint hub writes a folder with one")
+    if model.config.stem:
+        raise ValueError(
+            "the generated code has no stem, which timm builds; tools.checkpoint hub writes a folder with one"
+        )
     if model.config.num_frames == 1:
         raise ValueError("this is a model of images; tools.checkpoint hub writes a folder that timm loads")
 
