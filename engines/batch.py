@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 FEW_STEPS = 1000  # fewer optimizer steps than this call for settings of their own
 _OF_CLASSIFIERS = (
     "learning rate, mixup and RandAugment: such a run tends to predict one class for every video; --recipe "
-    "custom/small, or custom/finetune with published weights, sets these by the length of the list"
+    "custom/hybrid or custom/small, or custom/finetune with published weights, sets these by the length of the list"
 )
 
 

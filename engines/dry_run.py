@@ -70,10 +70,10 @@ def dry_run(task: Task, flags: argparse.Namespace, *, measure: bool = True) -> i
     load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
         task.check_teacher(flags, model)
-    workload = _workload(task, settings, data, check, model, processes)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
     complexity = measure_complexity(model, bf16=bf16 or processes > 1)
+    workload = _workload(task, settings, data, check, model, complexity, processes)
     _log_model(model.config, complexity)
     _log_memory(settings, complexity, device)
     _log_compute(complexity, workload, processes)
@@ -114,7 +114,13 @@ def full_command(flags: argparse.Namespace, parser: argparse.ArgumentParser, scr
 
 
 def _workload(
-    task: Task, settings: RunSettings, data: Any, check: DataCheck, model: torch.nn.Module, processes: int
+    task: Task,
+    settings: RunSettings,
+    data: Any,
+    check: DataCheck,
+    model: torch.nn.Module,
+    complexity: Complexity,
+    processes: int,
 ) -> Workload:
     """Build dataloaders, optimizer and schedule as the run will, and count the clips."""
     trained = validated = 0
@@ -132,7 +138,8 @@ def _workload(
         _logger.info("%d epochs x %d steps x %d clips", settings.epochs, updates, rates.clips_per_update)
     tested = datasets.get(task.test_mode)
     views = len(tested) * tested.plan.segments * tested.plan.crops if tested else 0
-    return Workload(trained, validated, views, training_pass=(1 + 2 * trained_share(model)) / 3)
+    forward = complexity.flops / complexity.training_flops
+    return Workload(trained, validated, views, forward + (1 - forward) * trained_share(model), forward)
 
 
 def _log_model(config: ModelConfig, complexity: Complexity) -> None:
@@ -164,16 +171,17 @@ def _log_memory(settings: RunSettings, complexity: Complexity, device: torch.dev
 
 
 def _log_compute(complexity: Complexity, workload: Workload, processes: int) -> None:
-    flops = 3 * complexity.flops * workload.training_passes
+    flops = complexity.training_flops * workload.training_passes
     _logger.info(
-        "estimate: %.3g PFLOPs in total: 3 x %.1f GFLOPs (forward and backward) x (%d clips trained%s + %d validated "
-        "/ 3 + %d views tested / 3); at an assumed %.0f TFLOP/s per GPU, %.3g hours on %d",
+        "estimate: %.3g PFLOPs in total: %.1f GFLOPs (forward and backward) x (%d clips trained%s + (%d validated + "
+        "%d views tested) x %.2f (forward)); at an assumed %.0f TFLOP/s per GPU, %.3g hours on %d",
         flops / 1e15,
-        complexity.flops / 1e9,
+        complexity.training_flops / 1e9,
         workload.trained,
         f" x {workload.training_pass:.2f} (--freeze)" if workload.training_pass < 1 else "",
         workload.validated,
         workload.tested,
+        workload.forward,
         ASSUMED_GPU_FLOPS / 1e12,
         flops / ASSUMED_GPU_FLOPS / processes / 3600,
         processes,

@@ -31,17 +31,19 @@ class Workload:
         training_pass: cost of such a pass with frozen blocks, which have no backward pass, relative to that of all.
         validated: clips of all validations, forward pass only.
         tested: views of the test, forward pass only.
+        forward: cost of a forward pass alone, relative to a forward and backward pass.
     """
 
     trained: int
     validated: int
     tested: int
     training_pass: float = 1.0
+    forward: float = 1 / 3
 
     @property
     def training_passes(self) -> float:
-        """The total in units of one forward and backward pass, of which a forward pass is a third."""
-        return self.trained * self.training_pass + (self.validated + self.tested) / 3
+        """The total in units of one forward and backward pass."""
+        return self.trained * self.training_pass + (self.validated + self.tested) * self.forward
 
 
 def estimate_memory(complexity: Complexity, settings: RunSettings) -> tuple[int, str]:

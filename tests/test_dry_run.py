@@ -104,7 +104,7 @@ def test_it_ends_in_the_estimate(data, caplog):
     assert "--lr 0.0002 is for 256 clips per step; at 20 clips per step this is 1.5625e-05" in text
     assert "70 epochs x 1 steps x 20 clips" in text
     # 70 epochs x 10 videos x 2 samples, 70 x 10 validated, 10 videos x 12 views
-    assert "(1400 clips trained + 700 validated / 3 + 120 views tested / 3)" in text
+    assert "(1400 clips trained + (700 validated + 120 views tested) x 0.33 (forward))" in text
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_a_dry_run_of_a_detector(data, caplog):
     assert "shape of the first clips: (1, 3, 8, 32, 48)" in caplog.text, "the whole picture"
     assert "train: 3 seconds with 3 boxes of the ground truth, 2 classes" in caplog.text
     assert "30 epochs x 1 steps x 3 clips" in caplog.text
-    assert "(90 clips trained + 90 validated / 3 + 3 views tested / 3)" in caplog.text
+    assert "(90 clips trained + (90 validated + 3 views tested) x 0.33 (forward))" in caplog.text
 
 
 def test_a_dry_run_of_a_detector_names_movies_that_are_not_there_once(data, tmp_path, caplog):

@@ -196,4 +196,5 @@ def test_its_operations_are_counted():
     # 1.814 billion multiply-adds per picture (torchvision), less its classifier; the projections differ by the depth
     # of what they project.
     projections = 2 * 2 * 49 * 16 * (512 - 3 * 32 * 32)
+    assert measure_complexity(model).stem_flops == extra - projections
     assert extra - projections == pytest.approx(2 * 2 * (1.814e9 - 512e3), rel=2e-3)

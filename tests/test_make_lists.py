@@ -66,7 +66,7 @@ def test_a_folder_of_classes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "train: 23 clips, 3 of 3 classes" in said
     command = shlex.split(said.splitlines()[-1].removeprefix("train with: "))
-    assert command[:4] == ["python", "run_class_finetuning.py", "--recipe", "custom/small"]
+    assert command[:4] == ["python", "run_class_finetuning.py", "--recipe", "custom/hybrid"]
     flags = run_class_finetuning.get_parser().parse_args(command[2:])
     assert flags.recipe in recipe_names()
     assert (flags.data_path, flags.data_root) == (str(lists), str(tmp_path / "videos"))

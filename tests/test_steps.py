@@ -83,4 +83,4 @@ def test_defaults_on_a_short_list_are_warned_of(caplog, flags, videos, warned):
     args = make_args(**{"num_frames": 8, "batch_size": 8, "epochs": 6, "global_batch": 0} | flags)
     fit_batch_to_list(args, videos=videos, processes=1)
     assert ("58 training videos give 42 optimizer steps in all" in caplog.text) == warned
-    assert ("--recipe custom/small" in caplog.text) == warned
+    assert ("--recipe custom/hybrid" in caplog.text) == warned

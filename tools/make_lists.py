@@ -104,7 +104,7 @@ RECIPES = {
     "breakfast": ("breakfast/tiny_f32_res224", 10),
     "coin": ("coin/tiny_f32_res224", 180),
 }
-OWN_VIDEOS = "custom/small"
+OWN_VIDEOS = "custom/hybrid"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
