@@ -1,13 +1,13 @@
 """Compare a recipe for few videos with baselines without a network, and with chance.
 
     python -m benchmarks.few_videos --data_path LISTS --data_root VIDEOS --per_class 20 5 --seeds 0 1 2
-    python -m benchmarks.few_videos --recipe custom/hybrid --variants recipe "shuffled labels" ...
+    python -m benchmarks.few_videos --recipe custom/hybrid ...
 
 Disjoint sets of classes are drawn from the lists, with --per_class training videos of each class; all test videos of
 these classes are tested. On the same videos, the recipe is compared with the floor (video_floor.py), a
 k-nearest-neighbour classifier and a linear probe on features of the backbone or the stem that it starts from, the
-recipe from random weights, and, as a control, the recipe with shuffled labels, which must stay at chance. Finished
-runs are not repeated.
+recipe from random weights (if it names some), and, as a control, the recipe with shuffled labels, which must stay at
+chance. Finished runs are not repeated.
 """
 
 import argparse
@@ -44,7 +44,8 @@ from models.image_stem import ImageStem
 
 SCRIPT = "run_class_finetuning.py"
 NEIGHBOURS = 5
-VARIANTS = {"recipe": [], "from random weights": ["--finetune", ""], "shuffled labels": []}
+SCRATCH = "from random weights"
+VARIANTS = {"recipe": [], SCRATCH: ["--finetune", ""], "shuffled labels": []}
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument(
         "--seeds", type=seed, nargs="+", default=[0, 1, 2], help="seeds of videos and runs (default: 0 1 2)"
     )
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(default: all)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/few_videos"), help="folder (%(default)s)")
-    parser.add_argument("--document", type=Path, default=Path("outputs/few_videos.md"), help="table (%(default)s)")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="(default: all that the recipe has)")
+    parser.add_argument("--output", type=Path, help="folder (default: outputs/few_videos/RECIPE)")
+    parser.add_argument("--document", type=Path, help="table (default: table.md in --output)")
     parser.add_argument("--jobs", type=positive_int, default=1, help="parallel runs (default: 1)")
     parser.add_argument("--table_only", action="store_true", help="run nothing; write the table of existing results")
-    return parser.parse_known_args(arguments)
+    options, passed_on = parser.parse_known_args(arguments)
+    options.output = options.output or Path("outputs/few_videos") / options.recipe.replace("/", "_")
+    options.document = options.document or options.output / "table.md"
+    known = [name for name in VARIANTS if name != SCRATCH or load_recipe(options.recipe).flags.get("finetune")]
+    options.variants = options.variants or known
+    if unknown := set(options.variants) - set(known):
+        parser.error(f"--variants {unknown.pop()!r}: {options.recipe} names no weights to leave out")
+    return options, passed_on
 
 
 def number_of_labels(data: DataSettings) -> int:
@@ -188,7 +196,7 @@ def write_references(folder: Path, options: argparse.Namespace) -> None:
     scores = video_floor(clips, labels, test_clips, test_labels)
     if recipe.get("stem"):
         stem = ImageStem(recipe["stem"], recipe["patch_size"], as_pair(recipe["input_size"]))
-        stem.load(options.stem_weights)
+        stem.load(options.stem_weights or "")
         features, test_features = (stem_features(stem, some) for some in (clips, test_clips))
     else:
         features, test_features = (frame_features(recipe["finetune"], some) for some in (clips, test_clips))

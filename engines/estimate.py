@@ -86,7 +86,9 @@ def measure_seconds_per_clip(
 
 def _affordable_frames(config: ModelConfig, complexity: Complexity, device: torch.device) -> int:
     """Return the number of frames to measure with: all, or as many as the budget allows."""
-    per_frame = 3 * complexity.flops / config.depth / config.num_frames * sum(_MEASURED_DEPTHS) * _REPEATS
+    of_blocks = complexity.training_flops - complexity.stem_flops
+    of_models = of_blocks / config.depth * sum(_MEASURED_DEPTHS) + complexity.stem_flops * len(_MEASURED_DEPTHS)
+    per_frame = of_models / config.num_frames * _REPEATS
     tubelet = config.tubelet_size
     affordable = int(_MEASURED_FLOPS.get(device.type, 1e10) / per_frame) // tubelet * tubelet
     return min(config.num_frames, max(tubelet, affordable))

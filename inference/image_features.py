@@ -56,7 +56,7 @@ class ImageFeatures:
             ValueError: It has no features of whole frames, or cannot take frames of that size.
             CheckpointError: The file cannot be read, or belongs to another model.
         """
-        model = load_image_model(name, weights, "--weights")
+        model = load_image_model(name, weights or "", "--weights")
         model.reset_classifier(0)
         data = timm.data.resolve_model_data_config(model)
         size = (input_size, input_size) if input_size else data["input_size"][-2:]

@@ -57,8 +57,8 @@ class WeightSettings:
     delete_head: bool = flag(False, "ignore the head of --finetune, even if it has the right number of classes")
     freeze: str = option(
         "",
-        "layers that are not trained: stem (embeddings and positions), N (the first N blocks, too) or all (everything "
-        "but the head; default: none)",
+        "layers that are not trained: stem (embeddings and positions; the model of --stem never is), N (the first N "
+        "blocks, too) or all (everything but the head; default: none)",
         frozen_part,
         metavar="stem|N|all",
     )

@@ -3,7 +3,7 @@
 A model is a classifier of clips or, if its configuration has a `time_pool`, an action detector.
 """
 
-from pathlib import Path
+import logging
 from typing import Any
 
 import timm
@@ -13,8 +13,9 @@ from models.checkpoint import LoadReport, load_checkpoint
 from models.describe import CheckpointFacts
 from models.detection import ActionDetector
 from models.freezing import freeze_layers
-from models.image_stem import ImageStem
 from models.videomambapro import VideoMambaPro, registered_names
+
+_logger = logging.getLogger(__name__)
 
 
 def build_model(settings: ModelSettings, num_classes: int, **overrides: Any) -> Any:
@@ -44,13 +45,18 @@ def load_finetune_checkpoint(model: VideoMambaPro | ActionDetector, settings: We
     Raises:
         FileNotFoundError, CheckpointError: see `load_checkpoint` and `ImageStem.load`.
         OSError: timm cannot download the weights of the stem.
-        ValueError: layers would be frozen without trained weights; see also `freeze_layers`.
+        ValueError: weights of a stem are given without a stem, layers would be frozen without trained weights, or as
+            `freeze_layers`.
     """
     report = None
     backbone: Any = getattr(model, "backbone", model)
-    stem: ImageStem | None = backbone.patch_embed.stem
-    if stem and not (settings.finetune or settings.resume):
-        stem.load(Path(settings.stem_weights) if settings.stem_weights else None)
+    stem, checkpoint = backbone.patch_embed.stem, settings.finetune or settings.resume
+    if settings.stem_weights and not stem:
+        raise ValueError("--stem_weights are weights of a stem, and the model has none; add --stem NAME")
+    if stem and not checkpoint:
+        stem.load(settings.stem_weights)
+    elif settings.stem_weights:
+        _logger.info("--stem_weights is not read: %s contains the stem", checkpoint)
     if settings.finetune and not settings.resume:
         report = load_checkpoint(
             model,

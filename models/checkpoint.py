@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common.frame_size import as_pair
 from models.checkpoint_file import (
+    STEM_PREFIX,
     TRAINING_ONLY,
     CheckpointError,
     bare_name,
@@ -219,6 +220,8 @@ def _inflate(saved: Tensor, wanted: Tensor) -> Tensor:
 
 def _check_complete(report: LoadReport, path: str | Path, require_head: bool, allow_random: bool) -> None:
     random = [n for n in report.names("initialised") if not n.startswith(MAY_STAY_INITIAL)]
+    if of_stem := [n for n in random if n.startswith(STEM_PREFIX)]:
+        raise CheckpointError(f"{path} lacks {of_stem[0]}, which would stay random, since a stem is never trained")
     if random and not allow_random:
         raise CheckpointError(
             f"{path} lacks {', '.join(random[:8])}{' ...' if len(random) > 8 else ''}; they would stay random. "

@@ -29,6 +29,7 @@ PREFIXES = ("module.", "backbone.", "encoder.", "_orig_mod.")
 ALIGNMENT_DECODER = "clip_decoder."  # of VideoMamba's masked pretraining, whose files have no head
 # What objectives train and save beside the model, which neither tests nor other runs need.
 TRAINING_ONLY = (ALIGNMENT_DECODER, "alignment.", "distillation.", "probes.", "probe_norm.", "held_out", "chosen")
+STEM_PREFIX = "patch_embed.stem."  # of the image model below the patch embedding, see models/image_stem.py
 FORMATS = (".pth", ".safetensors")
 FOLDER_CONFIG = "config.json"  # of a folder as on the Hugging Face hub, beside its weights
 OBJECTIVE_KEY = "objective"  # in it: what the objective keeps beside the weights, by name

@@ -12,7 +12,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.frame_size import as_pair
 from models.detection import ActionDetector
+from models.image_stem import ImageStem
 from models.videomambapro import VideoMambaPro
 
 
@@ -80,12 +82,13 @@ def measure_complexity(model: VideoMambaPro | ActionDetector, *, bf16: bool = Tr
 
 def _stem_flops(model: VideoMambaPro) -> int:
     """Return the FLOPs of the image model in front of the patch embedding for one clip; 0 without one."""
-    if model.patch_embed.stem is None:
+    config = model.config
+    if not config.stem:
         return 0
-    stem = copy.deepcopy(model.patch_embed.stem).to("meta")
-    with FlopCounterMode(display=False) as counter:
-        stem(torch.empty(1, 3, model.num_frames, *model.patch_embed.img_size, device="meta"))
-    return counter.get_total_flops()
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        # Its initialisation looks at a frame.
+        ImageStem(config.stem, config.patch_size, as_pair(config.img_size))
+    return counter.get_total_flops() * config.num_frames
 
 
 def saved_activation_bytes(model: VideoMambaPro, *, bf16: bool) -> int:

@@ -12,6 +12,7 @@ from mamba.mamba_ssm.modules.mamba_simple import settings_of
 from models.checkpoint_file import (
     CONFIG_KEY,
     FLAGS_KEY,
+    STEM_PREFIX,
     TRAINING_ONLY,
     CheckpointError,
     is_masked_pretraining,
@@ -23,8 +24,6 @@ from models.videomambapro import REGISTERED, VideoMambaPro, registered_config, r
 
 BESIDE_THE_MODEL = ("target_mean", "target_scale", "decision_threshold")
 """Tensors that objectives save beside the weights of the model, because predictions need them."""
-STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
-"""Endings of tensors of a stem that are no parameters."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def describe_checkpoint(path: str | Path) -> CheckpointFacts:
         parameters=sum(
             tensor.numel()
             for name, tensor in state.items()
-            if not name.startswith(TRAINING_ONLY) and not name.endswith(STATISTICS) and name not in BESIDE_THE_MODEL
+            if not name.startswith(TRAINING_ONLY) and name not in BESIDE_THE_MODEL and not _is_statistic(name, tensor)
         ),
         flags=flags,
         masked_pretraining=is_masked_pretraining(state),
@@ -219,6 +218,13 @@ def about_masked_pretraining(last_layer: int) -> str:
     return f"masked pretraining, no head; the published code did not train layers.{last_layer}.mixer and the last norm"
 
 
+def _is_statistic(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor of a stem is one of its buffers, of normalisation or of places, and no parameter."""
+    return name.startswith(STEM_PREFIX) and (
+        name.endswith((".running_mean", ".running_var")) or not tensor.is_floating_point()
+    )
+
+
 def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
     """Infer sizes from the tensors outside the mixers, as fields of `ModelConfig`."""
     kernel = state["patch_embed.proj.weight"]
@@ -237,7 +243,7 @@ def _sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
     grid = square_grid(state["pos_embed"].shape[1] - 1) if "pos_embed" in state else None
     if grid:
         sizes["img_size"] = grid[0] * kernel.shape[-1]
-    if not any(name.startswith("patch_embed.stem.") for name in state):
+    if not any(name.startswith(STEM_PREFIX) for name in state):
         sizes["stem"] = ""
     if "temporal_pos_embedding" in state:
         sizes["num_frames"] = state["temporal_pos_embedding"].shape[1] * tubelet.get("tubelet_size", 1)

@@ -12,22 +12,31 @@ from torch import Tensor, nn
 from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap_tensors
 
 
-def load_image_model(name: str, weights: Path | None, flag: str) -> Any:
+def require_hosted_weights(name: str, flag: str) -> None:
+    """Raise a ValueError unless timm has trained weights of a model to download; `flag` names the alternative."""
+    known: Any = timm.get_pretrained_cfg(name)
+    if not (known and known.has_weights):
+        raise ValueError(f"timm has no weights of {name}; give a file with {flag}")
+
+
+def load_image_model(name: str, weights: str | Path, flag: str) -> Any:
     """Build a model of timm with trained weights.
 
     Args:
         name: timm's name.
-        weights: File of a state dict with timm's names of the tensors, with the classifier; None for timm's own, which
-            it downloads.
+        weights: File of a state dict with timm's names of the tensors, with the classifier; empty for timm's own,
+            which it downloads.
         flag: Flag of `weights`, for messages.
 
     Raises:
         FileNotFoundError: The file does not exist.
         OSError: timm cannot download its weights.
-        RuntimeError: timm has no such model, or no weights of it.
+        RuntimeError: timm has no such model.
+        ValueError: timm has no weights of it.
         CheckpointError: The file cannot be read, or belongs to another model.
     """
-    if weights is None:
+    if not weights:
+        require_hosted_weights(name, flag)
         try:
             return timm.create_model(name, pretrained=True)
         except OSError as error:
@@ -36,7 +45,7 @@ def load_image_model(name: str, weights: Path | None, flag: str) -> Any:
     try:
         model.load_state_dict(unwrap_tensors(read_checkpoint_file(weights), weights))
     except RuntimeError as error:
-        first = " ".join(str(error).split()[:12])
+        first = str(error).splitlines()[1].strip()[:100]
         raise CheckpointError(f"{weights} belongs to another model than {name}: {first} ...") from error
     return model
 

@@ -12,13 +12,18 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from models.image_models import OwnNormalisation, load_image_model
+from models.image_models import OwnNormalisation, load_image_model, require_hosted_weights
 
-FRAMES_AT_ONCE = 8  # on a CPU: the maps of more leave its caches, and 56 take twice as long as seven times 8
+FRAMES_AT_ONCE = {"cpu": 8, "cuda": 256}
+"""Frames that go through together. On a CPU, 56 take twice as long as seven times 8, whose maps fit into its caches;
+on a GPU, a limit bounds the memory."""
+_FLAG = "--stem_weights"
 
 
 class ImageStem(nn.Module):
     """Maps of an image model of timm for every frame of a clip. Training changes neither weights nor statistics.
+
+    The weights are random until `load` or a checkpoint replaces them.
 
     Args:
         name: timm's name of the image model.
@@ -31,41 +36,51 @@ class ImageStem(nn.Module):
 
     def __init__(self, name: str, stride: int, img_size: tuple[int, int]):
         super().__init__()
-        self.name, self.stride, self.img_size = name, stride, img_size
-        try:
-            model: Any = timm.create_model(name)
-        except RuntimeError as error:
-            raise ValueError(f"--stem {name}: {error}; timm.list_models() tells the names") from error
+        self.name = name
+        model = _create(name)
         levels = list(getattr(model, "feature_info", ()))
-        self.level = max((i for i, level in enumerate(levels) if level["reduction"] == stride), default=-1)
-        if self.level < 0 or not hasattr(model, "prune_intermediate_layers"):
-            strides = sorted({level["reduction"] for level in levels})
-            raise ValueError(f"--stem {name} has no maps of --patch_size {stride} pixels, but of {strides}")
+        if not hasattr(model, "prune_intermediate_layers"):
+            raise ValueError(f"--stem {name}: timm gives no maps of this model; choose another")
+        strides = [level["reduction"] for level in levels]
+        if stride not in strides:
+            raise ValueError(
+                f"--stem {name} has no maps of --patch_size {stride} pixels, but of {sorted(set(strides))}"
+            )
+        self.level = max(index for index, found in enumerate(strides) if found == stride)
         self.out_chans = levels[self.level]["num_chs"]
         self.normalise = OwnNormalisation(model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
         self.model: Any = self._cut(model)
+        self._try(stride, *img_size)
 
     def _cut(self, model: Any) -> nn.Module:
         """Leave out of an image model what follows the map, and freeze it."""
-        if hasattr(model, "set_input_size"):  # a transformer, whose positions are interpolated
-            model.set_input_size(img_size=self.img_size)
         model.prune_intermediate_layers([self.level], prune_norm=True, prune_head=True)
         return model.eval().requires_grad_(False)
 
-    def load(self, weights: Path | None) -> None:
+    def _try(self, stride: int, height: int, width: int) -> None:
+        """Raise a ValueError unless the map of a frame has a cell for each patch."""
+        refusal = f"--stem {self.name} cannot take frames of {height} x {width} pixels (--input_size)"
+        try:
+            found = tuple(self(torch.zeros(1, 3, 1, height, width)).shape[-2:])
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"{refusal}: {error}") from error
+        if found != (height // stride, width // stride):
+            raise ValueError(f"{refusal}: its map is {found[0]} x {found[1]} cells")
+
+    def load(self, weights: str | Path) -> None:
         """Load trained weights of the image model.
 
         Args:
-            weights: File with timm's names of the tensors, with the classifier; None for timm's own, downloaded.
+            weights: File with timm's names of the tensors, with the classifier; empty for timm's own, downloaded.
 
         Raises:
-            FileNotFoundError, OSError, CheckpointError: As in `load_image_model`.
+            FileNotFoundError, OSError, ValueError, CheckpointError: As in `load_image_model`.
         """
-        dry = next(self.model.parameters()).is_meta  # a dry run's model holds no numbers: it checks a file at most
-        if dry and weights is None:
+        if next(self.model.parameters()).is_meta and not weights:  # a dry run downloads nothing
+            require_hosted_weights(self.name, _FLAG)
             return
-        trained = self._cut(load_image_model(self.name, weights, "--stem_weights"))
-        if not dry:
+        trained = self._cut(load_image_model(self.name, weights, _FLAG))
+        if not next(self.model.parameters()).is_meta:
             self.model.load_state_dict(trained.state_dict())
 
     def train(self, mode: bool = True) -> Self:
@@ -76,12 +91,25 @@ class ImageStem(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Map normalised clips (b, 3, t, height, width) to (b, c, t, height / stride, width / stride)."""
         frames = self.normalise(clips.transpose(1, 2).flatten(0, 1))  # (b t, 3, height, width)
-        whole = frames.device.type != "cpu" or torch.compiler.is_compiling()  # exported models take any batch
-        parts = [frames] if whole else frames.split(FRAMES_AT_ONCE)
-        maps = torch.cat([self._maps(part) for part in parts])
+        limit = FRAMES_AT_ONCE.get(frames.device.type)
+        whole = limit is None or torch.compiler.is_compiling()  # exported models take any batch
+        maps = torch.cat([self._maps(part) for part in ([frames] if whole else frames.split(limit))])
         return maps.unflatten(0, (-1, clips.shape[2])).transpose(1, 2)
 
     def _maps(self, frames: Tensor) -> Tensor:
         frames = frames.contiguous(memory_format=torch.channels_last)
         (maps,) = self.model.forward_intermediates(frames, indices=[self.level], intermediates_only=True)
         return maps
+
+
+def _create(name: str) -> Any:
+    """Create an image model with random weights, a transformer with positions that are interpolated for any size."""
+    if ":" in name or "/" in name:
+        raise ValueError(f"--stem {name} is an address; give a name of timm.list_models()")
+    try:
+        try:
+            return timm.create_model(name, dynamic_img_size=True)
+        except TypeError:  # has no positions
+            return timm.create_model(name)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"--stem {name}: {error}; timm.list_models() tells the names") from error

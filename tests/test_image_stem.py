@@ -50,7 +50,7 @@ def test_its_maps_are_those_of_timms_feature_extractor(image_model, file):
     levels = timm.create_model(NAME, features_only=True, out_indices=(3,)).eval()
     levels.load_state_dict({name: tensor for name, tensor in image_model.state_dict().items()
                             if name in levels.state_dict()})  # fmt: skip
-    frames = FRAMES_AT_ONCE + 2  # more than go through at once
+    frames = FRAMES_AT_ONCE["cpu"] + 2  # more than go through at once
     pixels = torch.rand(1, 3, frames, SIDE, SIDE)
     mean, std = (values.view(3, 1, 1, 1) for values in IMAGENET)
     own_mean, own_std = (torch.tensor(image_model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -66,17 +66,17 @@ def test_training_changes_neither_its_weights_nor_its_statistics(file):
     model = build().train()
     model.patch_embed.stem.load(file)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
-    model(torch.randn(2, 3, 4, SIDE, SIDE)).square().sum().backward()
-    optimizer.step()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        model(torch.randn(2, 3, 4, SIDE, SIDE)).square().sum().backward()
+        optimizer.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert "patch_embed.proj.weight" in changed
     assert not any(name.startswith("patch_embed.stem.") for name in changed)
 
 
-def test_a_token_sees_its_cell_of_its_own_frame(file):
+def test_a_token_sees_its_cell_of_its_own_frame():
     model = build(patch_size=4, img_size=32).eval()
-    model.patch_embed.stem.requires_grad_(False)
     clips = torch.randn(1, 3, 4, 32, 32)
     other = clips.clone()
     other[:, :, 2, 28:, 28:] += 1
@@ -85,7 +85,7 @@ def test_a_token_sees_its_cell_of_its_own_frame(file):
     assert not changed[[0, 1, 3]].any()
 
 
-def test_tubelets_detectors_and_other_sizes_work_as_with_pixels(file):
+def test_tubelets_detectors_and_other_sizes_work_as_with_pixels():
     model = build(tubelet_size=2, num_frames=4).eval()
     with torch.no_grad():
         assert model.forward_tokens(torch.randn(2, 3, 4, SIDE, SIDE)).shape == (2, 1 + 2 * 16, 16)
@@ -98,12 +98,16 @@ def test_tubelets_detectors_and_other_sizes_work_as_with_pixels(file):
         model(torch.randn(1, 3, 4, SIDE, 100))
 
 
-def test_a_transformer_is_set_to_the_size_of_the_frames(tmp_path):
+@pytest.mark.parametrize("built_for", [(48, 32), 160])
+def test_a_transformer_interpolates_its_positions(built_for, tmp_path):
     torch.manual_seed(0)
-    vit = timm.create_model("test_vit").eval()
+    vit = timm.create_model("test_vit").eval()  # 160 pixels
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    model = build(stem="test_vit", img_size=(48, 32))
-    model.patch_embed.stem.load(tmp_path / "vit.pth")
+    trained = build(stem="test_vit", img_size=160)
+    trained.patch_embed.stem.load(tmp_path / "vit.pth")
+    torch.save({"model": trained.state_dict(), CONFIG_KEY: trained.config.values()}, tmp_path / "run.pth")
+    model = build(stem="test_vit", img_size=built_for)
+    load_checkpoint(model, tmp_path / "run.pth")
     vit.set_input_size(img_size=(48, 32))
     frame = torch.randn(1, 3, 48, 32)
     pixels = frame * IMAGENET[1].view(3, 1, 1) + IMAGENET[0].view(3, 1, 1)
@@ -133,6 +137,14 @@ def test_what_cannot_serve_is_refused_with_the_remedy(file, tmp_path, monkeypatc
         build(patch_size=14, img_size=56)
     with pytest.raises(ValueError, match="in_chans must be 3"):
         build(in_chans=1)
+    with pytest.raises(ValueError, match=r"test_coatnet cannot take frames of 64 x 64 pixels \(--input_size\)"):
+        build(stem="test_coatnet")
+    with pytest.raises(ValueError, match="hf_hub:timm/resnet18 is an address"):
+        build(stem="hf_hub:timm/resnet18")
+    with pytest.raises(ValueError, match="timm has no weights of seresnet18; give a file with --stem_weights"):
+        build(stem="seresnet18").patch_embed.stem.load("")
+    with pytest.raises(ValueError, match="the model has none; add --stem NAME"):
+        load_finetune_checkpoint(build(stem=""), WeightSettings(stem_weights=str(file)))
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
     with pytest.raises(CheckpointError, match=f"vit.pth belongs to another model than {NAME}"):
         build().patch_embed.stem.load(tmp_path / "vit.pth")
@@ -143,7 +155,7 @@ def test_what_cannot_serve_is_refused_with_the_remedy(file, tmp_path, monkeypatc
     model = build()
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(OSError, match=f"weights of {NAME}; give a file with --stem_weights: cannot reach the hub"):
-        model.patch_embed.stem.load(None)
+        model.patch_embed.stem.load("")
 
 
 def test_a_missing_file_is_told_before_torch_is_imported(tmp_path, capsys):
@@ -171,10 +183,12 @@ def test_exported_it_takes_any_batch():
     torch.testing.assert_close(program.module()(clips), embed(clips), rtol=1e-4, atol=1e-5)
 
 
-def test_a_dry_run_downloads_nothing_and_checks_a_file(tmp_path):
+def test_a_dry_run_downloads_nothing_and_checks_a_file(tmp_path, monkeypatch):
     with torch.device("meta"):
         model = build()
-    load_finetune_checkpoint(model, WeightSettings())
+    with monkeypatch.context() as patch:
+        patch.setattr("models.image_stem.load_image_model", None)
+        load_finetune_checkpoint(model, WeightSettings())
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
     with pytest.raises(CheckpointError, match="belongs to another model"):
         load_finetune_checkpoint(model, WeightSettings(stem_weights=str(tmp_path / "vit.pth")))
@@ -187,6 +201,14 @@ def test_the_benchmark_of_few_videos_averages_its_maps(file):
     pixels = (clips[1, 0] / 255 - IMAGENET[0].view(3, 1, 1, 1)) / IMAGENET[1].view(3, 1, 1, 1)
     expected = torch.stack([stem(pixels[None, :, [frame]]).mean((0, 2, 3, 4)) for frame in range(4)]).mean(0)
     torch.testing.assert_close(torch.from_numpy(stem_features(stem, clips)[1]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_flag_lets_it_stay_random(tmp_path):
+    model = build()
+    lacking = {name: tensor for name, tensor in model.state_dict().items() if "stem.model.layer1" not in name}
+    torch.save({"model": lacking}, tmp_path / "lacking.pth")
+    with pytest.raises(CheckpointError, match="lacks patch_embed.stem.*since a stem is never trained"):
+        load_checkpoint(build(), tmp_path / "lacking.pth", allow_random=True)
 
 
 def test_its_operations_are_counted():
