@@ -251,7 +251,13 @@ def create_training_state(
     send_weights(objective)
     # Before the wrapper: a sharded model cannot be copied.
     ema = (
-        ModelEmaV3(objective, decay=settings.model_ema_decay, use_warmup=settings.model_ema_warmup)
+        # Statistics are copied, not averaged: with FSDP, they are no sharded tensors like the parameters.
+        ModelEmaV3(
+            objective,
+            decay=settings.model_ema_decay,
+            use_warmup=settings.model_ema_warmup,
+            exclude_buffers=True,
+        )
         if settings.model_ema
         else None
     )
