@@ -243,7 +243,7 @@ def stem_features(stem: ImageStem, clips: Tensor) -> np.ndarray:
 def document(tasks: Sequence[Task], options: argparse.Namespace, command: str) -> str:
     """Return the tables: for each number of training videos, the mean accuracy of each method over sets and seeds."""
     parts = [
-        "### Few videos\n",
+        f"### Few videos with {options.recipe}\n",
         f"Written by `{command}` on {machine()}.\nTop-1 in percent: mean and standard deviation over tasks (sets of "
         "classes x seeds). The floor is the regression on both.\n",
     ]
