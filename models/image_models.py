@@ -13,9 +13,9 @@ from models.checkpoint_file import CheckpointError, read_checkpoint_file, unwrap
 
 
 def require_hosted_weights(name: str, flag: str) -> None:
-    """Raise a ValueError unless timm has trained weights of a model to download; `flag` names the alternative."""
-    known: Any = timm.get_pretrained_cfg(name)
-    if not (known and known.has_weights):
+    """Raise a ValueError if timm knows the model but no weights to download; `flag` names the alternative."""
+    known: Any = timm.get_pretrained_cfg(name)  # None for what only a hub knows
+    if known and not known.has_weights:
         raise ValueError(f"timm has no weights of {name}; give a file with {flag}")
 
 

@@ -146,3 +146,20 @@ def test_without_a_network_the_remedy_is_named(data, tmp_path, capsys, monkeypat
         main([MODEL, str(data / "train.csv"), "--output", str(tmp_path / "features.npz")])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "give a file with --weights: cannot reach the hub" in last
+
+
+def test_a_model_without_weights_is_told_and_one_of_a_hub_is_asked_for(data, tmp_path, capsys, monkeypatch):
+    words = [str(data / "train.csv"), "--output", str(tmp_path / "features.npz")]
+    with pytest.raises(SystemExit):
+        main(["seresnet18", *words])
+    assert "timm has no weights of seresnet18; give a file with --weights" in capsys.readouterr().err
+    asked = []
+
+    def offline(name, **_):
+        asked.append(name)
+        raise OSError("cannot reach the hub")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(SystemExit):
+        main(["hf_hub:timm/resnet18.a1_in1k", *words])
+    assert asked == ["hf_hub:timm/resnet18.a1_in1k"]
