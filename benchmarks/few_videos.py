@@ -111,7 +111,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     options, passed_on = parser.parse_known_args(arguments)
     options.output = options.output or Path("outputs/few_videos") / options.recipe.replace("/", "_")
     options.document = options.document or options.output / "table.md"
-    known = [name for name in VARIANTS if name != SCRATCH or load_recipe(options.recipe).flags.get("finetune")]
+    try:
+        weights = load_recipe(options.recipe).flags.get("finetune")
+    except ValueError as error:
+        parser.error(str(error))
+    known = [name for name in VARIANTS if name != SCRATCH or weights]
     options.variants = options.variants or known
     if unknown := set(options.variants) - set(known):
         parser.error(f"--variants {unknown.pop()!r}: {options.recipe} names no weights to leave out")

@@ -165,7 +165,7 @@ def test_a_missing_file_is_told_before_torch_is_imported(tmp_path, capsys):
     assert "none.pth: there is no such file" in capsys.readouterr().err
 
 
-def test_weights_of_another_stem_are_refused(file, tmp_path):
+def test_weights_of_another_stem_are_refused(tmp_path):
     model = build()
     torch.save({"model": model.state_dict(), CONFIG_KEY: model.config.values()}, tmp_path / "run.pth")
     with pytest.raises(CheckpointError, match=f"--stem test_convnext2, the file has {NAME}"):
