@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("models.checkpoint").setLevel(logging.WARNING)
     try:
         detects = is_detector(describe_checkpoint(args.checkpoint))
-        _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, detects)
+        _refuse_flags_of(DETECTOR_FLAGS if not detects else CLASSIFIER_FLAGS, args, parser, detects)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if args.live:
@@ -343,10 +343,11 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 1 if failed else 0
 
 
-def _refuse_flags_of(names: Sequence[str], args: argparse.Namespace, detects: bool) -> None:
+def _refuse_flags_of(
+    names: Sequence[str], args: argparse.Namespace, parser: argparse.ArgumentParser, detects: bool
+) -> None:
     """Raise a ValueError for flags that do not apply to the checkpoint, and for a detector without boxes."""
-    defaults = vars(get_parser().parse_args(["VIDEO", "--checkpoint", "FILE"]))
-    given = [f"--{name}" for name in names if getattr(args, name) != defaults[name]]
+    given = [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]
     if given:
         kind = "an action detector" if detects else "a classifier of clips"
         raise ValueError(f"{args.checkpoint} is {kind}, which has no {', '.join(given)}")

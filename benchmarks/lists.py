@@ -87,7 +87,9 @@ def _read(file: Path, task: str, version: Path) -> dict[str, float]:
 
 def _cell(entry: str, ours: dict[str, float], others: dict[str, float] | None = None) -> str:
     figure = f"{ours[entry]:.2f}" if entry == "seconds" else f"{ours[entry] / MIB:.1f}"
-    return f"{figure} ({ours[entry] / others[entry]:.2f})" if others else figure
+    if not others:
+        return figure
+    return f"{figure} ({ours[entry] / others[entry]:.2f})" if others[entry] else f"{figure} (of 0)"
 
 
 if __name__ == "__main__":

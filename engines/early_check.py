@@ -56,6 +56,7 @@ _DETAILS = {
     **dict.fromkeys(("distill_loss", "distill_temperature"), ("teacher_scores",)),
     **dict.fromkeys(("distill_weight", "label_weight"), ("teacher_scores", "teacher")),
     **dict.fromkeys(("probe_lrs", "probe_weight_decays"), ("probe",)),
+    "stem_weights": ("stem",),
 }
 _NEVER_DEFAULTS = {"recipe", "config"}
 
@@ -143,7 +144,8 @@ def _parser(script: str, *groups: type) -> FlagParser:
     parser = FlagParser(prog=script, add_help=False)
     for settings in groups:
         add_options(parser, settings)
-    for name in ("model", "recipe", "config", "resume", "track", "probe_list", "finetune", "teacher", "stem_weights"):
+    files = ("recipe", "config", "resume", "probe_list", "finetune", "teacher", "stem_weights")
+    for name in ("model", "stem", "track", *files):
         parser.add_argument(f"--{name}", default="")
     for name in ("eval", "disable_eval_during_finetuning"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=False)
@@ -200,7 +202,7 @@ def _check_annotations(flags: argparse.Namespace) -> None:
 
 
 def _refuse_idle(typed: Collection[str], flags: argparse.Namespace) -> None:
-    """Refuse the details of a teacher or a probe in a run that has none."""
+    """Refuse the details of a teacher, a probe or a stem in a run that has none."""
     for name in typed:
         owners = _DETAILS.get(name, ())
         if owners and not any(getattr(flags, owner) for owner in owners):

@@ -260,6 +260,7 @@ REFUSED = {
     "--distill_loss does nothing without --teacher_scores": ["--distill_loss", "hard"],
     "--label_weight does nothing without a teacher": ["--label_weight", "0.5"],
     "--probe_lrs does nothing without --probe": ["--probe_lrs", "1e-3"],
+    "--stem_weights does nothing without --stem": ["--stem_weights", "tests/conftest.py"],
     "--task regression contradicts --data_set K400": ["--task", "regression", "--data_set", "K400"],
 }
 
