@@ -3,12 +3,14 @@
     python -m benchmarks.study method --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --steps 600
         [--image_path LISTS --image_root IMAGES]
     python -m benchmarks.study peers  --splits LISTS1 LISTS2 LISTS3 --data_root VIDEOS --seconds 600
+        [--rates 5e-4 1e-3 2e-3 --tuning LISTS]
 
 Folders of lists may contain labels.txt, as written by tools.make_lists. Every variant is trained on each split and
 tested on its test list; J-HMDB's three splits test 748 clips, 59 of them more than once. A run that has finished with
-the same settings is not repeated, and an interrupted one is resumed (`peers`: restarted). The table contains the
-accuracy over all splits with its confidence interval, and McNemar's test against the first variant. Unknown flags are
-passed to the runs (`--device cuda`).
+the same settings is not repeated, and an interrupted one is resumed (`peers`: restarted). Of several --rates, each
+model of `peers` takes the one with which it classifies val.csv of --tuning best, after as much training on its
+train.csv; both must be drawn from training videos. The table contains the accuracy over all splits with its confidence
+interval, and McNemar's test against the first variant. Unknown flags are passed to the runs (`--device cuda`).
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import command_line, exit_status, run_missing
+from benchmarks.run_queue import command_line, exit_status, read_results, run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
 from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
@@ -74,7 +76,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     method.add_argument("--image_root", default="", help="folder that the paths of images start from")
     method.add_argument("--image_epochs", type=non_negative_int, default=10, help="on the images (default: 10)")
     peers.add_argument("--seconds", type=positive, default=600, help="of training, of each model (default: 600)")
+    peers.add_argument("--rates", type=positive, nargs="+", default=[1e-3], help="peak learning rates (default: 0.001)")
+    peers.add_argument("--tuning", type=Path, help="folder of train.csv and val.csv to choose one of several --rates")
     options, passed_on = parser.parse_known_args(arguments)
+    if options.study == "peers" and (len(options.rates) > 1) != bool(options.tuning):
+        parser.error("--tuning chooses one of several --rates; give both or neither")
     options.document = options.document or options.output / "study.md"
     unknown = set(options.variants or ()) - set(_variants(options))
     if unknown:
@@ -92,15 +98,18 @@ def _variants(options: argparse.Namespace) -> list[str]:
 
 def _run(options: argparse.Namespace, variants: Sequence[str], passed_on: list[str]) -> list[str]:
     if options.study == "peers":
-        return run_missing(_peer_runs(options, variants, passed_on), options.output, options.jobs, restart_flag="")
+        failed = run_missing(_tuning_runs(options, variants, passed_on), options.output, options.jobs, restart_flag="")
+        return failed or run_missing(
+            _peer_runs(options, variants, passed_on), options.output, options.jobs, restart_flag=""
+        )
     pretraining = _pretraining_runs(options, variants, passed_on)
     failed = run_missing(pretraining, options.output, options.jobs)
     return failed + run_missing(_method_runs(options, variants, passed_on), options.output, options.jobs)
 
 
-def _lists(options: argparse.Namespace, split: int) -> list[str]:
+def _lists(options: argparse.Namespace, folder: Path) -> list[str]:
     root = str(Path(options.data_root).resolve()) if options.data_root else ""
-    return ["--data_path", str(options.splits[split].resolve()), "--data_root", root]
+    return ["--data_path", str(folder.resolve()), "--data_root", root]
 
 
 def _runs(options: argparse.Namespace, variants: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -109,15 +118,46 @@ def _runs(options: argparse.Namespace, variants: Sequence[str]) -> list[tuple[st
     return [(variant, split, number) for number in options.seeds for split in splits for variant in variants]
 
 
-def _peer_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict[str, list[str]]:
+def _peer_command(options: argparse.Namespace, variant: str, rate: float, name: str, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "benchmarks.train_peer", "--peer", variant, "--seconds", str(options.seconds),
+        "--lr", str(rate), "--output_dir", str((options.output / name).resolve()), *more,
+    ]  # fmt: skip
+
+
+def _tuned(variant: str, rate: float) -> str:
+    """Return the folder in --output of a run that tries a rate."""
+    return f"rates/{folder_name(variant)}/{rate:g}"
+
+
+def _tuning_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict[str, list[str]]:
+    if not options.tuning:
+        return {}
+    lists = [*_lists(options, options.tuning), "--test_list", str((options.tuning / "val.csv").resolve())]
     return {
-        (name := run_name(variant, split, number)): [
-            sys.executable, "-m", "benchmarks.train_peer", "--peer", variant, "--seconds", str(options.seconds),
-            *_lists(options, split), "--seed", str(number), "--output_dir", str((options.output / name).resolve()),
-            *passed_on,
-        ]
-        for variant, split, number in _runs(options, variants)
-    }  # fmt: skip
+        (name := _tuned(variant, rate)): _peer_command(options, variant, rate, name, *lists, *passed_on)
+        for variant in variants
+        for rate in options.rates
+    }
+
+
+def _best_rate(options: argparse.Namespace, variant: str) -> float:
+    """Return the rate of a model: the only one, or the one with the best validation, of equal ones the least."""
+
+    def accuracy(rate: float) -> float:
+        return (read_results(options.output / _tuned(variant, rate)) or {})["top1"]
+
+    return max(sorted(options.rates), key=accuracy) if options.tuning else options.rates[0]
+
+
+def _peer_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict[str, list[str]]:
+    rates = {variant: _best_rate(options, variant) for variant in variants}
+    commands = {}
+    for variant, split, number in _runs(options, variants):
+        name = run_name(variant, split, number)
+        lists = [*_lists(options, options.splits[split]), "--seed", str(number)]
+        commands[name] = _peer_command(options, variant, rates[variant], name, *lists, *passed_on)
+    return commands
 
 
 def _method_flags(variant: str) -> list[str]:
@@ -153,7 +193,7 @@ def _method_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict
         weights = options.output / _pretrained(options, variant) / "checkpoint-best.pth"
         start = ["--finetune", str(weights.resolve())] if variant.endswith("from images") else []
         commands[name] = [
-            sys.executable, FINETUNE, "--recipe", RECIPE, *_method_flags(variant), *start, *_lists(options, split),
+            sys.executable, FINETUNE, "--recipe", RECIPE, *_method_flags(variant), *start, *_lists(options, options.splits[split]),
             "--steps", str(options.steps), "--seed", str(number),
             "--output_dir", str((options.output / name).resolve()), *passed_on,
         ]  # fmt: skip

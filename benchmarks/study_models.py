@@ -12,7 +12,7 @@ from torchvision.models import video
 
 import models.videomambapro  # noqa: F401  registers VideoMambaPro with timm
 
-BEST_SWITCHES = dict(bimamba_type="v2", elemental_residual=True, masked_backward=True, dt_init="mamba")
+BEST_SWITCHES = dict(bimamba_type="v1", elemental_residual=True, masked_backward=True, dt_init="mamba")
 VIT = dict(hidden_size=96, num_hidden_layers=6, num_attention_heads=3, intermediate_size=384)
 
 

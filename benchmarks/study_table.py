@@ -67,7 +67,7 @@ def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> 
             for row in results["predictions"]:
                 labels[split, row["line"]] = row["label"]
                 right[number][split, row["line"]] = row["prediction"] == row["label"]
-            for figure in ("parameters", "clips_per_second", "clips", "memory_gib"):
+            for figure in ("rate", "parameters", "clips_per_second", "clips", "memory_gib"):
                 if figure in results:
                     extra.setdefault(figure, []).append(results[figure])
     means = {figure: statistics.mean(values) for figure, values in extra.items()}

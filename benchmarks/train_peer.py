@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "classes": train_set.num_classes,
         "predictions": predictions,
         "list": describe_list(test_set, data.data_root),
+        "rate": options.lr,
         "parameters": parameters(model),
         "clips_per_second": clips / seconds,
         "training_seconds": seconds,

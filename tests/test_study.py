@@ -72,6 +72,35 @@ def test_the_table_of_the_method(splits, stand_in):
     assert "| neither, dt_init mamba, from scratch | 50.0 | 18.8 to 81.2 | 6 | 1 | 0.25 |" in text
 
 
+def test_each_peer_takes_the_rate_with_the_best_validation(splits, monkeypatch):
+    (splits[0] / "val.csv").write_text("c.mp4 2\n")
+
+    def results_of(command, folder):
+        rate = float(command[command.index("--lr") + 1])
+        if "rates" in folder.parts:
+            assert command[command.index("--test_list") + 1] == str(splits[0] / "val.csv")
+            return {"top1": {0.1: 60, 0.01: 60 if OURS in command else 50, 0.001: 50}[rate]}
+        return {"rate": rate, "predictions": [{"line": 1, "label": 0, "prediction": 0}]}
+
+    commands = replace_runs(monkeypatch, results_of)
+    tuning = ["--rates", "0.1", "0.01", "0.001", "--tuning", str(splits[0]), "--variants", OURS, STATIC]
+    assert study.main(words_for(splits, "peers", *tuning)) == 0
+    finals = [command for command in commands if "--test_list" not in command]
+    assert len(commands) == 2 * 3 + 2 * 3 and len(finals) == 6
+    chosen = {(c[c.index("--peer") + 1], c[c.index("--lr") + 1]) for c in finals}
+    assert chosen == {(OURS, "0.01"), (STATIC, "0.1")}, "of equal rates the least"
+    assert "| rate |" in (splits[0].parent / "peers" / "study.md").read_text()
+    for command in commands:
+        train_peer.parse_arguments(command[3:])
+
+
+@pytest.mark.parametrize("words", [["--rates", "1", "2"], ["--tuning", "lists"]])
+def test_rates_are_chosen_on_lists_of_their_own(splits, words, capsys):
+    with pytest.raises(SystemExit):
+        study.main(words_for(splits, "peers", *words))
+    assert "--tuning chooses one of several --rates" in capsys.readouterr().err
+
+
 def test_unknown_variants_are_refused(splits, capsys):
     with pytest.raises(SystemExit):
         study.main(words_for(splits, "peers", "--variants", "r3d"))
