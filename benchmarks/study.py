@@ -76,7 +76,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     method.add_argument("--image_root", default="", help="folder that the paths of images start from")
     method.add_argument("--image_epochs", type=non_negative_int, default=10, help="on the images (default: 10)")
     peers.add_argument("--seconds", type=positive, default=600, help="of training, of each model (default: 600)")
-    peers.add_argument("--rates", type=positive, nargs="+", default=[1e-3], help="peak learning rates (default: 0.001)")
+    peers.add_argument("--rates", type=positive, nargs="+", default=[1e-3], help="peak learning rate (default: 0.001)")
     peers.add_argument("--tuning", type=Path, help="folder of train.csv and val.csv to choose one of several --rates")
     options, passed_on = parser.parse_known_args(arguments)
     if options.study == "peers" and (len(options.rates) > 1) != bool(options.tuning):
@@ -193,8 +193,8 @@ def _method_runs(options, variants: Sequence[str], passed_on: list[str]) -> dict
         weights = options.output / _pretrained(options, variant) / "checkpoint-best.pth"
         start = ["--finetune", str(weights.resolve())] if variant.endswith("from images") else []
         commands[name] = [
-            sys.executable, FINETUNE, "--recipe", RECIPE, *_method_flags(variant), *start, *_lists(options, options.splits[split]),
-            "--steps", str(options.steps), "--seed", str(number),
+            sys.executable, FINETUNE, "--recipe", RECIPE, *_method_flags(variant), *start,
+            *_lists(options, options.splits[split]), "--steps", str(options.steps), "--seed", str(number),
             "--output_dir", str((options.output / name).resolve()), *passed_on,
         ]  # fmt: skip
     return commands

@@ -42,13 +42,13 @@ class FlagParser(argparse.ArgumentParser):
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name in self._option_string_actions:
             return word
-        alike = (option for option in self._option_string_actions if _plain(option) == _plain(name))
+        alike = (option for option in self._option_string_actions if plain(option) == plain(name))
         return next(alike, name) + equals + value
 
     def _suggestions(self, unknown: Sequence[str]) -> str:
         """Return a hint: the flags most similar to the unknown ones or, if there are none, --help."""
-        known = {_plain(option): option for option in self._option_string_actions}
-        asked = [_plain(word.partition("=")[0]) for word in unknown if word.startswith("--")]
+        known = {plain(option): option for option in self._option_string_actions}
+        asked = [plain(word.partition("=")[0]) for word in unknown if word.startswith("--")]
         near = [known[match] for name in asked for match in difflib.get_close_matches(name, known, n=2)]
         return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else "; --help lists all flags"
 
@@ -61,5 +61,6 @@ def typed_values(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
     return {name: value for name, value in values.items() if value is not unset}
 
 
-def _plain(option: str) -> str:
+def plain(option: str) -> str:
+    """Return a flag with hyphens, whichever way it is written."""
     return option.replace("_", "-")

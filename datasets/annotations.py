@@ -380,7 +380,8 @@ def _describe(
     if len(faults) > MAX_REPORTED:
         shown.append(f"  and {len(faults) - MAX_REPORTED} more")
     remedy = (
-        f"Each line should be `{columns}` with {separator_words(separator)} between the columns (--split changes it)."
+        f"Each line should be `{columns}` with {separator_words(separator)} between the columns (training and "
+        "tools.check_data take others: --split)."
     )
     if faults[0].number == 1 and not any(character.isdigit() for character in faults[0].text):
         remedy += " Line 1 looks like a header, which only lists of segments have; remove it."

@@ -78,7 +78,8 @@ def misfit(target: Target, count: int) -> str:
     highest = max(classes_of(target), default=-1)
     if highest < count:
         return ""
-    return f"label {highest} is out of range: {count} classes have labels 0 to {count - 1} (set by --nb_classes)"
+    labels = f"{count} classes have labels 0 to {count - 1}"
+    return f"label {highest} is out of range: {labels} (--nb_classes sets their number in training)"
 
 
 def classes_of(target: Target) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from datasets.segments import UNITS, Unit
 logger = logging.getLogger(__name__)
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
+CHECKED_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,13 @@ def count_videos(settings: ListSettings) -> int:
     return len(read_records(find_list_of("train", settings), settings)[0])
 
 
-def check_some_files(records: Sequence[Record], list_file: Path, count: int = 32) -> None:
+def check_some_files(records: Sequence[Record], list_file: Path) -> None:
     """Check that some files of a list exist, so that a wrong root folder is found before a run starts.
 
     Raises:
         FileNotFoundError: None of the checked files exists.
     """
-    some = evenly_spread(records, count)
+    some = evenly_spread(records, CHECKED_FILES)
     absent = find_absent(some)
     if not absent:
         return

@@ -50,7 +50,7 @@ class Compose:
 
     def prepare(self, frames: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the steps without `finish`: uint8 (views, C, T, H, W), and boxes to erase (views, count, COLUMNS)."""
-        clip = _to_clip(frames)
+        clip = to_clip(frames)
         for step in self.steps:
             clip = step(clip, rng)
         views = (clip if clip.dim() == 5 else clip[None]).transpose(1, 2)
@@ -88,7 +88,7 @@ class Augment:
     def __call__(self, clip: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Augment a clip (T, C, H, W) uint8."""
         operations = self.augment.draw(clip.shape[-2], clip.shape[-1], rng)
-        return _to_clip(apply_operations(_to_frames(clip), operations))
+        return to_clip(apply_operations(_to_frames(clip), operations))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class RandomResizedCrop:
         operations = self.augment.draw(rows, columns, rng) if self.augment else []
         top, left, height, width = self.draw_box(rows, columns, rng)
         region = Region(top, left, top + height, left + width)
-        box = _to_clip(apply_operations(_to_frames(clip), operations, region))
+        box = to_clip(apply_operations(_to_frames(clip), operations, region))
         return _resize(box, *as_pair(self.size), _drawn(self.interpolation, rng), self.antialias)
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -337,7 +337,7 @@ def _to_frames(clip: torch.Tensor) -> np.ndarray:
     return clip.permute(0, 2, 3, 1).numpy()
 
 
-def _to_clip(frames: np.ndarray) -> torch.Tensor:
+def to_clip(frames: np.ndarray) -> torch.Tensor:
     """View (T, H, W, C) as (T, C, H, W)."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 

@@ -20,13 +20,11 @@ class Context:
     Attributes:
         rank: number of this process, from 0.
         world_size: number of processes.
-        local_rank: number of this process on its machine, from 0.
         device: device of this process.
     """
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
     device: torch.device = torch.device("cpu")
 
     @property
@@ -53,7 +51,7 @@ def init_distributed(device: str = "", *, timeout: float = 600) -> Context:
         backend = "nccl" if resolved.type == "cuda" else "gloo"
         _logger.info("rank %d is waiting for all %d processes (%s)", rank, world_size, backend)
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
-    return Context(rank, world_size, local_rank, resolved)
+    return Context(rank, world_size, resolved)
 
 
 def close_distributed() -> None:
@@ -108,7 +106,10 @@ def place_from_environment() -> tuple[int, int, int]:
 
 def resolve_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """Return the device that `name` means for this process; see `init_distributed`."""
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: PyTorch has no such device; use cpu, cuda or cuda:N") from error
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count()

@@ -12,7 +12,7 @@ import torch
 from common.frame_size import as_pair
 from common.settings import from_flags
 from engines.batch import fit_batch_to_list
-from engines.distributed import place_from_environment
+from engines.distributed import place_from_environment, resolve_device
 from engines.estimate import ASSUMED_GPU_FLOPS, Workload, estimate_memory, measure_seconds_per_clip
 from engines.list_check import DataCheck, check_data
 from engines.optim import create_optimizer, create_schedule, scale_learning_rates
@@ -70,7 +70,7 @@ def dry_run(task: Task, flags: argparse.Namespace, *, measure: bool = True) -> i
     load_finetune_checkpoint(model, from_flags(WeightSettings, flags))
     if settings.flags.get("teacher") and not settings.eval:
         task.check_teacher(flags, model)
-    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = resolve_device(settings.device)
     bf16 = device.type == "cuda" if settings.bf16 is None else settings.bf16
     complexity = measure_complexity(model, bf16=bf16 or processes > 1)
     workload = _workload(task, settings, data, check, model, complexity, processes)

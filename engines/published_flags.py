@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from common.flag_parser import plain
 from engines.recipe import read_yaml
 
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -66,7 +67,7 @@ def published_flags(script: str = "") -> dict[str, PublishedFlag]:
     for name, (origin, values, handling, remark, *harmless) in table.items():
         option = name if name.startswith("-") else f"--{name}"
         replaced = handling.startswith("-")
-        flags[_plain(option)] = PublishedFlag(
+        flags[plain(option)] = PublishedFlag(
             option,
             origin,
             values,
@@ -92,14 +93,14 @@ def translate(words: Sequence[str], known: Collection[str] = (), script: str = "
     Raises:
         RefusedFlagError: A flag would change the result; the message names the alternative.
     """
-    own = {_plain(option) for option in known}
+    own = {plain(option) for option in known}
     translated, notes = [], []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         option, equals, value = word.partition("=")
-        flag = published_flags(script).get(_plain(option)) if word.startswith("-") else None
-        if flag is None or flag.handling is Handling.SAME or _plain(option) in own:
+        flag = published_flags(script).get(plain(option)) if word.startswith("-") else None
+        if flag is None or flag.handling is Handling.SAME or plain(option) in own:
             translated.append(word)
             continue
         if flag.handling is Handling.REPLACED:
@@ -113,7 +114,3 @@ def translate(words: Sequence[str], known: Collection[str] = (), script: str = "
         reason = "it changes nothing" if flag.handling is Handling.REFUSED else flag.remark
         notes.append(f"{f'{option} {value}'.rstrip()} is ignored: {reason}")
     return translated, notes
-
-
-def _plain(option: str) -> str:
-    return option.replace("_", "-")

@@ -74,13 +74,18 @@ def describe_features(
     plan = predictor.plan
     with open(checkpoint, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    windows = {"window": window, "stride": stride} if window else {"segments": plan.segments}
+    if window:
+        cut: dict[str, Any] = {"window": window, "stride": stride}
+    else:
+        cut = {"segments": plan.segments}
+        if predictor.window:
+            cut |= {"window_seconds": predictor.window, "window_stride": predictor.window_stride}
     return {
         "checkpoint_sha256": digest,
         "model": predictor.model.config.name,
         "pool": pool,
         "dtype": "float16" if half else "float32",
-        **windows,
+        **cut,
         **({"views": "each"} if views else {}),
         "crops": plan.crops,
         "clip_shape": list(plan.clip_shape),
@@ -162,7 +167,7 @@ class FeatureFolder:
         )
         for source, answer in answers:
             if isinstance(answer, np.ndarray):
-                self._write(source, answer if "views" in self.description else answer.mean(0), {})
+                self._write(source, self._row(answer), {})
             yield source, None if isinstance(answer, np.ndarray) else answer
 
     def join(self, failures: dict[str, str], listed: Sequence[ListRow] = ()) -> Path:
@@ -188,6 +193,12 @@ class FeatureFolder:
         rows = {source: np.load(self.arrays[source]) for source in finished}
         write_rows(self.folder / ROWS, name, rows, listed)
         return self.folder / ROWS
+
+    def _row(self, rows: np.ndarray) -> np.ndarray:
+        """Average the rows (windows x views, ...) of a video to one (...), or over its windows to (views, ...)."""
+        if "views" in self.description:
+            rows = rows.reshape(-1, self.predictor.views, *rows.shape[1:])
+        return rows.mean(0)
 
     def _record(self, source: str) -> Path:
         """The file that says which video an array belongs to."""

@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.transforms import Compose
 
 from datasets.readers import FrameReader
+from engines.distributed import resolve_device
 from models.image_models import load_image_model
 
 
@@ -53,9 +54,11 @@ class ImageFeatures:
             FileNotFoundError: The file does not exist.
             OSError: timm cannot download its weights.
             RuntimeError: timm has no such model.
-            ValueError: It has no features of whole frames, or cannot take frames of that size.
+            ValueError: It has no features of whole frames, or cannot take frames of that size, or there is no such
+                device.
             CheckpointError: The file cannot be read, or belongs to another model.
         """
+        target = resolve_device(device)
         model = load_image_model(name, weights or "", "--weights")
         model.reset_classifier(0)
         data = timm.data.resolve_model_data_config(model)
@@ -63,8 +66,8 @@ class ImageFeatures:
         transform = timm.data.create_transform(
             (3, *size), interpolation=data["interpolation"], mean=data["mean"], std=data["std"], crop_pct=1.0
         )
-        model = model.eval().to(device)
-        _try(model, name, size, device)
+        model = model.eval().to(target)
+        _try(model, name, size, target)
         return cls(model, transform, num_frames)
 
     @torch.inference_mode()
@@ -78,7 +81,7 @@ class ImageFeatures:
 
 
 @torch.inference_mode()
-def _try(model: nn.Module, name: str, size: Sequence[int], device: str) -> None:
+def _try(model: nn.Module, name: str, size: Sequence[int], device: torch.device) -> None:
     """Set the size of a transformer, whose positions are interpolated, and look at an empty frame."""
     try:
         if hasattr(model, "set_input_size"):

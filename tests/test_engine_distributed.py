@@ -89,3 +89,8 @@ def test_other_ranks_log_errors_alone(capfd, monkeypatch):
     logging.getLogger("engines.test").info("hello")
     reported = capfd.readouterr().err
     assert "quiet" not in reported and "loud" in reported and reported.count("hello") == 1
+
+
+def test_a_misspelt_device_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="--device gpu: PyTorch has no such device; use cpu, cuda or cuda:N"):
+        init_distributed("gpu")

@@ -146,6 +146,14 @@ def test_pictures_are_of_the_list_that_was_tested_or_there_are_none(tested_run, 
     (copy / "video 0.mp4").unlink()
     assert report_tool([str(copy / "out")]) == 0
     assert not capsys.readouterr().err, "the same list under another root"
+    results = copy / "out" / "results.json"
+    (copy / "test.csv").rename(copy / "val.csv")
+    results.write_text(results.read_text().replace("test.csv", "val.csv"))
+    (copy / "test.csv").write_text("video 1.mp4,0\n")
+    assert report_tool([str(copy / "out")]) == 0
+    assert not capsys.readouterr().err, "a run of images tests val.csv, also beside a test.csv"
+    (copy / "val.csv").replace(copy / "test.csv")
+    results.write_text(results.read_text().replace("val.csv", "test.csv"))
     (copy / "test.csv").write_text((copy / "test.csv").read_text().replace("video 1.mp4,1", "video 1.mp4,2"))
     assert report_tool([str(copy / "out")]) == 0
     assert "is not the list that was tested" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from engines.evaluate import evaluate
 from engines.results import AboutTest, write_results
 from inference import load_predictor
 from tools.checkpoint import main as checkpoint
+from tools.features import main as features
 
 
 @pytest.mark.parametrize(
@@ -195,3 +196,19 @@ def test_inference_averages_the_windows_of_the_run(films, tmp_path):
     np.testing.assert_allclose(of_folder.probabilities, expected, atol=1e-6)
     whole = load_predictor(path, device="cpu", read_timeout=0, window_seconds=0).predict(paths[0])
     assert whole.views == predictor.views and np.abs(whole.probabilities - expected).max() > 1e-3
+
+
+def test_stored_features_average_the_windows_and_keep_the_views(films, tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoint.pth", window_seconds=4, window_stride=2)
+    predictor = load_predictor(path, device="cpu", read_timeout=0)
+    videos = [str(films / name) for name in ("c.mkv", "b.mp4")]
+    rows = predictor.features(videos[0]).reshape(2, predictor.views, -1)  # (windows, views, d)
+    for words, expected in (([], rows.mean((0, 1))), (["--views"], rows.mean(0))):
+        output = tmp_path / f"features{len(words)}"
+        loading = ["--device", "cpu", "--num_workers", "0", "--read_timeout", "0", "--output", str(output)]
+        assert features([str(path), *videos, *loading, *words]) == 0
+        with np.load(output / "features.npz") as file:
+            assert file["features"].shape == (2, *expected.shape)
+            np.testing.assert_allclose(file["features"][0], expected, atol=1e-5)
+        about = json.loads((output / "features.json").read_text())
+        assert (about["window_seconds"], about["window_stride"]) == (4, 2)

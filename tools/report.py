@@ -74,6 +74,8 @@ def tested_dataset(output_dir: Path) -> tuple:
         if results.get("objective") == "Detection":
             dataset = build_detection_dataset("test", DetectionSettings.from_flags(args))
         else:
+            # run_pretrain_imagenet.py tests the validation list, also if there is a test list.
+            args.test_list = results.get("list", {}).get("file") or args.test_list
             dataset = build_dataset("test", DataSettings.from_flags(args))
     except (OSError, ValueError, AttributeError) as error:
         return None, f"the test list cannot be read: {error}"

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from datasets.detection import boxes as box
-from datasets.transforms import ResizeToCover
+from datasets.transforms import ResizeToCover, to_clip
 
 LEAST_VISIBLE = 1.0
 """Pixels of a box, in width and in height, that must be visible in a crop."""
@@ -53,7 +52,7 @@ class RandomView:
         """Transform a clip and its boxes (n, 4) with n > 0."""
         jittered = box.jitter(boxes, rng, self.jitter)
         short = round(1 / rng.uniform(1 / self.short_side[1], 1 / self.short_side[0]))
-        clip = ResizeToCover(short)(_to_clip(frames), rng)
+        clip = ResizeToCover(short)(to_clip(frames), rng)
         height, width = clip.shape[-2:]
         jittered = box.scale(jittered, width, height)
         left, top = (int(rng.integers(0, side - self.size + 1)) for side in (width, height))
@@ -99,7 +98,7 @@ class WholePicture:
         """Transform a clip and its boxes (n, 4); `rng` is not used."""
         height, width = self.shape_of(*frames.shape[1:3])
         enlarged = box.scale(box.enlarge(boxes, self.jitter), width, height)
-        clip = tvf.resize(_to_clip(frames), [height, width], antialias=False)
+        clip = tvf.resize(to_clip(frames), [height, width], antialias=False)
         return Transformed(clip, enlarged, np.arange(len(boxes)))
 
     def shape_of(self, height: int, width: int) -> tuple[int, int]:
@@ -109,8 +108,3 @@ class WholePicture:
             max(1, round(self.short_side * side / short / self.patch)) * self.patch for side in (height, width)
         )
         return height, width
-
-
-def _to_clip(frames: np.ndarray) -> Tensor:
-    """View frames (T, H, W, C) as (T, C, H, W)."""
-    return torch.from_numpy(frames).permute(0, 3, 1, 2)
