@@ -95,6 +95,30 @@ def test_a_folder_one_too_high_is_refused(tmp_path, capsys, form):
     assert not (tmp_path / "lists").exists()
 
 
+@pytest.mark.parametrize(
+    ("form", "suffix", "other", "held"),
+    [("folder", ".mp4", ".raw", ".raw (2)"), ("folder", ".mp4", ".jpg", ".jpg (2)"), ("imagenet", ".jpg", "", "")],
+)
+@pytest.mark.parametrize("share", ["0", "0.5"])
+def test_a_training_folder_without_clips_is_refused(tmp_path, capsys, form, suffix, other, held, share):
+    root = tmp_path / "data"
+    touch(root, *[f"val/{name}/0{suffix}" for name in ("jump", "run")])
+    (root / "train" / "jump").mkdir(parents=True)
+    if other:
+        touch(root, *[f"train/{name}/0{other}" for name in ("jump", "run")])
+    assert run(root, form, "--test_share", share) == 1
+    said = capsys.readouterr().err
+    assert f"no usable clip for training in {root / 'train'}; found there: {held or 'no files'}. Put" in said
+    assert not (tmp_path / "lists").exists()
+
+
+def test_an_empty_training_folder_beside_classes_is_refused(videos, capsys):
+    (videos / "Train").mkdir()
+    assert run(videos) == 1
+    said = capsys.readouterr().err
+    assert f"in {videos / 'Train'}; found there: no files" in said and "rename the folder if it is not" in said
+
+
 def test_splits_that_were_taken_for_classes_are_suspected(tmp_path, capsys):
     root = tmp_path / "data"
     touch(root, *[f"{split}_256/{name}/0.mp4" for split in ("train", "val") for name in ("jump", "run")])
@@ -131,6 +155,20 @@ def test_a_folder_that_cannot_be_read_is_told(videos, monkeypatch):
     passed_over = []
     assert [files for _, files in walk_folders(videos, passed_over)] == [[], ["v0.mp4"]]
     assert passed_over == [f"{videos / 'run'}: Permission denied"]
+
+
+@pytest.mark.parametrize("words", [(), ("--overwrite",)])
+def test_an_output_that_is_a_file_is_refused(videos, capsys, words):
+    (videos.parent / "lists").write_text("mine")
+    assert run(videos, "folder", *words) == 1
+    assert f"{videos.parent / 'lists'} is a file; name another folder with --output" in capsys.readouterr().err
+    assert (videos.parent / "lists").read_text() == "mine"
+
+
+def test_an_output_that_cannot_be_written_is_told(videos, capsys):
+    (videos.parent / "lists" / "train.csv" / "x").mkdir(parents=True)
+    assert run(videos, "folder", "--overwrite") == 1
+    assert "lists/train.csv" in capsys.readouterr().err
 
 
 def test_names_that_are_no_text_are_refused_by_name(videos, capsys):

@@ -40,7 +40,7 @@ from common.files import atomic_write
 from common.flag_parser import FlagParser
 from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
-from datasets.annotations import FrameFolderRecord, Kind, ListFileError, Record, VideoRecord
+from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord
 from datasets.label_names import LABELS
 from datasets.labels import TASKS, classes_of, task_of
 from datasets.list_writing import format_list
@@ -58,6 +58,7 @@ from datasets.preparation.list_sources import (
 from datasets.preparation.list_splits import Clip, split_off
 from datasets.preparation.long_video_sources import read_breakfast, read_coin, read_lvu
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
+from datasets.preparation.output_folder import make_output_folder
 from datasets.preparation.segment_check import describe_gaps, describe_overlaps
 from datasets.preparation.segment_exports import READERS, read_segments
 from datasets.preparation.source_files import lines_of
@@ -118,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lists = _read(options)
         _add_splits(lists.splits, options, lists.source.group_by)
         _write(lists, options)
-    except (SourceError, ListFileError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     _print_summary(lists, options)
@@ -321,6 +322,7 @@ def _write_texts(texts: dict[str, str], names: Sequence[str], options: argparse.
     there = [name for name in names if (options.output / name).exists()]
     if there and not options.overwrite:
         raise SourceError(f"{options.output} already contains {', '.join(there)}; --overwrite replaces them")
+    make_output_folder(options.output)
     for name in set(there) - texts.keys():
         # An old list must not be mistaken for one of the new ones.
         (options.output / name).unlink()

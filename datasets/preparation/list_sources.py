@@ -106,6 +106,8 @@ def _by_class_folder(root: Path, paths: Sequence[str]) -> Source:
         if not folders:
             raise SourceError(f"{root / path} is not in a class folder; move it into one")
         rows.append((split, folders, path))
+    if split_of:
+        _require_training_clips(root, split_of, rows)
     if not rows:
         raise SourceError(f"{root} contains no class folders with clips")
     names = sorted({folders[0] for _, folders, _ in rows})
@@ -126,6 +128,25 @@ def _split_folders(root: Path) -> dict[str, str]:
         entry.name: folders[entry.name.lower()] for entry in sorted(root.iterdir()) if entry.name.lower() in folders
     }
     return there if "train" in there.values() else {}
+
+
+def _require_training_clips(root: Path, split_of: dict[str, str], rows: Sequence[tuple]) -> None:
+    """Raise a SourceError if none of the rows belongs to the training split."""
+    if any(split == "train" for split, _, _ in rows):
+        return
+    folders = [root / name for name, split in split_of.items() if split == "train"]
+    named = " and ".join(map(str, folders))
+    raise SourceError(
+        f"there is no usable clip for training in {named}; found there: {_held(*folders)}. Put the training clips "
+        "there as CLASS/CLIP, in the same form as those of the other folders, or rename the folder if it is not a "
+        "training split"
+    )
+
+
+def _held(*folders: Path) -> str:
+    """Count the files in folders by suffix."""
+    counts = Counter(suffix_of(name) for folder in folders for _, files in walk_folders(folder, []) for name in files)
+    return tally(counts) or "no files"
 
 
 def _suspicions(root: Path, split_of: dict[str, str], rows: Sequence[tuple], names: Sequence[str]) -> list[str]:
@@ -149,8 +170,7 @@ def _suspicions(root: Path, split_of: dict[str, str], rows: Sequence[tuple], nam
     for parent in [root / name for name in split_of] or [root]:
         for folder in sorted(entry for entry in parent.iterdir() if entry.is_dir()):
             if folder.name not in names and not is_system_name(folder.name):
-                held = Counter(suffix_of(name) for _, files in walk_folders(folder, []) for name in files)
-                notes.append(f"warning: {folder} has no clips and is not a class; it has {tally(held) or 'no files'}")
+                notes.append(f"warning: {folder} has no clips and is not a class; it has {_held(folder)}")
     return notes
 
 
