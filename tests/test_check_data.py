@@ -188,6 +188,71 @@ def test_the_list_itself_is_never_replaced(listed, capsys):
     assert "would be replaced" in capsys.readouterr().err and lines(listed) == before
 
 
+@pytest.fixture
+def two_lists(listed, monkeypatch):
+    """A good list, a folder beside it, and a decoder that must not be started."""
+
+    def decode(*_, **__):
+        pytest.fail("files were decoded before the fault was told")
+
+    monkeypatch.setattr("tools.check_data.run_jobs", decode)
+    monkeypatch.chdir(listed.parent)
+    (listed.parent / "b").mkdir()
+    return listed.parent
+
+
+def run_two(second, *words):
+    return main(["train.csv", second, "--data_root", ".", "--workers", "1", *words])
+
+
+@pytest.mark.parametrize(("second", "words"), [("b/train.csv", ["--output", "out"]), ("train.txt", [])])
+def test_two_lists_whose_results_have_the_same_names_are_refused(two_lists, capsys, second, words):
+    (two_lists / second).write_text("odd.mp4 0\n")
+    assert run_two(second, *words) == 2
+    results = Path(*words[1:] or ["checked"]) / "train"
+    assert f"the results of train.csv and {second} would both be {results}.*; rename one" in capsys.readouterr().err
+    assert not results.parent.exists()
+
+
+def test_lists_of_the_same_name_have_their_results_in_their_own_folders(listed, monkeypatch):
+    monkeypatch.chdir(listed.parent)
+    (listed.parent / "b").mkdir()
+    (listed.parent / "b" / "train.csv").write_text("odd.mp4 0\n")
+    assert run_two("b/train.csv") == 1
+    assert len(lines(Path("checked/train.csv"))) == 4 and lines(Path("b/checked/train.csv")) == ["odd.mp4 0"]
+
+
+@pytest.mark.parametrize(
+    ("second", "content", "words", "said"),
+    [
+        ("absent.csv", None, [], "absent.csv does not exist"),
+        ("val.csv", "odd.mp4 0\nshort.mp4\n", [], "line 2: there is no label"),
+        ("val.csv", "frames 3 0\n", [], "val.csv, line 1: ./frames has no frames named img_{:05}.jpg"),
+        ("b/val.csv", "odd.mp4 0\n", ["--output", "b"], "b/val.csv, which is one of the lists, would be replaced"),
+        ("checked/train.csv", "odd.mp4 0\n", [], "checked/train.csv, which is one of the lists, would be replaced"),
+        ("b/val.csv", "odd.mp4 0\n", ["--output", "out"], "differ; the lists belong to different classes"),
+        ("val.csv", "odd.mp4 0\n", ["--output", "text.mp4"], "text.mp4 is a file; name another folder with --output"),
+        ("b/val.csv", "odd.mp4 0\n", [], "b/checked/val.facts.jsonl"),
+        ("val.csv", "odd.mp4 0\n", ["--split", ", "], "--split must be one character or one of space, tab"),
+    ],
+)
+def test_what_is_wrong_with_a_later_list_is_told_before_anything_is_decoded(
+    two_lists, capsys, second, content, words, said
+):
+    write_folder(two_lists / "frames", numbered_frames(3, 32, 48), "f_{:03}.jpg")
+    for folder, name in ((two_lists, "sea"), (two_lists / "b", "land")):
+        (folder / "labels.txt").write_text(f"{name}\nsky\n")
+    # no file of results can be opened there
+    (two_lists / "b" / "checked" / "val.facts.jsonl").mkdir(parents=True)
+    (two_lists / "checked").mkdir()
+    if content is not None:
+        (two_lists / second).write_text(content)
+    before = {path: path.read_bytes() for path in two_lists.rglob("*.csv")}
+    assert run_two(second, *words) == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in two_lists.rglob("*.csv")} == before
+
+
 def test_what_many_clips_have_in_common_is_reported_once(tmp_path, capsys):
     clips = [f"{i}.mp4 0" for i in range(7)]
     for i in range(6):

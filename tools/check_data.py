@@ -47,11 +47,12 @@ from datasets.annotations import (
     resolve_video_path,
 )
 from datasets.class_labels import describe_labels
-from datasets.frame_names import FrameNamesError, find_first_frame
-from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.frame_names import find_first_frame
+from datasets.label_names import copy_label_names
 from datasets.labels import TASKS
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
+from datasets.preparation.output_folder import make_output_folder
 from datasets.preparation.segment_check import count_frames, describe_gaps, describe_overlaps
 from datasets.preparation.worker_pool import run_jobs
 from datasets.segments import UNITS, Segment
@@ -66,18 +67,23 @@ Facts = dict[str, dict]
 
 @dataclass(frozen=True)
 class CheckedList:
-    """A list, and what was found of its files."""
+    """A list whose files are checked, and the folder of its results."""
 
     path: Path
     output: Path
     records: Sequence[Record]
     kind: Kind
-    facts: Facts
+    first_frame: int
 
     @property
     def problem_file(self) -> Path:
         """The file of its findings."""
         return self.output / f"{self.path.stem}.problems.txt"
+
+    @property
+    def journal(self) -> Path:
+        """The file of all facts, which an interrupted check continues."""
+        return self.output / f"{self.path.stem}.facts.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,26 +94,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check_boxes(words[1:])
     options = parse_arguments(words)
     try:
-        lists = [_check_list(path, options) for path in options.lists]
-        for output in {checked.output for checked in lists}:
-            copy_label_names([checked.path for checked in lists if checked.output == output], output)
-    except (LabelNamesError, ListFileError, FrameNamesError, FileNotFoundError) as error:
+        # Checking the files takes hours: what is wrong with the last list is told before those of the first are read.
+        folders = _output_folders(options)
+        lists = [_read(path, output, options) for path, output in zip(options.lists, folders, strict=True)]
+        _create_outputs(lists)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    facts = [_check_all(checked, options) for checked in lists]
     places = _first_places(lists)
-    copies = find_copies(places)
+    copies = {path: places[original] for path, original in find_copies(places).items()}
     broken = 0
-    for checked in lists:
-        broken += _report_and_write(checked, {path: places[original] for path, original in copies.items()}, options)
+    for checked, found in zip(lists, facts, strict=True):
+        broken += _report_and_write(checked, found, copies, options)
     _report_shared_files(lists)
     return 1 if broken else 0
 
 
-def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
-    """Look at every file of a list; raises where the list cannot be read or would be replaced."""
-    output = options.output or path.parent / "checked"
-    if (output / path.name).resolve() == path.resolve():
-        raise ListFileError(f"--output {output} holds the list itself, which would be replaced; name another folder")
+def _output_folders(options: argparse.Namespace) -> list[Path]:
+    """Return the folder of each list's results.
+
+    Raises:
+        ListFileError: a result would replace a list, or another result.
+    """
+    folders = [options.output or path.parent / "checked" for path in options.lists]
+    originals = {path.resolve() for path in options.lists}
+    first: dict[Path, Path] = {}
+    for path, output in zip(options.lists, folders, strict=True):
+        if (output / path.name).resolve() in originals:
+            raise ListFileError(
+                f"{output / path.name}, which is one of the lists, would be replaced by the result of {path}; name "
+                "another folder with --output"
+            )
+        earlier = first.setdefault(output.resolve() / path.stem, path)
+        if earlier is not path:
+            raise ListFileError(
+                f"the results of {earlier} and {path} would both be {output / path.stem}.*; rename one, or check "
+                "them one by one, each with its own --output"
+            )
+    return folders
+
+
+def _read(path: Path, output: Path, options: argparse.Namespace) -> CheckedList:
+    """Read a list and describe its labels; raises where it or the names of its frames are unsuitable."""
     records, kind = read_list(
         path,
         data_root=options.data_root,
@@ -120,12 +149,19 @@ def _check_list(path: Path, options: argparse.Namespace) -> CheckedList:
         first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)
     for line in describe_labels(records, path, options.task):
         print(f"{path}: {line}")
-    output.mkdir(parents=True, exist_ok=True)
-    facts = _check_all(records, kind, output / f"{path.stem}.facts.jsonl", first_frame, options)
-    return CheckedList(path, output, records, kind, facts)
+    return CheckedList(path, output, records, kind, first_frame)
 
 
-def _report_and_write(checked: CheckedList, copies: dict[str, str], options: argparse.Namespace) -> int:
+def _create_outputs(lists: Sequence[CheckedList]) -> None:
+    """Create the folders of the results, with the names of the classes; raises where no journal can be written."""
+    for output in {checked.output for checked in lists}:
+        make_output_folder(output)
+        copy_label_names([checked.path for checked in lists if checked.output == output], output)
+    for checked in lists:
+        open(checked.journal, "a").close()
+
+
+def _report_and_write(checked: CheckedList, facts: Facts, copies: dict[str, str], options: argparse.Namespace) -> int:
     """Print the findings of a list, write it without what is left out, and return the number of broken files.
 
     Args:
@@ -133,7 +169,7 @@ def _report_and_write(checked: CheckedList, copies: dict[str, str], options: arg
     """
     records = checked.records
     min_frames = 0 if checked.kind == "image" else options.min_frames
-    verdicts = [_judge(checked.facts[record.path], record.segment, min_frames) for record in records]
+    verdicts = [_judge(facts[record.path], record.segment, min_frames) for record in records]
     _add_repeated(records, verdicts)
     _add_overlaps(records, verdicts)
     _add_copies(records, verdicts, copies)
@@ -205,13 +241,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def _check_all(
-    records: Sequence[Record], kind: Kind, journal: Path, first_frame: int, options: argparse.Namespace
-) -> Facts:
+def _check_all(checked: CheckedList, options: argparse.Namespace) -> Facts:
     """Return the facts by path: those in the journal that are still valid, and new ones, which are added to it."""
+    kind, journal, first_frame = checked.kind, checked.journal, checked.first_frame
     known = _read_journal(journal)
     jobs, stamps, facts = {}, {}, {}
-    for record in records:
+    for record in checked.records:
         total = record.total_frames if isinstance(record, FrameFolderRecord) else 0
         stamps[record.path] = _stamp(record.path, total, options.filename_tmpl, first_frame)
         before = known.get(record.path)
@@ -248,7 +283,7 @@ def _read_journal(journal: Path) -> Facts:
                 continue
             if facts.get("checks") == CHECKS:
                 known[facts["path"]] = facts
-        if not text.endswith("\n"):
+        if text and not text.endswith("\n"):
             with open(journal, "a", encoding="utf-8") as file:
                 file.write("\n")
     return known
