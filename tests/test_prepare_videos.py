@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import av
 import numpy as np
@@ -158,12 +159,58 @@ def test_a_folder_of_an_earlier_version_is_told_and_redone_once(listed, capsys, 
         ("a.mp4 0\na.avi 0\n", [], "would both become"),
         ("a 30 0\nb 30 1\n", [], "only videos can be prepared"),
         ("a.mp4\n", [], "line 1"),
+        ("a.mp4 0\n", ["--split", "pipe"], "--split must be one character or one of space, tab"),
+        ("P01.mp4 0\nP01/clip1.mp4 0\n", ["--form", "frames"], "rename one, or choose --form videos"),
+        ("P01/deep/clip1.mp4 0\nP01.mp4 0\n", ["--form", "frames"], "rename one, or choose --form videos"),
     ],
 )
 def test_lists_that_do_not_serve_are_refused(tmp_path, capsys, lines, words, said):
     (tmp_path / "train.csv").write_text(lines)
     assert run(tmp_path, *words) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_video_beside_a_folder_of_its_name_becomes_a_video(tmp_path):
+    (tmp_path / "P01").mkdir()
+    for name in ("P01.mp4", "P01/clip1.mp4"):
+        write_video(tmp_path / name, numbered_frames(8, 64, 96))
+    (tmp_path / "train.csv").write_text("P01.mp4 0\nP01/clip1.mp4 1\n")
+    assert run(tmp_path, "--form", "videos") == 0
+    assert [record.path for record in read_list(tmp_path / "out" / "train.csv")[0]] == ["P01.mp4", "P01/clip1.mp4"]
+
+
+@pytest.mark.parametrize("form", ["videos", "frames"])
+def test_a_video_that_was_deleted_is_reported_and_left_out_of_a_repeat(listed, capsys, form):
+    run(listed, "--form", form)
+    (listed / "c.mp4").unlink()
+    capsys.readouterr()
+    assert run(listed, "--form", form) == 1
+    said = capsys.readouterr().out
+    assert f"not prepared: {listed / 'c'}: " in said and "train.csv: 1 of 3 videos" in said
+    assert [record.target for record in read_list(listed / "out" / "train.csv")[0]] == [1]
+
+
+def test_an_output_that_is_a_file_is_refused(listed, capsys):
+    (listed / "out").write_text("mine")
+    assert run(listed) == 2
+    assert f"{listed / 'out'} is a file; name another folder with --output" in capsys.readouterr().err
+    assert (listed / "out").read_text() == "mine"
+
+
+def test_an_output_that_cannot_be_written_is_told(listed, capsys):
+    (listed / "out" / "labels.txt").mkdir(parents=True)
+    settings = asdict(Preparation(short_side=48)) | {"version": 2}
+    (listed / "out" / "prepared.json").write_text(json.dumps(settings))
+    assert run(listed) == 2
+    assert str(listed / "out" / "labels.txt") in capsys.readouterr().err
+    assert not (listed / "out" / "c.mp4").exists()
+
+
+def test_settings_that_were_damaged_are_told_by_name(listed, capsys):
+    (listed / "out").mkdir()
+    (listed / "out" / "prepared.json").write_text("{")
+    assert run(listed) == 2
+    assert f"{listed / 'out' / 'prepared.json'} is not JSON" in capsys.readouterr().err
 
 
 def test_folders_that_do_not_serve_are_refused(listed, capsys):

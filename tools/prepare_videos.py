@@ -12,7 +12,6 @@ interrupted and started again, it continues where it stopped.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -31,16 +30,17 @@ from common.terminal import escape_output
 from datasets.annotations import (
     VIDEO_SUFFIXES,
     FrameFolderRecord,
-    ListFileError,
     Record,
     VideoRecord,
     read_list,
     resolve_video_path,
 )
-from datasets.label_names import LabelNamesError, copy_label_names
+from datasets.label_names import copy_label_names
 from datasets.labels import TASKS
 from datasets.list_writing import format_list
+from datasets.preparation.output_folder import make_output_folder
 from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
+from datasets.preparation.source_files import json_of
 from datasets.preparation.worker_pool import run_jobs
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.readers.part import frame_range
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         targets = _name_targets([record for records in lists.values() for record in records], options)
         since = _check_folder(options.output, preparation, options.lists)
         copy_label_names(options.lists, options.output)
-    except (LabelNamesError, ListFileError, PreparationError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     failures = _prepare(targets, preparation, options, since)
@@ -122,7 +122,8 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
     """Return the output path of each video, relative as it is to --data_root.
 
     Raises:
-        PreparationError: two videos have the same output, or a video would be overwritten.
+        PreparationError: two videos have the same output, one's would contain another's, or a video would be
+            overwritten.
     """
     targets: dict[str, Path] = {}
     sources: dict[Path, str] = {}
@@ -135,10 +136,29 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
         target = options.output / (f"{bare}.mp4" if options.form == "videos" else bare)
         if target in sources:
             raise PreparationError(f"{sources[target]} and {path} would both become {target}; rename one")
-        if target.exists() and os.path.samefile(resolve_video_path(path), target):
+        source = resolve_video_path(path)
+        # A video that is no longer there has its error when it is prepared, and the others are prepared.
+        if target.exists() and os.path.exists(source) and os.path.samefile(source, target):
             raise PreparationError(f"{path} would be overwritten; --output must be another folder")
         targets[path], sources[target] = target, path
+    if options.form == "frames":
+        _refuse_nested(sources)
     return targets
+
+
+def _refuse_nested(sources: dict[Path, str]) -> None:
+    """Raise a PreparationError if a folder of frames would contain another, which would be deleted or counted with it.
+
+    Args:
+        sources: output folder -> path of the video.
+    """
+    for target, path in sources.items():
+        for folder in target.parents:
+            if folder in sources:
+                raise PreparationError(
+                    f"{sources[folder]} would become the folder {folder}, which would also contain {target}, the "
+                    f"frames of {path}; rename one, or choose --form videos"
+                )
 
 
 def _check_folder(output: Path, preparation: Preparation, lists: Sequence[Path]) -> int:
@@ -157,7 +177,7 @@ def _check_folder(output: Path, preparation: Preparation, lists: Sequence[Path])
     settings = output / SETTINGS
     wanted = asdict(preparation)
     if settings.is_file():
-        found = json.loads(settings.read_text())
+        found = json_of(settings, dict)
         version, since = found.pop("version", 1), found.pop("since", 0)
         if found != wanted:
             raise PreparationError(f"{output} was prepared with {found}, not {wanted}; choose another folder")
@@ -172,6 +192,7 @@ def _check_folder(output: Path, preparation: Preparation, lists: Sequence[Path])
         raise PreparationError(
             f"{output} contains other files, and no {SETTINGS} of an earlier run; choose another folder"
         )
+    make_output_folder(output)
     write_json(settings, wanted | {"version": VERSION})
     return 0
 
