@@ -40,8 +40,7 @@ _RUN_FILES = (
     "events.out.tfevents.*",
     "tracker.json",
 )
-# Seconds to wait for a process on this machine to end, and for a file server to release the lock of another machine.
-_LOCAL_PATIENCE, _REMOTE_PATIENCE = 10, 120
+_LOCAL_PATIENCE = 10  # seconds to wait for a process on this machine to end
 
 # (process, lock file) -> descriptor. A forked child inherits its parent's entries but not its locks.
 _held: dict[tuple[int, Path], int] = {}
@@ -49,7 +48,7 @@ _held: dict[tuple[int, Path], int] = {}
 _started: set[tuple[int, Path]] = set()
 
 
-def claim(output_dir: str, context: Context, *, patience: float = _REMOTE_PATIENCE) -> None:
+def claim(output_dir: str, context: Context, *, patience: float = 120) -> None:
     """Lock `output_dir` until this process ends. Every rank must call it; rank 0 holds the lock.
 
     Args:
