@@ -61,6 +61,8 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)
     records, kind = read_records(list_file, settings, num_classes=num_classes)
+    if mode != "train" and settings.task == "multilabel" and not any(targets_of(records)):
+        raise ValueError(f"{list_file}: no clip has a label, so there is no average precision; use another list")
     outputs = "targets" if settings.task == "regression" else "classes"
     if mode == "train" and outputs == "classes" and (empty := describe_empty_classes(records, num_classes)):
         logger.warning("%s: %s", list_file, empty)
@@ -74,8 +76,13 @@ def dataset_of(
 ) -> ClipDataset:
     """Build the dataset of the records of a list; arguments and errors as in `build_dataset` and `read_list`."""
     check_some_files(records, list_file)
+    if kind == "image" and settings.num_frames != 1:
+        raise ValueError(f"{list_file} is a list of images, which are clips of one frame; add --num_frames 1")
     films = None
     if window := window_length(settings):
+        if window < settings.window_stride:
+            logger.warning("%s: windows of %g s begin every %g s, and what lies between them is left out; see "
+                           "--window_stride", mode, window, settings.window_stride)  # fmt: skip
         films, records = records, cut_records(records, window, settings.window_stride)
         logger.info("%s: %d windows of %g s in %d videos", mode, len(records), window, len(films))
     plan = build_plan(mode, kind, settings)

@@ -95,15 +95,17 @@ class ClipLoader(DataLoader):
         if self.dataset.guard is not None:
             self.dataset.guard.start_pass()
         redrawn = 0
-        with sharing_explained():
-            for collated in super().__iter__():
-                for batch in collated if isinstance(collated, list) else [collated]:
-                    for index, message in batch["unreadable"]:
-                        self._report(index, message)
-                    redrawn += batch.get("redrawn", 0)
-                    yield batch
-        if redrawn:
-            logger.info("%d clips were cropped a second time: the first crop showed none of their boxes", redrawn)
+        try:
+            with sharing_explained():
+                for collated in super().__iter__():
+                    for batch in collated if isinstance(collated, list) else [collated]:
+                        for index, message in batch["unreadable"]:
+                            self._report(index, message)
+                        redrawn += batch.get("redrawn", 0)
+                        yield batch
+        finally:  # a training epoch takes as many batches as it has steps, and not the end of the loop
+            if redrawn:
+                logger.info("%d clips were cropped a second time: the first crop showed none of their boxes", redrawn)
 
     def _report(self, index: int, message: str) -> None:
         if self._strict:

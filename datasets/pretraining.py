@@ -37,6 +37,8 @@ def build_pretraining_dataset(mode: Mode, settings: PretrainingSettings) -> Clip
     else:
         list_file = Path(settings.probe_list)
         records, kind = read_records(list_file, replace(settings, task="classification"))
+        if len(records) < 2:
+            raise ValueError(f"{list_file} has one video; --probe_list needs two at least, to compare them")
     dataset = dataset_of(records, kind, mode, settings, num_classes=0, list_file=list_file)
     logger.info("%s: %d clips of kind %s, from %s", "training" if mode == "train" else "probe", len(records), kind,
                 list_file)  # fmt: skip

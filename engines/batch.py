@@ -104,7 +104,7 @@ def check_mixing(flags: Mapping[str, Any]) -> None:
     if _mixes_single_clips(flags) and flags["batch_size"] % 2:
         raise ValueError(
             f"--batch_size {flags['batch_size']} with --num_sample {flags['num_sample']}: mixup pairs the clips of a "
-            "step, and their number is odd; change one of the two, or use --mixup 0 --cutmix 0"
+            "step, and their number is odd; change one of the two, take fewer processes, or use --mixup 0 --cutmix 0"
         )
 
 
@@ -137,6 +137,7 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         settings.batch_size * settings.update_freq * processes,
         fitted.batch_size * fitted.update_freq * processes,
     )
+    check_mixing(fitted.flags)
     return fitted
 
 

@@ -180,16 +180,22 @@ def create_optimizer(
         min(scales),
         max(scales),
     )
-    return create_optimizer_v2(
-        groups,
-        opt=settings.opt,
-        lr=lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        eps=settings.opt_eps,
-        betas=tuple(settings.opt_betas),
-        **fused,
-    )
+    try:
+        return create_optimizer_v2(
+            groups,
+            opt=settings.opt,
+            lr=lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            eps=settings.opt_eps,
+            betas=tuple(settings.opt_betas),
+            **fused,
+        )
+    except (AssertionError, IndexError, TypeError) as error:  # Adan needs three betas, others a GPU or a package
+        raise ValueError(
+            f"--opt {settings.opt} cannot be created with --opt_betas {' '.join(map(str, settings.opt_betas))} here: "
+            f"{error or type(error).__name__}"
+        ) from error
 
 
 def decides_on_device(optimizer: torch.optim.Optimizer) -> bool:

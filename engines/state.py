@@ -148,6 +148,7 @@ class TrainingState:
                 "(--finetune) but not resumed"
             )
         self._refuse_other_frames(saved.get(CONFIG_KEY) or {})
+        self._refuse_another_optimizer(saved.get("args", {}))
         self._warn_of_changed_flags(saved.get("args", {}))
         self._warn_of_changed_batch(saved.get("rates"))
         try:
@@ -207,6 +208,16 @@ class TrainingState:
         own, size = (configuration_of(self.model) or {}).get("img_size"), saved_config.get("img_size")
         if own and size and as_pair(size) != as_pair(own):
             raise ValueError(f"its frames have --input_size {as_typed(size)}, those of this run {as_typed(own)}")
+
+    def _refuse_another_optimizer(self, saved_args: dict[str, Any]) -> None:
+        """Raise a ValueError for the moments of another optimizer, which PyTorch would load without a look at them."""
+        own = self.args.get("opt")
+        saved = saved_args.get("opt", own)
+        if saved != own:
+            raise ValueError(
+                f"the checkpoint has the state of --opt {saved}, not of --opt {own}; resume with --opt {saved}, or "
+                "begin a new run from its weights (--finetune)"
+            )
 
     def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:
         changed = [

@@ -150,7 +150,7 @@ def _apply(state: TrainingState, broken: Tensor, numbers: dict[str, Tensor]) -> 
         with _rates_on_device(optimizer, numbers["rates"]):
             optimizer.step()
         if ema is not None:
-            _average(ema.module, state.objective, numbers["average"] * (1 - broken))
+            average_weights(ema.module, state.objective, numbers["average"], broken)
     elif not broken.item():
         optimizer.step()
         if ema is not None:
@@ -171,12 +171,18 @@ def _rates_on_device(optimizer: torch.optim.Optimizer, rates: Tensor) -> Iterato
 
 
 @torch.no_grad()
-def _average(average: torch.nn.Module, model: torch.nn.Module, weight: Tensor) -> None:
-    """Move the weights and buffers of `average` towards those of `model`; a `weight` of 0 (a scalar) moves nothing."""
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
-    moved, targets = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+def average_weights(average: torch.nn.Module, model: torch.nn.Module, weight: Tensor, broken: Tensor) -> None:
+    """Do what timm's EMA does, without waiting for the device: average the parameters, copy the buffers.
+
+    Args:
+        average: Averaged module.
+        model: Trained module.
+        weight: Share of the trained parameters, a scalar.
+        broken: 1 to change nothing, else 0.
+    """
+    moved, targets = list(average.parameters()), list(model.parameters())
     steps = torch._foreach_sub(targets, moved)
-    torch._foreach_mul_(steps, weight)
+    torch._foreach_mul_(steps, weight * (1 - broken))
     torch._foreach_add_(moved, steps)
-    for copy, source in (pair for pair in pairs if not pair[0].is_floating_point()):
-        copy.copy_(source)
+    for copy, source in zip(average.buffers(), model.buffers(), strict=True):
+        copy.copy_(torch.where(broken > 0, copy, source))

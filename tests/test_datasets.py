@@ -247,7 +247,7 @@ def images(tmp_path):
 
 
 def test_images_are_videos_of_one_frame(images, caplog):
-    args = arguments(images, "--num_sample", "2")
+    args = arguments(images, "--num_sample", "2", "--num_frames", "1")
     batch = next(iter(build_loader(build_dataset("train", args), "train", args)))
     assert batch["clips"].shape == (6, 3, 1, 32, 32)
     validation = build_dataset("validation", args)
@@ -261,8 +261,13 @@ def test_images_are_videos_of_one_frame(images, caplog):
     assert next(iter(build_loader(test, "test", args)))["clips"].shape[1:] == (1, 3, 1, 32, 32)
 
 
+def test_images_are_refused_where_clips_have_several_frames(images):
+    with pytest.raises(ValueError, match=r"val.txt is a list of images, .*; add --num_frames 1"):
+        build_dataset("validation", arguments(images))
+
+
 def test_image_lists_of_frame_folders(root):
-    args = arguments(root, "--data_set", "ImageNet", *frame_lists(root))
+    args = arguments(root, "--data_set", "ImageNet", "--num_frames", "1", *frame_lists(root))
     dataset = build_dataset("validation", args)
     assert dataset.num_classes == 1000
     assert shown(dataset[0].clips) == [[10]]

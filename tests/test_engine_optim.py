@@ -1,11 +1,13 @@
 """Parameter groups, learning-rate scaling and the schedule, against values worked out by hand."""
 
+import copy
 import logging
 import math
 
 import pytest
 import torch
 from engine_standins import TinyModel, make_args
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from engines.optim import (
@@ -18,6 +20,7 @@ from engines.optim import (
     scale_learning_rates,
 )
 from engines.recipe import load_recipe, recipe_names
+from engines.update import average_weights
 from models import videomambapro
 
 
@@ -181,3 +184,27 @@ def test_optimizer_flags_reach_the_optimizer():
 @pytest.mark.parametrize(("name", "fused"), [("adam", True), ("AdamW", True), ("lookahead_adamw", False)])
 def test_only_what_pytorch_fuses_decides_on_the_device(name, fused):
     assert decides_on_device(create_optimizer(TinyModel(), make_args("--opt", name), 0.3, on_device=True)) is fused
+
+
+def test_an_optimizer_that_cannot_be_created_is_named_with_its_flags():
+    with pytest.raises(ValueError, match="--opt adan cannot be created with --opt_betas 0.9 0.999 here"):
+        create_optimizer(TinyModel(), make_args("--opt", "adan"), 0.3)
+
+
+def test_without_waiting_for_the_device_weights_are_averaged_as_by_timm():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    by_timm = ModelEmaV3(model, decay=0.9, exclude_buffers=True)
+    ours = copy.deepcopy(by_timm.module)
+    for _ in range(3):
+        model.train()(torch.randn(8, 3) + 2)
+        torch.nn.init.normal_(model[0].weight)
+        by_timm.update(model)
+        average_weights(ours, model, torch.tensor(0.1), torch.tensor(0.0))
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    for name, tensor in by_timm.module.state_dict().items():
+        torch.testing.assert_close(before[name], tensor)
+    assert torch.equal(ours[1].running_mean, model[1].running_mean) and ours[1].num_batches_tracked == 3
+    model.train()(torch.full((8, 3), torch.nan))
+    average_weights(ours, model, torch.tensor(0.1), torch.tensor(1.0))  # a step that is skipped
+    assert all(torch.equal(before[name], tensor) for name, tensor in ours.state_dict().items())

@@ -189,7 +189,9 @@ def train_on_images(root, output_dir, *, stop_at=None):
     parser = argparse.ArgumentParser()
     add_data_arguments(parser)
     words = ["--num_workers", "2", "--batch_size", "4", "--input_size", "32"]
-    data_args = parser.parse_args([*words, "--num_sample", "1", "--data_path", str(root), "--data_root", str(root)])
+    data_args = parser.parse_args(
+        [*words, "--num_sample", "1", "--num_frames", "1", "--data_path", str(root), "--data_root", str(root)]
+    )
     flags = ("--output_dir", str(output_dir), "--epochs", "2", "--warmup_epochs", "0", "--lr", "0.5")
     args = make_args(*flags, **vars(data_args))
     context, args = start_run(args)
@@ -240,3 +242,9 @@ def _work(ready):
     outlive_stop_signals()
     ready.set()
     time.sleep(600)
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path):
+    train(tmp_path, "--opt", "sgd", until=1)
+    with pytest.raises(ValueError, match="has the state of --opt sgd, not of --opt adamw; resume with --opt sgd, or"):
+        train(tmp_path, "--opt", "adamw")

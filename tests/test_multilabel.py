@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from engine_standins import TinyModel
 from sklearn.metrics import f1_score
+from video_files import numbered_frames, write_video
 
+from datasets.arguments import DataSettings
+from datasets.build import build_dataset
 from engines.evaluate import Evaluation
 from engines.loss_settings import PLAIN_LOSS, LossSettings
 from engines.objectives.mixing import create_mixup
@@ -95,6 +98,14 @@ def test_the_mean_average_precision_by_hand():
 def test_a_list_without_any_label_has_no_average_precision():
     with pytest.raises(ValueError, match="no clip of this list has a label"):
         objective().figures(np.zeros((2, 3), np.float32), records([(), ()]))
+
+
+def test_a_list_without_any_label_is_refused_before_training(tmp_path):
+    write_video(tmp_path / "a.mp4", numbered_frames(4, 16, 16))
+    (tmp_path / "val.csv").write_text("a.mp4\n")
+    settings = DataSettings(data_path=str(tmp_path), data_root=str(tmp_path), task="multilabel", nb_classes=3)
+    with pytest.raises(ValueError, match="val.csv: no clip has a label"):
+        build_dataset("validation", settings)
 
 
 def test_views_are_merged_by_mean_or_maximum():

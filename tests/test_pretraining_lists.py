@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from datasets.annotations import ListFileError
+from datasets.arguments import PretrainingSettings
 from datasets.lists import ListSettings, find_training_list
-from datasets.pretraining import read_unlabelled
+from datasets.pretraining import build_pretraining_dataset, read_unlabelled
 from datasets.transforms import AugmentationSettings, MultiScaleCrop, video_train_transform
 
 
@@ -49,6 +50,12 @@ def test_data_path_may_be_the_list_itself(tmp_path):
     assert find_training_list(ListSettings(data_path=str(tmp_path))) == tmp_path / "train.csv"
     with pytest.raises(FileNotFoundError, match="--train_list FILE"):
         find_training_list(ListSettings())
+
+
+def test_a_probe_list_of_one_video_is_refused_before_training(tmp_path):
+    (tmp_path / "probe.csv").write_text("a.mp4 0\n")
+    with pytest.raises(ValueError, match="probe.csv has one video; --probe_list needs two at least"):
+        build_pretraining_dataset("validation", PretrainingSettings(probe_list=str(tmp_path / "probe.csv")))
 
 
 def boxes_of(height, width, size, draws=3000):

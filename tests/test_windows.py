@@ -96,7 +96,8 @@ def settings_of(films, **more):
     lists = {f"{name}_list": str(films / "list.csv") for name in ("train", "val", "test")}
     shape = {"num_frames": 2, "input_size": 16, "batch_size": 3, "num_workers": 0, "sampling": "sparse"}
     views = {"test_num_segment": 2, "test_num_crop": 1, "read_timeout": 0, "nb_classes": CLASSES}
-    return DataSettings(data_root=str(films), window_seconds=4, window_stride=2, **lists, **shape, **views, **more)
+    windows = {"window_seconds": 4, "window_stride": 2}
+    return DataSettings(data_root=str(films), **(windows | lists | shape | views | more))
 
 
 def test_frames_are_read_inside_the_windows_only(films):
@@ -212,3 +213,10 @@ def test_stored_features_average_the_windows_and_keep_the_views(films, tmp_path)
             np.testing.assert_allclose(file["features"][0], expected, atol=1e-5)
         about = json.loads((output / "features.json").read_text())
         assert (about["window_seconds"], about["window_stride"]) == (4, 2)
+
+
+def test_windows_with_gaps_are_told(films, caplog):
+    build_dataset("train", settings_of(films))
+    assert "left out" not in caplog.text
+    build_dataset("train", settings_of(films, window_stride=5))
+    assert "windows of 4 s begin every 5 s, and what lies between them is left out; see --window_stride" in caplog.text
