@@ -162,6 +162,7 @@ from inference.detector import is_detector, load_detector, sources_of_detection
 from inference.from_flags import predictor_of_flags, segment_settings_of_flags
 from inference.live import LivePrediction, stopped_by_signals
 from inference.live_source import SourceError
+from inference.output_files import check_output_files
 from inference.predictor import Measurement, Prediction, Predictor
 from inference.segment_files import check_segment_file, segment_file
 from inference.sources import expand_sources, rows_of_list
@@ -211,11 +212,13 @@ def _classify(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             truth=_read_truth(args, len(predictor.label_names)),
         )
         if args.segments:
-            check_segment_file(args.segments, sources, [*args.videos, args.truth])
+            check_segment_file(args.segments, sources)
         if args.scores and not args.scores.endswith(".npz"):
             raise ValueError(f"--scores {args.scores} should end in .npz")
+        of_sources = dict(curve=outputs.curves, heatmap=outputs.heat_maps, annotate=outputs.annotated)
+        check_output_files(args, sources, **of_sources)
         listed = rows_of_list(args.videos, args.data_root) if args.scores else []
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     if predictor.device.type == "cpu":
         keep_freed_memory()
@@ -256,7 +259,8 @@ def _follow_live(args: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     try:
         predictor = predictor_of_flags(args, label_names=args.label_names)
         _refuse_curves_of_numbers(args, predictor)
-    except (FileNotFoundError, ValueError) as error:
+        check_output_files(args)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     live = LivePrediction(
         predictor,
@@ -309,8 +313,9 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
         sources = sources_of_detection(args.videos, args.filename_tmpl or "", args.data_root)
         annotated = output_paths(args.annotate, sources, ".mp4")
+        check_output_files(args, sources, annotate=annotated)
         results = detector.detect(sources, args.boxes)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     formatter = DetectionFormatter(detector.objective.label_map, args.min_score)
     failed = 0

@@ -126,7 +126,7 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
         suffix: of the output files.
 
     Raises:
-        ValueError: one file for several sources, two sources with the same output, or an overwritten source.
+        ValueError: one file for several sources, or two sources with the same output.
     """
     if not given:
         return {}
@@ -142,8 +142,6 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
         }
     taken: dict[Path, str] = {}
     for source, path in paths.items():
-        if os.path.realpath(path) == os.path.realpath(source):
-            raise ValueError(f"{path} would overwrite the video itself; choose another name")
         if path in taken:
             raise ValueError(f"{taken[path]} and {source} would both be written to {path}; process them separately")
         taken[path] = source

@@ -18,19 +18,16 @@ from inference.batch import Result
 SUBTITLES = (".srt", ".vtt")
 
 
-def check_segment_file(path: str, sources: Sequence[str], inputs: Iterable[str] = ()) -> None:
+def check_segment_file(path: str, sources: Sequence[str]) -> None:
     """Check that the segments of all sources can be written to one file.
 
     Args:
         path: Name of the file; its suffix chooses the format.
         sources: Paths of the videos.
-        inputs: Files that must not be overwritten.
 
     Raises:
-        ValueError: The suffix is unknown, the format cannot hold these videos, or the file is an input.
+        ValueError: The suffix is unknown, or the format cannot hold these videos.
     """
-    if os.path.realpath(path) in map(os.path.realpath, inputs):
-        raise ValueError(f"--segments {path} would overwrite an input; choose another name")
     suffix = Path(path).suffix
     if suffix not in _FORMATS:
         raise ValueError(f"--segments {path}: the name should end in {', '.join(_FORMATS)}")

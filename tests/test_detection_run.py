@@ -202,6 +202,7 @@ def test_the_order_of_classes_and_seconds_is_of_the_file_whatever_batch_or_start
         ([], "is an action detector and needs the boxes of the persons: give --boxes FILE"),
         (["--boxes", "absent.csv"], "absent.csv does not exist"),
         (["--boxes", FULL, "--heatmap", "x.png", "--quick"], "which has no --heatmap, --quick"),
+        (["--boxes", FULL, "--json", "d.csv", "--csv", "./d.csv"], "--json and --csv would both write d.csv"),
     ],
 )
 def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys, words, fragment):

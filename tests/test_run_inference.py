@@ -174,20 +174,24 @@ def test_targets_that_cannot_be_meant_are_refused(folder):
     a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
     with pytest.raises(ValueError, match="one file, but there are 2 videos"):
         output_paths("x.png", [a, b], ".png")
-    with pytest.raises(ValueError, match="would overwrite the video itself"):
-        output_paths(a, [a], ".mp4")
     with pytest.raises(ValueError, match="both be written to"):
         output_paths("out", [a, str(folder / "a.avi")], ".png")
 
 
 def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, tmp_path, capsys):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file").touch()
     for words, reported in [
         (["--annotate", folder / "a.mp4"], "would overwrite"),
+        (["--curve", tmp_path / "out", "--heatmap", tmp_path / "out"], "--curve and --heatmap would both write"),
+        (["--scores", tmp_path / "folder.npz"], "folder.npz is a folder; name a file"),
+        (["--json", tmp_path / "file" / "out.jsonl"], f"{tmp_path / 'file'} is not a folder"),
+        (["--live", "-", "--json", tmp_path], "is a folder; name a file"),
         (["--label_names", tmp_path / "absent.txt"], "absent.txt"),
         (["--stride", "0"], "of 1 or more"),
     ]:
         with pytest.raises(SystemExit) as stopped:
-            run(checkpoint, folder / "a.mp4", *words)
+            run(checkpoint, *([] if "--live" in words else [folder / "a.mp4"]), *words)
         assert stopped.value.code == 2 and reported in capsys.readouterr().err
 
 

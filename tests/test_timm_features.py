@@ -94,8 +94,8 @@ def test_an_unreadable_line_ends_the_command_and_writes_nothing(teacher, data, t
 
 def test_what_cannot_work_is_said_before_anything_is_read(teacher, data, tmp_path, capsys):
     for output, words, expected in (
-        (tmp_path / "features.csv", [], "must be a file .npz"),
-        (tmp_path, [], "must be a file .npz"),
+        (tmp_path / "features.csv", [], "should end in .npz"),
+        (tmp_path, [], "should end in .npz"),
         (tmp_path / "a.npz", ["--input_size", "1"], "cannot take frames of 1 x 1 pixels"),
     ):
         with pytest.raises(SystemExit):

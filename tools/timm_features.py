@@ -10,7 +10,6 @@ feature` would see little else. docs/features.md describes the file and its use.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from common.flag_types import frame_template, non_negative, positive_int
 from common.progress import progress
 from common.terminal import escape_output
 from inference.arguments import check_lists
+from inference.output_files import check_writable
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         check_lists([args.list])
-        _check_output(args.output)
+        if args.output.suffix != ".npz":
+            raise ValueError(f"--output {args.output} should end in .npz")
+        check_writable("--output", args.output)
         if args.weights:
             require_weights(args.weights)
         # PyTorch takes seconds to import.
@@ -88,15 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_rows(args.output, "features", {path: row - mean for path, row in rows.items()}, listed)
     print(f"{args.output}: {len(listed)} rows of {len(mean)} features")
     return 0
-
-
-def _check_output(file: Path) -> None:
-    """Raise an error now for a file that could not be written after hours."""
-    if file.suffix != ".npz" or file.is_dir():
-        raise ValueError(f"--output {file} must be a file .npz")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(file.parent, os.W_OK):
-        raise PermissionError(f"--output {file}: the folder cannot be written")
 
 
 if __name__ == "__main__":
