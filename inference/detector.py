@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.annotations import is_image_path
+from datasets.annotations import VIDEO_SUFFIXES, is_image_path
 from datasets.detection.annotations import FULL, Keyframe, Persons, Second, read_person_boxes
 from datasets.detection.arguments import DetectionSettings
 from datasets.detection.build import build_detection_loader, dataset_of
@@ -201,11 +201,13 @@ def is_detector(facts: CheckpointFacts) -> bool:
 def sources_of_detection(given: Sequence[str], filename_tmpl: str, data_root: str) -> list[str]:
     """Return the videos in files, folders and lists; arguments and errors as in `expand_sources`.
 
-    A folder with pictures is a video, whatever their names.
+    A folder with pictures is a video, whatever their names, unless there are video files beside them: they are its
+    videos, and a picture among them is a thumbnail or a plot.
     """
     sources: dict[str, None] = {}
     for path in given:
-        if os.path.isdir(path) and any(map(is_image_path, os.listdir(path))):
+        files = os.listdir(path) if os.path.isdir(path) else []
+        if any(map(is_image_path, files)) and not any(name.lower().endswith(VIDEO_SUFFIXES) for name in files):
             sources[path] = None
         else:
             settings = {"filename_tmpl": filename_tmpl} if filename_tmpl else {}

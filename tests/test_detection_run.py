@@ -22,7 +22,7 @@ from video_files import write_folder
 import run_inference
 from datasets.detection.annotations import FULL
 from datasets.readers import VideoFile
-from inference.detector import load_detector
+from inference.detector import load_detector, sources_of_detection
 from tools.evaluate_ava import main as evaluate_ava
 from tools.report import main as report_tool
 
@@ -209,6 +209,15 @@ def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys,
     with pytest.raises(SystemExit) as stopped:
         run(folder, folder / "movies" / "first.mp4", *words)
     assert stopped.value.code == 2 and fragment in capsys.readouterr().err
+
+
+def test_a_picture_beside_videos_does_not_hide_them(tmp_path):
+    for name in ("any name.jpg", "other.png"):
+        (tmp_path / name).touch()
+    assert sources_of_detection([str(tmp_path)], "", "") == [str(tmp_path)]
+    for name in ("a.mp4", "b.MKV"):
+        (tmp_path / name).touch()
+    assert sources_of_detection([str(tmp_path)], "", "") == [str(tmp_path / name) for name in ("a.mp4", "b.MKV")]
 
 
 def test_a_faulty_file_of_boxes_is_reported_with_its_line(folder, tmp_path, capsys):
