@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets.annotations import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from datasets.labelled_segments import LabelledSegment, SegmentList
 from datasets.readers import UnreadableVideoError
 from inference.annotate import annotate_video
@@ -121,12 +122,13 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
     In an output folder, the files keep the positions of the sources relative to the sources' common folder.
 
     Args:
-        given: a file name with `suffix`, for a single source, or a folder; empty for no output.
+        given: a file name with `suffix`, for a single source, or a folder, which has another suffix of a picture or
+            video only if it exists; empty for no output.
         sources: paths of the videos.
         suffix: of the output files.
 
     Raises:
-        ValueError: one file for several sources, or two sources with the same output.
+        ValueError: another suffix, one file for several sources, or two sources with the same output.
     """
     if not given:
         return {}
@@ -134,6 +136,8 @@ def output_paths(given: str, sources: Sequence[str], suffix: str) -> dict[str, P
         if len(sources) > 1:
             raise ValueError(f"{given} is one file, but there are {len(sources)} videos; give a folder")
         paths = {sources[0]: Path(given)}
+    elif given.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)) and not os.path.isdir(given):
+        raise ValueError(f"{given} should end in {suffix}, or be a folder")
     else:
         shared = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in sources])
         paths = {

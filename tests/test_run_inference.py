@@ -170,10 +170,15 @@ def test_several_videos_write_into_a_folder(checkpoint, folder, tmp_path):
             assert sum(1 for _ in container.decode(video=0)) == len(VideoFile(str(source)))
 
 
-def test_targets_that_cannot_be_meant_are_refused(folder):
+def test_targets_that_cannot_be_meant_are_refused(folder, tmp_path):
     a, b = str(folder / "a.mp4"), str(folder / "sub" / "b.mp4")
     with pytest.raises(ValueError, match="one file, but there are 2 videos"):
         output_paths("x.png", [a, b], ".png")
+    for name, suffix in (("plot.jpg", ".png"), ("copy.MKV", ".mp4"), ("a.png", ".mp4")):
+        with pytest.raises(ValueError, match=f"{name} should end in {suffix}, or be a folder"):
+            output_paths(name, [a], suffix)
+    (tmp_path / "plots.jpg").mkdir()
+    assert output_paths(str(tmp_path / "plots.jpg"), [a], ".png") == {a: tmp_path / "plots.jpg" / "a.png"}
     with pytest.raises(ValueError, match="both be written to"):
         output_paths("out", [a, str(folder / "a.avi")], ".png")
 
