@@ -33,7 +33,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-extra
 
 # Sets up, too; SEED=1 repeats the training with other random numbers on the same data.
 demo:
-	$(PYTHON) -m tools.demo --output $(OUTPUT) --seed $(SEED) --venv $(VENV)
+	$(PYTHON) -m tools.demo --output "$(OUTPUT)" --seed $(SEED) --venv $(VENV)
 
 demo-data: $(VENV)/installed-first
 	PATH="$(abspath $(BIN)):$$PATH" nice bash scripts/demo_data.sh "$(OUTPUT)/data"
@@ -44,7 +44,7 @@ demo-detection: setup
 # What pretraining, probes and a teacher are worth with few labels, over three seeds; sized for an hour.
 learning: demo
 	$(BIN)/python -m benchmarks.masked_effect
-	$(BIN)/python -m benchmarks.students --demo $(OUTPUT)
+	$(BIN)/python -m benchmarks.students --demo "$(OUTPUT)"
 
 # Two processes of one thread each, for two cores.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -80,6 +80,12 @@ def test_inspect_tells_an_image_model_and_how_to_test_it(tmp_path, capsys):
     assert f"bash scripts/evaluate.sh --checkpoint {path} --data_set imagenet --data_root DIR" in text
 
 
+def test_inspect_quotes_the_name_of_the_file_in_commands(tmp_path):
+    path = saved(tmp_path, {"model": image_weights()}, "two words.pth")
+    command = shlex.split(inspect(path).splitlines()[-1].partition("to test it")[2])
+    assert command[command.index("--checkpoint") + 1] == str(path)
+
+
 def test_inspect_prints_the_command_that_tests_the_very_run(tmp_path):
     flags = {"data_set": "custom", "data_path": "my lists", "data_root": "/videos", "sampling": "sparse",
              "test_num_segment": 2, "test_num_crop": 1, "num_frames": 4, "input_size": 32, "short_side_size": None,

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize(("target", "flag"), [("demo", "--output"), ("learning", "--demo")])
+def test_make_takes_a_folder_with_a_space_in_its_name(target, flag):
+    commands = subprocess.run(
+        ["make", "-n", target, "OUTPUT=two words"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    words = shlex.split(commands.splitlines()[-1])
+    assert words[words.index(flag) + 1] == "two words"
 
 
 def test_the_scripts_lines_begin_the_stages():

@@ -100,14 +100,15 @@ def _other_contents(content: dict[str, Any]) -> list[str]:
 def _command(path: Path, facts: CheckpointFacts) -> str:
     if facts.num_classes is None:
         return "not possible: it has no head; fine-tune it with --finetune"
+    quoted = shlex.quote(str(path))
     if facts.config.get("time_pool"):
-        return f"python run_action_detection.py --eval --finetune {path} --data_path DIR"
+        return f"python run_action_detection.py --eval --finetune {quoted} --data_path DIR"
     if facts.flags.get("data_path") or facts.flags.get("test_list"):
         return _command_of_run(path, facts)
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
         recipe = "custom"
-    return f"bash scripts/evaluate.sh --checkpoint {path} --data_set {recipe} --data_root DIR"
+    return f"bash scripts/evaluate.sh --checkpoint {quoted} --data_set {recipe} --data_root DIR"
 
 
 def _command_of_run(path: Path, facts: CheckpointFacts) -> str:
