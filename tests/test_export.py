@@ -219,6 +219,25 @@ def test_exported_program_has_the_operator_as_one_node(checkpoint, tmp_path):
         torch.testing.assert_close(program.module()(clips), model(clips), atol=1e-4, rtol=0)
 
 
+def test_names_and_recipe_of_the_command_are_in_the_file(checkpoint, tmp_path):
+    names = ["one", "two", "three", "four", "five"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    flags = ["--label_names", str(tmp_path / "names.txt"), "--recipe", "ssv2", "--backend", "portable"]
+    assert export.main([str(checkpoint[0]), str(tmp_path / "nano.pt2"), *flags]) == 0
+    extra = {tool.METADATA: ""}
+    torch.export.load(tmp_path / "nano.pt2", extra_files=extra)
+    found = json.loads(extra[tool.METADATA])
+    expected = tool._metadata(load_predictor(checkpoint[0], device="cpu", backend="portable", recipe="ssv2"))
+    assert found == expected | {"label_names": names}
+    assert found["sampling"] != tool._metadata(load_predictor(checkpoint[0], device="cpu"))["sampling"]
+
+
+@pytest.mark.parametrize("flag", ["results", "name", "data", "license"])
+def test_a_file_has_no_model_card(checkpoint, tmp_path, capsys, flag):
+    assert export.main([str(checkpoint[0]), str(tmp_path / "nano.pt2"), f"--{flag}", "x"]) == 1
+    assert f"--{flag}: of the model card of a folder; add --format transformers" in capsys.readouterr().err
+
+
 def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: None)
     monkeypatch.setattr(tool, "_write_pt2", lambda program, metadata, file: file.write(b"wrong"))

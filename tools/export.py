@@ -23,6 +23,8 @@ from mamba.mamba_ssm.variants import SCAN_BACKENDS
 from tools.export_checks import check_file_export, check_transformers_export
 from tools.hub_arguments import add_card_arguments
 
+CARD_FLAGS = ("results", "name", "data", "license")  # a file has names and reading of `add_card_arguments`, no card
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
@@ -58,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--tolerance", type=positive, default=1e-4, help="largest allowed difference of a logit (default: 1e-4)"
     )
-    add_card_arguments(parser.add_argument_group("model card of a folder"))
+    add_card_arguments(parser.add_argument_group("names of classes and reading, and the model card of a folder"))
     return parser.parse_args(arguments)
 
 
@@ -67,6 +69,9 @@ def check_request(options: argparse.Namespace) -> None:
     checkpoint, target = options.checkpoint, options.target
     if options.format != "transformers":
         check_file_export(checkpoint, target, backend=options.backend, onnx_kernel=options.onnx_kernel)
+        in_vain = [f"--{name}" for name in CARD_FLAGS if getattr(options, name)]
+        if in_vain:
+            raise ValueError(f"{', '.join(in_vain)}: of the model card of a folder; add --format transformers")
         return
     if options.onnx_kernel:
         raise ValueError("--onnx_kernel is for .onnx files, not for --format transformers")

@@ -37,7 +37,8 @@ def run_export(options: argparse.Namespace) -> str:
 
         difference, origin = export_folder(checkpoint, target, options)
         return f"{target}: {_agreement(difference)}; {origin}"
-    switches = dict(backend=options.backend, onnx_kernel=options.onnx_kernel, tolerance=options.tolerance)
+    names = ("backend", "onnx_kernel", "label_names", "recipe", "tolerance")
+    switches = {name: getattr(options, name) for name in names}
     try:
         difference = export(checkpoint, target, **switches)
     except (BackendUnavailableError, kernel_library.ExtensionUnavailableError) as error:
@@ -58,6 +59,8 @@ def export(
     *,
     backend: str | None = None,
     onnx_kernel: bool = False,
+    label_names: str = "",
+    recipe: str = "",
     tolerance: float = 1e-4,
 ) -> float:
     """Write `target` if it agrees with PyTorch on ten random clips, and return the largest difference of a logit.
@@ -67,6 +70,8 @@ def export(
         target: .onnx or .pt2; the suffix determines the format.
         backend: of the scan in a .pt2 file.
         onnx_kernel: compute an .onnx file with the C++ kernels, and write their library beside it.
+        label_names: file with a name per class, for the metadata; empty for those in the checkpoint.
+        recipe: of sampling and views, for the metadata; empty for those in the checkpoint.
         tolerance: largest allowed difference.
 
     Raises:
@@ -79,7 +84,7 @@ def export(
     to_onnx = target.suffix == ".onnx"
     if to_onnx:
         backend = "cpu" if onnx_kernel else "portable"
-    predictor = load_predictor(checkpoint, device="cpu", backend=backend)
+    predictor = load_predictor(checkpoint, device="cpu", backend=backend, label_names=label_names, recipe=recipe)
     library = kernel_library.build(onnx_library.LIBRARY) if onnx_kernel else None
     model, metadata = predictor.model, json.dumps(_metadata(predictor))
     sizes: dict[int, Any] = {0: Dim("batch")}
