@@ -180,7 +180,7 @@ def average_weights(average: torch.nn.Module, model: torch.nn.Module, weight: Te
         weight: Share of the trained parameters, a scalar.
         broken: 1 to change nothing, else 0.
     """
-    moved, targets = list(average.parameters()), list(model.parameters())
+    moved, targets = tuple(average.parameters()), tuple(model.parameters())
     steps = torch._foreach_sub(targets, moved)
     torch._foreach_mul_(steps, weight * (1 - broken))
     torch._foreach_add_(moved, steps)
