@@ -99,8 +99,9 @@ def _variants(options: argparse.Namespace) -> list[str]:
 def _run(options: argparse.Namespace, variants: Sequence[str], passed_on: list[str]) -> list[str]:
     if options.study == "peers":
         failed = run_missing(_tuning_runs(options, variants, passed_on), options.output, options.jobs, restart_flag="")
-        return failed or run_missing(
-            _peer_runs(options, variants, passed_on), options.output, options.jobs, restart_flag=""
+        tuned = [name for name in variants if not any(_tuned(name, rate) in failed for rate in options.rates)]
+        return failed + run_missing(
+            _peer_runs(options, tuned, passed_on), options.output, options.jobs, restart_flag=""
         )
     pretraining = _pretraining_runs(options, variants, passed_on)
     failed = run_missing(pretraining, options.output, options.jobs)

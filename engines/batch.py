@@ -104,7 +104,7 @@ def check_mixing(flags: Mapping[str, Any]) -> None:
     if _mixes_single_clips(flags) and flags["batch_size"] % 2:
         raise ValueError(
             f"--batch_size {flags['batch_size']} with --num_sample {flags['num_sample']}: mixup pairs the clips of a "
-            "step, and their number is odd; change one of the two, take fewer processes, or use --mixup 0 --cutmix 0"
+            "step, and their number is odd; change one of the two, or use --mixup 0 --cutmix 0"
         )
 
 
@@ -121,13 +121,22 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
 
     Returns:
         the settings to train with.
+
+    Raises:
+        ValueError: each process has one video, and mixup pairs the clips of a step.
     """
     _warn_of_few_steps(settings, videos, processes)
     share = videos // processes
     fills = share >= settings.batch_size * settings.update_freq
     if settings.steps or not settings.flags["global_batch"] or share == 0 or fills:
         return settings
-    step = 2 if _mixes_single_clips(settings.flags) and share > 1 else 1
+    paired = _mixes_single_clips(settings.flags)
+    if paired and share == 1:
+        raise ValueError(
+            f"the training list has {videos} videos for {processes} process(es), and mixup pairs the clips of a step: "
+            "take fewer processes, --num_sample 2, or --mixup 0 --cutmix 0"
+        )
+    step = 2 if paired else 1
     size = min(settings.batch_size, share) // step * step
     fitted = settings.changed(batch_size=size, update_freq=max(1, share // size))
     _logger.warning(
@@ -137,7 +146,6 @@ def fit_batch_to_list(settings: RunSettings, videos: int, processes: int) -> Run
         settings.batch_size * settings.update_freq * processes,
         fitted.batch_size * fitted.update_freq * processes,
     )
-    check_mixing(fitted.flags)
     return fitted
 
 

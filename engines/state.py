@@ -211,12 +211,12 @@ class TrainingState:
 
     def _refuse_another_optimizer(self, saved_args: dict[str, Any]) -> None:
         """Raise a ValueError for the moments of another optimizer, which PyTorch would load without a look at them."""
-        own = self.args.get("opt")
-        saved = saved_args.get("opt", own)
-        if saved != own:
+        own = str(self.args.get("opt"))
+        saved = str(saved_args.get("opt", own))
+        if saved.lower() != own.lower():
             raise ValueError(
                 f"the checkpoint has the state of --opt {saved}, not of --opt {own}; resume with --opt {saved}, or "
-                "begin a new run from its weights (--finetune)"
+                "begin a new run from its weights: --finetune FILE, in another --output_dir"
             )
 
     def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:

@@ -41,7 +41,11 @@ class Clock:
 @pytest.mark.parametrize(("target", "flag"), [("demo", "--output"), ("learning", "--demo")])
 def test_make_takes_a_folder_with_a_space_in_its_name(target, flag):
     commands = subprocess.run(
-        ["make", "-n", target, "OUTPUT=two words"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", target, "OUTPUT=two words"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     words = shlex.split(commands.splitlines()[-1])
     assert words[words.index(flag) + 1] == "two words"

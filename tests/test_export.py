@@ -235,7 +235,7 @@ def test_names_and_recipe_of_the_command_are_in_the_file(checkpoint, tmp_path):
 @pytest.mark.parametrize("flag", ["results", "name", "data", "license"])
 def test_a_file_has_no_model_card(checkpoint, tmp_path, capsys, flag):
     assert export.main([str(checkpoint[0]), str(tmp_path / "nano.pt2"), f"--{flag}", "x"]) == 1
-    assert f"--{flag}: of the model card of a folder; add --format transformers" in capsys.readouterr().err
+    assert f"--{flag}: of the model card of a folder; omit, or export one with --format" in capsys.readouterr().err
 
 
 def test_a_file_that_differs_is_not_kept(checkpoint, tmp_path, monkeypatch, capsys):

@@ -232,7 +232,7 @@ def test_a_short_list_lowers_the_batch(caplog):
     assert "has 23 videos, fewer than the 512 of one optimizer step: a step now uses 20" in caplog.text
     args = fit_batch_to_list(args, videos=100, processes=2)
     assert (args.batch_size, args.update_freq) == (10, 1)
-    with pytest.raises(ValueError, match="mixup pairs the clips of a step.*take fewer processes"):
+    with pytest.raises(ValueError, match="has 3 videos for 2 process.*take fewer processes, --num_sample 2"):
         fit_batch_to_list(args, videos=3, processes=2)
 
 

@@ -95,7 +95,7 @@ def test_each_peer_takes_the_rate_with_the_best_validation(splits, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["--rates", "1", "2"], ["--tuning", "lists"]])
-def test_rates_are_chosen_on_lists_of_their_own(splits, words, capsys):
+def test_several_rates_and_lists_to_choose_on_need_each_other(splits, words, capsys):
     with pytest.raises(SystemExit):
         study.main(words_for(splits, "peers", *words))
     assert "--tuning chooses one of several --rates" in capsys.readouterr().err

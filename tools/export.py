@@ -71,7 +71,9 @@ def check_request(options: argparse.Namespace) -> None:
         check_file_export(checkpoint, target, backend=options.backend, onnx_kernel=options.onnx_kernel)
         in_vain = [f"--{name}" for name in CARD_FLAGS if getattr(options, name)]
         if in_vain:
-            raise ValueError(f"{', '.join(in_vain)}: of the model card of a folder; add --format transformers")
+            raise ValueError(
+                f"{', '.join(in_vain)}: of the model card of a folder; omit, or export one with --format transformers"
+            )
         return
     if options.onnx_kernel:
         raise ValueError("--onnx_kernel is for .onnx files, not for --format transformers")
