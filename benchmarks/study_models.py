@@ -12,7 +12,7 @@ from torchvision.models import video
 
 import models.videomambapro  # noqa: F401  registers VideoMambaPro with timm
 
-BEST_SWITCHES = dict(bimamba_type="v1", elemental_residual=True, masked_backward=True, dt_init="mamba")
+OUR_SWITCHES = dict(bimamba_type="v1", elemental_residual=True, masked_backward=True, dt_init="mamba")
 VIT = dict(hidden_size=96, num_hidden_layers=6, num_attention_heads=3, intermediate_size=384)
 
 
@@ -91,7 +91,7 @@ def _vit(num_classes: int, frames: int, size: int) -> nn.Module:
 
 def _nano(num_classes: int, frames: int, size: int) -> nn.Module:
     return timm.create_model(
-        "videomambapro_nano", num_classes=num_classes, num_frames=frames, img_size=size, **BEST_SWITCHES
+        "videomambapro_nano", num_classes=num_classes, num_frames=frames, img_size=size, **OUR_SWITCHES
     )
 
 
