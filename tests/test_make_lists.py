@@ -12,9 +12,10 @@ import pytest
 import run_class_finetuning
 from datasets.annotations import read_list
 from datasets.preparation.list_splits import Clip, split_off
+from datasets.preparation.list_summary import RECIPES
 from datasets.preparation.media_index import Found
 from engines.recipe import load_recipe, recipe_names
-from tools.make_lists import RECIPES, main
+from tools.make_lists import main
 
 # Jhuang et al., Towards understanding action recognition, ICCV 2013, in the order of the alphabet.
 JHMDB = [

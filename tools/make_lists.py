@@ -31,10 +31,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from common.files import atomic_write
 from common.flag_parser import FlagParser
@@ -42,11 +39,10 @@ from common.flag_types import proper_fraction, seed
 from common.terminal import escape_output
 from datasets.annotations import FrameFolderRecord, Kind, Record, VideoRecord
 from datasets.label_names import LABELS
-from datasets.labels import TASKS, classes_of, task_of
+from datasets.labels import TASKS
 from datasets.list_writing import format_list
 from datasets.preparation.ava_lists import read_ava
 from datasets.preparation.list_sources import (
-    Source,
     read_folder,
     read_hmdb51,
     read_image_folder,
@@ -55,57 +51,22 @@ from datasets.preparation.list_sources import (
     read_something_something,
     read_ucf101,
 )
-from datasets.preparation.list_splits import Clip, split_off
+from datasets.preparation.list_splits import Clip, Lists, split_off
+from datasets.preparation.list_summary import describe, first_of, printable
 from datasets.preparation.long_video_sources import read_breakfast, read_coin, read_lvu
 from datasets.preparation.media_index import Found, MediaIndex, SourceError
 from datasets.preparation.output_folder import make_output_folder
 from datasets.preparation.segment_check import describe_gaps, describe_overlaps
 from datasets.preparation.segment_exports import READERS, read_segments
 from datasets.preparation.source_files import lines_of
-from datasets.preparation.table_source import read_table
-from datasets.presets import LVU_CLASSES, PRESETS
+from datasets.preparation.table_source import TABLE, read_table
+from datasets.presets import LVU_CLASSES
 from datasets.readers.header import describe_excess
 from datasets.segments import Segment
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
 AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
-MAX_PRINTED = 10
 PUBLISHED = ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava", "breakfast", "coin", "lvu")
-TABLE = "table"
-
-
-@dataclass
-class Lists:
-    """The lists to write.
-
-    Attributes:
-        source: content of the annotation files.
-        kind: kind of the lists.
-        splits: the clips of each split that exist.
-        missing: a line for each clip that does not exist.
-        frame_flags: flags for the names of the frames, if they are not the default.
-        passed_over: a line for each file or folder that is not a clip.
-    """
-
-    source: Source
-    kind: Kind
-    splits: dict[str, list[Clip]] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    frame_flags: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
-
-
-# Recipe and number of classes of the data sets that have one.
-RECIPES = {
-    "kinetics": ("k400/tiny_f16_res224", 400),
-    "ssv2": ("ssv2/tiny_f16_res224", 174),
-    "ucf101": ("ucf101/tiny_f16_res224", 101),
-    "hmdb51": ("hmdb51/tiny_f16_res224", 51),
-    "jhmdb": ("jhmdb/nano_f8_res96", 21),
-    "breakfast": ("breakfast/tiny_f32_res224", 10),
-    "coin": ("coin/tiny_f32_res224", 180),
-}
-OWN_VIDEOS = "custom/hybrid"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    _print_summary(lists, options)
+    for line in describe(lists, options):
+        print(line)
     return 0
 
 
@@ -309,9 +271,10 @@ def _make_ava(options: argparse.Namespace) -> None:
     for split, videos in lists.videos.items():
         rows = lists.texts[f"{split}.csv"].count("\n")
         print(f"{split}: {len(videos)} videos, {rows} rows")
-    for line in lists.notes:
-        print(_printable(line))
-    _print_some("missing", lists.missing, f"missing in total: {options.output / 'missing.txt'}")
+    for line in map(printable, lists.notes):
+        print(line)
+    for line in first_of("missing", lists.missing, f"missing in total: {options.output / 'missing.txt'}"):
+        print(line)
     words = ["--data_path", options.output, "--data_root", lists.root]
     print("check with: python -m tools.check_data boxes", shlex.join(map(str, words)))
     print("train with:", shlex.join(map(str, words)))
@@ -338,62 +301,6 @@ def _record(clip: Clip, kind: Kind) -> Record:
         if kind == "video"
         else FrameFolderRecord(found.path, found.total_frames, label, 0, segment)
     )
-
-
-def _print_summary(lists: Lists, options: argparse.Namespace) -> None:
-    """Print what the lists contain, what is missing or passed over, and how to train on them."""
-    names, output = lists.source.label_names, options.output
-    labels = {split: [c for clip in clips for c in classes_of(clip.label)] for split, clips in lists.splits.items()}
-    of_numbers = task_of(lists.splits["train"][0].label) == "regression"
-    for split, clips in lists.splits.items():
-        if of_numbers:
-            print(f"{split}: {len(clips)} clips")
-            continue
-        counts = np.bincount(np.array(labels[split], int), minlength=len(names))
-        print(
-            f"{split}: {len(clips)} clips, {np.count_nonzero(counts)} of {len(names)} classes, "
-            f"{min(counts)} to {max(counts)} clips each"
-        )
-    unused = set(range(len(names))) - set(labels["train"])
-    for label in () if of_numbers else sorted(unused):
-        print(f'warning: class {label}, "{names[label]}", has no training clip')
-    for line in lists.source.notes:
-        print(_printable(line))
-    _print_some("passed over", lists.passed_over, "passed over in total")
-    _print_some("missing", lists.missing, f"missing in total: {output / 'missing.txt'}")
-    print("train with:", shlex.join(_training_command(lists, options)))
-
-
-def _training_command(lists: Lists, options: argparse.Namespace) -> list[str]:
-    """The command line that trains on the lists: by the data set's own recipe where the classes are all there."""
-    if lists.kind == "image":
-        words = ["python", "run_pretrain_imagenet.py", "--model", "videomambapro_tiny"]
-        if len(lists.source.label_names) != PRESETS["ImageNet"].num_classes:
-            words += ["--data_set", "custom"]
-    else:
-        recipe, classes = RECIPES.get(options.form, (OWN_VIDEOS, 0))
-        if options.form == "lvu":
-            recipe, classes = f"lvu/{options.task}_tiny_f32_res224", len(lists.source.label_names)
-        if classes != len(lists.source.label_names):
-            recipe = OWN_VIDEOS
-        words = ["python", "run_class_finetuning.py", "--recipe", recipe]
-    if options.form == TABLE:
-        words += ["--task", options.task]
-    words += ["--data_path", str(options.output), "--data_root", str(options.root)]
-    words += ["--label_names", str(options.output / LABELS), *lists.frame_flags]
-    return [*words, "--output_dir", f"outputs/{options.root.resolve().name}"]
-
-
-def _print_some(what: str, lines: Sequence[str], total: str) -> None:
-    for line in lines[:MAX_PRINTED]:
-        print(f"{what}: {_printable(line)}")
-    if lines:
-        print(f"{len(lines)} {total}")
-
-
-def _printable(line: str) -> str:
-    """Escape a line if it contains control characters or bytes that are not text."""
-    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Split the clips of a data set that has no validation or test split of its own."""
+"""The lists to write, and splits for a data set that has no validation or test split of its own."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from datasets.annotations import Kind
 from datasets.labels import Target, task_of
+from datasets.preparation.list_sources import Source
 from datasets.preparation.media_index import Found
 from datasets.segments import Segment
 
@@ -18,6 +21,27 @@ class Clip(NamedTuple):
     found: Found
     label: Target
     segment: Segment | None = None
+
+
+@dataclass
+class Lists:
+    """The lists to write.
+
+    Attributes:
+        source: content of the annotation files.
+        kind: kind of the lists.
+        splits: the clips of each split that exist.
+        missing: a line for each clip that does not exist.
+        frame_flags: flags for the names of the frames, if they are not the default.
+        passed_over: a line for each file or folder that is not a clip.
+    """
+
+    source: Source
+    kind: Kind
+    splits: dict[str, list[Clip]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    frame_flags: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
 
 def split_off(clips: Sequence[Clip], share: float, seed: int, group_by: str = "") -> tuple[list[Clip], list[Clip]]:

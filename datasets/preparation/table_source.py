@@ -10,6 +10,7 @@ from datasets.preparation.list_sources import Entry, Source
 from datasets.preparation.media_index import SourceError
 from datasets.preparation.source_files import text_of
 
+TABLE = "table"
 MARKS = {"": False, "0": False, "1": True}
 
 
