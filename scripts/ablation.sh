@@ -5,7 +5,8 @@
 #   bash scripts/ablation.sh                                    moving digits on two CPU cores, within an hour
 #   bash scripts/ablation.sh --data_root DIR --model tiny --frames 16 --gpus 8 [--data_set k400] [flags of the run]
 #
-# Finished runs are not repeated: start the same command again to continue. Other options: python -m benchmarks.ablation -h
+# Paths are relative to the repository. Finished runs are not repeated: start the same command again to continue. Other
+# options: python -m benchmarks.ablation -h
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}

@@ -6,8 +6,9 @@
 #
 # The data is kept: another seed, or the same command again, begins with the pretraining.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 output=${1:-outputs/demo}
+[[ $output == /* ]] || output=$PWD/$output
+cd "$(dirname "$0")/.."
 seed=${2:-0}
 data=$output/data
 

@@ -3,5 +3,7 @@
 #
 #   bash scripts/demo_data.sh OUTPUT_DIR
 set -euo pipefail
+output=$1
+[[ $output == /* ]] || output=$PWD/$output
 cd "$(dirname "$0")/.."
-exec python -m tools.make_moving_digits --output "$1" --train 9600 --num_frames 10 --frame_clips 200
+exec python -m tools.make_moving_digits --output "$output" --train 9600 --num_frames 10 --frame_clips 200

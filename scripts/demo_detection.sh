@@ -4,8 +4,9 @@
 #
 #   bash scripts/demo_detection.sh [OUTPUT_DIR]          (make demo-detection sets the environment up first)
 set -euo pipefail
-cd "$(dirname "$0")/.."
 output=${1:-outputs/demo_detection}
+[[ $output == /* ]] || output=$PWD/$output
+cd "$(dirname "$0")/.."
 data=$output/data
 
 echo "[1/3] data: scenes of one to three digits, each with a motion of its own"

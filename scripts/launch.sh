@@ -15,9 +15,10 @@
 # With several machines, start the same command on each with its own --node_rank (0 on --master_addr), or use
 # slurm.sbatch.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+# Not the working directory: the paths that a user types are relative to that.
+repository=$(cd "$(dirname "$0")/.." && pwd)
 
-script=$1 data_set=$2
+script=$repository/$1 data_set=$2
 shift 2
 model=tiny frames="" res=224 gpus=1 nodes=1 node_rank=0 master_addr="" master_port=29500
 data_root="" data_path="" recipe="" dry_run=false
@@ -64,8 +65,8 @@ if ((nodes > 1)) && [[ -z $master_addr ]]; then
 fi
 
 python=${PYTHON:-python}
-if [[ -z ${PYTHON:-} && -x .venv/bin/python ]]; then
-    python=.venv/bin/python
+if [[ -z ${PYTHON:-} && -x $repository/.venv/bin/python ]]; then
+    python=$repository/.venv/bin/python
 fi
 
 recipe=${recipe:-$data_set/$model${frames:+_f$frames}_res$res}

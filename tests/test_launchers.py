@@ -63,7 +63,7 @@ def test_one_gpu_starts_python_itself(echo, script):
     run_script, recipe = LAUNCHERS[script]
     words = launched(echo, script, "--data_root", "/a b", "--output_dir", "out dir")
     expected = [
-        run_script,
+        str(ROOT / run_script),
         "--recipe",
         recipe,
         "--data_root",
@@ -77,6 +77,11 @@ def test_one_gpu_starts_python_itself(echo, script):
     assert load_recipe(recipe).script == run_script
 
 
+def test_paths_are_relative_to_the_folder_one_is_in(echo):
+    echo.write_text("#!/usr/bin/env bash\npwd\n")
+    assert launched(echo, "finetune_custom.sh", "--data_root", "videos") == ["/"], "where `launched` starts the script"
+
+
 def test_model_frames_resolution_and_lists_choose_the_run(echo):
     words = launched(echo, "finetune_k400.sh", "--data_root", "/v", "--data_path", "/lists", "--model", "middle",
                      "--frames", "64", "--res", "384", "--lr", "1e-5")  # fmt: skip
@@ -88,31 +93,28 @@ def test_model_frames_resolution_and_lists_choose_the_run(echo):
 def test_several_gpus_and_machines_start_torchrun(echo):
     words = launched(echo, "finetune_ssv2.sh", "--gpus", "8")
     assert words[:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "8",
-                         "run_class_finetuning.py"]  # fmt: skip
+                         str(ROOT / "run_class_finetuning.py")]  # fmt: skip
     many = ["--gpus", "4", "--nodes", "2", "--node_rank", "1", "--master_addr", "host7"]
     words = " ".join(launched(echo, "finetune_ssv2.sh", *many, SLURM_JOB_ID="77"))
     assert "--nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint host7:29500 --rdzv_id 77" in words
-    assert "--rdzv_conf is_host=false run_class_finetuning.py" in words
+    assert f"--rdzv_conf is_host=false {ROOT}/run_class_finetuning.py" in words
     words = launched(echo, "finetune_ssv2.sh", *many, SLURM_JOB_ID="")
     assert words[words.index("--rdzv_id") + 1] == "ssv2-tiny_f16_res224", "torchrun makes a folder of that name"
 
 
 def test_a_dry_run_is_one_process_that_hears_of_all(echo):
     words = launched(echo, "finetune_k400.sh", "--gpus", "8", "--nodes", "2", "--master_addr", "h", "--dry_run")
-    assert words[0] == "run_class_finetuning.py" and words[-2:] == ["--dry_run", "16"]
+    assert words[0] == str(ROOT / "run_class_finetuning.py") and words[-2:] == ["--dry_run", "16"]
 
 
 def test_evaluate_takes_a_checkpoint_and_a_data_set(echo):
     words = launched(
         echo, "evaluate.sh", "--checkpoint", "w.pth", "--data_set", "ssv2", "--data_root", "/v", "--gpus", "0"
     )
-    expected = (
-        "run_class_finetuning.py --recipe ssv2 --data_root /v --data_path /v --device cpu --eval --finetune w.pth"
-    )
-    assert words == expected.split()
-    assert (
-        launched(echo, "evaluate.sh", "--checkpoint", "w", "--data_set", "imagenet")[0] == "run_pretrain_imagenet.py"
-    )
+    expected = "--recipe ssv2 --data_root /v --data_path /v --device cpu --eval --finetune w.pth"
+    assert words == [str(ROOT / "run_class_finetuning.py"), *expected.split()]
+    words = launched(echo, "evaluate.sh", "--checkpoint", "w", "--data_set", "imagenet")
+    assert words[0] == str(ROOT / "run_pretrain_imagenet.py")
 
 
 @pytest.mark.parametrize(
