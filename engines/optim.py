@@ -169,6 +169,8 @@ def create_optimizer(
         model, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay, scope=settings.layer_decay_scope
     )
     scales = [group.get("lr_scale", 1.0) for group in groups]
+    if settings.opt.lower() == "adahessian":
+        raise ValueError("--opt adahessian needs second derivatives, which a run does not compute; choose another")
     fused: dict[str, Any] = {}
     if on_device and settings.opt.lower() in ("adam", "adamw"):
         fused = dict(fused=True, capturable=True)

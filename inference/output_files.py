@@ -22,7 +22,7 @@ def check_output_files(
         **of_sources: Files of the flags that write one for each source: flag -> source -> file.
 
     Raises:
-        ValueError: Two flags write the same file, a file is an input, or as `check_writable`.
+        ValueError: Two flags write the same file or both print, a file is an input, or as `check_writable`.
         PermissionError: As `check_writable`.
     """
     inputs = {os.path.realpath(path): f"the input {path}" for path in (*args.videos, *sources)}
@@ -31,6 +31,9 @@ def check_output_files(
     outputs = [
         (name, Path(file)) for name in (*_OPENED_FLAGS, "scores") if (file := getattr(args, name)) not in ("", "-")
     ]
+    printed = [f"--{name} -" for name in _OPENED_FLAGS if getattr(args, name) == "-"]
+    if len(printed) > 1:
+        raise ValueError(f"{' and '.join(printed)} would be printed among each other; name a file for one")
     outputs += [(name, file) for name, files in of_sources.items() for file in files.values()]
     taken: dict[str, str] = {}
     for name, file in outputs:

@@ -1,5 +1,6 @@
 """check_data on real files: all errors are found and reported, good files are kept, a second run continues."""
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -327,3 +328,15 @@ def test_lists_of_several_labels_and_of_numbers_are_checked_and_written_as_they_
     assert "target 0: -1.5 to 0.5, mean -0.5" in told and "target 1: 3 to 4, mean 3.5" in told
     assert main([str(tmp_path / "numbers.csv"), *words]) == 2
     assert "--task regression" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_is_told(tmp_path, capsys, monkeypatch):
+    write_video(tmp_path / "a.mp4", numbered_frames(20))
+    (tmp_path / "train.csv").write_text("a.mp4 0\n")
+
+    def full(path, lines):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("tools.check_data._write", full)
+    assert main([str(tmp_path / "train.csv"), "--data_root", str(tmp_path), "--workers", "1"]) == 2
+    assert f"No space left on device: '{tmp_path / 'checked' / 'train.csv'}'" in capsys.readouterr().err

@@ -189,6 +189,8 @@ def test_only_what_pytorch_fuses_decides_on_the_device(name, fused):
 def test_an_optimizer_that_cannot_be_created_is_named_with_its_flags():
     with pytest.raises(ValueError, match="--opt adan cannot be created with --opt_betas 0.9 0.999 here"):
         create_optimizer(TinyModel(), make_args("--opt", "adan"), 0.3)
+    with pytest.raises(ValueError, match="--opt adahessian needs second derivatives"):
+        create_optimizer(TinyModel(), make_args("--opt", "adahessian"), 0.3)
 
 
 def test_without_waiting_for_the_device_weights_are_averaged_as_by_timm():

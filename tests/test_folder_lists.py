@@ -54,6 +54,12 @@ def test_what_systems_leave_behind_is_neither_class_nor_clip(videos, capsys, lef
     assert "1 passed over in total" in said and "a system file" in said
 
 
+def test_a_file_with_the_name_of_a_split_is_no_split(videos):
+    touch(videos, *(f"train/{name}/{clip}.mp4" for name in ("jump", "run") for clip in "ab"), "val")
+    assert run(videos, "folder", "--val_share", "0.5") == 0
+    assert (videos.parent / "lists" / "val.csv").read_text(), "taken from the training clips"
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".ogv", ".mts", ".m2ts", ".vob"])
 def test_other_suffixes_of_videos_are_known(videos, suffix):
     touch(videos, f"aerobics/v2{suffix}")

@@ -64,7 +64,9 @@ def test_pictures_of_two_flags_do_not_replace_each_other():
 
 
 def test_standard_output_and_the_whole_picture_are_no_files():
-    check("v", "--json", "-", "--csv", "-", "--boxes", "full")
+    check("v", "--json", "-", "--boxes", "full")
+    with pytest.raises(ValueError, match="--json - and --csv - would be printed among each other"):
+        check("v", "--json", "-", "--csv", "-")
     check("v", "--json", "/dev/null")
 
 

@@ -225,6 +225,21 @@ def test_folders_that_do_not_serve_are_refused(listed, capsys):
     assert "contains other files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("first", "then"), [("P01.mp4", "P01/clip1.mp4"), ("P01/clip1.mp4", "P01.mp4")])
+def test_frames_of_an_earlier_list_are_not_nested_with_those_of_another(tmp_path, capsys, first, then):
+    (tmp_path / "P01").mkdir()
+    for name in (first, then):
+        write_video(tmp_path / name, numbered_frames(4))
+    words = ["--data_root", str(tmp_path), "--output", str(tmp_path / "out"), "--form", "frames", "--workers", "1"]
+    (tmp_path / "train.csv").write_text(f"{first} 0\n")
+    assert main([str(tmp_path / "train.csv"), *words]) == 0
+    (tmp_path / "test.csv").write_text(f"{then} 0\n")
+    assert main([str(tmp_path / "test.csv"), *words]) == 2
+    assert "choose another --output, or --form videos" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / first).with_suffix("").iterdir())) == 4
+    assert main([str(tmp_path / "train.csv"), *words]) == 0, "the same list can be continued"
+
+
 def test_the_benchmark_compares_the_same_pictures(tmp_path):
     words = ["--output", str(tmp_path), "--height", "96", "--width", "128", "--frames", "24"]
     done = subprocess.run([sys.executable, "-m", "benchmarks.prepared", *words], capture_output=True, text=True)

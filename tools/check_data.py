@@ -98,9 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = _output_folders(options)
         lists = [_read(path, output, options) for path, output in zip(options.lists, folders, strict=True)]
         _create_outputs(lists)
+        return _check(lists, options)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _check(lists: Sequence[CheckedList], options: argparse.Namespace) -> int:
+    """Check all files of the lists, report and write the results; return 1 if a file is broken, else 0."""
     facts = [_check_all(checked, options) for checked in lists]
     places = _first_places(lists)
     copies = {path: places[original] for path, original in find_copies(places).items()}

@@ -39,7 +39,7 @@ from datasets.label_names import copy_label_names
 from datasets.labels import TASKS
 from datasets.list_writing import format_list
 from datasets.preparation.output_folder import make_output_folder
-from datasets.preparation.reencode import Preparation, VideoJob, prepare_video
+from datasets.preparation.reencode import FRAME_NAME, Preparation, VideoJob, prepare_video
 from datasets.preparation.source_files import json_of
 from datasets.preparation.worker_pool import run_jobs
 from datasets.readers import UnreadableVideoError, VideoFile
@@ -122,8 +122,8 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
     """Return the output path of each video, relative as it is to --data_root.
 
     Raises:
-        PreparationError: two videos have the same output, one's would contain another's, or a video would be
-            overwritten.
+        PreparationError: two videos have the same output, one's would contain another's or an earlier run's, or a video
+            would be overwritten.
     """
     targets: dict[str, Path] = {}
     sources: dict[Path, str] = {}
@@ -159,6 +159,17 @@ def _refuse_nested(sources: dict[Path, str]) -> None:
                     f"{sources[folder]} would become the folder {folder}, which would also contain {target}, the "
                     f"frames of {path}; rename one, or choose --form videos"
                 )
+            if (folder / FRAME_NAME.format(1)).exists():
+                raise PreparationError(
+                    f"{path} would become {target}, inside the folder {folder}, which contains the frames of another "
+                    "video; choose another --output, or --form videos"
+                )
+        inside = next((entry.path for entry in os.scandir(target) if entry.is_dir()), "") if target.is_dir() else ""
+        if inside:
+            raise PreparationError(
+                f"{path} would become the folder {target}, which already contains {inside}, made from other videos; "
+                "choose another --output, or --form videos"
+            )
 
 
 def _check_folder(output: Path, preparation: Preparation, lists: Sequence[Path]) -> int:

@@ -125,7 +125,9 @@ def _split_folders(root: Path) -> dict[str, str]:
     """Map the names of the root's split folders to splits; empty if there is no training split."""
     folders = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     there = {
-        entry.name: folders[entry.name.lower()] for entry in sorted(root.iterdir()) if entry.name.lower() in folders
+        entry.name: folders[entry.name.lower()]
+        for entry in sorted(root.iterdir())
+        if entry.name.lower() in folders and entry.is_dir()
     }
     return there if "train" in there.values() else {}
 
