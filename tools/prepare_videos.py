@@ -122,8 +122,8 @@ def _name_targets(records: Sequence[Record], options: argparse.Namespace) -> dic
     """Return the output path of each video, relative as it is to --data_root.
 
     Raises:
-        PreparationError: two videos have the same output, one's would contain another's or an earlier run's, or a video
-            would be overwritten.
+        PreparationError: two videos have the same output, the output of one would contain that of another or of an
+            earlier run, or a video would be overwritten.
     """
     targets: dict[str, Path] = {}
     sources: dict[Path, str] = {}
