@@ -169,13 +169,13 @@ def _adapt(
     `grids` are the rows and columns of patches of the file and of the model.
     """
     change = f"{tuple(saved.shape)} -> {tuple(wanted.shape)}"
-    if name == "pos_embed" and saved.shape[2] == wanted.shape[2]:
+    if name == "pos_embed" and saved.dim() == 3 and saved.shape[2] == wanted.shape[2]:
         return _adapt_positions(saved, wanted, path, grids)
     if saved.shape == wanted.shape:
         return saved, "loaded", ""
     if name == "patch_embed.proj.weight" and _inflatable(saved, wanted):
         return _inflate(saved, wanted), "inflated", f"{change}, centre tap"
-    if name == "temporal_pos_embedding" and saved.shape[2] == wanted.shape[2]:
+    if name == "temporal_pos_embedding" and saved.dim() == 3 and saved.shape[2] == wanted.shape[2]:
         return resize_temporal(saved, wanted.shape[1]), "interpolated", f"{change}, linear"
     if name.startswith("head.") and saved.shape[1:] == wanted.shape[1:]:
         if (saved.shape[0], wanted.shape[0]) == KINETICS_710_TO_400:

@@ -29,9 +29,8 @@ def load_teacher(
         CheckpointError: The file cannot be read, or has no registered size.
     """
     facts = describe_checkpoint(path)
-    teacher = build_described(
-        facts, img_size=input_size, num_frames=num_frames, tubelet_size=tubelet_size, backend=backend
-    )
+    size = {"img_size": input_size, "num_frames": num_frames, "tubelet_size": tubelet_size}
+    teacher = build_described(facts, **size, time_pool="", backend=backend)  # of a detector, the backbone
     load_checkpoint(teacher, Path(path))
     logger.info("distilling from the tokens of %s (%s)", path, facts.model)
     return teacher

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor
 
 from common.files import FOLDER_WEIGHTS, atomic_write, write_json
-from common.frame_size import as_pair
+from common.frame_size import as_pair, shorter
 from models.checkpoint_file import FOLDER_CONFIG, FORMATS, OBJECTIVE_KEY, read_folder_config, write_weights
 from models.config import Role
 from models.model_card import model_card
@@ -96,6 +96,8 @@ class HubFolder(PyTorchModelHubMixin):
             raise TypeError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}")
         load_checkpoint(model, folder)
         model.run_flags, model.reading = facts.flags, read_folder_config(folder).get("reading", {})
+        if "img_size" in changes and "short_side" in model.reading:
+            model.reading = {**model.reading, "short_side": shorter(model.config.img_size)}
         model.objective_state = plain_state(facts.beside)
         if model.num_classes != facts.num_classes:
             model.forget_head()

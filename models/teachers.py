@@ -144,7 +144,10 @@ def _load_family(settings: TeacherSettings, student: VideoMambaPro) -> FamilyTea
         raise ValueError(f"--teacher {settings.teacher} tells its own model: leave --teacher_model out")
     facts, config = describe_checkpoint(settings.teacher), student.config
     frames = 1 if facts.is_image_model else config.num_frames
-    model = build_described(facts, img_size=config.img_size, num_frames=frames, num_classes=0, backend=config.backend)
+    size = {"img_size": config.img_size, "num_frames": frames}
+    model = build_described(
+        facts, **size, num_classes=0, time_pool="", backend=config.backend
+    )  # detector: its backbone
     if (model.config.patch_size, model.config.tubelet_size) != (config.patch_size, 1):
         raise CheckpointError(
             f"--teacher {settings.teacher} has patches of {model.config.tubelet_size} x {model.config.patch_size} x "
@@ -170,7 +173,8 @@ def _load_vit(settings: TeacherSettings, found: TeacherFile, student: VideoMamba
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"--teacher {settings.teacher} has other sizes than {name}: {first}") from error
-    if missing or [key for key in unused if not key.startswith("head.")]:
+    unused = [name for name in unused if not name.startswith(("head.", "head_dist."))]  # DeiT has two heads
+    if missing or unused:
         raise CheckpointError(
             f"--teacher {settings.teacher} does not fit {name}: it lacks {', '.join(missing[:4]) or 'nothing'}, and "
             f"{', '.join(unused[:4]) or 'nothing'} would be unused; name its network with --teacher_model"

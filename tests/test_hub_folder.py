@@ -17,6 +17,7 @@ from models.checkpoint import CheckpointError
 from models.checkpoint_file import read_checkpoint_file
 from models.detection import ActionDetector
 from tools.checkpoint import main
+from tools.checkpoint_file import inspect
 from tools.hub_folder import write_hub_folder
 
 NAMES = [f"kind {label}" for label in range(CLASSES)]
@@ -116,6 +117,15 @@ def test_timm_loads_it(folder):
     assert model.pretrained_cfg["input_size"] == (3, 32, 32)
 
 
+def test_the_command_that_tests_a_folder_samples_as_its_run(folder, tmp_path):
+    model = VideoMambaPro.from_pretrained(folder)
+    model.run_flags = {**model.run_flags, "sampling": "dense", "sampling_rate": 2}
+    model.save_pretrained(tmp_path)
+    command = inspect(tmp_path).partition("to test it")[2]
+    assert "--sampling dense" in command and "--sampling_rate 2" in command
+    assert command.endswith("--data_path LISTS --data_root DIR"), "a folder tells no paths"
+
+
 def test_the_folder_stands_for_a_checkpoint_everywhere(run, folder, tmp_path, capsys):
     video = str(write_moving_video(tmp_path / "video.mp4"))
     wanted, got = (load_predictor(path, device="cpu").predict(video) for path in (run / "checkpoint.pth", folder))
@@ -140,6 +150,7 @@ def test_weights_without_our_metadata_are_read_by_config_json(folder, tmp_path):
 
 
 def test_a_model_is_changed_while_it_is_loaded(folder):
+    assert VideoMambaPro.from_pretrained(folder, img_size=48).folder_config()["reading"]["short_side"] == 48
     model = VideoMambaPro.from_pretrained(folder, num_classes=3, num_frames=8)
     assert model(clips(8)).shape == (2, 3) and model.label_names() == []
     torch.testing.assert_close(

@@ -9,6 +9,7 @@ from teacher_files import GOLDEN, bare_state, golden_clips, transformers_state
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from models.checkpoint_file import CheckpointError
+from models.detection import ActionDetector
 from models.teachers import TeacherSettings, load_teacher
 from models.videomambapro import VideoMambaPro
 
@@ -150,6 +151,23 @@ def test_a_model_of_videos_of_this_family_teaches_its_own_tokens(tmp_path):
     with torch.no_grad():
         tokens = load(tmp_path / "videos.pth", build(img_size=32), "")(clips).tokens
         torch.testing.assert_close(tokens, F.normalize(videos.forward_tokens(clips), dim=-1))
+
+
+def test_a_detector_of_this_family_teaches_what_its_backbone_sees(tmp_path):
+    detector = ActionDetector(build(embed_dim=96, depth=6, img_size=32, num_classes=0).eval(), 5, "concat")
+    torch.save({"model": detector.state_dict()}, tmp_path / "detector.pth")
+    clips = torch.randn(2, 3, 2, 32, 32)
+    with torch.no_grad():
+        tokens = load(tmp_path / "detector.pth", build(img_size=32), "")(clips).tokens
+        torch.testing.assert_close(tokens, F.normalize(detector.backbone.forward_tokens(clips), dim=-1))
+
+
+def test_a_distilled_deit_teaches_without_its_two_classifiers(tmp_path):
+    deit = timm.create_model("deit_tiny_distilled_patch16_224").eval()
+    torch.save(deit.state_dict(), tmp_path / "deit.pth")
+    teacher = load(tmp_path / "deit.pth", build(img_size=224, patch_size=16), "deit_tiny_distilled_patch16_224")
+    with torch.no_grad():
+        assert teacher(torch.randn(1, 3, 1, 224, 224)).tokens.shape == (1, 197, 192)
 
 
 def test_files_of_openai_name_their_network_and_say_so(tmp_path, caplog):

@@ -10,6 +10,7 @@ from common.settings import as_typed
 from datasets.lists import ListSettings
 from datasets.presets import recipe_of_classes
 from datasets.sampling import ViewSettings
+from engines.checkpoint_flags import known_sampling
 from models.checkpoint_file import (
     ALIGNMENT_DECODER,
     EMA_KEY,
@@ -103,7 +104,7 @@ def _command(path: Path, facts: CheckpointFacts) -> str:
     quoted = shlex.quote(str(path))
     if facts.config.get("time_pool"):
         return f"python run_action_detection.py --eval --finetune {quoted} --data_path DIR"
-    if facts.flags.get("data_path") or facts.flags.get("test_list"):
+    if known_sampling(facts):
         return _command_of_run(path, facts)
     recipe = recipe_of_classes(facts.num_classes) or "custom"
     if not facts.is_image_model and recipe == "imagenet":
@@ -121,4 +122,6 @@ def _command_of_run(path: Path, facts: CheckpointFacts) -> str:
         usual = value in (None, "") or (value == field.default and field.name != "data_set")
         if not usual and field.name not in _IN_THE_FILE:
             words += [f"--{field.name}", str(value)]
+    if not (facts.flags.get("data_path") or facts.flags.get("test_list")):  # hub folders tell no paths
+        words += ["--data_path", "LISTS", "--data_root", "DIR"]
     return shlex.join(words)
