@@ -86,7 +86,7 @@ def parse_arguments(
         if name in given & chosen.keys() and value != chosen[name]
     ]
     label_names = vars(args).get("label_names")
-    args.class_names = read_label_names(label_names) if label_names else None
+    args.class_names = read_label_names(label_names) if label_names else _names_of_resumed(args)
     settle_from_checkpoint(vars(args), given | chosen.keys())
     if "task" in args:
         refuse_misfits(args.task, typed)
@@ -101,6 +101,13 @@ def parse_arguments(
         vars(args).update(fit_batch(vars(args), given, args.dry_run or world_size))
         check_mixing(vars(args))
     return args
+
+
+def _names_of_resumed(args: argparse.Namespace) -> list[str] | None:
+    """Return the class names of the run in --output_dir, which it keeps when it is resumed without --label_names."""
+    saved = Path(args.output_dir) / "args.json"
+    resumes = args.auto_resume and args.output_dir and not args.eval and any(saved.parent.glob("checkpoint-*.pth"))
+    return read_yaml(saved).get("class_names") if resumes and saved.is_file() else None
 
 
 def parse_command_line(

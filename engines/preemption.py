@@ -55,6 +55,18 @@ def stop_deferred() -> Iterator[None]:
         leave()
 
 
+@contextmanager
+def interruption_told() -> Iterator[None]:
+    """When Ctrl-C interrupts the `with` block, say in a line what remains, and exit with the status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = _training and _output_dir and any(Path(_output_dir).glob("checkpoint-*.pth"))
+        resumes = "; with --auto_resume, the default, the same command resumes from the last checkpoint"
+        _logger.warning("interrupted%s", resumes if kept else "")
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
 def stop_requested() -> bool:
     """Return whether this process has received a signal; others may not have received one yet."""
     return bool(_received)

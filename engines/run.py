@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from common.files import write_json
 from common.settings import from_flags
 from datasets.clip_dataset import ClipDataset
 from datasets.temporal_controls import CONTROLS, check_controls, with_control
@@ -12,6 +14,7 @@ from engines.checkpoint import resume_training
 from engines.configuration import refused_in_one_line
 from engines.distributed import close_distributed
 from engines.dry_run import dry_run
+from engines.preemption import interruption_told
 from engines.runner import fit, run_test, start_run
 from engines.settings import RunSettings
 from engines.state import create_training_state
@@ -21,6 +24,7 @@ from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 
 
+@interruption_told()
 def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset | None], None]) -> None:
     """Train (unless --eval) and test; with --dry_run, only check.
 
@@ -61,6 +65,8 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
             steps = updates_per_epoch(loaders["train"], settings.update_freq)
             state = create_training_state(objective, settings, context, steps_per_epoch=steps)
             resume_training(state, settings, context)
+        if settings.output_dir and context.is_main:  # not before the folder is known to be of this run
+            write_json(Path(settings.output_dir) / "args.json", settings.flags)
 
     if state is not None:
         fit(state, loaders["train"], loaders.get("validation"), settings, context)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from common.files import write_json
 from common.memory import keep_freed_memory
 from engines.checkpoint import BEST, load_weights, read_newest, save_checkpoint
 from engines.distributed import Context, broadcast_object, init_distributed, place_from_environment
@@ -26,9 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
-    """Join the process group, set up logging and random seeds, lock settings.output_dir and write args.json there.
-
-    The lock is held until the process ends.
+    """Join the process group, set up logging and random seeds, and lock settings.output_dir until the process ends.
 
     Returns:
         this process, and the settings with the defaults of device and bf16 resolved (bf16 is on if the GPU supports
@@ -58,9 +55,7 @@ def start_run(settings: RunSettings) -> tuple[Context, RunSettings]:
     )
     if context.device.type == "cpu" and settings.flags.get("gpu_transforms"):
         _logger.warning("--gpu_transforms on a CPU moves work from the dataloader workers to the training process")
-    if settings.output_dir and context.is_main:
-        write_json(Path(settings.output_dir) / "args.json", settings.flags)
-    elif not (settings.output_dir or settings.eval):
+    if not (settings.output_dir or settings.eval):
         _logger.warning("no --output_dir: nothing of this run will be saved")
     return context, settings
 
@@ -87,6 +82,7 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
     score = state.objective.score
     parameters = sum(parameter.numel() for parameter in state.objective.parameters() if parameter.requires_grad)
     state.restore_random_states(context)
+    advice = ""
     for epoch in range(state.epoch, settings.epochs):
         start = time.perf_counter()
         done = state.epoch_step * train_loader.batch_size
@@ -96,10 +92,11 @@ def fit(state: TrainingState, train_loader, val_loader, settings: RunSettings, c
             trained = train_one_epoch(state, train_loader, settings, context, run_log)
             # If the validation is interrupted, only the validation has to be repeated.
             save_checkpoint(state, settings.output_dir, context)
-        on_gpu = context.device.type == "cuda"
-        advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers, gpu=on_gpu)
-        if advice:
-            _logger.warning("%s", advice)
+        if not advice:  # not in every epoch
+            on_gpu = context.device.type == "cuda"
+            advice = loading_advice(trained.metrics["data_time"], train_loader.num_workers, gpu=on_gpu)
+            if advice:
+                _logger.warning("%s", advice)
         due = (epoch + 1) % settings.eval_freq == 0 or epoch + 1 == settings.epochs
         validated = _validate(state, val_loader if due else None, settings, context)
         state.finish_epoch()

@@ -51,6 +51,10 @@ _FREE_FLAGS = {
     "eval",
     "test_best",
 }
+# Flags that say how a run computes or tests, not what it learns; so do those that begin with `test_`.
+_NOT_LEARNT = {"backend", "batch_size", "bf16", "compile", "cuda_graph", "data_root", "dist_timeout", "gpu_transforms"}
+_NOT_LEARNT |= {"parallel", "read_timeout", "reader", "strict_data", "update_freq", "use_checkpoint"}
+_NOT_LEARNT |= {"class_names", "label_names", "temporal_controls", "view_merge"}
 
 
 @dataclass
@@ -139,7 +143,7 @@ class TrainingState:
         changed, the completed fraction of the epoch is kept.
 
         Raises:
-            ValueError: `saved` has no training state, or belongs to another model.
+            ValueError: `saved` has no training state, belongs to another model, or to a finished run of other flags.
         """
         missing = [key for key in ("model", "optimizer", "epoch", "random") if key not in saved]
         if missing:
@@ -149,13 +153,17 @@ class TrainingState:
             )
         self._refuse_other_frames(saved.get(CONFIG_KEY) or {})
         self._refuse_another_optimizer(saved.get("args", {}))
-        self._warn_of_changed_flags(saved.get("args", {}))
+        self._check_changed_flags(saved.get("args", {}), saved["epoch"])
         self._warn_of_changed_batch(saved.get("rates"))
         try:
             load_model(self.objective, saved["model"])
             load_optimizer(self.optimizer, saved["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the checkpoint belongs to another model or optimizer: {error}") from error
+            last = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"the checkpoint belongs to another model or optimizer ({last}); begin a new run in another "
+                "--output_dir, from its weights if they serve: --finetune FILE"
+            ) from error
         if self.ema is not None:
             load_model(self.ema.module, saved.get("model_ema") or saved["model"])
         self.epoch = saved["epoch"]
@@ -219,14 +227,21 @@ class TrainingState:
                 "begin a new run from its weights: --finetune FILE, in another --output_dir"
             )
 
-    def _warn_of_changed_flags(self, saved_args: dict[str, Any]) -> None:
-        changed = [
-            f"--{name} {as_typed(saved_args[name])} -> {as_typed(self.args[name])}"
+    def _check_changed_flags(self, saved_args: dict[str, Any], epoch: int) -> None:
+        """Warn of changed flags; raise a ValueError if nothing is left to be trained with them."""
+        changed = {
+            name: f"--{name} {as_typed(saved_args[name])} -> {as_typed(self.args[name])}"
             for name in sorted(self.args)
             if name in saved_args and name not in _FREE_FLAGS and saved_args[name] != self.args[name]
-        ]
+        }
+        learnt = [text for name, text in changed.items() if name not in _NOT_LEARNT and not name.startswith("test_")]
+        if learnt and epoch >= self.args.get("epochs", epoch + 1):
+            raise ValueError(
+                f"the run is finished, so nothing would be trained with {', '.join(learnt)}; begin a new run, in "
+                "another --output_dir or here with --no_auto_resume, or only test: --eval --resume FILE"
+            )
         if changed:
-            _logger.warning("flags changed since the checkpoint was written: %s", ", ".join(changed))
+            _logger.warning("flags changed since the checkpoint was written: %s", ", ".join(changed.values()))
 
     def _warn_of_changed_batch(self, saved_rates: dict[str, Any] | None) -> None:
         if saved_rates and saved_rates["clips_per_update"] != self.rates.clips_per_update:

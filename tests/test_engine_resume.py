@@ -32,6 +32,7 @@ from datasets.worker import outlive_stop_signals
 from engines import early_stop
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
+from engines.preemption import interruption_told
 from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
@@ -248,3 +249,18 @@ def test_the_state_of_another_optimizer_is_refused(tmp_path):
     train(tmp_path, "--opt", "sgd", until=1)
     with pytest.raises(ValueError, match="has the state of --opt sgd, not of --opt adamw; resume with --opt sgd, or"):
         train(tmp_path, "--opt", "adamw")
+
+
+@pytest.mark.parametrize(("flags", "refused"), [("--lr 0.1", "--lr 0.05 -> 0.1"), ("--epochs 1", "--epochs 2 -> 1")])
+def test_a_finished_run_is_not_tested_under_other_flags(tmp_path, flags, refused):
+    trained = train(tmp_path, epochs=2)
+    with pytest.raises(ValueError, match=f"the run is finished, so nothing would be trained with {refused}; begin"):
+        train(tmp_path, *flags.split(), epochs=2)
+    assert_equal_states(train(tmp_path, "--dist_timeout", "99", epochs=2), trained)
+
+
+def test_an_interrupted_run_says_that_it_can_be_continued(tmp_path, caplog):
+    with pytest.raises(SystemExit) as stopped, interruption_told():
+        train(tmp_path, epochs=1)
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130 and "resumes from the last checkpoint" in caplog.text

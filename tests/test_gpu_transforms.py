@@ -14,7 +14,7 @@ from datasets.build import build_dataset, build_loader
 from datasets.collate import clips_on
 from datasets.erasing import COLUMNS, MODES, RandomErasing
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, finish
-from engines.checkpoint import resume_training
+from engines.checkpoint import read_checkpoint, resume_training
 from engines.logs import clip_picture
 from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
@@ -139,7 +139,7 @@ def test_a_run_is_the_same_with_it_and_is_resumed_exactly(root, tmp_path, caplog
     assert np.array_equal(expected.outputs, found.outputs) and found.views == 12
     lines = [json.loads((tmp_path / name / "log.txt").read_text().splitlines()[-1]) for name in ("plain", "flagged")]
     assert lines[0]["val_loss"] == lines[1]["val_loss"]
-    assert json.loads((tmp_path / "flagged" / "args.json").read_text())["gpu_transforms"] is True
+    assert read_checkpoint(tmp_path / "flagged" / "checkpoint-latest.pth")["args"]["gpu_transforms"] is True
 
     run(root, tmp_path / "parts", "--gpu_transforms", until=1)
     torch.rand(7)

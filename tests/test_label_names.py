@@ -79,6 +79,10 @@ def test_a_run_keeps_the_names_and_takes_its_settings_back(tmp_path):
     settings = write(tmp_path / "args.json", json.dumps(plain_flags(args)))
     assert parsed("--config", str(settings)).class_names == ["left", "right"]
     assert parsed().class_names is None
+    assert parsed("--output_dir", str(tmp_path)).class_names is None, "there is nothing to resume"
+    (tmp_path / "checkpoint-latest.pth").touch()
+    assert parsed("--output_dir", str(tmp_path)).class_names == ["left", "right"]
+    assert parsed("--output_dir", str(tmp_path), "--no_auto_resume").class_names is None
 
 
 def test_an_evaluated_file_says_the_names_of_its_classes(tmp_path):
