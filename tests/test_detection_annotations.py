@@ -230,6 +230,25 @@ def test_validation_takes_every_nth_second_of_each_video(three_videos):
     assert [r.second for r in records_of(three_videos, "validation")] == [3, 7] * 2
 
 
+@pytest.mark.parametrize("annotated", [range(2, 40), (1, 5, 7, 12, 13, 30)], ids=["every second", "some"])
+def test_where_persons_are_found_does_not_decide_which_annotated_seconds_are_used(three_videos, annotated):
+    place = "0.1,0.1,0.4,0.4"
+    write_lines(three_videos / "val.csv", *(f"a,{second},{place},12,0" for second in annotated))
+    write_lines(three_videos / "val_predicted_boxes.csv", *(f"a,{second},{place},,0.95" for second in range(40)))
+    records = records_of(three_videos, "validation")
+    used = [record.second for record in records if len(record.target["boxes"])]
+    assert used == ([*range(2, 40, 4)] if len(annotated) == 38 else [1, 5, 12, 13, 30])
+    nobody = [record.second for record in records if not len(record.target["boxes"])]
+    assert nobody == ([0] if len(annotated) == 38 else [0, 17, 21, 25, 33, 37])
+
+
+def test_an_evaluation_without_any_action_is_refused_before_training(three_videos):
+    write_lines(three_videos / "exclusions.csv", *(f"{video},{second}" for video in "ab" for second in (3, 4, 7)))
+    for mode in ("validation", "test"):
+        with pytest.raises(AnnotationError, match=r"val.csv: no second to evaluate has an action of .*--exclusions"):
+            records_of(three_videos, mode)
+
+
 def test_excluded_seconds_are_left_out_on_both_sides(three_videos):
     write_lines(three_videos / "exclusions.csv", "a,0003", "b,0005")
     assert [(r.video, r.second) for r in records_of(three_videos, "test")] == [

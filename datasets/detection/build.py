@@ -21,12 +21,12 @@ def build_detection_dataset(mode: Mode, settings: DetectionSettings) -> Keyframe
     """Build the dataset of a mode.
 
     Args:
-        mode: "train"; "validation", which uses every `val_every_seconds`th second; or "test".
+        mode: "train"; "validation", which uses one of every `val_every_seconds` seconds; or "test".
         settings: Files, frames and views.
 
     Raises:
         FileNotFoundError: A file is missing, or none of the videos exists.
-        AnnotationError: A file has faulty lines.
+        AnnotationError: A file has faulty lines, or leaves nothing to train or evaluate with.
     """
     keyframes = read_keyframes(mode, settings)
     dataset = dataset_of(keyframes, mode, settings)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class DetectionListSettings:
         "boxes to evaluate: predicted, or ground_truth for an upper bound, which needs no --person_boxes",
         choices=("predicted", "ground_truth"),
     )
-    val_every_seconds: int = option(4, "use every Nth second of a video for validation during training", positive_int)
+    val_every_seconds: int = option(4, "validate on one of every N seconds of a video during training", positive_int)
     data_root: str = option("", "folder with the movies or frame folders, named like the videos", metavar="DIR")
     filename_tmpl: str | None = option(
         None, "template of the frames' file names, such as img_{:05}.jpg (default: detected)", frame_template
@@ -125,7 +125,7 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
 
     Raises:
         FileNotFoundError: A file or all videos are missing.
-        AnnotationError: A file has faulty lines, or no second is left.
+        AnnotationError: A file has faulty lines, or no second is left; in an evaluation, none with an action.
     """
     split = split_of(mode, settings)
     label_map = find_label_map(settings)
@@ -147,9 +147,11 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
     excluded = frozenset(second for file in find_exclusions(settings) for second in read_exclusions(file))
     seconds = [second for second in {**annotated, **shown} if second not in excluded]
     if mode == "validation":
-        seconds = _every_nth(seconds, settings.val_every_seconds)
+        seconds = _one_of_every(settings.val_every_seconds, seconds, annotated)
     if not seconds:
         raise AnnotationError(f"the exclusions leave out all seconds of {annotation_file}")
+    if mode != "train":
+        require_actions((annotated[second] for second in seconds if second in annotated), annotation_file, label_map)
     order = {video: place for place, video in enumerate(first_lines)}
     seconds.sort(key=lambda second: order[second[0]])
     paths = find_videos(first_lines, settings.data_root, annotation_file)
@@ -158,6 +160,15 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
         for second in seconds
     ]
     return Keyframes(annotation_file, person_file, label_map, excluded, records)
+
+
+def require_actions(evaluated: Iterable[Persons], annotation_file: str, label_map: LabelMap) -> None:
+    """Raise an AnnotationError unless an evaluated second has an action, without which there is no mAP."""
+    if not any(any(persons.labels) for persons in evaluated):
+        raise AnnotationError(
+            f"{annotation_file}: no second to evaluate has an action of {label_map.path}; annotate more seconds, or "
+            "leave out fewer (--exclusions, --val_every_seconds)"
+        )
 
 
 def split_of(mode: Mode, settings: DetectionListSettings) -> Mode:
@@ -237,9 +248,16 @@ def make_keyframe(path: str, line: int, second: Second, annotated: Persons | Non
     return Keyframe(path, truth.line, *second, target, boxes, np.array(persons.scores, dtype=np.float32))
 
 
-def _every_nth(seconds: list[Second], step: int) -> list[Second]:
-    """Keep the seconds whose distance from the first one of their video is a multiple of `step`."""
+def _one_of_every(step: int, seconds: list[Second], annotated: Mapping[Second, Persons]) -> list[Second]:
+    """Keep one of every `step` seconds of a video: the first annotated one or, without any, the first with boxes.
+
+    They are counted from the first annotated second of the video, so a person detector that ran on other seconds does
+    not decide which annotated ones are used. If every second is annotated, every `step`th remains.
+    """
     firsts: dict[str, int] = {}
-    for video, second in seconds:
-        firsts[video] = min(second, firsts.get(video, second))
-    return [(video, second) for video, second in seconds if (second - firsts[video]) % step == 0]
+    kept: dict[tuple[str, int], Second] = {}
+    for video, second in sorted(seconds, key=lambda second: (second not in annotated, second)):
+        first = firsts.setdefault(video, second)
+        kept.setdefault((video, (second - first) // step), (video, second))
+    chosen = set(kept.values())
+    return [second for second in seconds if second in chosen]
