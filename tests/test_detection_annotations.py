@@ -1,5 +1,6 @@
 """AVA's files as they are published, files of one's own, and everything that may be wrong with them."""
 
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from datasets.detection.annotations import (
 )
 from datasets.detection.build import build_detection_dataset
 from datasets.detection.label_map import AnnotationError, LabelMap, read_label_map
-from datasets.detection.lists import read_keyframes
+from datasets.detection.lists import locate_videos, read_keyframes
 
 OWN = LabelMap("own.pbtxt", IDS, ("walk", "hold", "talk"))
 BENCHMARK = LabelMap("ava.pbtxt", tuple(sorted(BENCHMARK_AVA_IDS)), tuple(map(str, sorted(BENCHMARK_AVA_IDS))))
@@ -271,6 +272,18 @@ def test_missing_videos_are_reported(three_videos, caplog):
     (three_videos / "media" / "b").rename(three_videos / "media" / "c")
     records_of(three_videos, "test")
     assert "1 of 2 videos are missing, the first in line 4" in caplog.text
+
+
+def test_movies_are_found_whatever_the_case_of_their_suffix(tmp_path):
+    for name in ("a.MP4", "b.webm", "b.Mov", "c.mp4", "c.MP4", "d.txt", "e/f.MKV", "g.mp4.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "h").mkdir()
+    (tmp_path / "h.avi").mkdir()
+    found = locate_videos(str(tmp_path), ("a", "b", "c", "d", "e/f", "g", "h", "x/y"))
+    assert [os.path.relpath(path, tmp_path) for path in found.values()] == [
+        *("a.MP4", "b.webm", "c.mp4", "d", "e/f.MKV", "g", "h", "x/y")
+    ]
 
 
 def test_a_missing_list_is_reported_with_its_flag(tmp_path):

@@ -212,7 +212,7 @@ def find_videos(first_lines: dict[str, int], root: str, annotation_file: str) ->
     Raises:
         FileNotFoundError: No video exists.
     """
-    paths = {video: find_video(root, video) for video in first_lines}
+    paths = locate_videos(root, first_lines)
     missing = [video for video, path in paths.items() if not os.path.exists(path)]
     if missing:
         first = f"the first in line {first_lines[missing[0]]}: {paths[missing[0]]}"
@@ -225,12 +225,24 @@ def find_videos(first_lines: dict[str, int], root: str, annotation_file: str) ->
     return paths
 
 
-def find_video(root: str, video: str) -> str:
-    """Find the frame folder or movie of a video; return its path without a suffix if there is none."""
-    path = os.path.join(root, video)
-    if os.path.exists(path):
-        return path
-    return next((path + suffix for suffix in VIDEO_SUFFIXES if os.path.isfile(path + suffix)), path)
+def locate_videos(root: str, videos: Iterable[str]) -> dict[str, str]:
+    """Return the path of the frame folder or movie of each video in `root`; without a suffix if there is none."""
+    movies: dict[str, dict[str, str]] = {}
+    paths = {}
+    for video in videos:
+        path = os.path.join(root, video)
+        folder, name = os.path.split(path)
+        if folder not in movies:  # listed once, since each of hundreds of movies may have any suffix in any case
+            movies[folder] = _movies_in(folder)
+        paths[video] = path if os.path.exists(path) else path + movies[folder].get(name, "")
+    return paths
+
+
+def _movies_in(folder: str) -> dict[str, str]:
+    """Return the suffix of each movie by the rest of its name; of several, the one that `VIDEO_SUFFIXES` prefers."""
+    _, _, names = next(os.walk(folder or "."), ("", [], []))  # nothing if the folder is missing or cannot be listed
+    movies = [split for split in map(os.path.splitext, sorted(names)) if split[1].lower() in VIDEO_SUFFIXES]
+    return dict(sorted(movies, key=lambda movie: VIDEO_SUFFIXES.index(movie[1].lower()), reverse=True))
 
 
 def start_of(path: str, start_second: int | None) -> int:

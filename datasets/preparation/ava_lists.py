@@ -13,7 +13,7 @@ from datasets.detection.lists import (
     find_exclusions,
     find_file,
     find_label_map,
-    find_video,
+    locate_videos,
 )
 from datasets.preparation.media_index import SourceError
 from datasets.sampling import Mode
@@ -104,7 +104,7 @@ def _folder_of(root: Path, names: Iterable[str]) -> tuple[Path, set[str]]:
         raise SourceError(f"{root} is not a folder; it should contain the movies or folders of frames")
     inside = sorted(Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and entry.name not in names)
     found = [
-        (folder, {name for name in names if os.path.exists(find_video(str(folder), name))})
+        (folder, {name for name, path in locate_videos(str(folder), names).items() if os.path.exists(path)})
         for folder in (root, *inside)
     ]
     return max(found, key=lambda place: len(place[1]))

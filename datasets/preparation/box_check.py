@@ -19,7 +19,7 @@ from datasets.detection.lists import (
     find_exclusions,
     find_label_map,
     find_person_boxes,
-    find_video,
+    locate_videos,
     split_of,
     start_of,
 )
@@ -135,11 +135,10 @@ def check_videos(
         seconds: dict[str, list[int]] = defaultdict(list)
         for video, second in annotations.seconds:
             seconds[video].append(second)
-        for video, of_video in seconds.items():
-            path = find_video(settings.data_root, video)
+        for video, path in locate_videos(settings.data_root, seconds).items():
             if os.path.exists(path):
                 start = start_of(path, settings.start_second)
-                job = VideoJob(path, settings.filename_tmpl, settings.fps, start, tuple(sorted(of_video)))
+                job = VideoJob(path, settings.filename_tmpl, settings.fps, start, tuple(sorted(seconds[video])))
                 jobs[job] = annotations, video
             else:
                 findings.faults.append(
