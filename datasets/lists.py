@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 CHECKED_FILES = 32
+NO_TEST_LIST = (
+    "no test list in %s; testing on the validation list, which also chooses checkpoint-best.pth "
+    "(--no_test_best tests the last epoch)"
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,7 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
     except FileNotFoundError:
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
-        logger.warning(
-            "no test list in %s; testing on the validation list, which also chooses checkpoint-best.pth "
-            "(--no_test_best tests the last epoch)",
-            settings.data_path,
-        )
+        logger.warning(NO_TEST_LIST, settings.data_path)
         return find_list_of("validation", settings)
 
 

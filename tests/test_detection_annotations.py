@@ -250,6 +250,18 @@ def test_an_evaluation_without_any_action_is_refused_before_training(three_video
             records_of(three_videos, mode)
 
 
+def test_a_test_on_the_validation_annotations_is_announced(three_videos, caplog):
+    records_of(three_videos, "validation")
+    assert not caplog.messages
+    records_of(three_videos, "test")
+    assert f"no test list in {three_videos}; testing on the validation list" in caplog.text
+    caplog.clear()
+    (three_videos / "val_predicted_boxes.csv").rename(three_videos / "test_predicted_boxes.csv")
+    (three_videos / "val.csv").rename(three_videos / "test.csv")
+    records_of(three_videos, "test")
+    assert not caplog.messages
+
+
 def test_excluded_seconds_are_left_out_on_both_sides(three_videos):
     write_lines(three_videos / "exclusions.csv", "a,0003", "b,0005")
     assert [(r.video, r.second) for r in records_of(three_videos, "test")] == [

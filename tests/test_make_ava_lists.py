@@ -2,6 +2,7 @@
 
 import shlex
 
+import numpy as np
 import pytest
 from detection_files import LABEL_MAP, small_settings, write_lines
 from video_files import numbered_frames, write_folder, write_video
@@ -57,6 +58,28 @@ def test_the_written_files_are_read_by_a_run(published, capsys):
     assert train[1].path.endswith("b.c.mkv") and len(test[0].boxes) == 1
     assert train[0].target["labels"] == [(12, 7)]
     assert read_keyframes("train", settings).excluded == {("-a", 902), ("d", 903)}
+
+
+def test_a_test_split_is_optional_and_may_have_its_own_persons(published, capsys):
+    annotations, lists = published / "annotations", published / "lists"
+    write_lines(annotations / "test.csv", f"-a,0001,{PLACE},12,0", f"lost,0001,{PLACE},12,0")
+    assert make(published) == 0
+    printed = capsys.readouterr().out
+    assert "test: 1 videos, 1 rows" in printed and "there is no test_predicted_boxes.csv in" in printed
+    assert "test: lost" in (lists / "missing.txt").read_text()
+    shared = write_lines(published / "shared.csv", f"d,0001,{PLACE},,0.95", f"-a,0001,{PLACE},,0.9")
+    assert make(published, "--overwrite", "--person_boxes", str(shared)) == 0
+    assert (lists / "val_predicted_boxes.csv").read_text() == f"d,0001,{PLACE},,0.95\n"
+    assert (lists / "test_predicted_boxes.csv").read_text() == f"-a,0001,{PLACE},,0.9\n"
+    write_lines(annotations / "test_predicted_boxes.csv", f"-a,0001,{PLACE},,0.85", f"lost,0001,{PLACE},,0.85")
+    assert make(published, "--overwrite", "--person_boxes", str(shared)) == 0
+    settings = small_settings(lists, data_root=str(published / "VIDEOS" / "trainval"))
+    (record,) = read_keyframes("test", settings).records
+    assert (record.video, *record.scores.round(2)) == ("-a", np.float32(0.85))
+    (annotations / "test.csv").unlink()
+    assert make(published, "--overwrite") == 0
+    # a test split of an earlier time is not left beside the new files
+    assert {"test.csv", "test_predicted_boxes.csv"}.isdisjoint(path.name for path in lists.iterdir())
 
 
 def test_nothing_is_replaced_unasked(published, capsys):

@@ -65,7 +65,10 @@ from datasets.readers.header import describe_excess
 from datasets.segments import Segment
 
 WRITTEN = ("train.csv", "val.csv", "test.csv", LABELS, "missing.txt")
-AVA_WRITTEN = ("train.csv", "val.csv", "val_predicted_boxes.csv", "exclusions.csv", "label_map.pbtxt", "missing.txt")
+AVA_WRITTEN = (
+    *("train.csv", "val.csv", "test.csv", "val_predicted_boxes.csv", "test_predicted_boxes.csv"),
+    *("exclusions.csv", "label_map.pbtxt", "missing.txt"),
+)
 PUBLISHED = ("folder", "kinetics", "ssv2", "ucf101", "hmdb51", "jhmdb", "imagenet", "ava", "breakfast", "coin", "lvu")
 
 

@@ -14,13 +14,17 @@ from datasets.detection.lists import (
     find_file,
     find_label_map,
     locate_videos,
+    split_of,
 )
 from datasets.preparation.media_index import SourceError
 from datasets.sampling import Mode
 
-PERSON_BOXES = ("ava_val_predicted_boxes.csv", "ava_detection_val_boxes_and_labels.csv", "val_predicted_boxes.csv")
-"""File names of SlowFast's detected persons, in order of preference."""
-SPLITS: dict[str, Mode] = {"train": "train", "val": "validation"}
+PERSON_BOXES = {
+    "val": ("ava_val_predicted_boxes.csv", "ava_detection_val_boxes_and_labels.csv", "val_predicted_boxes.csv"),
+    "test": ("test_predicted_boxes.csv",),
+}
+"""File names of detected persons in order of preference; the first ones of the validation are SlowFast's."""
+SPLITS: dict[str, Mode] = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
     Args:
         root: Folder of the movies or frame folders, or its parent folder.
         annotations: Folder of the dataset's files.
-        person_boxes: File of detected persons; "": found in `annotations` if it exists.
+        person_boxes: File of detected persons; "": found in `annotations` if it exists. A test split, which is
+            optional, may have its own there.
 
     Raises:
         SourceError: No video exists.
@@ -56,7 +61,9 @@ def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
     """
     settings = DetectionListSettings(data_path=str(annotations))
     label_map = find_label_map(settings)
-    files = {split: find_annotations(mode, settings) for split, mode in SPLITS.items()}
+    files = {
+        split: find_annotations(mode, settings) for split, mode in SPLITS.items() if split_of(mode, settings) == mode
+    }
     first_lines: dict[str, dict[str, int]] = {}
     for split, file in files.items():
         lines = first_lines[split] = {}
@@ -74,24 +81,24 @@ def read_ava(root: Path, annotations: Path, person_boxes: str = "") -> AvaLists:
     texts["exclusions.csv"] = "".join(f"{video},{second:04}\n" for video, second in exclusions)
     for split, file in files.items():
         texts[f"{split}.csv"] = _rows_of(file, there)
+    videos = {split: [video for video in lines if video in there] for split, lines in first_lines.items()}
     notes = []
-    try:
-        file = find_file(person_boxes, PERSON_BOXES, settings, "person_boxes")
-    except FileNotFoundError:
-        notes.append(
-            f"there is no {' or '.join(PERSON_BOXES)} in {annotations}: give the detected persons with "
-            "--person_boxes, or evaluate with --eval_boxes ground_truth"
-        )
-    else:
-        read_person_boxes(file, 0)
-        texts["val_predicted_boxes.csv"] = _rows_of(file, there)
+    for split in [split for split in PERSON_BOXES if split in files]:
+        try:
+            file = _find_persons(split, person_boxes, settings)
+        except FileNotFoundError:
+            notes.append(
+                f"there is no {' or '.join(PERSON_BOXES[split])} in {annotations}: give the detected persons with "
+                "--person_boxes, or evaluate with --eval_boxes ground_truth"
+            )
+        else:
+            texts[f"{split}_predicted_boxes.csv"] = _rows_of(file, set(videos[split]))
     missing = [
         f"{split}: {video} ({files[split]}, line {line})"
         for split, lines in first_lines.items()
         for video, line in lines.items()
         if video not in there
     ]
-    videos = {split: [video for video in lines if video in there] for split, lines in first_lines.items()}
     for split, of_split in videos.items():
         if not of_split:
             notes.append(f"warning: no video of {files[split]} exists; {split}.csv is empty")
@@ -108,6 +115,18 @@ def _folder_of(root: Path, names: Iterable[str]) -> tuple[Path, set[str]]:
         for folder in (root, *inside)
     ]
     return max(found, key=lambda place: len(place[1]))
+
+
+def _find_persons(split: str, given: str, settings: DetectionListSettings) -> str:
+    """Find and check the detected persons of a split: those given, unless the test split has its own.
+
+    Raises:
+        FileNotFoundError, AnnotationError: The file is missing or has faulty lines.
+    """
+    own = split == "test" and (Path(settings.data_path) / PERSON_BOXES[split][0]).is_file()
+    file = find_file("" if own else given, PERSON_BOXES[split], settings, "person_boxes")
+    read_person_boxes(file, 0)
+    return file
 
 
 def _rows_of(file: str, videos: set[str]) -> str:
