@@ -174,12 +174,14 @@ def load_detector(
     Raises:
         FileNotFoundError: The checkpoint does not exist.
         CheckpointError: The file is no action detector of this family, or does not contain its class ids.
-        ValueError: Settings contradict each other, or the number of names does not match the classes.
+        ValueError: Settings contradict each other or the detector, or the number of names does not match the classes.
     """
     facts = describe_checkpoint(checkpoint)
     if not is_detector(facts):
         raise CheckpointError(f"{checkpoint} is a classifier of clips, not an action detector")
     label_map = _label_map_of(facts, label_names)
+    settings = _settings_of(facts, overrides)
+    _refuse_frames(facts, settings.num_frames)
     model = build_described(facts, **({"backend": backend} if backend else {}))
     load_checkpoint(model, checkpoint, require_head=True)
     target = resolve_device(device)
@@ -187,7 +189,7 @@ def load_detector(
         bf16 = target.type == "cuda" and torch.cuda.is_bf16_supported()
     return Detector(
         objective=Detection(model.to(target), label_map, _test_settings_of(facts)).eval(),
-        settings=_settings_of(facts, overrides),
+        settings=settings,
         device=target,
         bf16=bf16,
     )
@@ -230,6 +232,18 @@ def _settings_of(facts: CheckpointFacts, overrides: dict[str, Any]) -> Detection
     given = {name: value for name, value in overrides.items() if value is not None}
     from_file = {"patch_size": facts.config["patch_size"], "start_second": 0, "filename_tmpl": ""}
     return DetectionSettings.from_flags(argparse.Namespace(**(facts.flags | from_file | given)))
+
+
+def _refuse_frames(facts: CheckpointFacts, frames: int) -> None:
+    """Raise a ValueError if the detector does not take clips of that many frames."""
+    of_file, tubelet = facts.config["num_frames"], facts.config.get("tubelet_size", 1)
+    if facts.config["time_pool"] == "concat" and frames != of_file:
+        raise ValueError(
+            f"{facts.path} contradicts the flags: --num_frames {frames}, the file has {of_file}, whose features its "
+            "head reads side by side (--time_pool concat). Omit the flag to use the file's value"
+        )
+    if frames % tubelet:
+        raise ValueError(f"{facts.path}: --num_frames {frames} must be a multiple of its tubelet_size {tubelet}")
 
 
 def _test_settings_of(facts: CheckpointFacts) -> DetectionTestSettings:

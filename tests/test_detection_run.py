@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from detection_files import IDS, write_lines
 from detector_run import EXCLUDED, FPS, SECONDS, train_detector, write_movies
 from inference_files import save_checkpoint
@@ -23,6 +24,8 @@ import run_inference
 from datasets.detection.annotations import FULL
 from datasets.readers import VideoFile
 from inference.detector import load_detector, sources_of_detection
+from models.arguments import ModelSettings
+from models.build import build_model
 from tools.evaluate_ava import main as evaluate_ava
 from tools.report import main as report_tool
 
@@ -209,6 +212,23 @@ def test_what_a_detector_cannot_use_ends_before_anything_is_done(folder, capsys,
     with pytest.raises(SystemExit) as stopped:
         run(folder, folder / "movies" / "first.mp4", *words)
     assert stopped.value.code == 2 and fragment in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("network", "frames", "fragment"),
+    [
+        (dict(time_pool="concat"), 8, r"contradicts the flags: --num_frames 8, the file has 4, .*--time_pool concat"),
+        (dict(tubelet_size=2), 5, "--num_frames 5 must be a multiple of its tubelet_size 2"),
+    ],
+)
+def test_frames_that_the_detector_does_not_take_are_refused_as_it_is_loaded(tmp_path, network, frames, fragment):
+    settings = dict(num_frames=4, embed_dim=32, depth=1, time_pool="mean") | network
+    model = build_model(ModelSettings("videomambapro_nano", settings), len(IDS))
+    file, flags = tmp_path / "detector.pth", dict(class_ids=list(IDS), num_frames=4)
+    torch.save(dict(model=model.state_dict(), model_config=model.config.values(), args=flags), file)
+    with pytest.raises(ValueError, match=fragment):
+        load_detector(file, device="cpu", num_frames=frames)
+    assert load_detector(file, device="cpu").settings.num_frames == 4
 
 
 def test_a_picture_beside_videos_does_not_hide_them(tmp_path):
