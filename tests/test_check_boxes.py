@@ -73,6 +73,19 @@ def test_seconds_without_frames_are_reported(scenes, capsys):
     assert "(2 such seconds; --start_second, --fps)" in printed
 
 
+def test_excluded_seconds_are_not_looked_for(scenes, capsys):
+    """Those without frames, of a missing movie, or without a box; with none left, there is nothing to evaluate."""
+    append(scenes / "val.csv", f"c,9,{PLACE},12,0", f"gone,1,{PLACE},12,0", "d,1,0.9,0.9,1.0,1.0,12,7")
+    assert check(scenes, capsys)[0] == 1
+    write_lines(scenes / "exclusions.csv", "c,9", "gone,1", "d,0001")
+    status, printed = check(scenes, capsys)
+    assert status == 0 and "val_predicted_boxes.csv: 1 of 1 annotated persons" in printed
+    assert "such box" not in printed and f"{scenes / 'val.csv'}: 1 persons in 1 seconds of 1 videos" in printed
+    append(scenes / "exclusions.csv", "c,1")
+    status, printed = check(scenes, capsys)
+    assert status == 1 and "val.csv: no second to evaluate has an action of" in printed
+
+
 def test_missing_videos_and_frames_are_reported(scenes, capsys):
     shutil.rmtree(scenes / "media" / "a")
     (scenes / "media" / "b" / "b_000004.jpg").unlink()

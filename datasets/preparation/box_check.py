@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from datasets.detection.lists import (
     find_label_map,
     find_person_boxes,
     locate_videos,
+    require_actions,
     split_of,
     start_of,
 )
@@ -61,6 +62,10 @@ class Annotations:
     file: str
     seconds: dict[Second, Persons]
 
+    def without(self, excluded: Container[Second]) -> "Annotations":
+        """Return the annotations of the other seconds."""
+        return Annotations(self.file, {key: value for key, value in self.seconds.items() if key not in excluded})
+
     @cached_property
     def first_lines(self) -> dict[str, int]:
         """Line of the first row of each video."""
@@ -90,10 +95,11 @@ class VideoJob:
 
 
 def check_annotations(settings: DetectionListSettings, findings: Findings) -> dict[Mode, Annotations]:
-    """Read and compare all files of a dataset; return the annotations that could be read."""
+    """Read and compare all files of a dataset; return the annotations that could be read, without excluded seconds."""
     label_map = findings.attempt(find_label_map, settings)
-    for file in find_exclusions(settings):
-        findings.attempt(read_exclusions, file)
+    excluded = {
+        second for file in find_exclusions(settings) for second in findings.attempt(read_exclusions, file) or ()
+    }
     if label_map is None:
         return {}
     splits: dict[Mode, Annotations] = {}
@@ -108,9 +114,11 @@ def check_annotations(settings: DetectionListSettings, findings: Findings) -> di
     if not splits and not findings.faults:
         findings.attempt(find_annotations, "train", settings)
     _compare_classes(splits, label_map, findings)
+    splits = {split: annotations.without(excluded) for split, annotations in splits.items()}
     for split, annotations in splits.items():
         _note_repeated_rows(annotations, findings)
         if split != "train":
+            findings.attempt(require_actions, annotations.seconds.values(), annotations.file, label_map)
             _check_detected(split, annotations, settings, findings)
             if "train" in splits:
                 _note_shared_videos(annotations, splits["train"], findings)
