@@ -158,7 +158,7 @@ from datasets.readers import UnreadableVideoError
 from engines.logs import setup_logging
 from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
-from inference.detector import is_detector, load_detector, sources_of_detection
+from inference.detector import is_detector, load_detector, refuse_commas, sources_of_detection
 from inference.from_flags import predictor_of_flags, segment_settings_of_flags
 from inference.live import LivePrediction, stopped_by_signals
 from inference.live_source import SourceError
@@ -314,6 +314,8 @@ def _detect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         sources = sources_of_detection(args.videos, args.filename_tmpl or "", args.data_root)
         annotated = output_paths(args.annotate, sources, ".mp4")
         check_output_files(args, sources, annotate=annotated)
+        if args.csv and args.boxes == FULL:  # files of boxes have no rows for such videos
+            refuse_commas(sources)
         results = detector.detect(sources, args.boxes)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -251,15 +251,26 @@ def _test_settings_of(facts: CheckpointFacts) -> DetectionTestSettings:
     return replace(known, person_score=facts.flags.get("person_score", known.person_score))
 
 
+def refuse_commas(paths: Sequence[str]) -> None:
+    """Raise a ValueError if the id of a video has a comma, which separates the columns of AVA's files."""
+    if path := next((path for path in paths if "," in _id_of(path)), None):
+        raise ValueError(f"{path} has a comma in its name, which separates columns in --csv; rename it or use --json")
+
+
+def _id_of(path: str) -> str:
+    """Return the id of a video, the name of the file without suffix, or of the folder."""
+    return os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else Path(path).stem
+
+
 def _by_id(paths: Sequence[str]) -> dict[str, str]:
-    """Return the paths of videos by id, the name of the file without suffix, or of the folder.
+    """Return the paths of videos by id.
 
     Raises:
         ValueError: Two videos have the same id.
     """
     found: dict[str, str] = {}
     for path in paths:
-        video = os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else Path(path).stem
+        video = _id_of(path)
         if video in found:
             raise ValueError(f"{found[video]} and {path} have the same id, {video}; process them separately")
         found[video] = path

@@ -231,6 +231,17 @@ def test_frames_that_the_detector_does_not_take_are_refused_as_it_is_loaded(tmp_
     assert load_detector(file, device="cpu").settings.num_frames == 4
 
 
+def test_a_comma_in_the_name_of_a_video_is_refused_where_it_separates_columns(folder, tmp_path, capsys):
+    movie, output = tmp_path / "a,b.mp4", tmp_path / "found.csv"
+    shutil.copy(folder / "movies" / "third.mp4", movie)
+    assert run(folder, movie, "--boxes", FULL, "--json", tmp_path / "found.jsonl") == 0
+    output.write_text("kept")
+    with pytest.raises(SystemExit):
+        run(folder, movie, "--boxes", FULL, "--csv", output)
+    assert f"{movie} has a comma in its name" in capsys.readouterr().err
+    assert output.read_text() == "kept"
+
+
 def test_a_picture_beside_videos_does_not_hide_them(tmp_path):
     for name in ("any name.jpg", "other.png"):
         (tmp_path / name).touch()
