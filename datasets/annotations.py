@@ -206,10 +206,8 @@ def resolve_video_path(path: str) -> str:
     """Add the suffix of the existing file to a path without one; some lists contain bare video ids."""
     if os.path.splitext(path)[1] or os.path.exists(path):
         return path
-    for suffix in VIDEO_SUFFIXES:
-        if os.path.isfile(path + suffix):
-            return path + suffix
-    return path
+    names = (path + case for suffix in VIDEO_SUFFIXES for case in (suffix, suffix.upper()))
+    return next((name for name in names if os.path.isfile(name)), path)
 
 
 def find_absent(records: Sequence[Record]) -> list[tuple[Record, str]]:

@@ -158,6 +158,8 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     (tmp_path / "there.mp4").touch()
     (tmp_path / "folder").mkdir()
     assert resolve_video_path(str(tmp_path / "17")) == str(tmp_path / "17.webm")
+    (tmp_path / "19.MP4").touch()
+    assert resolve_video_path(str(tmp_path / "19")).lower() == str(tmp_path / "19.MP4").lower()
     assert resolve_video_path(str(tmp_path / "18")) == str(tmp_path / "18")
     records = [VideoRecord(str(tmp_path / name), 0, i) for i, name in enumerate(["17", "18", "there.mp4", "no.mp4"])]
     records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
