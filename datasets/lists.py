@@ -20,10 +20,8 @@ logger = logging.getLogger(__name__)
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 CHECKED_FILES = 32
-NO_TEST_LIST = (
-    "no test list in %s; testing on the validation list, which also chooses checkpoint-best.pth "
-    "(--no_test_best tests the last epoch)"
-)
+NO_TEST_LIST = "no test list in %s; testing on the validation list%s"
+CHOSEN_THERE = ", which also chooses checkpoint-best.pth (--no_test_best tests the last epoch)"
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,13 @@ def find_list(data_path: str | os.PathLike, name: str) -> Path:
     )
 
 
-def find_list_of(mode: Mode, settings: ListSettings) -> Path:
+def find_list_of(mode: Mode, settings: ListSettings, *, tests_best: bool = False) -> Path:
     """Find the list of a mode; without a test list, the validation list is tested.
+
+    Args:
+        mode: "train", "validation" or "test".
+        settings: Lists or their folder.
+        tests_best: Whether the weights that are tested were chosen on the validation list.
 
     Raises:
         FileNotFoundError: There is none.
@@ -102,7 +105,11 @@ def find_list_of(mode: Mode, settings: ListSettings) -> Path:
     except FileNotFoundError:
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
-        logger.warning(NO_TEST_LIST, settings.data_path)
+        logger.warning(
+            NO_TEST_LIST + "; python -m tools.make_lists folder ... --test_share 0.1 makes a test list",
+            settings.data_path,
+            CHOSEN_THERE if tests_best else "",
+        )
         return find_list_of("validation", settings)
 
 
