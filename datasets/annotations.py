@@ -36,6 +36,7 @@ from datasets.list_lines import (
     RECOGNISED_FROM,
     LineError,
     evenly_spread,
+    join_path,
     named_separator,
     numbered_lines,
     read_text,
@@ -43,6 +44,8 @@ from datasets.list_lines import (
     separator_words,
     some_lines,
     split_columns,
+    split_with_spaces,
+    stripped,
 )
 from datasets.plain_lines import append_plain, plain_line
 from datasets.records import FrameFolderRecord, Record, RecordTable, VideoRecord
@@ -186,10 +189,9 @@ def _parse_lines(text: str, kind: Kind, form: LineForm) -> tuple[RecordTable, li
 
 def parse_line(line: str, kind: Kind, number: int, form: LineForm) -> Record:
     """Parse one line of a list; raise `LineError` if it is invalid."""
-    columns = split_columns(line, form.separator)
     if form.layout:
-        return _parse_segment(columns, form.layout, number, form)
-    return _PARSERS[kind](columns, number, form)
+        return _parse_segment(split_columns(line, form.separator), form.layout, number, form)
+    return _PARSERS[kind](split_with_spaces(line, form.separator), number, form)
 
 
 def is_image_path(path: str) -> bool:
@@ -260,7 +262,8 @@ def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], K
     unsure: dict[Kind, list[str]] = {}
     kind: Kind
     for line in evenly_spread(lines, RECOGNISED_FROM):
-        columns = split_columns(line, form.separator)
+        spaced = split_with_spaces(line, form.separator)
+        columns = stripped(spaced)
         numbers, number = 0, label_form(form.task)
         while numbers < len(columns) - 1 and number.fullmatch(columns[-1 - numbers]):
             numbers, number = numbers + 1, INTEGER
@@ -271,7 +274,7 @@ def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], K
         else:
             kind = "frames" if numbers >= 2 else "video"
         if numbers >= 2:
-            unsure.setdefault(kind, []).append(form.separator.join(columns[: len(columns) - numbers]))
+            unsure.setdefault(kind, []).append(join_path(spaced[: len(columns) - numbers], form.separator))
         else:
             votes[kind] += 1
     for kind, paths in unsure.items():
@@ -280,15 +283,16 @@ def recognise_kind(lines: Sequence[str], form: LineForm, look: Callable[[str], K
     return votes.most_common(1)[0][0]
 
 
-def _parse_video(columns: list[str], line: int, form: LineForm) -> VideoRecord:
+def _parse_video(spaced: list[str], line: int, form: LineForm) -> VideoRecord:
     """Parse `path label [ignored ...]`; the path ends at a video suffix, or else is the first column."""
+    columns = stripped(spaced)
     end = _end_of_path(columns, form, lambda column: column.lower().endswith(VIDEO_SUFFIXES))
     unlabelled = end == len(columns) - 1
     if end is None or (unlabelled and not may_be_empty(form.task)):
         if len(columns) < 2 and not may_be_empty(form.task):
             raise LineError("there is no label")
         end = 0 if len(columns) < 2 or label_form(form.task).fullmatch(columns[1]) else len(columns) - 2
-    return VideoRecord(_join(columns[: end + 1], form), _label(columns[end + 1 :], form), line)
+    return VideoRecord(_join(spaced[: end + 1], form), _label(columns[end + 1 :], form), line)
 
 
 def _parse_segment(columns: list[str], layout: Layout, line: int, form: LineForm) -> Record:
@@ -307,8 +311,9 @@ def _parse_segment(columns: list[str], layout: Layout, line: int, form: LineForm
     return FrameFolderRecord(path, total, label, line, segment)
 
 
-def _parse_frames(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
+def _parse_frames(spaced: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `folder total_frames [ignored ...] label`."""
+    columns = stripped(spaced)
     if len(columns) < 3 - may_be_empty(form.task):
         raise LineError(f"there are fewer than {'two' if may_be_empty(form.task) else 'three'} columns")
     if form.task == "classification" and len(columns) > 3 and all(INTEGER.fullmatch(text) for text in columns[1:]):
@@ -319,17 +324,17 @@ def _parse_frames(columns: list[str], line: int, form: LineForm) -> FrameFolderR
     if total < 1:
         raise LineError(f"total_frames is {total}; a folder without frames cannot be used")
     labels = columns[-1:] if form.task == "classification" else columns[place + 1 :]
-    return FrameFolderRecord(_join(columns[:place], form), total, _label(labels, form), line)
+    return FrameFolderRecord(_join(spaced[:place], form), total, _label(labels, form), line)
 
 
-def _parse_image(columns: list[str], line: int, form: LineForm) -> FrameFolderRecord:
+def _parse_image(spaced: list[str], line: int, form: LineForm) -> FrameFolderRecord:
     """Parse `path label` or, for folders of frames and for images, `path total_frames label`."""
-    end = _end_of_path(columns, form, is_image_path)
+    end = _end_of_path(stripped(spaced), form, is_image_path)
     if end is not None:
-        columns = [form.separator.join(columns[: end + 1]), *columns[end + 1 :]]
-    if len(columns) == 2 or (len(columns) == 1 and may_be_empty(form.task)):
-        return FrameFolderRecord(_join(columns[:1], form), 1, _label(columns[1:], form), line)
-    return _parse_frames(columns, line, form)
+        spaced = [form.separator.join(spaced[: end + 1]), *spaced[end + 1 :]]
+    if len(spaced) == 2 or (len(spaced) == 1 and may_be_empty(form.task)):
+        return FrameFolderRecord(_join(spaced[:1], form), 1, _label(stripped(spaced[1:]), form), line)
+    return _parse_frames(spaced, line, form)
 
 
 _PARSERS: dict[str, Callable[[list[str], int, LineForm], Record]] = {
@@ -363,7 +368,7 @@ def _label(columns: list[str], form: LineForm) -> Target:
 
 
 def _join(columns: Sequence[str], form: LineForm) -> str:
-    path = form.separator.join(columns)
+    path = join_path(columns, form.separator)
     if not path:
         raise LineError("the path is empty")
     return os.path.join(form.root, path)

@@ -61,16 +61,31 @@ def evenly_spread(items: Sequence, count: int) -> Sequence:
 
 
 def split_columns(line: str, separator: str) -> list[str]:
-    """Split a line into columns, removing quotes around columns and empty columns at the end.
+    """Split a line into columns, removing quotes and spaces around columns and empty columns at the end.
 
     If the separator is a space, several spaces between columns count as one; in an unquoted path they are kept.
     """
-    columns = (
-        _split_at_spaces(line) if separator == " " else [column.strip() for column in _split_csv(line, separator)]
-    )
-    while len(columns) > 1 and not columns[-1]:
+    columns = split_with_spaces(line, separator)
+    return columns if separator == " " else stripped(columns)
+
+
+def split_with_spaces(line: str, separator: str) -> list[str]:
+    """Split a line as `split_columns` does, but keep the spaces around columns: a path may be several of them."""
+    columns = _split_at_spaces(line) if separator == " " else _split_csv(line, separator)
+    while len(columns) > 1 and not columns[-1].strip():
         del columns[-1]
     return columns
+
+
+def join_path(columns: Sequence[str], separator: str) -> str:
+    """Join columns of `split_with_spaces` to the path that they are."""
+    path = separator.join(columns)
+    return path if separator == " " else path.strip()
+
+
+def stripped(columns: Sequence[str]) -> list[str]:
+    """Remove the spaces around columns."""
+    return [column.strip() for column in columns]
 
 
 def quote(path: str) -> str:

@@ -51,6 +51,8 @@ def test_frame_lists_with_each_separator(tmp_path, separator):
         ("00123,5,whatever", "00123", 5),
         ("video.mp4   5", "video.mp4", 5),
         ("video.mp4, 5", "video.mp4", 5),
+        ("my film, Nr. 2.avi,5", "my film, Nr. 2.avi", 5),
+        ('"a" , b .mp4 , 5, ', "a , b .mp4", 5),
         ("Ünï/视频.webm 5", "Ünï/视频.webm", 5),
     ],
 )
@@ -68,10 +70,17 @@ def test_paths_are_text_and_may_hold_separators(tmp_path, line, path, label):
         ("folder 48 name 3", FrameFolderRecord("folder", 48, 3, 1)),
         ("take 2,48,3", FrameFolderRecord("take 2", 48, 3, 1)),
         ('"take 2" 48 3', FrameFolderRecord("take 2", 48, 3, 1)),
+        ("my film, take 2, 48, 3", FrameFolderRecord("my film, take 2", 48, 3, 1)),
     ],
 )
 def test_frame_folders(tmp_path, line, record):
     assert read_list(write(tmp_path, line + "\n"), kind="frames")[0] == [record]
+
+
+def test_image_lists_with_separators_in_paths(tmp_path):
+    path = write(tmp_path, "n01/x, y.JPEG, 7\nn01/x, z.JPEG , 1 ,3\n")
+    records = [FrameFolderRecord("n01/x, y.JPEG", 1, 7, 1), FrameFolderRecord("n01/x, z.JPEG", 1, 3, 2)]
+    assert read_list(path) == (records, "image")
 
 
 @pytest.mark.parametrize("line", ["n01/x y.JPEG 7", "n01/x y.JPEG 1 7", "n01/x y.JPEG,7", "n01/x y.JPEG\t1\t7"])
