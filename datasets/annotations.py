@@ -15,6 +15,7 @@ the file, each line, its content and what is expected; up to ten lines are repor
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -214,19 +215,20 @@ def resolve_video_path(path: str) -> str:
 
 def find_absent(records: Sequence[Record]) -> list[tuple[Record, str]]:
     """Check that the file or folder of each record exists, without opening it; return those that fail, and why."""
-    faults = [(record, _path_fault(record)) for record in records]
+    frames = [isinstance(record, FrameFolderRecord) and not is_single_image(record) for record in records]
+    faults = [(record, path_fault(record.path, folder)) for record, folder in zip(records, frames, strict=True)]
     return [(record, fault) for record, fault in faults if fault]
 
 
-def _path_fault(record: Record) -> str:
-    path = record.path
-    folder = isinstance(record, FrameFolderRecord) and not is_single_image(record)
-    path = path if folder else resolve_video_path(path)
-    if os.path.isdir(path) if folder else os.path.isfile(path):
-        return ""
-    if not os.path.exists(path):
+def path_fault(path: str, folder: bool) -> str:
+    """Say why a path is no folder, or no file with content; empty if it is."""
+    try:
+        status = os.stat(path if folder else resolve_video_path(path))
+    except (OSError, ValueError):
         return "does not exist"
-    return "is a file, not a folder of frames" if folder else "is a folder, not a file"
+    if folder != stat.S_ISDIR(status.st_mode):
+        return "is a file, not a folder of frames" if folder else "is a folder, not a file"
+    return "" if folder or status.st_size else "is empty"
 
 
 def _kind_on_disk(path: str) -> Kind | None:

@@ -189,7 +189,7 @@ def check_some_files(records: Sequence[Record], list_file: Path) -> None:
     """Check that some files of a list exist, so that a wrong root folder is found before a run starts.
 
     Raises:
-        FileNotFoundError: None of the checked files exists.
+        FileNotFoundError: None of the checked files exists and has content.
     """
     some = evenly_spread(records, CHECKED_FILES)
     absent = find_absent(some)
@@ -199,7 +199,7 @@ def check_some_files(records: Sequence[Record], list_file: Path) -> None:
     example = f"line {first.line}: {first.path} {reason}"
     if len(absent) == len(some):
         raise FileNotFoundError(
-            f"{list_file}: none of the {len(some)} files checked exists; {example}; "
+            f"{list_file}: none of the {len(some)} files checked can be read; {example}; "
             "paths are relative to --data_root, or to the current folder without it"
         )
-    logger.warning("%s: %d of %d files checked are missing; %s", list_file, len(absent), len(some), example)
+    logger.warning("%s: %d of %d files checked are missing or empty; %s", list_file, len(absent), len(some), example)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from datasets.annotations import FrameFolderRecord, find_absent, is_single_image
+from datasets.annotations import FrameFolderRecord, find_absent, is_single_image, path_fault
 from datasets.build import build_dataset
 from datasets.clip_dataset import ClipDataset
 from datasets.detection.keyframe_dataset import KeyframeDataset
@@ -35,7 +35,7 @@ class DataCheck:
 def check_data(
     settings: Any, modes: Sequence[Mode], build_dataset: Callable[[Mode, Any], ClipDataset] = build_dataset
 ) -> DataCheck:
-    """Read the lists of all modes, check that every file exists, and read one sample of each list.
+    """Read the lists of all modes, check that every file exists and is not empty, and read one sample of each list.
 
     If a list cannot be read, the others are still checked.
 
@@ -65,9 +65,10 @@ def check_data(
 
 
 def _absent_movies(dataset: KeyframeDataset) -> list[tuple[Any, str]]:
-    """Return a record of each movie or frame folder that does not exist, and the reason."""
+    """Return a record of each movie or frame folder that does not exist or is empty, and the reason."""
     firsts = {record.path: record for record in reversed(dataset.records)}
-    return [(record, "does not exist") for path, record in firsts.items() if not os.path.exists(path)]
+    faults = [(record, path_fault(path, os.path.isdir(path))) for path, record in firsts.items()]
+    return [(record, fault) for record, fault in faults if fault]
 
 
 def _beyond_the_end(dataset: ClipDataset) -> list[str]:

@@ -163,8 +163,9 @@ def test_finding_lists(tmp_path):
 
 
 def test_missing_files_and_completed_suffixes(tmp_path):
-    (tmp_path / "17.webm").touch()
-    (tmp_path / "there.mp4").touch()
+    for name in ("17.webm", "there.mp4"):
+        (tmp_path / name).write_text("-")
+    (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder").mkdir()
     assert resolve_video_path(str(tmp_path / "17")) == str(tmp_path / "17.webm")
     (tmp_path / "19.MP4").touch()
@@ -174,11 +175,13 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     records.append(FrameFolderRecord(str(tmp_path / "folder"), 3, 0, 9))
     records.append(VideoRecord(str(tmp_path / "folder"), 0, 10))
     records.append(FrameFolderRecord(str(tmp_path / "there.mp4"), 3, 0, 11))
+    records.append(VideoRecord(str(tmp_path / "empty.mp4"), 0, 12))
     assert find_absent(records) == [
         (records[1], "does not exist"),
         (records[3], "does not exist"),
         (records[5], "is a folder, not a file"),
         (records[6], "is a file, not a folder of frames"),
+        (records[7], "is empty"),
     ]
 
 

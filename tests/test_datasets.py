@@ -360,7 +360,7 @@ def test_lists_that_are_not_there_are_told(root, tmp_path):
 
 def test_labels_that_cannot_be_meant_are_told_before_a_head_is_built(tmp_path, caplog):
     for i in range(4):
-        (tmp_path / f"{i}.mp4").touch()
+        (tmp_path / f"{i}.mp4").write_text("-")
     for name in ("train", "val"):
         (tmp_path / f"{name}.csv").write_text("0.mp4 1\n1.mp4 2\n2.mp4 3\n3.mp4 200000\n")
     for mode in ("train", "validation"):

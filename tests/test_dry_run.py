@@ -182,6 +182,15 @@ def test_all_missing_files_and_all_lists_are_told_at_once(data, tmp_path, caplog
     assert "6 fault(s)" in caplog.text
 
 
+def test_an_empty_file_is_a_fault(data, tmp_path, caplog):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "train.csv").write_text(f"v0.mp4 0\n{tmp_path / 'empty.mp4'} 1\nv1.mp4 1\n")
+    words, _ = words_for(data, "custom/tiny_f8_res224")
+    assert run([*words, *SMALL, "--train_list", str(tmp_path / "train.csv")]) == 1
+    assert f"train.csv, line 2: {tmp_path / 'empty.mp4'} is empty" in caplog.text
+    assert "train.csv: 1 of 3 files checked are missing or empty; line 2" in caplog.text
+
+
 def test_a_frame_folder_with_fewer_frames_than_listed_is_told(data, tmp_path, caplog):
     write_folder(tmp_path / "clip", numbered_frames(4, 32, 32))
     for name in ("train", "val", "test"):

@@ -164,7 +164,7 @@ def test_what_a_list_says_of_folders_is_held_to_them_before_a_run(tmp_path):
 
 def test_a_folder_in_a_list_of_videos_is_reported(tmp_path, caplog):
     (tmp_path / "v0.mp4").mkdir()
-    (tmp_path / "v1.mp4").touch()
+    (tmp_path / "v1.mp4").write_text("-")
     (tmp_path / "train.csv").write_text("v1.mp4 0\nv0.mp4 1\n")
     with caplog.at_level(logging.WARNING):
         build_dataset("train", data_flags(tmp_path))

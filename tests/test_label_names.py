@@ -62,7 +62,7 @@ def test_files_that_hold_no_names(tmp_path):
 
 def test_names_are_checked_against_the_lists(tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("-")
     for name in ("train", "val", "test"):
         write(tmp_path / f"{name}.csv", "a.mp4 0\nb.mp4 1\n")
     names = write(tmp_path / "labels.txt", "left\nright\nneither\n")
