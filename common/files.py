@@ -12,6 +12,7 @@ from typing import IO, Any
 FOLDER_WEIGHTS = "model.safetensors"  # of a folder as on the Hugging Face hub
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAMED = 5  # checkpoints of a folder
 _MARGIN = 1 << 20  # bytes for names, numbers and checksums in addition to the tensors
 
 
@@ -58,10 +59,23 @@ def weights_file(path: str | Path) -> Path:
 
 def require_weights(path: str | Path) -> Path:
     """Return the file of weights that a path stands for, or raise a FileNotFoundError."""
+    if fault := weights_fault(path):
+        raise FileNotFoundError(f"checkpoint {fault}")
+    return weights_file(path)
+
+
+def weights_fault(path: str | Path, remedy: str = "") -> str:
+    """Say that a path stands for no file of weights, with the remedy; empty if it does."""
     file = weights_file(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"checkpoint {file}: there is no such file")
-    return file
+    if file.is_file():
+        return ""
+    return run_folder_fault(path) or f"{file}: there is no such file{f'; {remedy}' if remedy else ''}"
+
+
+def run_folder_fault(path: str | Path) -> str:
+    """Say that a path is the folder of a run, whose checkpoints are to be named; empty if it is not."""
+    found = sorted((file.name for file in Path(path).glob("checkpoint-*.pth")), reverse=True)  # latest and best first
+    return f"{path} is the folder of a run; name one of its files: {', '.join(found[:_NAMED])}" if found else ""
 
 
 def require_space(path: str | Path, needed: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from common.files import weights_file
+from common.files import run_folder_fault, weights_fault
 from common.flag_parser import FlagParser, typed_values
 from common.flag_types import positive_int
 from common.settings import add_options, from_flags
@@ -184,6 +184,8 @@ def _check_files(flags: argparse.Namespace, script: str) -> None:
     _require_weights("finetune", flags.finetune)
     _require_weights("teacher", flags.teacher, TEACHERS_HINT if script == _MASKED_PRETRAINING else WEIGHTS_HINT)
     _require_weights("stem_weights", flags.stem_weights, "timm's own weights are downloaded without the flag")
+    if flags.resume and (fault := run_folder_fault(flags.resume)):
+        raise ValueError(f"--resume {fault}")
     for name in _FILE_FLAGS:
         _require_file(name, vars(flags).get(name, ""))
     require_tracker(flags.track)
@@ -294,9 +296,10 @@ def _check_live(name: str) -> None:
 def _require_weights(name: str, value: str, remedy: str = WEIGHTS_HINT) -> None:
     if "://" in value:
         raise ValueError(f"--{name} {value} is an address: download the file and give its path")
-    _require_file(name, value and str(weights_file(value)), remedy)
+    if value and (fault := weights_fault(value, remedy)):
+        raise ValueError(f"--{name} {fault}")
 
 
-def _require_file(name: str, value: str, remedy: str = "") -> None:
+def _require_file(name: str, value: str) -> None:
     if value and not Path(value).is_file():
-        raise ValueError(f"--{name} {value}: there is no such file{f'; {remedy}' if remedy else ''}")
+        raise ValueError(f"--{name} {value}: there is no such file")

@@ -151,6 +151,10 @@ def test_what_cannot_be_done_is_reported(tmp_path, capsys):
     assert "the target must be .pth or .safetensors" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.pth")]) == 1
     assert "absent.pth: there is no such file" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint-best.pth").touch()
+    assert main(["inspect", str(tmp_path / "run")]) == 1
+    assert "run is the folder of a run; name one of its files: checkpoint-best.pth" in capsys.readouterr().err
     state = build().state_dict()
     del state["cls_token"]
     with pytest.raises(CheckpointError, match="not a checkpoint of VideoMamba.* cls_token is missing"):

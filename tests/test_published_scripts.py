@@ -181,12 +181,19 @@ def test_the_document_is_the_table():
 
 def faulty_words(data):
     lists = ["--data_path", str(data / "spaces"), "--data_root", str(data)]
+    run = str(data / "run")
+    names = "name one of its files: checkpoint-latest.pth, checkpoint-best.pth, checkpoint-4.pth"
+    (data / "run").mkdir()
+    for name in ("best", "latest", "4"):
+        (data / "run" / f"checkpoint-{name}.pth").touch()
     return {
         "--data_set image_folder": ["--data_set", "image_folder"],
         'unknown --data_set "Kinetcs"': ["--data_set", "Kinetcs"],
         "no-such.pth: there is no such file; python -m tools.weights": [*lists, "--finetune", "no-such.pth"],
         "--finetune https://x/y.pth is an address": [*lists, "--finetune", "https://x/y.pth"],
         "--resume gone.pth: there is no such file": [*lists, "--resume", "gone.pth"],
+        f"--resume {run} is the folder of a run; {names}": [*lists, "--resume", run],
+        f"--finetune {run} is the folder of a run; {names}": [*lists, "--finetune", run],
         "no-list.csv: there is no such file": [*lists, "--val_list", "no-list.csv"],
         "is not a folder": ["--data_path", "/no/such/folder"],
         "no run 'tiny_f9'": [*lists, "--recipe", "k400/tiny_f9"],
