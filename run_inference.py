@@ -126,7 +126,7 @@ def _check_sources(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
         in_vain = [f"--{name}" for name in LIVE_FLAGS if getattr(args, name) != parser.get_default(name)]
         if in_vain:
             raise ValueError(f"{', '.join(in_vain)}: no effect without --live")
-        check_lists(args.videos)
+        check_lists(args.videos, args.data_root)
         return
     if args.videos:
         raise ValueError(f"--live {args.live} is the source; leave out {' '.join(args.videos)}")
@@ -160,12 +160,13 @@ from inference.batch import Outputs, Result, output_paths, process
 from inference.detection_outputs import DetectionFormatter, annotate_detections
 from inference.detector import is_detector, load_detector, refuse_commas, sources_of_detection
 from inference.from_flags import predictor_of_flags, segment_settings_of_flags
+from inference.list_rows import rows_of_list
 from inference.live import LivePrediction, stopped_by_signals
 from inference.live_source import SourceError
 from inference.output_files import check_output_files
 from inference.predictor import Measurement, Prediction, Predictor
 from inference.segment_files import check_segment_file, segment_file
-from inference.sources import expand_sources, rows_of_list
+from inference.sources import expand_sources
 from inference.stored_rows import write_rows
 from models.describe import describe_checkpoint
 

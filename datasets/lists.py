@@ -5,10 +5,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common.flag_types import frame_template, non_negative_int
 from common.settings import option
-from datasets.annotations import Kind, Record, find_absent, read_list
+from datasets.annotations import Kind, Record, find_absent, read_list, resolve_video_path
 from datasets.class_labels import count_outputs
 from datasets.labels import TASKS, LabelTask
 from datasets.list_lines import evenly_spread
@@ -22,6 +23,7 @@ LISTS = {"train": "train", "validation": "val", "test": "test"}
 CHECKED_FILES = 32
 NO_TEST_LIST = "no test list in %s; testing on the validation list%s"
 CHOSEN_THERE = ", which also chooses checkpoint-best.pth (--no_test_best tests the last epoch)"
+_RELATIVE = "paths are relative to --data_root, or to the current folder without it"
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,22 @@ def check_some_files(records: Sequence[Record], list_file: Path) -> None:
     example = f"line {first.line}: {first.path} {reason}"
     if len(absent) == len(some):
         raise FileNotFoundError(
-            f"{list_file}: none of the {len(some)} files checked can be read; {example}; "
-            "paths are relative to --data_root, or to the current folder without it"
+            f"{list_file}: none of the {len(some)} files checked can be read; {example}; {_RELATIVE}"
         )
     logger.warning("%s: %d of %d files checked are missing or empty; %s", list_file, len(absent), len(some), example)
+
+
+def check_any_file(rows: Sequence[Any], list_file: str | os.PathLike) -> None:
+    """Check that one of a list's files or folders exists; with a wrong root folder, none does.
+
+    Args:
+        rows: Each has a `path` and a `line`.
+        list_file: For the message.
+
+    Raises:
+        FileNotFoundError: None exists.
+    """
+    if not any(os.path.exists(resolve_video_path(row.path)) for row in rows):
+        raise FileNotFoundError(
+            f"{list_file}: none of its files exists; line {rows[0].line}: {rows[0].path} does not exist; {_RELATIVE}"
+        )

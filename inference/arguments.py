@@ -6,10 +6,13 @@
 import argparse
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from common.flag_types import fraction, frame_template, non_negative, non_negative_int, positive, positive_int
+from datasets.lists import check_any_file
 from datasets.readers import DECODERS
 from inference.defaults import LEAVE_SHARE, LIST_SUFFIXES, UNSURE
+from inference.list_rows import read_rows
 from mamba.mamba_ssm.variants import SCAN_BACKENDS
 
 
@@ -122,8 +125,13 @@ def add_live_arguments(group) -> None:
     )
 
 
-def check_lists(videos: Iterable[str]) -> None:
-    """Raise a FileNotFoundError if one of the given videos is a list that does not exist."""
+def check_lists(videos: Iterable[str], data_root: str = "") -> None:
+    """Check the lists among the given videos, before a model is loaded.
+
+    Raises:
+        FileNotFoundError: A list does not exist, or none of its files does.
+        ListFileError: A list has invalid lines.
+    """
     for name in videos:
-        if name.lower().endswith(LIST_SUFFIXES) and not os.path.exists(name):
-            raise FileNotFoundError(f"list file {name} does not exist")
+        if name.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(name):
+            check_any_file(read_rows(Path(name), data_root), name)

@@ -18,8 +18,8 @@ from common.files import atomic_write, write_json
 from datasets.readers import FrameReader, UnreadableVideoError, frame_rate
 from inference.batch import output_paths
 from inference.defaults import LOGITS
+from inference.list_rows import ListRow
 from inference.predictor import Predictor, ScoresNotFiniteError
-from inference.sources import ListRow
 from inference.stored_rows import write_rows
 from inference.timeline import read_windows, windows_read_together
 

@@ -5,30 +5,20 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from datasets.annotations import VIDEO_SUFFIXES, ListFileError, VideoRecord, is_image_path, read_list
+from datasets.annotations import VIDEO_SUFFIXES, VideoRecord, is_image_path
 from datasets.folder_walk import walk_folders
 from datasets.frame_names import describe_gap, frame_numbers
-from datasets.labels import TASKS
 from datasets.readers import FrameFolder, FrameReader, ImageFile, UnreadableVideoError, VideoFile
 from datasets.segments import Segment
 from datasets.windows import cut_records
 from inference.defaults import LIST_SUFFIXES
+from inference.list_rows import read_rows
 
 _logger = logging.getLogger(__name__)
-
-
-class ListRow(NamedTuple):
-    """A line of a list: its video, its 1-based number, its label (None if the list has paths only)."""
-
-    path: str
-    line: int
-    label: Any = None
-    is_segment: bool = False
 
 
 class FramesInMemory:
@@ -118,27 +108,18 @@ def expand_sources(
             if not inside:
                 raise FileNotFoundError(f"{name} contains no video, and no folder of frames named {filename_tmpl}")
         elif name.lower().endswith(LIST_SUFFIXES):
-            inside = [row.path for row in _in_list(Path(name), data_root)]
+            rows = read_rows(Path(name), data_root)
+            if any(row.is_segment for row in rows):
+                _logger.warning(
+                    "%s is a list of segments, but its videos are read as wholes; run_class_finetuning.py --eval "
+                    "tests segments",
+                    name,
+                )
+            inside = [row.path for row in rows]
         else:
             inside = [name]
         found |= dict.fromkeys(inside)
     return list(found)
-
-
-def rows_of_list(given: Sequence[str], data_root: str = "") -> list[ListRow]:
-    """Return the rows of a list if it is all that is given, else none: line numbers of several would be ambiguous.
-
-    Raises:
-        FileNotFoundError, ListFileError: See `expand_sources`.
-        ValueError: A line is a segment of a video; a row would belong to the whole video.
-    """
-    lists = [name for name in given if name.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(name)]
-    if len(given) != 1 or not lists:
-        return []
-    rows = _in_list(Path(lists[0]), data_root)
-    if part := next((row for row in rows if row.is_segment), None):
-        raise ValueError(f"{lists[0]}, line {part.line} is a segment of {part.path}, but whole videos are read here")
-    return rows
 
 
 def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
@@ -149,27 +130,3 @@ def _in_folder(folder: Path, filename_tmpl: str, images: bool) -> list[str]:
         wanted = [name for name in files if name.lower().endswith(VIDEO_SUFFIXES) or (images and is_image_path(name))]
         sources += [os.path.join(parent, name) for name in wanted]
     return sources
-
-
-def _in_list(file: Path, data_root: str) -> list[ListRow]:
-    if not file.is_file():
-        raise FileNotFoundError(f"list file {file} does not exist")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    rows = [ListRow(os.path.join(data_root, line), number) for number, line in enumerate(lines, start=1) if line]
-    if rows and all(row.path.lower().endswith(VIDEO_SUFFIXES) or is_image_path(row.path) for row in rows):
-        return rows
-    faults = []
-    for task in TASKS:
-        try:
-            records = read_list(file, data_root=data_root, task=task)[0]
-        except ListFileError as error:
-            faults.append(error)
-            continue
-        if any(record.segment for record in records):
-            _logger.warning(
-                "%s is a list of segments, but its videos are read as wholes; run_class_finetuning.py --eval tests "
-                "segments",
-                file,
-            )
-        return [ListRow(record.path, record.line, record.target, record.segment is not None) for record in records]
-    raise faults[0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.files import atomic_write
-from inference.sources import ListRow
+from inference.list_rows import ListRow
 
 
 def write_rows(path: Path, name: str, rows: Mapping[str, np.ndarray], listed: Sequence[ListRow] = ()) -> None:

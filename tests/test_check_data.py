@@ -228,6 +228,12 @@ def test_lists_of_the_same_name_have_their_results_in_their_own_folders(listed, 
     [
         ("absent.csv", None, [], "absent.csv does not exist"),
         ("val.csv", "odd.mp4 0\nshort.mp4\n", [], "line 2: there is no label"),
+        (
+            "val.csv",
+            "gone.mp4 0\n",
+            [],
+            "none of its files exists; line 1: ./gone.mp4 does not exist; paths are",
+        ),
         ("val.csv", "frames 3 0\n", [], "val.csv, line 1: ./frames has no frames named img_{:05}.jpg"),
         ("b/val.csv", "odd.mp4 0\n", ["--output", "b"], "b/val.csv, which is one of the lists, would be replaced"),
         ("checked/train.csv", "odd.mp4 0\n", [], "checked/train.csv, which is one of the lists, would be replaced"),

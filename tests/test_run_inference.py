@@ -185,6 +185,7 @@ def test_targets_that_cannot_be_meant_are_refused(folder, tmp_path):
 
 def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, tmp_path, capsys):
     (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "lost.csv").write_text("a.mp4 0\nsub/b.mp4 1\n")
     (tmp_path / "file").touch()
     for words, reported in [
         (["--annotate", folder / "a.mp4"], "would overwrite"),
@@ -194,6 +195,10 @@ def test_a_faulty_command_line_ends_before_anything_is_done(checkpoint, folder, 
         (["--live", "-", "--json", tmp_path], "is a folder; name a file"),
         (["--label_names", tmp_path / "absent.txt"], "absent.txt"),
         (["--stride", "0"], "of 1 or more"),
+        (
+            [tmp_path / "lost.csv"],
+            "none of its files exists; line 1: a.mp4 does not exist; paths are relative",
+        ),
     ]:
         with pytest.raises(SystemExit) as stopped:
             run(checkpoint, *([] if "--live" in words else [folder / "a.mp4"]), *words)

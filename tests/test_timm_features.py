@@ -36,8 +36,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(data, file, output, *words, lines=None):
-    given = [MODEL, lines or data / "train.csv", "--data_root", data, "--weights", file, "--output", output, *words]
+def run(data, file, output, *words, lines=None, model=MODEL):
+    given = [model, lines or data / "train.csv", "--data_root", data, "--weights", file, "--output", output, *words]
     return main([*map(str, given), "--read_timeout", "0"])
 
 
@@ -103,6 +103,8 @@ def test_what_cannot_work_is_said_before_anything_is_read(teacher, data, tmp_pat
                 [
                     "test_vit",
                     str(data / "train.csv"),
+                    "--data_root",
+                    str(data),
                     "--weights",
                     str(vit_file(tmp_path)),
                     "--output",
@@ -129,27 +131,27 @@ def test_the_mean_is_over_lines(teacher, data, tmp_path):
 )
 def test_a_model_that_does_not_fit_is_one_line(teacher, data, tmp_path, capsys, model, words):
     with pytest.raises(SystemExit):
-        main(
-            [model, str(data / "train.csv"), "--weights", str(teacher[1]), "--output", str(tmp_path / "features.npz")]
-        )
+        run(data, teacher[1], tmp_path / "features.npz", model=model)
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in last.lower()
 
 
 def test_without_a_network_the_remedy_is_named(data, tmp_path, capsys, monkeypatch):
+    words = [str(data / "train.csv"), "--data_root", str(data), "--output", str(tmp_path / "features.npz")]
+
     def offline(*_, **options):
         assert options == {"pretrained": True}
         raise OSError("cannot reach the hub")
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(SystemExit):
-        main([MODEL, str(data / "train.csv"), "--output", str(tmp_path / "features.npz")])
+        main([MODEL, *words])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "give a file with --weights: cannot reach the hub" in last
 
 
 def test_a_model_without_weights_is_told_and_one_of_a_hub_is_asked_for(data, tmp_path, capsys, monkeypatch):
-    words = [str(data / "train.csv"), "--output", str(tmp_path / "features.npz")]
+    words = [str(data / "train.csv"), "--data_root", str(data), "--output", str(tmp_path / "features.npz")]
     with pytest.raises(SystemExit):
         main(["seresnet18", *words])
     assert "timm has no weights of seresnet18; give a file with --weights" in capsys.readouterr().err

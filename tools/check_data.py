@@ -50,6 +50,7 @@ from datasets.class_labels import describe_labels
 from datasets.frame_names import find_first_frame
 from datasets.label_names import copy_label_names
 from datasets.labels import TASKS
+from datasets.lists import check_any_file
 from datasets.preparation.copies import find_copies
 from datasets.preparation.file_check import FileJob, check_file
 from datasets.preparation.output_folder import make_output_folder
@@ -141,7 +142,7 @@ def _output_folders(options: argparse.Namespace) -> list[Path]:
 
 
 def _read(path: Path, output: Path, options: argparse.Namespace) -> CheckedList:
-    """Read a list and describe its labels; raises where it or the names of its frames are unsuitable."""
+    """Read a list and describe its labels; raises where it, its root or the names of its frames are unsuitable."""
     records, kind = read_list(
         path,
         data_root=options.data_root,
@@ -149,6 +150,7 @@ def _read(path: Path, output: Path, options: argparse.Namespace) -> CheckedList:
         task=options.task,
         segment_unit=options.segment_unit,
     )
+    check_any_file(records, path)
     first_frame = options.first_frame
     if first_frame is None:
         first_frame = 1 if kind == "video" else find_first_frame(records, options.filename_tmpl, path)

@@ -25,6 +25,7 @@ from common.progress import progress
 from common.terminal import escape_output
 from inference.arguments import add_computing_arguments, add_reading_arguments, check_lists
 from inference.defaults import POOLS
+from inference.list_rows import rows_of_list
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -69,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(args)
         # PyTorch takes seconds to import.
         from inference.from_flags import feature_folder_of_flags
-        from inference.sources import rows_of_list
 
         listed = [] if args.window else rows_of_list(args.videos, args.data_root)
         folder = feature_folder_of_flags(args)
@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.views and args.window:
         raise ValueError("--views keeps the views of whole videos apart, and windows have none: leave one of them out")
     require_weights(args.checkpoint)
-    check_lists(args.videos)
+    check_lists(args.videos, args.data_root)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from common.flag_types import frame_template, non_negative, positive_int
 from common.progress import progress
 from common.terminal import escape_output
 from inference.arguments import check_lists
+from inference.list_rows import rows_of_list
 from inference.output_files import check_writable
 
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(arguments)
     try:
-        check_lists([args.list])
+        check_lists([args.list], args.data_root)
         if args.output.suffix != ".npz":
             raise ValueError(f"--output {args.output} should end in .npz")
         check_writable("--output", args.output)
@@ -65,7 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_weights(args.weights)
         # PyTorch takes seconds to import.
         from inference.image_features import ImageFeatures
-        from inference.sources import rows_of_list
 
         listed = rows_of_list([args.list], args.data_root)
         if not listed:
