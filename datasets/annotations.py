@@ -228,7 +228,7 @@ def path_fault(path: str, folder: bool) -> str:
         return "does not exist"
     if folder != stat.S_ISDIR(status.st_mode):
         return "is a file, not a folder of frames" if folder else "is a folder, not a file"
-    return "" if folder or status.st_size else "is empty"
+    return "is empty" if stat.S_ISREG(status.st_mode) and not status.st_size else ""
 
 
 def _kind_on_disk(path: str) -> Kind | None:

@@ -25,10 +25,6 @@ class DataSettings(ListSettings, ViewSettings, AugmentationSettings, LoadingSett
         dataset = build_dataset("train", DataSettings(data_path="lists", num_frames=8))
     """
 
-    test_best: bool | None = None
-    """Whether the best epoch is tested rather than the last; its flag belongs to the engine, as does the following."""
-    disable_eval_during_finetuning: bool = False
-
     def __post_init__(self):
         check_choices(self)
         if self.sampler == "balanced" and self.task != "classification":

@@ -56,8 +56,7 @@ def build_dataset(mode: Mode, settings: DataSettings) -> ClipDataset:
     """
     if mode not in LISTS:
         raise ValueError(f'mode must be one of {", ".join(LISTS)}, not "{mode}"')
-    tests_best = settings.test_best is not False and not settings.disable_eval_during_finetuning
-    list_file = find_list_of(mode, settings, tests_best=tests_best)
+    list_file = find_list_of(mode, settings)
     num_classes = number_of_classes(settings)
     if settings.label_names:
         read_label_names(settings.label_names, num_classes)

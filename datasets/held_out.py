@@ -51,7 +51,7 @@ def build_with_held_out(mode: Mode, settings: DataSettings) -> ClipDataset:
         FileNotFoundError, ValueError: See `build_dataset` and `held_out_rows`.
     """
     if mode == "test":
-        return build_dataset(mode, replace(settings, test_best=False))  # the validation list chooses nothing
+        return build_dataset(mode, settings)
     dataset = build_dataset(mode, replace(settings, val_list=str(find_list_of("train", settings))))
     label_of: dict[str, Any] = {record.path: record.target for record in dataset.listed}
     paths = list(label_of)

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 CHECKED_FILES = 32
-NO_TEST_LIST = "no test list in %s; testing on the validation list%s"
-CHOSEN_THERE = ", which also chooses checkpoint-best.pth (--no_test_best tests the last epoch)"
 _RELATIVE = "paths are relative to --data_root, or to the current folder without it"
 
 
@@ -85,13 +83,8 @@ def find_list(data_path: str | os.PathLike, name: str) -> Path:
     )
 
 
-def find_list_of(mode: Mode, settings: ListSettings, *, tests_best: bool = False) -> Path:
+def find_list_of(mode: Mode, settings: ListSettings) -> Path:
     """Find the list of a mode; without a test list, the validation list is tested.
-
-    Args:
-        mode: "train", "validation" or "test".
-        settings: Lists or their folder.
-        tests_best: Whether the weights that are tested were chosen on the validation list.
 
     Raises:
         FileNotFoundError: There is none.
@@ -108,9 +101,9 @@ def find_list_of(mode: Mode, settings: ListSettings, *, tests_best: bool = False
         if mode != "test" or not Path(settings.data_path).is_dir():
             raise
         logger.warning(
-            NO_TEST_LIST + "; python -m tools.make_lists folder ... --test_share 0.1 makes a test list",
+            "no test list in %s, so the validation list is tested; python -m tools.make_lists folder ... "
+            "--test_share 0.1 makes one",
             settings.data_path,
-            CHOSEN_THERE if tests_best else "",
         )
         return find_list_of("validation", settings)
 
@@ -200,9 +193,8 @@ def check_some_files(records: Sequence[Record], list_file: Path) -> None:
     first, reason = absent[0]
     example = f"line {first.line}: {first.path} {reason}"
     if len(absent) == len(some):
-        raise FileNotFoundError(
-            f"{list_file}: none of the {len(some)} files checked can be read; {example}; {_RELATIVE}"
-        )
+        remedy = f"; {_RELATIVE}" if reason == "does not exist" else ""
+        raise FileNotFoundError(f"{list_file}: none of the {len(some)} files checked can be read; {example}{remedy}")
     logger.warning("%s: %d of %d files checked are missing or empty; %s", list_file, len(absent), len(some), example)
 
 

@@ -44,7 +44,10 @@ def settle_from_checkpoint(flags: dict[str, Any], given: Set[str]) -> None:
     if not path:
         return
     if not flags["eval"]:
-        _log(path, settle(flags, given, describe_metadata(path), {Role.SWITCH}))
+        facts = describe_metadata(path)
+        _log(path, settle(flags, given, facts, {Role.SWITCH}))
+        if flags["resume"] and not flags["class_names"]:
+            flags["class_names"] = facts.flags.get("class_names")
         return
     if not flags["resume"]:
         flags["auto_resume"] = flags["test_best"] = False

@@ -106,7 +106,8 @@ def parse_arguments(
 def _names_of_resumed(args: argparse.Namespace) -> list[str] | None:
     """Return the class names of the run in --output_dir, which it keeps when it is resumed without --label_names."""
     saved = Path(args.output_dir) / "args.json"
-    resumes = args.auto_resume and args.output_dir and not args.eval and any(saved.parent.glob("checkpoint-*.pth"))
+    given = args.resume or args.eval  # a checkpoint, which tells the names itself
+    resumes = not given and args.auto_resume and args.output_dir and any(saved.parent.glob("checkpoint-*.pth"))
     return read_yaml(saved).get("class_names") if resumes and saved.is_file() else None
 
 

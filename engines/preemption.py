@@ -9,6 +9,7 @@ like any program that is killed by a signal.
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,14 +58,18 @@ def stop_deferred() -> Iterator[None]:
 
 @contextmanager
 def interruption_told() -> Iterator[None]:
-    """When Ctrl-C interrupts the `with` block, say in a line what remains, and exit with the status 130."""
+    """When Ctrl-C interrupts the `with` block, say in a line, not a traceback, what remains.
+
+    The process still dies by the signal, which a loop of a shell needs to end, too.
+    """
     try:
         yield
     except KeyboardInterrupt:
         kept = _training and _output_dir and any(Path(_output_dir).glob("checkpoint-*.pth"))
         resumes = "; with --auto_resume, the default, the same command resumes from the last checkpoint"
         _logger.warning("interrupted%s", resumes if kept else "")
-        raise SystemExit(128 + signal.SIGINT) from None
+        sys.excepthook = lambda *_: None
+        raise
 
 
 def stop_requested() -> bool:

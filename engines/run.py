@@ -1,6 +1,7 @@
 """The steps of a run, shared by all run scripts: read the lists, build data and model, train, test."""
 
 import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from engines.train import updates_per_epoch
 from models.arguments import ModelSettings, WeightSettings
 from models.build import build_model, load_finetune_checkpoint
 
+_logger = logging.getLogger(__name__)
+
 
 @interruption_told()
 def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipDataset | None], None]) -> None:
@@ -42,6 +45,11 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
         data = task.read_settings(flags)
         sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
         test_set, train_set = sets.get(task.test_mode), sets.get("train")
+
+        chosen = sets.get("validation")
+        if test_set and chosen and test_set.list_file == chosen.list_file and settings.test_best is not False:
+            remedy = "--no_test_best tests the last epoch"
+            _logger.warning("%s is tested, and also chooses checkpoint-best.pth (%s)", chosen.list_file, remedy)
 
         model = build_model(ModelSettings.from_flags(flags), next(iter(sets.values())).num_classes)
         load_finetune_checkpoint(model, from_flags(WeightSettings, flags))

@@ -51,10 +51,22 @@ _FREE_FLAGS = {
     "eval",
     "test_best",
 }
-# Flags that say how a run computes or tests, not what it learns; so do those that begin with `test_`.
-_NOT_LEARNT = {"backend", "batch_size", "bf16", "compile", "cuda_graph", "data_root", "dist_timeout", "gpu_transforms"}
-_NOT_LEARNT |= {"parallel", "read_timeout", "reader", "strict_data", "update_freq", "use_checkpoint"}
-_NOT_LEARNT |= {"class_names", "label_names", "temporal_controls", "view_merge"}
+# What a parsed command line holds besides flags.
+_FREE_FLAGS |= {"recipe", "config", "overridden", "dry_run"}
+# Flags that say what a run learns: on a finished run, they are refused where others are only reported.
+_LEARNT = {"epochs", "steps", "seed", "opt_betas", "opt_eps", "momentum", "weight_decay", "clip_grad", "freeze"}
+_LEARNT |= {
+    "lr",
+    "lr_base",
+    "min_lr",
+    "warmup_lr",
+    "warmup_epochs",
+    "warmup_steps",
+    "layer_decay",
+    "layer_decay_scope",
+}
+_LEARNT |= {"aa", "color_jitter", "hflip", "scale", "ratio", "reprob", "mixup", "cutmix", "smoothing", "class_weights"}
+_LEARNT |= {"drop", "drop_path", "fc_drop_rate", "distill_weight", "mask_type", "mask_ratio", "model_ema_decay"}
 
 
 @dataclass
@@ -234,14 +246,17 @@ class TrainingState:
             for name in sorted(self.args)
             if name in saved_args and name not in _FREE_FLAGS and saved_args[name] != self.args[name]
         }
-        learnt = [text for name, text in changed.items() if name not in _NOT_LEARNT and not name.startswith("test_")]
-        if learnt and epoch >= self.args.get("epochs", epoch + 1):
+        finished = epoch >= self.args.get("epochs", epoch + 1)
+        learnt = [text for name, text in changed.items() if name in _LEARNT]
+        if finished and learnt:
+            instead = "--finetune FILE in place of --resume" if self.args.get("resume") else "another --output_dir"
             raise ValueError(
-                f"the run is finished, so nothing would be trained with {', '.join(learnt)}; begin a new run, in "
-                "another --output_dir or here with --no_auto_resume, or only test: --eval --resume FILE"
+                f"the run is finished, so nothing would be trained with {', '.join(learnt)}; begin a new run with "
+                f"{instead}, or only test: --eval --resume FILE"
             )
         if changed:
-            _logger.warning("flags changed since the checkpoint was written: %s", ", ".join(changed.values()))
+            only = " (the run is finished and only tested)" if finished else ""
+            _logger.warning("flags changed since the checkpoint was written%s: %s", only, ", ".join(changed.values()))
 
     def _warn_of_changed_batch(self, saved_rates: dict[str, Any] | None) -> None:
         if saved_rates and saved_rates["clips_per_update"] != self.rates.clips_per_update:

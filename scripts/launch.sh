@@ -16,7 +16,7 @@
 # slurm.sbatch.
 set -euo pipefail
 # Not the working directory: the paths that a user types are relative to that.
-repository=$(cd "$(dirname "$0")/.." && pwd)
+repository=$(CDPATH="" cd "$(dirname "$0")/.." && pwd)
 
 script=$repository/$1 data_set=$2
 shift 2

@@ -17,7 +17,6 @@ from engines.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 OF_THE_ENGINE = {"seed", "dist_timeout", "steps", "epochs", "update_freq"}
-OF_THE_ENGINE |= {"test_best", "disable_eval_during_finetuning"}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Datasets and loaders on real files: content of batches, distribution over ranks, unreadable videos."""
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from video_files import numbered_frames, write_folder, write_video
 
 from datasets.build import build_dataset, build_loader
 from datasets.clip_dataset import SampleKey
-from datasets.held_out import build_with_held_out
 from datasets.presets import PRESETS
 from datasets.readers import UnreadableVideoError, VideoFile
 from datasets.sampling import dense_indices, sparse_indices, uniform_indices
@@ -259,26 +257,8 @@ def test_images_are_videos_of_one_frame(images, caplog):
     assert torch.allclose(level, 40.0 * torch.arange(4), atol=0.6)
     with caplog.at_level(logging.WARNING, "datasets.build"):
         test = build_dataset("test", args)
-    assert "testing on the validation list" in caplog.text
+    assert "so the validation list is tested" in caplog.text
     assert next(iter(build_loader(test, "test", args)))["clips"].shape[1:] == (1, 3, 1, 32, 32)
-
-
-@pytest.mark.parametrize(
-    ("build", "given", "chooses"),
-    [
-        (build_dataset, {}, True),
-        (build_dataset, {"test_best": True}, True),
-        (build_dataset, {"test_best": False}, False),
-        (build_dataset, {"disable_eval_during_finetuning": True}, False),
-        (build_with_held_out, {}, False),
-    ],
-)
-def test_the_validation_list_is_said_to_choose_the_weights_only_where_it_does(images, caplog, build, given, chooses):
-    settings = replace(arguments(images, "--num_frames", "1"), **given)
-    with caplog.at_level(logging.WARNING, "datasets.lists"):
-        build("test", settings)
-    assert "--test_share" in caplog.text
-    assert ("which also chooses checkpoint-best.pth" in caplog.text) == chooses
 
 
 def test_images_are_refused_where_clips_have_several_frames(images):

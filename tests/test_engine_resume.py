@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +34,6 @@ from datasets.worker import outlive_stop_signals
 from engines import early_stop
 from engines.checkpoint import read_checkpoint, resume_training
 from engines.distributed import close_distributed
-from engines.preemption import interruption_told
 from engines.runner import fit, run_test, start_run
 from engines.state import create_training_state
 from engines.train import updates_per_epoch
@@ -259,8 +260,21 @@ def test_a_finished_run_is_not_tested_under_other_flags(tmp_path, flags, refused
     assert_equal_states(train(tmp_path, "--dist_timeout", "99", epochs=2), trained)
 
 
-def test_an_interrupted_run_says_that_it_can_be_continued(tmp_path, caplog):
-    with pytest.raises(SystemExit) as stopped, interruption_told():
-        train(tmp_path, epochs=1)
-        raise KeyboardInterrupt
-    assert stopped.value.code == 130 and "resumes from the last checkpoint" in caplog.text
+_INTERRUPTED = """
+import sys
+sys.path[:0] = ["tests", "."]
+from engine_standins import train
+from engines.preemption import interruption_told
+
+with interruption_told():
+    train(sys.argv[1], epochs=1)
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.processes
+def test_an_interrupted_run_dies_by_the_signal_with_a_word_on_resuming(tmp_path):
+    command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == -signal.SIGINT and "Traceback" not in done.stderr
+    assert "resumes from the last checkpoint" in done.stdout + done.stderr

@@ -66,6 +66,18 @@ def numbers(tmp_path_factory):
     return trained(tmp_path_factory, "speed", "regression", "--regression_loss", "huber")
 
 
+def test_a_finished_run_stays_as_it_is_under_flags_it_was_not_trained_with(numbers, capsys, caplog):
+    folder, lists = numbers
+    words = [*SMALL, *lists, "--task", "regression", "--regression_loss", "huber", "--output_dir", str(folder / "run")]
+    files = [folder / "run" / name for name in ("args.json", "results.json", "log.txt")]
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(SystemExit):
+        run(*words, "--lr", "0.02", "--test_list", str(folder / "val.csv"))
+    assert "nothing would be trained with --lr 0.01 -> 0.02; begin a new run" in capsys.readouterr().err
+    assert "val.csv is tested, and also chooses checkpoint-best.pth" in caplog.text
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_the_map_is_scikit_learns_on_the_stored_scores(several):
     folder, _ = several
     results, scores = results_of(folder / "run"), scores_of(folder / "run")

@@ -20,7 +20,6 @@ from datasets.detection.annotations import (
     read_person_boxes,
 )
 from datasets.detection.label_map import AnnotationError, LabelMap, read_label_map
-from datasets.lists import CHOSEN_THERE, NO_TEST_LIST
 from datasets.sampling import Mode
 
 logger = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def read_keyframes(mode: Mode, settings: DetectionListSettings) -> Keyframes:
     """
     split = split_of(mode, settings)
     if split != mode:
-        logger.warning(NO_TEST_LIST, settings.data_path or "--data_path, which is not set", CHOSEN_THERE)
+        logger.info("no test annotations are given, so those of the validation are tested")
     label_map = find_label_map(settings)
     annotation_file = find_annotations(split, settings)
     annotated = read_annotations(annotation_file, label_map)
