@@ -228,7 +228,9 @@ def path_fault(path: str, folder: bool) -> str:
         return "does not exist"
     if folder != stat.S_ISDIR(status.st_mode):
         return "is a file, not a folder of frames" if folder else "is a folder, not a file"
-    return "is empty" if stat.S_ISREG(status.st_mode) and not status.st_size else ""
+    if folder or (stat.S_ISREG(status.st_mode) and status.st_size):
+        return ""
+    return "is empty" if stat.S_ISREG(status.st_mode) else "is no regular file"
 
 
 def _kind_on_disk(path: str) -> Kind | None:

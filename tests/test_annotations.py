@@ -1,5 +1,7 @@
 """List files: all valid forms are read, all errors are reported with line and remedy."""
 
+import os
+
 import pytest
 
 from datasets import annotations
@@ -176,12 +178,15 @@ def test_missing_files_and_completed_suffixes(tmp_path):
     records.append(VideoRecord(str(tmp_path / "folder"), 0, 10))
     records.append(FrameFolderRecord(str(tmp_path / "there.mp4"), 3, 0, 11))
     records.append(VideoRecord(str(tmp_path / "empty.mp4"), 0, 12))
+    os.mkfifo(tmp_path / "pipe.mp4")
+    records.append(VideoRecord(str(tmp_path / "pipe.mp4"), 0, 13))
     assert find_absent(records) == [
         (records[1], "does not exist"),
         (records[3], "does not exist"),
         (records[5], "is a folder, not a file"),
         (records[6], "is a file, not a folder of frames"),
         (records[7], "is empty"),
+        (records[8], "is no regular file"),
     ]
 
 
