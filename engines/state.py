@@ -54,7 +54,7 @@ _FREE_FLAGS = {
 # What a parsed command line holds besides flags.
 _FREE_FLAGS |= {"recipe", "config", "overridden", "dry_run"}
 # Flags that say what a run learns: on a finished run, they are refused where others are only reported.
-_LEARNT = {"epochs", "steps", "seed", "opt_betas", "opt_eps", "momentum", "weight_decay", "clip_grad", "freeze"}
+_LEARNT = {"epochs", "steps", "seed", "opt_betas", "opt_eps", "momentum", "weight_decay", "clip_grad"}
 _LEARNT |= {"lr", "lr_base", "min_lr", "warmup_lr", "warmup_epochs", "warmup_steps", "layer_decay"}
 _LEARNT |= {"aa", "color_jitter", "hflip", "scale", "ratio", "reprob", "mixup", "cutmix", "smoothing", "class_weights"}
 _LEARNT |= {"drop", "drop_path", "fc_drop_rate", "distill_weight", "mask_type", "mask_ratio", "model_ema_decay"}

@@ -79,6 +79,7 @@ def tested_run(tmp_path_factory):
     ])  # fmt: skip
     context, args = start_run(RunSettings.of(flags))
     (folder / "out" / "log.txt").write_text((folder / "log.txt").read_text())
+    (folder / "out" / "args.json").write_text(json.dumps(args.flags))
     settings = DataSettings.from_flags(flags)
     dataset = build_dataset("test", settings)
     run_test(classify(TinyModel()), build_loader(dataset, "test", settings), args, context)
