@@ -112,9 +112,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     options.output = options.output or Path("outputs/few_videos") / options.recipe.replace("/", "_")
     options.document = options.document or options.output / "table.md"
     try:
-        weights = load_recipe(options.recipe).flags.get("finetune")
+        recipe = load_recipe(options.recipe).flags
     except ValueError as error:
         parser.error(str(error))
+    weights = recipe.get("finetune")
+    if not (weights or recipe.get("stem")):
+        parser.error(
+            f"--recipe {options.recipe} has neither weights nor a stem, whose features the table compares with"
+        )
     known = [name for name in VARIANTS if name != SCRATCH or weights]
     options.variants = options.variants or known
     if unknown := set(options.variants) - set(known):
@@ -147,7 +152,11 @@ def plan(classes: int, options: argparse.Namespace) -> list[Task]:
 
 
 def write_task(task: Task, data: DataSettings, folder: Path) -> None:
-    """Write the lists of a task, with labels from 0, and those of the control to shuffled/."""
+    """Write the lists of a task, with labels from 0, and those of the control to shuffled/.
+
+    Raises:
+        SystemExit: The folder has results of other lists, of other classes or data.
+    """
     rng = np.random.default_rng((task.draw, task.number, task.per_class))
     rows, kind = {}, None
     for mode in ("train", "test"):
@@ -160,8 +169,11 @@ def write_task(task: Task, data: DataSettings, folder: Path) -> None:
         kept += [members[i] for i in sorted(rng.permutation(len(members))[: task.per_class])]
     for place, train in ((folder, kept), (folder / "shuffled", shuffle_labels(kept, rng))):
         for mode, some in (("train", train), ("test", rows["test"])):
-            with atomic_write(place / f"{mode}.csv", "w") as file:
-                file.write(format_list(some, kind))
+            written, text = place / f"{mode}.csv", format_list(some, kind)
+            if written.is_file() and written.read_text(encoding="utf-8") != text:
+                raise SystemExit(f"{written} is of other --classes, --sets or data; choose another --output")
+            with atomic_write(written, "w") as file:
+                file.write(text)
 
 
 def _commands(tasks: Sequence[Task], options: argparse.Namespace, passed_on: list[str]) -> dict[str, list[str]]:
@@ -187,9 +199,15 @@ def run_name(task: Task, variant: str) -> str:
 
 
 def write_references(folder: Path, options: argparse.Namespace) -> None:
-    """Write the accuracies of floor, neighbours and probe on a task to references.json, unless it exists."""
-    target = folder / "references.json"
+    """Write the accuracies of floor, neighbours and probe on a task to references.json, unless it exists.
+
+    Raises:
+        SystemExit: It exists for another recipe or stem.
+    """
+    target, of = folder / "references.json", [options.recipe, str(options.stem_weights or "")]
     if target.is_file():
+        if json.loads(target.read_text())["of"] != of:
+            raise SystemExit(f"{target} is of another --recipe or --stem_weights; choose another --output")
         return
     recipe = load_recipe(options.recipe).flags
     data = DataSettings(
@@ -210,7 +228,7 @@ def write_references(folder: Path, options: argparse.Namespace) -> None:
         ("linear probe", regress(features, labels, test_features)),
     ):
         scores[name] = 100 * float(np.mean(predictions == test_labels))
-    write_json(target, scores)
+    write_json(target, {"of": of, "scores": scores})
 
 
 @torch.no_grad()
@@ -261,7 +279,7 @@ def score_of(task: Task, options: argparse.Namespace) -> dict[str, float]:
     """Return the existing accuracies of a task."""
     folder = options.output / task.name
     references = folder / "references.json"
-    scores = json.loads(references.read_text()) if references.is_file() else {}
+    scores = json.loads(references.read_text())["scores"] if references.is_file() else {}
     for variant in VARIANTS:
         results = read_results(options.output / run_name(task, variant))
         if results is not None:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.run_queue import command_line, exit_status, read_results, run_missing
+from benchmarks.run_queue import command_line, exit_status, is_finished, read_results, run_missing
 from benchmarks.study_models import OURS, PEERS, STATIC
 from benchmarks.study_table import folder_name, read_variant, run_name, write_study
 from common.flag_parser import FlagParser
@@ -104,6 +104,12 @@ def _run(options: argparse.Namespace, variants: Sequence[str], passed_on: list[s
             _peer_runs(options, tuned, passed_on), options.output, options.jobs, restart_flag=""
         )
     pretraining = _pretraining_runs(options, variants, passed_on)
+    for variant in (name for name in variants if name.endswith("from images")):
+        backbone = _pretrained(options, variant)
+        if not is_finished(options.output / backbone, pretraining[backbone]):
+            # Its fine-tunings name only its file, which another pretraining is about to replace.
+            for command in (options.output / folder_name(variant)).glob("*/command.json"):
+                command.unlink()
     failed = run_missing(pretraining, options.output, options.jobs)
     return failed + run_missing(_method_runs(options, variants, passed_on), options.output, options.jobs)
 

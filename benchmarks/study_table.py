@@ -74,7 +74,12 @@ def read_variant(name: str, output: Path, seeds: Sequence[int], splits: int) -> 
     return Variant(name, labels, right, means) if right else None
 
 
-def discordant(first: Variant, second: Variant, label: int | None = None) -> tuple[int, int]:
+def shared_seed(first: Variant, second: Variant) -> int | None:
+    """Return the first seed of which both variants have results; None if there is none."""
+    return next((seed for seed in first.right if seed in second.right), None)
+
+
+def discordant(first: Variant, second: Variant, label: int | None = None) -> tuple[int, int] | None:
     """Count the videos that only the first, and only the second variant classified correctly.
 
     Only the first shared seed counts, because the same video with another seed is not an independent trial.
@@ -83,10 +88,13 @@ def discordant(first: Variant, second: Variant, label: int | None = None) -> tup
         first: First variant.
         second: Second variant.
         label: Label of the videos to count; None for all.
+
+    Returns:
+        the two numbers; None without a shared seed.
     """
-    number = next((seed for seed in first.right if seed in second.right), None)
+    number = shared_seed(first, second)
     if number is None:
-        return 0, 0
+        return None
     a, b = first.right[number], second.right[number]
     shared = [key for key in a if key in b and label in (None, first.labels[key])]
     return sum(a[key] and not b[key] for key in shared), sum(b[key] and not a[key] for key in shared)
@@ -128,27 +136,33 @@ def _accuracies(variants: Sequence[Variant]) -> str:
     if not variants:
         return "No variant has been run on all splits.\n"
     names = list(dict.fromkeys(name for variant in variants for name in variant.extra))
-    head = ["variant", "top-1", "95 % interval", "videos", "seeds", f"p against {variants[0].name}", *names]
+    of_first = " (first seed)" if any(len(variant.right) > 1 for variant in variants) else ""
+    head = ["variant", "top-1", f"95 % interval{of_first}", "videos", "seeds",
+            f"p against {variants[0].name}{of_first}", *names]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for variant in variants:
         accuracies, first = variant.accuracies, next(iter(variant.right.values()))
         accuracy = Accuracy.of(sum(first.values()), len(first))
-        test = "" if variant is variants[0] else f"{mcnemar(*discordant(variants[0], variant)):.2g}"
+        counts = None if variant is variants[0] else discordant(variants[0], variant)
+        test = f"{mcnemar(*counts):.2g}" if counts else ""
         cells = [variant.name, mean_and_spread(accuracies), f"{accuracy.low:.1f} to {accuracy.high:.1f}",
                  f"{len(first)}", f"{len(accuracies)}", test,
                  *(f"{variant.extra[name]:.3g}" if name in variant.extra else "" for name in names)]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", "p is of McNemar's test, without a correction for the number of variants.", ""])
 
 
 def _classes(static: Variant, moving: Variant, names: Sequence[str]) -> str:
     """Return a row per class, largest gain by motion first, with Holm's correction for multiple comparisons."""
-    number = next(seed for seed in static.right if seed in moving.right)
+    number = shared_seed(static, moving)
+    if number is None:
+        return "They have no seed in common.\n"
+    both = static.right[number].keys() & moving.right[number].keys()  # each may have failed to read a video
     rows = []
-    for label in sorted(set(static.labels.values())):
-        keys = [key for key, other in static.labels.items() if other == label]
+    for label in sorted({static.labels[key] for key in both}):
+        keys = [key for key in both if static.labels[key] == label]
         shares = [100 * float(np.mean([v.right[number][key] for key in keys])) for v in (static, moving)]
-        rows.append((label, len(keys), *shares, mcnemar(*discordant(static, moving, label))))
+        rows.append((label, len(keys), *shares, mcnemar(*(discordant(static, moving, label) or (0, 0)))))
     corrected = holm([row[-1] for row in rows])
     lines = [
         "| class | videos | single frames | video | gain | p (Holm) |",

@@ -74,6 +74,10 @@ class ListFileError(ValueError):
     """A list file is invalid; the message names the file, the lines and the remedy."""
 
 
+class EmptyListError(ListFileError):
+    """A list has a header alone."""
+
+
 class LineForm(NamedTuple):
     """How the lines of a list are read: separator of the columns, task, folder of relative paths, named columns."""
 
@@ -142,7 +146,7 @@ def read_list(
     if faults:
         raise ListFileError(_describe(list_file, layout or kind, separator, faults))
     if not records:
-        raise ListFileError(f"{list_file} has no line after its header")
+        raise EmptyListError(f"{list_file} has no line after its header")
     return records, kind
 
 

@@ -4,8 +4,8 @@ For fixed gates, y_t = sum over s of M[t, s] u_s in each channel, where for s <=
 
     M[t, s] = silu(z_t) (<C_t, (a_t ... a_{s+1}) d_s B_s> + [s = 0, residual] <C_t, a_t ... a_0> + [s = t] D)
 
-and a masked scan omits the contribution of the state to the diagonal. That a selective scan is an implicit attention
-was observed by Ali, Zimerman and Wolf (arXiv 2403.01590); the residual and the mask are those of VideoMambaPro.
+and a masked scan omits the contributions of state and residual to the diagonal. That a selective scan is an implicit
+attention was observed by Ali, Zimerman and Wolf (arXiv 2403.01590); residual and mask are those of VideoMambaPro.
 
 A product of decays is exp(A (d_{s+1} + ... + d_t)). The sums are differences of cumulative sums in float64, because
 in float32 those of a long sequence would leave too few digits for differences between neighbours.

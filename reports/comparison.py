@@ -87,7 +87,7 @@ def read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CompareError(f"{path} is not a results.json: {error}") from error
-    if not isinstance(results, dict) or "predictions" not in results:
+    if not isinstance(results, dict) or not {"predictions", "list"} <= results.keys():
         raise CompareError(
             f"{path} contains no predicted classes; if it belongs to a classifier, repeat the test with --eval"
         )

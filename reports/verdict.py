@@ -51,7 +51,9 @@ def judge(counts: np.ndarray, names: Sequence[str]) -> Verdict:
     majority = int(counts[largest].sum())
     accuracy, most_frequent = Accuracy.of(hits, videos), 100 * majority / videos
     share = f"the majority class ({most_frequent:.1f} %)"
-    if hits == videos:
+    if majority == videos:
+        level, comparison = "weak", f"all videos are of one class, {names[largest]}, so this cannot tell good from bad"
+    elif hits == videos:
         level, comparison = "good", "every video was classified correctly"
     elif accuracy.low > most_frequent:
         level, comparison = "good", f"clearly above {share}"

@@ -90,9 +90,11 @@ def test_tool_prints_and_writes(two_runs, tmp_path, capsys):
     written = json.loads((tmp_path / "out.json").read_text())
     assert f"p = {written['overall']['p_value']:.4g}" in out and "run" in out and "and 1 more classes" in out
     assert len(written["classes"]) == 3
+    assert main([*files, "--json", str(tmp_path)]) == 1
+    assert f"--json {tmp_path} is a folder; name a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"top1": 3}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"top1": 3}', '{"predictions": []}'])
 def test_what_is_no_results_file_is_named(content, tmp_path, capsys):
     (tmp_path / "a.json").write_text(content)
     assert main([str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 1

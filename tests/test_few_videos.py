@@ -28,7 +28,7 @@ def stand_in(monkeypatch):
     def results_of(command, folder):
         return {"top1": 20 if "shuffled" in str(folder) else 50 if "--finetune" in command else 70}
 
-    references = json.dumps({"chance": 25, "both": 60, "linear probe": 61})
+    references = json.dumps({"scores": {"chance": 25, "both": 60, "linear probe": 61}})
     monkeypatch.setattr(few_videos, "write_references", lambda f, _: (f / "references.json").write_text(references))
     return replace_runs(monkeypatch, results_of)
 
@@ -77,3 +77,23 @@ def test_the_table_and_that_nothing_is_run_twice(lists, stand_in):
 def test_too_few_classes_are_refused(lists):
     with pytest.raises(SystemExit, match="3 disjoint sets of 4 classes need more than 9 classes"):
         few_videos.main(words_for(lists, "--sets", "3"))
+
+
+def test_results_of_other_classes_or_of_another_recipe_are_not_taken_for_these(lists, stand_in):
+    few_videos.main(words_for(lists))
+    with pytest.raises(SystemExit, match="is of other --classes, --sets or data; choose another --output"):
+        few_videos.main(words_for(lists, "--classes", "3"))
+    assert len(stand_in) == 12
+
+
+def test_references_are_of_a_recipe(lists):
+    options, _ = few_videos.parse_arguments(words_for(lists))
+    (lists / "references.json").write_text(json.dumps({"of": ["custom/hybrid", "a.pth"], "scores": {}}))
+    with pytest.raises(SystemExit, match="another --recipe or --stem_weights"):
+        few_videos.write_references(lists, options)
+
+
+def test_a_recipe_without_features_to_compare_with_is_refused(lists, capsys):
+    with pytest.raises(SystemExit):
+        few_videos.parse_arguments(words_for(lists, "--recipe", "k400/tiny_f16_res224"))
+    assert "has neither weights nor a stem" in capsys.readouterr().err

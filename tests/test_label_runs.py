@@ -18,6 +18,7 @@ from engines.configuration import parse_arguments
 from engines.settings import plain_flags
 from inference import load_predictor
 from models.checkpoint_file import read_checkpoint_file
+from reports import several_labels
 from tools.checkpoint_file import convert, inspect
 from tools.export_file import _metadata
 
@@ -322,3 +323,10 @@ def test_a_list_of_another_task_ends_the_run_in_one_message(text, task, fragment
         run(*SMALL, *lists, "--task", task)
     assert ended.value.code == 2
     assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("found", "prior", "level"), [(1.0, 0.9, "good"), (0.91, 0.9, "bad"), (0.06, 0.05, "bad"), (0.2, 0.05, "weak")]
+)
+def test_a_ranking_is_judged_by_the_room_above_chance(found, prior, level):
+    assert several_labels._judge({"mean_ap": found, "prior": prior}).level == level

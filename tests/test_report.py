@@ -214,6 +214,8 @@ def test_many_classes_stay_usable(tested_run, tmp_path):
          "43.8 %: barely above the majority class (37.5 %), which may be chance with 16 videos."),
         ([[50, 0, 0], [5, 45, 0], [0, 10, 40]], "good", "90.0 %: clearly above the majority class (33.3 %)."),
         ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], "good", "100.0 %: every video was classified correctly."),
+        ([[5, 0, 0], [0, 0, 0], [0, 0, 0]], "weak",
+         "100.0 %: all videos are of one class, walk, so this cannot tell good from bad."),
         ([[0, 6, 0], [0, 2, 0], [0, 4, 0]], "bad",
          "16.7 %: below the majority class (50.0 %); every video was called <b>run</b> & jump."),
     ],

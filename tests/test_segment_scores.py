@@ -169,6 +169,12 @@ def test_lists_are_compared_on_the_command_line(tmp_path, capsys):
     assert "F1@50                 50.00 %" in shown.out and "frame accuracy (MoF)  36.00 %" in shown.out
 
 
+def test_without_predicted_segments_all_are_missed(tmp_path, capsys):
+    truth = write_list(tmp_path / "truth.csv", "a.mp4,0,10,1")
+    assert main([truth, write_list(tmp_path / "predicted.csv")]) == 0
+    assert "1 true and 0 predicted segments" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "said"),
     [

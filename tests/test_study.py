@@ -62,6 +62,9 @@ def test_every_method_runs_on_every_split_from_scratch_and_from_images(splits, s
     assert len(methods) == 12
     study.main(words_for(splits, "method", "--image_path", "i", "--steps", "7", "--device", "cpu"))
     assert len(stand_in) == 12 + 72, "what has finished is not run again"
+    words = ("--image_path", "i", "--steps", "7", "--device", "cpu", "--image_epochs", "3")
+    study.main(words_for(splits, "method", *words))
+    assert len(stand_in) == 84 + 12 + 36, "other backbones, and what starts from them"
 
 
 def test_the_table_of_the_method(splits, stand_in):
@@ -120,6 +123,16 @@ def test_discordant_videos_and_classes_that_need_motion(tmp_path):
     text = write_study(tmp_path / "s.md", "peers", [moving, still], "command", pairs=pairs, names=["sit", "wave"])
     rows = [line for line in text.splitlines() if line.startswith(("| sit |", "| wave |"))]
     assert rows == ["| wave | 3 | 0.0 | 100.0 | +100.0 | 0.5 |", "| sit | 3 | 66.7 | 33.3 | -33.3 | 1 |"]
+
+
+def test_videos_and_seeds_of_one_variant_alone_are_not_compared(tmp_path):
+    still, moving = outcome("still", (1, 1, 0, 0, 0, 0)), outcome("moving", (1, 0, 0, 1, 1, 1))
+    del moving.right[0][0, 5]
+    text = write_study(tmp_path / "s.md", "peers", [still, moving], "command", pairs=[("still", "moving")])
+    assert "| 1 | 2 | 0.0 | 100.0 | +100.0 | 1 |" in text
+    moving.right[1] = moving.right.pop(0)
+    text = write_study(tmp_path / "s.md", "peers", [still, moving], "command", pairs=[("still", "moving")])
+    assert "| moving | 60.0 | 23.1 to 88.2 | 5 | 1 |  |" in text and "They have no seed in common." in text
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from common.files import write_json
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
+from inference.output_files import check_writable
 from reports.class_names import class_names
-from reports.comparison import CompareError, Outcome, compare, read_results
+from reports.comparison import Outcome, compare, read_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the complete comparison to this file")
     options = parser.parse_args(arguments)
     try:
+        if options.json:
+            check_writable("--json", options.json)
         first, second = read_results(options.a), read_results(options.b)
         outcome = compare(first, second)
-    except (CompareError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(

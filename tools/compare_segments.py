@@ -14,7 +14,9 @@ from common.files import write_json
 from common.flag_parser import FlagParser
 from common.flag_types import non_negative_int
 from common.terminal import escape_output
-from datasets.labelled_segments import read_segments
+from datasets.annotations import EmptyListError
+from datasets.labelled_segments import SegmentList, read_segments
+from inference.output_files import check_writable
 from reports.segment_scores import SegmentError, SegmentScores, score_segments
 
 
@@ -29,12 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     options = parser.parse_args(arguments)
     try:
-        truth, predicted = (
-            read_segments(path, data_root=options.data_root) for path in (options.truth, options.predicted)
-        )
+        if options.json:
+            check_writable("--json", options.json)
+        truth = read_segments(options.truth, data_root=options.data_root)
+        try:
+            predicted = read_segments(options.predicted, data_root=options.data_root)
+        except EmptyListError:  # all segments are missed
+            predicted = SegmentList({}, truth.unit)
         if truth.unit != predicted.unit:
             raise SegmentError(f"{options.truth} is in {truth.unit}, {options.predicted} in {predicted.unit}")
-        if not truth.videos.keys() & predicted.videos.keys():
+        if predicted.videos and not truth.videos.keys() & predicted.videos.keys():
             raise SegmentError(
                 f"{options.truth} and {options.predicted} have no video in common: {next(iter(truth.videos))} and "
                 f"{next(iter(predicted.videos))}, for example (--data_root completes relative paths)"
