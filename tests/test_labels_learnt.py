@@ -85,6 +85,6 @@ def test_numbers(tmp_path, exchanged):
 
 
 def test_only_classifications_are_compared(tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"task": "multilabel", "predictions": []}))
+    (tmp_path / "results.json").write_text(json.dumps({"task": "multilabel", "predictions": [], "list": {}}))
     with pytest.raises(CompareError, match="is of --task multilabel; only runs with one class a video"):
         read_results(tmp_path / "results.json")
