@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = DataSettings(data_path=options.data_path, data_root=options.data_root)
     tasks = plan(number_of_labels(data), options)
     failed = []
+    for task in tasks:
+        check_references(options.output / task.name, options)
     if not options.table_only:
         for task in tasks:
             write_task(task, data, options.output / task.name)
@@ -198,16 +200,21 @@ def run_name(task: Task, variant: str) -> str:
     return f"{task.name}/{variant.replace(' ', '_')}"
 
 
-def write_references(folder: Path, options: argparse.Namespace) -> None:
-    """Write the accuracies of floor, neighbours and probe on a task to references.json, unless it exists.
+def check_references(folder: Path, options: argparse.Namespace) -> None:
+    """Raise a SystemExit if the accuracies in references.json are those of another recipe or stem."""
+    target = folder / "references.json"
+    if target.is_file() and json.loads(target.read_text()).get("of") != _compared(options):
+        raise SystemExit(f"{target} is of another --recipe or --stem_weights; choose another --output")
 
-    Raises:
-        SystemExit: It exists for another recipe or stem.
-    """
-    target, of = folder / "references.json", [options.recipe, str(options.stem_weights or "")]
+
+def _compared(options: argparse.Namespace) -> list[str]:
+    return [options.recipe, str(options.stem_weights or "")]
+
+
+def write_references(folder: Path, options: argparse.Namespace) -> None:
+    """Write the accuracies of floor, neighbours and probe on a task to references.json, unless it exists."""
+    target = folder / "references.json"
     if target.is_file():
-        if json.loads(target.read_text())["of"] != of:
-            raise SystemExit(f"{target} is of another --recipe or --stem_weights; choose another --output")
         return
     recipe = load_recipe(options.recipe).flags
     data = DataSettings(
@@ -228,7 +235,7 @@ def write_references(folder: Path, options: argparse.Namespace) -> None:
         ("linear probe", regress(features, labels, test_features)),
     ):
         scores[name] = 100 * float(np.mean(predictions == test_labels))
-    write_json(target, {"of": of, "scores": scores})
+    write_json(target, {"of": _compared(options), "scores": scores})
 
 
 @torch.no_grad()

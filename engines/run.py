@@ -46,10 +46,10 @@ def run_task(task: Task, flags: argparse.Namespace, report: Callable[[str, ClipD
         sets = {mode: task.build_dataset(mode, data) for mode in task.modes(settings)}
         test_set, train_set = sets.get(task.test_mode), sets.get("train")
 
-        chosen = sets.get("validation")
-        if test_set and chosen and test_set.list_file == chosen.list_file and settings.test_best is not False:
+        listed = {mode: some.list_file for mode, some in sets.items()}
+        if settings.test_best is not False and "test" in listed and listed["test"] == listed.get("validation"):
             remedy = "--no_test_best tests the last epoch"
-            _logger.warning("%s is tested, and also chooses checkpoint-best.pth (%s)", chosen.list_file, remedy)
+            _logger.warning("%s is tested, and also chooses checkpoint-best.pth (%s)", listed["test"], remedy)
 
         model = build_model(ModelSettings.from_flags(flags), next(iter(sets.values())).num_classes)
         load_finetune_checkpoint(model, from_flags(WeightSettings, flags))

@@ -144,10 +144,8 @@ def _load_family(settings: TeacherSettings, student: VideoMambaPro) -> FamilyTea
         raise ValueError(f"--teacher {settings.teacher} tells its own model: leave --teacher_model out")
     facts, config = describe_checkpoint(settings.teacher), student.config
     frames = 1 if facts.is_image_model else config.num_frames
-    size = {"img_size": config.img_size, "num_frames": frames}
-    model = build_described(
-        facts, **size, num_classes=0, time_pool="", backend=config.backend
-    )  # detector: its backbone
+    size = {"img_size": config.img_size, "num_frames": frames, "num_classes": 0}
+    model = build_described(facts, **size, time_pool="", backend=config.backend)  # of a detector, the backbone
     if (model.config.patch_size, model.config.tubelet_size) != (config.patch_size, 1):
         raise CheckpointError(
             f"--teacher {settings.teacher} has patches of {model.config.tubelet_size} x {model.config.patch_size} x "

@@ -28,7 +28,7 @@ def stand_in(monkeypatch):
     def results_of(command, folder):
         return {"top1": 20 if "shuffled" in str(folder) else 50 if "--finetune" in command else 70}
 
-    references = json.dumps({"scores": {"chance": 25, "both": 60, "linear probe": 61}})
+    references = json.dumps({"of": ["custom/small", ""], "scores": {"chance": 25, "both": 60, "linear probe": 61}})
     monkeypatch.setattr(few_videos, "write_references", lambda f, _: (f / "references.json").write_text(references))
     return replace_runs(monkeypatch, results_of)
 
@@ -90,7 +90,7 @@ def test_references_are_of_a_recipe(lists):
     options, _ = few_videos.parse_arguments(words_for(lists))
     (lists / "references.json").write_text(json.dumps({"of": ["custom/hybrid", "a.pth"], "scores": {}}))
     with pytest.raises(SystemExit, match="another --recipe or --stem_weights"):
-        few_videos.write_references(lists, options)
+        few_videos.check_references(lists, options)
 
 
 def test_a_recipe_without_features_to_compare_with_is_refused(lists, capsys):
